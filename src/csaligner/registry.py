@@ -1,0 +1,45 @@
+"""Names to things, imported on first use: `registry["name"]` is "module:attribute".
+
+A new divergence, encoder, dataset or adapter is one new file and one line here; the contract tests run over
+these tables.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from .checks import InputError, nearest
+
+DIVERGENCES: Mapping[str, str] = {
+    "cauchy_schwarz": "csaligner.divergences.cauchy_schwarz:cauchy_schwarz_divergence",
+    "mmd": "csaligner.divergences.mmd:mmd",
+}
+
+ADAPTERS: Mapping[str, str] = {
+    "identity": "csaligner.adapters.identity:IdentityAdapter",
+    "linear": "csaligner.adapters.linear:LinearAdapter",
+    "mlp": "csaligner.adapters.mlp:MLPAdapter",
+}
+
+ENCODERS: Mapping[str, str] = {
+    "bundled:efficientnet-lite0": "csaligner.encoders.efficientnet:EfficientNetLite0",
+    "bundled:all-MiniLM-L6-v2": "csaligner.encoders.minilm:MiniLM",
+}
+
+DATASETS: Mapping[str, str] = {
+    "openmoji": "csaligner.data.datasets.openmoji:OpenMoji",
+    "tuxpaint": "csaligner.data.datasets.tuxpaint:TuxPaint",
+    "openclipart": "csaligner.data.datasets.openclipart:OpenClipart",
+    "table": "csaligner.data.datasets.table:Table",
+    "folder": "csaligner.data.datasets.folder:Folder",
+}
+
+
+def load(kind: str, table: Mapping[str, str], name: str) -> Any:
+    """The object that `name` stands for in `table`; an unknown name is an error with the nearest known one."""
+    if name not in table:
+        raise InputError(f"{kind}: {name!r} is not known; {nearest(name, table)}")
+    module, _, attribute = table[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,129 @@
+"""The nouns that every floor shares. Knows nothing of the rest of the package."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from torch import Tensor
+
+Modality = Literal["image", "text"]
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class PairedFeatures:
+    """Features of N images and their M captions; every image has at least one caption.
+
+    image: (N, d_image); text: (M, d_text); text_to_image: (M,) int64, the row in `image` that each caption
+    belongs to; image_ids: N names; captions: the M texts where they are known. Rows are matched by this index,
+    never by position.
+    """
+
+    image: Tensor
+    text: Tensor
+    text_to_image: Tensor
+    image_ids: tuple[str, ...]
+    captions: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step sees.
+
+    image: (N, d_image); text: (M, d_text); image_ids: (N,) and text_ids: (M,) int64, equal where a caption
+    belongs to an image.
+    """
+
+    image: Tensor
+    text: Tensor
+    image_ids: Tensor
+    text_ids: Tensor
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The value of an objective, by name.
+
+    total: the scalar to call backward on, sum over names of weights[name] * terms[name].
+    terms: unweighted values, detached: for reading and logging.
+    weights: the weight lambda of each term.
+    """
+
+    total: Tensor
+    terms: Mapping[str, Tensor]
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """Who made a set of features; two encoders whose fingerprints differ must not share a store."""
+
+    id: str
+    revision: str
+    modality: Modality
+    dim: int
+    preprocessing: Mapping[str, Any]
+    normalized: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over every field, 16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """A frozen model that turns items of one modality into features.
+
+    `prepare` runs in worker processes, one item at a time (image: PIL image -> (3, H, W) uint8 or float32
+    tensor; text: str -> str); `encode` takes a sequence of prepared items and returns (B, dim) float32 on the
+    CPU, in inference mode, un-normalised.
+    """
+
+    @property
+    def info(self) -> EncoderInfo: ...
+
+    def prepare(self, item: Any) -> Any: ...
+
+    def encode(self, prepared: Sequence[Any]) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image and its captions, as a reader finds them.
+
+    group: what must not straddle a split (usually the image id itself); split: set where the source fixes it.
+    """
+
+    image_id: str
+    image: Path
+    captions: tuple[str, ...]
+    group: str
+    split: Split | None = None
+
+
+class Dataset(Protocol):
+    """A reader: it lists items cheaply; pixels are read later, in worker processes.
+
+    attribution: a line to show to people beside the pictures, or "".
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def attribution(self) -> str: ...
+
+    def items(self) -> Sequence[Item]: ...
+
+
+class Divergence(Protocol):
+    """A distance between two samples in one space: (N, d), (M, d) -> scalar, 0 where they coincide."""
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor: ...
