@@ -1,0 +1,159 @@
+"""The training objective: weighted named terms on one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from csaligner.checks import InputError, check_choice, check_non_negative
+from csaligner.divergences import cauchy_schwarz, mmd
+from csaligner.ops import dispatch
+from csaligner.ops.arguments import Ids, Samples, pair_ids, samples, scale_of
+from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth, resolve_bandwidth
+from csaligner.ops.kernels import Gaussian
+from csaligner.ops.pairs import Rows
+from csaligner.ops.reference import id_weights
+from csaligner.registry import DIVERGENCES, load
+from csaligner.types import LossTerms
+
+from .infonce import NAMES
+
+INFO_NCE = "info_nce"
+
+# Terms that are functions of the three log kernel means, which are computed once for all of them.
+_KERNEL_TERMS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "cauchy_schwarz": cauchy_schwarz.from_log_means,
+    "mmd": mmd.from_log_means,
+}
+
+
+class Objective:
+    """total = sum over names of weight * term, for example {"info_nce": 1.0, "cauchy_schwarz": 1.0}.
+
+    terms: "info_nce" and any registered divergence, each with its weight lambda >= 0; weight 0 skips the
+    work. bandwidth: of the kernel in all kernel terms, see ops.bandwidth.resolve_bandwidth ("temperature"
+    follows the logit scale of each call). impl: see ops.dispatch. InfoNCE and kernel terms share the products
+    of the same points.
+    """
+
+    def __init__(
+        self, terms: Mapping[str, float], bandwidth: Bandwidth = DEFAULT_BANDWIDTH, impl: str = "auto"
+    ) -> None:
+        if not terms:
+            raise InputError('terms: empty; give at least one, such as {"info_nce": 1.0}')
+        self.terms = _checked(terms, (INFO_NCE, *DIVERGENCES))
+        self.bandwidth = bandwidth
+        self.impl = check_choice("impl", impl, dispatch.IMPLEMENTATIONS)
+
+    def __call__(
+        self,
+        image_features: Any,
+        text_features: Any,
+        logit_scale: Tensor | float,
+        image_ids: Ids | None = None,
+        text_ids: Ids | None = None,
+        weights: Mapping[str, float] | None = None,
+    ) -> LossTerms:
+        """The value on one batch, differentiable in the features and the scale.
+
+        image_features: (N, d), text_features: (M, d), used as given: normalise rows before, as in open_clip.
+        logit_scale, ids: as in info_nce. In the divergences a row counts 1/m, m the rows of its modality with
+        the same id; unpaired rows (id -1 or None) count 1 there and take no part in InfoNCE.
+        weights: other weights for this call, by name (schedules). Raises InputError.
+        """
+        lambdas = {**self.terms, **_checked(weights or {}, self.terms)}
+        batch = self._batch(image_features, text_features, logit_scale, image_ids, text_ids)
+        values = _values({name for name, weight in lambdas.items() if weight > 0}, batch)
+        total = batch.samples.x.sum() * 0
+        for name, value in values.items():
+            total = total + lambdas[name] * value
+        return LossTerms(total, {name: value.detach() for name, value in values.items()}, lambdas)
+
+    def _batch(
+        self,
+        image_features: Any,
+        text_features: Any,
+        logit_scale: Tensor | float,
+        image_ids: Ids | None,
+        text_ids: Ids | None,
+    ) -> _Batch:
+        s = samples(image_features, text_features, names=NAMES)
+        ids = pair_ids(image_ids, text_ids, s.x, s.y)
+        rows = Rows(*ids, *(None if image_ids is None else _kernel_weights(side) for side in ids))
+        scale = scale_of(logit_scale, s.x)
+        kernel = Gaussian(resolve_bandwidth(self.bandwidth, s.x, s.y, scale))
+        return _Batch(Samples(s.x, s.y, rows.weights_x, rows.weights_y), scale, rows, kernel, self.impl)
+
+
+class CSAlignerLoss(nn.Module):
+    """InfoNCE + weight * D_CS, in the manner of open_clip's ClipLoss.
+
+    weight: lambda >= 0 of the Cauchy-Schwarz divergence; bandwidth: its sigma
+    (ops.bandwidth.resolve_bandwidth); impl: ops.dispatch. The module holds no parameters. Source: CS-Aligner
+    (arXiv 2502.17028) eq. 9.
+    """
+
+    def __init__(
+        self, weight: float = 1.0, bandwidth: Bandwidth = DEFAULT_BANDWIDTH, impl: str = "auto"
+    ) -> None:
+        super().__init__()
+        self.objective = Objective({INFO_NCE: 1.0, "cauchy_schwarz": weight}, bandwidth, impl)
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor | float,
+        image_ids: Ids | None = None,
+        text_ids: Ids | None = None,
+    ) -> LossTerms:
+        """Call backward on `.total`. Arguments as in Objective; features are not normalised here."""
+        return self.objective(image_features, text_features, logit_scale, image_ids, text_ids)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    samples: Samples
+    scale: Tensor
+    rows: Rows
+    kernel: Gaussian
+    impl: str
+
+
+def _values(names: set[str], batch: _Batch) -> dict[str, Tensor]:
+    """The unweighted terms, each product of features computed once."""
+    s, kernel, impl = batch.samples, batch.kernel, batch.impl
+    values: dict[str, Tensor] = {}
+    kernel_terms = names & set(_KERNEL_TERMS)
+    if INFO_NCE in names and kernel_terms:
+        nce, between = dispatch.info_nce_and_between(s.x, s.y, batch.scale, batch.rows, kernel, impl)
+        values[INFO_NCE] = nce
+    elif INFO_NCE in names:
+        values[INFO_NCE] = dispatch.info_nce(s.x, s.y, batch.scale, batch.rows, impl)
+    elif kernel_terms:
+        between = dispatch.between(s, kernel, impl)
+    if kernel_terms:
+        within_x = dispatch.within(s.x, kernel, s.weights_x, impl)
+        within_y = dispatch.within(s.y, kernel, s.weights_y, impl)
+        for name in sorted(kernel_terms):
+            values[name] = _KERNEL_TERMS[name](within_x, within_y, between)
+    for name in sorted(names - set(_KERNEL_TERMS) - {INFO_NCE}):
+        divergence = load("divergence", DIVERGENCES, name)
+        values[name] = divergence(s.x, s.y, weights_x=s.weights_x, weights_y=s.weights_y)
+    return {name: value.to(s.x.dtype) for name, value in values.items()}
+
+
+def _kernel_weights(ids: Tensor) -> Tensor | None:
+    """1/m for each row, unpaired rows 1; None where all are equal."""
+    weights = id_weights(ids, unpaired=1.0)
+    return None if bool((weights == weights[0]).all()) else weights
+
+
+def _checked(weights: Mapping[str, float], known: Iterable[str]) -> dict[str, float]:
+    known = tuple(known)
+    for name in weights:
+        check_choice("terms", name, known)
+    return {name: check_non_negative(f"weight of {name}", weight) for name, weight in weights.items()}

@@ -1,0 +1,110 @@
+"""Two modalities made ready for the sweep over their products: centred, sorted by id, cut into tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .kernels import Kernel
+from .reference import id_weights
+from .tiles import Buffers, Sample, add_log_weights, blocks
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is known of the rows beside their features.
+
+    ids_x, ids_y: (N,), (M,) int64, equal where rows belong together, -1: unpaired. weights_x, weights_y:
+    (N,), (M,) positive, for the kernel mean alone; None: all equal.
+    """
+
+    ids_x: Tensor
+    ids_y: Tensor
+    weights_x: Tensor | None = None
+    weights_y: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One side, its rows sorted by id so that the positives lie in few tiles.
+
+    sample: centred points, norms and kernel weights. shift: (N,), what centring took off every logit of the
+    row, divided by the scale. log_w: (N,), log 1/m, -inf for unpaired rows. ids: (N,), ascending.
+    order: the permutation that sorted the rows, None where they were sorted.
+    """
+
+    sample: Sample
+    shift: Tensor
+    log_w: Tensor
+    ids: Tensor
+    order: Tensor | None
+
+    @classmethod
+    def of(cls, x: Tensor, centre: Tensor, ids: Tensor, weights: Tensor | None) -> Modality:
+        order = None
+        if len(ids) > 1 and bool((ids[1:] < ids[:-1]).any()):
+            order = torch.argsort(ids, stable=True)
+            x, ids = x[order], ids[order]
+            weights = None if weights is None else weights[order]
+        points = x - centre
+        log_w = id_weights(ids).log().to(x.dtype)
+        return cls(Sample.of(points, weights), points @ centre, log_w, ids, order)
+
+    def restore(self, rows: Tensor) -> Tensor:
+        """Rows in the caller's order."""
+        if self.order is None:
+            return rows
+        result = torch.empty_like(rows)
+        result[self.order] = rows
+        return result
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both sides and the scale. With points x = x' + c the logit is scale * (x'.y' + x'.c + c.y' + c.c)."""
+
+    x: Modality
+    y: Modality
+    centre: Tensor
+    scale: float
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, rows: Rows, scale: float) -> Pair:
+        centre = torch.lerp(x.mean(dim=0), y.mean(dim=0), 0.5)
+        # Unpaired rows (-1) of the two sides must not find each other.
+        ids_y = torch.where(rows.ids_y == -1, -2, rows.ids_y)
+        side_x = Modality.of(x, centre, rows.ids_x, rows.weights_x)
+        side_y = Modality.of(y, centre, ids_y, rows.weights_y)
+        return cls(side_x, side_y, centre, scale)
+
+    def tiles(self) -> Iterator[tuple[slice, slice, bool]]:
+        """(rows, columns, whether the tile may hold positives)."""
+        bounds_x = [(i, *_ends(self.x.ids[i])) for i in blocks(self.x.ids)]
+        bounds_y = [(j, *_ends(self.y.ids[j])) for j in blocks(self.y.ids)]
+        for i, low_x, high_x in bounds_x:
+            for j, low_y, high_y in bounds_y:
+                yield i, j, low_x <= high_y and low_y <= high_x
+
+    def product(self, i: slice, j: slice, buffers: Buffers) -> Tensor:
+        """x_i . y_j of the centred points, in buffer 0."""
+        s = buffers.lend(0, i.stop - i.start, j.stop - j.start)
+        return torch.mm(self.x.sample.points[i], self.y.sample.points[j].T, out=s)
+
+    def log_kernel(
+        self, s: Tensor, i: slice, j: slice, kernel: Kernel, out: Tensor
+    ) -> tuple[Tensor, Tensor | float]:
+        """log of weighted k, and its slope, from the products of the tile."""
+        t = torch.add(self.y.sample.square_norms[j], s, alpha=-2, out=out)
+        t.add_(self.x.sample.square_norms[i][:, None]).clamp_(min=0)
+        log_k, slope = kernel.log_value_and_slope(t)
+        return add_log_weights(log_k, self.x.sample, self.y.sample, i, j), slope
+
+    def negatives(self, i: slice, j: slice) -> Tensor:
+        return self.x.ids[i][:, None] != self.y.ids[j]
+
+
+def _ends(ids: Tensor) -> tuple[int, int]:
+    return int(ids[0]), int(ids[-1])

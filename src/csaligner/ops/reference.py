@@ -1,0 +1,115 @@
+"""The readable truth: dense, differentiable, in the log domain, O(N M) memory.
+
+Every fast path is tested against these functions in float64. They take features in the dtype to compute in
+and trust their callers: argument checks live in dispatch.py.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .kernels import Kernel
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """|x_i - y_j|^2, (N, d), (M, d) -> (N, M).
+
+    The common mean is taken off first: distances stay, and clouds far from the origin keep their digits.
+    """
+    centre = torch.cat([x.detach(), y.detach()]).mean(dim=0)
+    x, y = x - centre, y - centre
+    t = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1) - 2 * (x @ y.T)
+    return t.clamp_min(0)
+
+
+def log_kernel_mean(
+    x: Tensor,
+    y: Tensor | None,
+    kernel: Kernel,
+    weights_x: Tensor | None = None,
+    weights_y: Tensor | None = None,
+    diagonal: bool = True,
+) -> Tensor:
+    """log sum_ij a_i b_j k(x_i, y_j), with a and b the weights divided by their sums. Scalar.
+
+    x: (N, d); y: (M, d), or None for x against itself. weights: (N,) and (M,), positive; None: all equal.
+    diagonal=False (only for x against itself) leaves i = j out:
+    log [sum_{i != j} a_i a_j k(x_i, x_j) / (1 - sum_i a_i^2)].
+    Source: the three means of CS-Aligner (arXiv 2502.17028) eq. 8.
+    """
+    log_a = log_weights(x, weights_x)
+    if y is None:
+        t = squared_distances(x, x)
+        same = torch.eye(len(x), dtype=torch.bool, device=x.device)
+        log_k = kernel.log_value(t.masked_fill(same, 0)) + log_a[:, None] + log_a
+        if diagonal:
+            return torch.logsumexp(log_k.flatten(), 0)
+        log_k = log_k.masked_fill(same, -torch.inf)
+        return torch.logsumexp(log_k.flatten(), 0) - torch.log1p(-(2 * log_a).exp().sum())
+    log_k = kernel.log_value(squared_distances(x, y)) + log_a[:, None] + log_weights(y, weights_y)
+    return torch.logsumexp(log_k.flatten(), 0)
+
+
+def cauchy_schwarz(
+    x: Tensor, y: Tensor, kernel: Kernel, weights_x: Tensor | None = None, weights_y: Tensor | None = None
+) -> Tensor:
+    """D_CS = log mean k(x, x) + log mean k(y, y) - 2 log mean k(x, y) (CS-Aligner eq. 8), diagonal kept."""
+    within_x = log_kernel_mean(x, None, kernel, weights_x)
+    within_y = log_kernel_mean(y, None, kernel, weights_y)
+    return within_x + within_y - 2 * log_kernel_mean(x, y, kernel, weights_x, weights_y)
+
+
+def mmd(
+    x: Tensor,
+    y: Tensor,
+    kernel: Kernel,
+    weights_x: Tensor | None = None,
+    weights_y: Tensor | None = None,
+    unbiased: bool = False,
+) -> Tensor:
+    """MMD^2 = mean k(x, x) + mean k(y, y) - 2 mean k(x, y) (Gretton et al. 2012, eq. 5; unbiased: eq. 3)."""
+    within_x = log_kernel_mean(x, None, kernel, weights_x, diagonal=not unbiased).exp()
+    within_y = log_kernel_mean(y, None, kernel, weights_y, diagonal=not unbiased).exp()
+    return within_x + within_y - 2 * log_kernel_mean(x, y, kernel, weights_x, weights_y).exp()
+
+
+def info_nce(x: Tensor, y: Tensor, scale: Tensor | float, ids_x: Tensor, ids_y: Tensor) -> Tensor:
+    """Multi-positive symmetric InfoNCE. Scalar.
+
+    S_ij = scale * x_i . y_j, features as given (normalise before). w = 1/m, m = rows of that modality with
+    the same id, so that a repeated caption changes nothing. P(i) = the j with the id of i. Id -1: unpaired,
+    takes no part at all (w = 0).
+    Row i:  l_i = lse_j (S_ij + log w_j) - lse_{j in P(i)} (S_ij + log w_j), and likewise for columns;
+    loss = 1/2 (weighted mean of l over rows + over columns). A row without a positive is in no mean, but
+    stays a negative of the others. Unique ids: the loss of CLIP (Radford et al. 2021, fig. 3).
+    Source: MIL-NCE (Miech et al. 2020, eq. 1), in both directions.
+    """
+    w_x, w_y = id_weights(ids_x).to(x.dtype), id_weights(ids_y).to(x.dtype)
+    logits = scale * (x @ y.T)  # (N, M)
+    positive = (ids_x[:, None] == ids_y) & (ids_y >= 0)
+    rows = _direction(logits, positive, w_x, w_y)
+    columns = _direction(logits.T, positive.T, w_y, w_x)
+    return (rows + columns) / 2
+
+
+def _direction(logits: Tensor, positive: Tensor, w_rows: Tensor, w_columns: Tensor) -> Tensor:
+    """Weighted mean over the rows that have a positive of -log (share of the positives in the softmax)."""
+    has = positive.any(dim=1)
+    logits, positive, w_rows = logits[has] + w_columns.log(), positive[has], w_rows[has]
+    loss = logits.logsumexp(dim=1) - logits.masked_fill(~positive, -torch.inf).logsumexp(dim=1)
+    return (w_rows * loss).sum() / w_rows.sum()
+
+
+def log_weights(x: Tensor, weights: Tensor | None) -> Tensor:
+    """log of the weights divided by their sum, (N,), in the dtype of x; None: all equal."""
+    if weights is None:
+        return x.new_full((len(x),), 1 / len(x)).log()
+    return (weights.double() / weights.double().sum()).log().to(x.dtype)
+
+
+def id_weights(ids: Tensor, unpaired: float = 0.0) -> Tensor:
+    """1/m for each row, m = how many rows carry its id; `unpaired` where the id is negative. (N,) float64."""
+    _, inverse, counts = torch.unique(ids, return_inverse=True, return_counts=True)
+    weights: Tensor = counts[inverse].double().reciprocal()
+    return weights.masked_fill(ids < 0, unpaired)

@@ -1,0 +1,184 @@
+"""Exact log kernel means and their gradients in O(N d) memory: the kernel matrix lives one tile at a time.
+
+The gradient is made in the forward sweep, from the same tiles as the value, and only scaled in backward:
+6 N M d flops for x against y, 3 N^2 d for x against itself (each tile stands for its mirror image too).
+Numbers: features are centred (distances do not change), products run in the dtype of the features (float32 or
+float64), a running maximum keeps every bandwidth finite, and totals are float64.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .kernels import Kernel
+from .tiles import Buffers, Sample, add_log_weights, blocks, no_autocast, totals_dtype
+
+# How far log k may rise above the running maximum before the sums are rescaled; float32 holds e^20 with ease.
+_SLACK = 20.0
+
+
+def log_kernel_mean(
+    x: Tensor,
+    y: Tensor | None,
+    kernel: Kernel,
+    weights_x: Tensor | None = None,
+    weights_y: Tensor | None = None,
+    diagonal: bool = True,
+) -> Tensor:
+    """As reference.log_kernel_mean, same arguments; the value is float64 whatever the dtype of x."""
+    value: Tensor = _LogKernelMean.apply(  # type: ignore[no-untyped-call]
+        x, y, weights_x, weights_y, kernel, diagonal
+    )
+    return value
+
+
+class _LogKernelMean(torch.autograd.Function):
+    """Value and gradient in one sweep; a second derivative is refused by once_differentiable."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        y: Tensor | None,
+        weights_x: Tensor | None,
+        weights_y: Tensor | None,
+        kernel: Kernel,
+        diagonal: bool,
+    ) -> Tensor:
+        with no_autocast(x):
+            if y is None:
+                sums = _within(x, weights_x, kernel, diagonal, ctx.needs_input_grad[0])
+            else:
+                sums = _between(x, y, (weights_x, weights_y), kernel, ctx.needs_input_grad[:2])
+            ctx.save_for_backward(*sums.gradients())
+            return sums.log_mean(diagonal)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_value: Tensor) -> tuple[Tensor | None, ...]:
+        grads = (None if g is None else g * grad_value.to(g.dtype) for g in ctx.saved_tensors)
+        return (*grads, None, None, None, None)
+
+
+def _within(x: Tensor, weights: Tensor | None, kernel: Kernel, diagonal: bool, gradient: bool) -> _Sums:
+    sample = Sample.of(x - x.mean(dim=0), weights)
+    sums = _Sums(sample, sample, (gradient, gradient))
+    buffers = Buffers.between(x, x, 1)
+    for i in blocks(x):
+        for j in blocks(x):
+            if j.start < i.start:
+                continue
+            t = squared_distances(sample, sample, i, j, buffers)
+            if i == j:
+                t.fill_diagonal_(0.0)
+            log_k, slope = kernel.log_value_and_slope(t)
+            add_log_weights(log_k, sample, sample, i, j)
+            if i == j and not diagonal:
+                log_k.fill_diagonal_(-math.inf)
+            sums.add(log_k, slope, i, j)
+    return sums
+
+
+def _between(
+    x: Tensor,
+    y: Tensor,
+    weights: tuple[Tensor | None, Tensor | None],
+    kernel: Kernel,
+    gradient: tuple[bool, bool],
+) -> _Sums:
+    centre = torch.lerp(x.mean(dim=0), y.mean(dim=0), 0.5)
+    sample_x, sample_y = Sample.of(x - centre, weights[0]), Sample.of(y - centre, weights[1])
+    sums = _Sums(sample_x, sample_y, gradient)
+    buffers = Buffers.between(x, y, 1)
+    for i in blocks(x):
+        for j in blocks(y):
+            log_k, slope = kernel.log_value_and_slope(squared_distances(sample_x, sample_y, i, j, buffers))
+            sums.add(add_log_weights(log_k, sample_x, sample_y, i, j), slope, i, j)
+    return sums
+
+
+def squared_distances(x: Sample, y: Sample, i: slice, j: slice, buffers: Buffers) -> Tensor:
+    """|x_i - y_j|^2 of one tile, in buffer 0."""
+    t = buffers.lend(0, i.stop - i.start, j.stop - j.start)
+    torch.addmm(y.square_norms[j], x.points[i], y.points[j].T, alpha=-2, out=t)
+    return t.add_(x.square_norms[i][:, None]).clamp_(min=0)
+
+
+class _Sums:
+    """Running sums over tiles, all relative to exp(self.top): the total, and what the gradients need.
+
+    With p_ij = exp(log_k_ij - top) and r_ij = p_ij * slope_ij the gradient of log sum k is
+    d/dx_i = 2/total * [x_i * sum_j r_ij - sum_j r_ij y_j], and likewise in y.
+    For x against itself both sides are the same tensors, and each tile above the diagonal counts twice.
+    """
+
+    def __init__(self, x: Sample, y: Sample, gradient: tuple[bool, bool]) -> None:
+        self.x, self.y, self.within = x, y, x is y
+        self.top = -math.inf
+        self.total = torch.zeros((), dtype=totals_dtype(x.points), device=x.points.device)
+        self.slope = 1.0
+        # pull: sum_j r_ij y_j; mass: sum_j r_ij
+        nothing: tuple[Tensor | None, Tensor | None] = (None, None)
+        self.pull_x, self.mass_x = _zeros(x) if gradient[0] else nothing
+        if self.within:
+            self.pull_y, self.mass_y = self.pull_x, self.mass_x
+        else:
+            self.pull_y, self.mass_y = _zeros(y) if gradient[1] else nothing
+
+    def add(self, log_k: Tensor, slope: Tensor | float, i: slice, j: slice) -> None:
+        """Takes one tile in; overwrites log_k."""
+        self._raise_top(float(log_k.max()))
+        if self.top == -math.inf:
+            return
+        p = log_k.sub_(self.top).exp_()
+        rows = p.sum(dim=1)
+        mirrored = self.within and i != j
+        self.total += rows.sum(dtype=self.total.dtype) * (2 if mirrored else 1)
+        if isinstance(slope, Tensor):
+            r = p.mul_(slope)
+            rows = r.sum(dim=1)
+        else:
+            r, self.slope = p, slope
+        if self.pull_x is not None and self.mass_x is not None:
+            self.pull_x[i].addmm_(r, self.y.points[j])
+            self.mass_x[i] += rows
+        if self.pull_y is not None and self.mass_y is not None and (mirrored or not self.within):
+            self.pull_y[j].addmm_(r.T, self.x.points[i])
+            self.mass_y[j] += r.sum(dim=0)
+
+    def _raise_top(self, top: float) -> None:
+        if top <= self.top + _SLACK:
+            return
+        factor = math.exp(self.top - top)
+        self.top = top
+        held = [self.total, self.pull_x, self.mass_x]
+        held += [] if self.within else [self.pull_y, self.mass_y]
+        for tensor in held:
+            if tensor is not None:
+                tensor.mul_(factor)
+
+    def log_mean(self, diagonal: bool) -> Tensor:
+        share = 1.0 if diagonal else 1.0 - self.x.sum_of_squared_weights
+        return self.total.log() + (self.top + self.x.log_constant + self.y.log_constant - math.log(share))
+
+    def gradients(self) -> tuple[Tensor | None, Tensor | None]:
+        """Of log_mean in x and y; for x against itself all in x. Call once: the sums become the gradients."""
+        factor = 2 * self.slope / float(self.total)
+        grad_x = _gradient(self.x, self.pull_x, self.mass_x, 2 * factor if self.within else factor)
+        grad_y = None if self.within else _gradient(self.y, self.pull_y, self.mass_y, factor)
+        return grad_x, grad_y
+
+
+def _zeros(sample: Sample) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(sample.points), torch.zeros_like(sample.square_norms)
+
+
+def _gradient(sample: Sample, pull: Tensor | None, mass: Tensor | None, factor: float) -> Tensor | None:
+    if pull is None or mass is None:
+        return None
+    return pull.mul_(-factor).addcmul_(sample.points, mass[:, None], value=factor)

@@ -1,0 +1,84 @@
+"""What the tiled sweeps share: blocks of rows, reused buffers, centred samples with their weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Rows in a tile. On the CPU a few tiles fit in the cache beside the features they meet; a GPU wants large
+# products.
+CPU_BLOCK = 384
+GPU_BLOCK = 4096
+
+
+def blocks(x: Tensor) -> Iterator[slice]:
+    """Consecutive slices of rows; the last may be short."""
+    size = CPU_BLOCK if x.device.type == "cpu" else GPU_BLOCK
+    for start in range(0, len(x), size):
+        yield slice(start, min(start + size, len(x)))
+
+
+def no_autocast(x: Tensor) -> AbstractContextManager[None]:
+    """Half-precision logits are wrong, not merely rough: autocast is switched off inside the ops."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def totals_dtype(x: Tensor) -> torch.dtype:
+    """float64 for the few scalars and vectors of totals, where the device has it."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample, ready for the sweep.
+
+    points: (N, d), centred. square_norms: (N,). log_weights: (N,) or None where all are equal.
+    log_constant: the log weight that all share (0 where log_weights are given).
+    sum_of_squared_weights: sum_i a_i^2.
+    """
+
+    points: Tensor
+    square_norms: Tensor
+    log_weights: Tensor | None
+    log_constant: float
+    sum_of_squared_weights: float
+
+    @classmethod
+    def of(cls, points: Tensor, weights: Tensor | None) -> Sample:
+        square_norms = points.square().sum(dim=1)
+        if weights is None:
+            n = len(points)
+            return cls(points, square_norms, None, -math.log(n), 1 / n)
+        share = weights.to(totals_dtype(points))
+        share = share / share.sum()
+        log_weights = share.log().to(points.dtype)
+        return cls(points, square_norms, log_weights, 0.0, float(share.square().sum()))
+
+
+class Buffers:
+    """A few tile-sized buffers, made once and lent out as contiguous (rows, columns) views."""
+
+    def __init__(self, like: Tensor, rows: int, columns: int, count: int) -> None:
+        self._flat = [like.new_empty(rows * columns) for _ in range(count)]
+
+    @classmethod
+    def between(cls, x: Tensor, y: Tensor, count: int) -> Buffers:
+        size = CPU_BLOCK if x.device.type == "cpu" else GPU_BLOCK
+        return cls(x, min(size, len(x)), min(size, len(y)), count)
+
+    def lend(self, which: int, rows: int, columns: int) -> Tensor:
+        return self._flat[which][: rows * columns].view(rows, columns)
+
+
+def add_log_weights(log_k: Tensor, x: Sample, y: Sample, i: slice, j: slice) -> Tensor:
+    """log k + log a_i + log b_j, in place; equal weights are left to the totals."""
+    if x.log_weights is not None:
+        log_k.add_(x.log_weights[i][:, None])
+    if y.log_weights is not None:
+        log_k.add_(y.log_weights[j])
+    return log_k
