@@ -13,10 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .kernels import Kernel
-from .tiles import Buffers, Sample, add_log_weights, blocks, no_autocast, totals_dtype
+from .tiles import (
+    Buffers,
+    Sample,
+    add_log_weights,
+    blocks,
+    no_autocast,
+    refuse_second_derivative,
+    totals_dtype,
+)
 
 # How far log k may rise above the running maximum before the sums are rescaled; float32 holds e^20 with ease.
 _SLACK = 20.0
@@ -38,7 +45,7 @@ def log_kernel_mean(
 
 
 class _LogKernelMean(torch.autograd.Function):
-    """Value and gradient in one sweep; a second derivative is refused by once_differentiable."""
+    """Value and gradient in one sweep; a second derivative is refused."""
 
     @staticmethod
     def forward(
@@ -59,8 +66,8 @@ class _LogKernelMean(torch.autograd.Function):
             return sums.log_mean(diagonal)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_value: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
         grads = (None if g is None else g * grad_value.to(g.dtype) for g in ctx.saved_tensors)
         return (*grads, None, None, None, None)
 

@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .kernels import Kernel
 from .pairs import Modality, Pair, Rows
-from .tiles import Buffers, no_autocast, totals_dtype
+from .tiles import Buffers, no_autocast, refuse_second_derivative, totals_dtype
 
 # Stands for "nothing seen yet" where -inf would make NaN of a difference.
 _LOWEST = -1e30
@@ -39,7 +38,7 @@ def info_nce_and_log_kernel_mean(
 
 
 class _Contrastive(torch.autograd.Function):
-    """A second derivative is refused by once_differentiable."""
+    """Value in forward, gradient in backward; a second derivative is refused."""
 
     @staticmethod
     def forward(
@@ -53,8 +52,8 @@ class _Contrastive(torch.autograd.Function):
         return norms.info_nce(), norms.log_kernel_mean(pair)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_nce: Tensor, grad_kernel: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
         x, y, scale = ctx.saved_tensors
         with no_autocast(x):
             pair = Pair.of(x, y, ctx.rows, float(scale))

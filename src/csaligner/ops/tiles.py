@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from csaligner.checks import InputError
+
 # Rows in a tile. On the CPU a few tiles fit in the cache beside the features they meet; a GPU wants large
 # products.
 CPU_BLOCK = 384
@@ -26,6 +28,12 @@ def blocks(x: Tensor) -> Iterator[slice]:
 def no_autocast(x: Tensor) -> AbstractContextManager[None]:
     """Half-precision logits are wrong, not merely rough: autocast is switched off inside the ops."""
     return torch.autocast(x.device.type, enabled=False)
+
+
+def refuse_second_derivative() -> None:
+    """For the start of a backward: it runs with gradients on only where create_graph=True was asked for."""
+    if torch.is_grad_enabled():
+        raise InputError('impl: "tiled" has no second derivative (create_graph=True); use impl="reference"')
 
 
 def totals_dtype(x: Tensor) -> torch.dtype:
