@@ -61,9 +61,9 @@ def _weighted(x: Tensor, weights: Any, name: str) -> tuple[Tensor, Tensor | None
     keep = w > 0
     if not bool(keep.any()):
         raise InputError(f"{label}: all are 0; at least one row must count")
-    if bool(keep.all()):
-        return x, None if bool((w == w[0]).all()) else w
-    return x[keep], w[keep]
+    if not bool(keep.all()):
+        x, w = x[keep], w[keep]
+    return x, None if bool((w == w[0]).all()) else w
 
 
 def pair_ids(image_ids: Ids | None, text_ids: Ids | None, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,7 +63,7 @@ class _Contrastive(torch.autograd.Function):
 
 
 class _LogSums:
-    """Running log sum exp of N rows (or columns), met a tile at a time."""
+    """Running log sum exp of N rows (or columns), met a tile at a time: the sum is total * exp(top)."""
 
     def __init__(self, side: Modality) -> None:
         self.top = torch.full_like(side.log_w, _LOWEST, dtype=totals_dtype(side.log_w))
@@ -84,25 +84,23 @@ class _LogSums:
 
 @dataclass(frozen=True)
 class _Softmax:
-    """One direction. all, positive: (N,) log sums over the other side (positive: 0 where there is none).
+    """One direction: sums of N rows over the whole other side and over their positives.
 
-    log_share: (N,), log of the weight of the row in the mean, -inf where it has no positive.
+    share: (N,), weight of the row in the mean, 0 where it has no positive.
     """
 
-    all: Tensor
-    positive: Tensor
-    log_share: Tensor
+    every: _LogSums
+    positive: _LogSums
+    share: Tensor
 
     @classmethod
     def of(cls, side: Modality, every: _LogSums, positive: _LogSums) -> _Softmax:
-        has = positive.total > 0
-        log_w = side.log_w.to(every.top.dtype).masked_fill(~has, -math.inf)
-        log_share = log_w - log_w.logsumexp(dim=0)
-        return cls(every.log(), positive.log().masked_fill(~has, 0), log_share)
+        w = side.log_w.to(every.top.dtype).exp().masked_fill(positive.total == 0, 0)
+        return cls(every, positive, w / w.sum())
 
     def mean(self) -> Tensor:
-        loss = (self.all - self.positive).masked_fill(self.log_share == -math.inf, 0)
-        return (self.log_share.exp() * loss).sum()
+        loss = (self.every.log() - self.positive.log()).masked_fill(self.share == 0, 0)
+        return (self.share * loss).sum()
 
 
 @dataclass(frozen=True)
@@ -162,8 +160,7 @@ class _Gradient:
         self, pair: Pair, norms: _Norms, kernel: Kernel | None, upstream: tuple[float, float]
     ) -> None:
         self.pair, self.norms, self.kernel = pair, norms, kernel
-        self.nce_sign = math.copysign(1.0, upstream[0])
-        self.log_factor = math.log(abs(upstream[0]) * pair.scale / 2) if upstream[0] else -math.inf
+        self.nce_factor = upstream[0] * pair.scale / 2
         self.kernel_factor = 2 * upstream[1] / float(norms.kernel_total) if kernel is not None else 0.0
         x, y = pair.x.sample.points, pair.y.sample.points
         self.grad_x, self.grad_y = torch.zeros_like(x), torch.zeros_like(y)
@@ -181,8 +178,6 @@ class _Gradient:
             self._softmaxes(s, i, j, w, work)
             if may_be_positive:
                 self._positives(s, i, j, w, work)
-            if self.nce_sign < 0:
-                w.neg_()
             if scale_too:
                 self.grad_scale += torch.dot(w.flatten(), s.flatten())
             self.mass_x[i] += w.sum(dim=1)
@@ -203,31 +198,33 @@ class _Gradient:
     def _softmaxes(self, s: Tensor, i: slice, j: slice, w: Tensor, work: Tensor) -> None:
         """w = scale/2 * (share_i p_ij + share'_j p'_ij)."""
         rows, columns = self.norms.rows, self.norms.columns
-        self._exp(s, self._own(rows, rows.all, i), self._other(self.pair.y, j), 1, w)
-        self._exp(s, self._own(columns, columns.all, j), self._other(self.pair.x, i), 0, work)
-        w.add_(work)
+        self._exp(s, rows.every, i, (self.pair.y, j), 1, w)
+        w.mul_(self._factor(rows, rows.every, i, s)[:, None])
+        self._exp(s, columns.every, j, (self.pair.x, i), 0, work)
+        w.addcmul_(work, self._factor(columns, columns.every, j, s))
 
     def _positives(self, s: Tensor, i: slice, j: slice, w: Tensor, work: Tensor) -> None:
         """w -= scale/2 * (share_i q_ij + share'_j q'_ij)."""
         rows, columns = self.norms.rows, self.norms.columns
         negative = self.pair.negatives(i, j)
-        self._exp(s, self._own(rows, rows.positive, i), self._other(self.pair.y, j), 1, work)
-        w.sub_(work.masked_fill_(negative, 0))
-        self._exp(s, self._own(columns, columns.positive, j), self._other(self.pair.x, i), 0, work)
-        w.sub_(work.masked_fill_(negative, 0))
+        self._exp(s, rows.positive, i, (self.pair.y, j), 1, work).masked_fill_(negative, 0)
+        w.addcmul_(work, self._factor(rows, rows.positive, i, s)[:, None], value=-1)
+        self._exp(s, columns.positive, j, (self.pair.x, i), 0, work).masked_fill_(negative, 0)
+        w.addcmul_(work, self._factor(columns, columns.positive, j, s), value=-1)
 
-    def _own(self, softmax: _Softmax, log_sum: Tensor, where: slice) -> Tensor:
-        """Exponent of the rows that own the softmax: log (factor * share / sum)."""
-        return softmax.log_share[where] - log_sum[where] + self.log_factor
+    def _exp(
+        self, s: Tensor, sums: _LogSums, own: slice, over: tuple[Modality, slice], dim: int, out: Tensor
+    ) -> Tensor:
+        """exp(logit + log w - top), from the very exponents of the first pass, so that shares sum to 1."""
+        side, where = over
+        other = (self.pair.scale * side.shift[where] + side.log_w[where]).unsqueeze(1 - dim)
+        top = sums.top[own].to(s.dtype).unsqueeze(dim)
+        return torch.add(other, s, alpha=self.pair.scale, out=out).sub_(top).exp_()
 
-    def _other(self, side: Modality, where: slice) -> Tensor:
-        """Exponent of the rows that it runs over, beside scale * product."""
-        return self.pair.scale * side.shift[where] + side.log_w[where]
-
-    def _exp(self, s: Tensor, own: Tensor, other: Tensor, dim: int, out: Tensor) -> None:
-        """exp(scale * s + own + other), with own along rows (dim=1) or columns (dim=0)."""
-        own = own.to(s.dtype).unsqueeze(dim)
-        torch.add(other.unsqueeze(1 - dim), s, alpha=self.pair.scale, out=out).add_(own).exp_()
+    def _factor(self, softmax: _Softmax, sums: _LogSums, where: slice, s: Tensor) -> Tensor:
+        """upstream * scale/2 * share / total, 0 for rows that enter no mean."""
+        share = softmax.share[where]
+        return (self.nce_factor * share / sums.total[where]).masked_fill(share == 0, 0).to(s.dtype)
 
     def _kernel(self, kernel: Kernel, s: Tensor, i: slice, j: slice, w: Tensor, work: Tensor) -> None:
         """w -= 2 r, and the sums of r."""

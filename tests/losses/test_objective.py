@@ -1,0 +1,192 @@
+"""Weighted named terms, and the module that sums InfoNCE and D_CS."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from csaligner.checks import InputError
+from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
+from csaligner.divergences.mmd import mmd
+from csaligner.losses.infonce import info_nce
+from csaligner.losses.objective import CSAlignerLoss, Objective
+from csaligner.ops import dispatch, tiled_contrastive
+
+IMPLEMENTATIONS = ["reference", "tiled"]
+ALL = {"info_nce": 1.0, "cauchy_schwarz": 0.7, "mmd": 3.0}
+
+
+def cloud(rows: int, seed: int = 0) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return normalize(torch.randn(rows, 4, generator=g, dtype=torch.float64), dim=1)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("names", [list(ALL), ["info_nce"], ["mmd"], ["info_nce", "mmd"], ["cauchy_schwarz"]])
+def test_total_and_gradients_are_those_of_the_terms_alone(impl: str, names: list[str]) -> None:
+    x, y, scale = cloud(9).requires_grad_(), cloud(9, 1).requires_grad_(), torch.tensor(7.0).requires_grad_()
+    weights = {name: ALL[name] for name in names}
+    loss = Objective(weights, bandwidth=0.6, impl=impl)(x, y, scale)
+    alone = {
+        "info_nce": info_nce(x, y, scale, impl="reference"),
+        "cauchy_schwarz": cauchy_schwarz_divergence(x, y, bandwidth=0.6, impl="reference"),
+        "mmd": mmd(x, y, bandwidth=0.6, impl="reference"),
+    }
+    total = torch.stack([weights[name] * alone[name] for name in names]).sum()
+    torch.testing.assert_close(loss.total, total, atol=1e-12, rtol=0)
+    assert dict(loss.weights) == weights
+    assert set(loss.terms) == set(names)
+    for name, value in loss.terms.items():
+        assert not value.requires_grad
+        torch.testing.assert_close(value, alone[name].detach(), atol=1e-12, rtol=0)
+    got = torch.autograd.grad(loss.total, (x, y, scale), allow_unused=True)
+    wanted = torch.autograd.grad(total, (x, y, scale), allow_unused=True)
+    for g, w in zip(got, wanted, strict=True):
+        assert (g is None) == (w is None)
+        if g is not None:
+            torch.testing.assert_close(g, w, atol=1e-10, rtol=1e-6)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_repeating_a_caption_changes_no_term(impl: str) -> None:
+    x, y, n = cloud(6), cloud(6, 1), torch.arange(6)
+    again = torch.tensor([0, 1, 2, 3, 3, 3, 4, 5])
+    objective = Objective(ALL, impl=impl)
+    once, often = objective(x, y, 7.0, n, n), objective(x, y[again], 7.0, n, again)
+    for name in ALL:
+        assert math.isclose(once.terms[name].item(), often.terms[name].item(), rel_tol=1e-12)
+    assert math.isclose(once.total.item(), often.total.item(), rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_unpaired_rows_count_in_the_divergence_alone(impl: str) -> None:
+    x, y = cloud(6), cloud(8, 1)
+    image_ids, text_ids = torch.tensor([0, 1, 2, 3, -1, -1]), torch.tensor([0, 1, 2, 3, -1, -1, -1, -1])
+    loss = Objective(ALL, impl=impl)(x, y, 7.0, image_ids, text_ids)
+    wanted = info_nce(x[:4], y[:4], 7.0, impl=impl).item()
+    assert math.isclose(loss.terms["info_nce"].item(), wanted, rel_tol=1e-12)
+    wanted = cauchy_schwarz_divergence(x, y, impl=impl).item()
+    assert math.isclose(loss.terms["cauchy_schwarz"].item(), wanted, rel_tol=1e-12)
+
+
+def test_weight_zero_skips_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("computed a term of weight 0")
+
+    x, y = cloud(6), cloud(6, 1)
+    objective = Objective({"info_nce": 1.0, "cauchy_schwarz": 0.0})
+    monkeypatch.setattr(dispatch, "within", forbidden)
+    monkeypatch.setattr(dispatch, "info_nce_and_between", forbidden)
+    loss = objective(x, y, 7.0)
+    assert set(loss.terms) == {"info_nce"}
+    assert loss.weights["cauchy_schwarz"] == 0
+    with pytest.raises(AssertionError, match="weight 0"):
+        objective(x, y, 7.0, weights={"cauchy_schwarz": 0.1})
+
+
+def test_info_nce_and_the_kernel_share_one_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    fused = tiled_contrastive.info_nce_and_log_kernel_mean
+
+    def counted(*arguments: Any) -> tuple[Tensor, Tensor]:
+        calls.append("fused")
+        return fused(*arguments)
+
+    monkeypatch.setattr(tiled_contrastive, "info_nce_and_log_kernel_mean", counted)
+    monkeypatch.setattr(dispatch, "between", lambda *_: calls.append("between"))
+    Objective(ALL, impl="tiled")(cloud(6), cloud(6, 1), 7.0)
+    assert calls == ["fused"]
+
+
+def test_weights_of_one_call() -> None:
+    x, y = cloud(6), cloud(6, 1)
+    objective = Objective({"info_nce": 1.0, "cauchy_schwarz": 0.5})
+    loss = objective(x, y, 7.0, weights={"cauchy_schwarz": 2.0})
+    wanted = loss.terms["info_nce"] + 2 * loss.terms["cauchy_schwarz"]
+    torch.testing.assert_close(loss.total, wanted)
+    assert objective(x, y, 7.0).weights == {"info_nce": 1.0, "cauchy_schwarz": 0.5}
+
+
+def test_all_weights_zero_still_has_a_gradient_of_zero() -> None:
+    x = cloud(6).requires_grad_()
+    loss = Objective({"info_nce": 0.0})(x, cloud(6, 1), 7.0)
+    (grad,) = torch.autograd.grad(loss.total, x)
+    assert loss.total.item() == 0
+    assert not grad.any()
+
+
+def test_temperature_bandwidth_follows_the_scale_without_a_gradient() -> None:
+    x, y, scale = cloud(6), cloud(6, 1), torch.tensor(4.0, requires_grad=True)
+    loss = Objective({"cauchy_schwarz": 1.0}, bandwidth="temperature")(x, y, scale)
+    wanted = cauchy_schwarz_divergence(x, y, bandwidth=0.5)
+    torch.testing.assert_close(loss.total, wanted)
+    assert not loss.total.requires_grad
+
+
+def test_info_nce_and_half_d_cs_cancel_the_cross_modal_repulsion() -> None:
+    # METHOD.md: at sigma^2 = tau, lambda = 1/2 the cross term of D_CS is -lse over all pairs, and the InfoNCE
+    # normalisers are +lse over rows and columns: by Jensen their sum is at most log N.
+    x, y, scale = cloud(30), cloud(30, 1), 5.0
+    lse = scale * x @ y.T
+    rows = (lse.logsumexp(1).mean() + lse.logsumexp(0).mean()) / 2
+    loss = Objective({"info_nce": 1.0, "cauchy_schwarz": 0.5}, bandwidth="temperature")(x, y, scale)
+    alignment = -scale * (x * y).sum(1).mean()
+    within = 0.5 * (
+        (scale * (x @ x.T - 1)).flatten().logsumexp(0) + (scale * (y @ y.T - 1)).flatten().logsumexp(0)
+    ) - 2 * math.log(30)
+    leftover = loss.total - alignment - within
+    torch.testing.assert_close(leftover, rows - lse.flatten().logsumexp(0) + scale + 2 * math.log(30))
+    assert rows - lse.flatten().logsumexp(0) <= -math.log(30) + 1e-9
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_the_module(impl: str) -> None:
+    x, y = cloud(6), cloud(6, 1)
+    module = CSAlignerLoss(weight=0.3, bandwidth=0.8, impl=impl)
+    loss = module(x, y, 7.0)
+    wanted = info_nce(x, y, 7.0) + 0.3 * cauchy_schwarz_divergence(x, y, bandwidth=0.8)
+    torch.testing.assert_close(loss.total, wanted, atol=1e-12, rtol=0)
+    assert list(module.parameters()) == []
+    captions = module(x, y[[0, 0, 1, 2, 3, 4, 5]], 7.0, list("abcdef"), list("aabcdef"))
+    torch.testing.assert_close(captions.total, loss.total, atol=1e-12, rtol=0)
+
+
+def test_training_with_it_closes_the_gap() -> None:
+    torch.manual_seed(0)
+    x, y = normalize(cloud(64) + 1, dim=1), normalize(cloud(64) - 1, dim=1)
+    shift = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([shift], lr=0.05)
+    loss = CSAlignerLoss()
+    values = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        result = loss(x, normalize(y + shift, dim=1), 10.0)
+        result.total.backward()
+        optimizer.step()
+        values.append(result.terms["cauchy_schwarz"].item())
+    assert values[-1] < 0.2 * values[0]
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ({}, "terms: empty"),
+        ({"cauchy_schwartz": 1.0}, "terms: 'cauchy_schwartz' is not known; did you mean 'cauchy_schwarz'?"),
+        ({"mmd": -1.0}, "weight of mmd: got -1, wanted a finite number of at least 0"),
+        ({"mmd": math.nan}, "weight of mmd: got nan"),
+    ],
+)
+def test_bad_terms(terms: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        Objective(terms)
+    assert message in str(error.value)
+
+
+def test_weights_of_a_call_must_name_terms_of_the_objective() -> None:
+    with pytest.raises(InputError, match="terms: 'mmd' is not known"):
+        Objective({"info_nce": 1.0})(cloud(3), cloud(3), 1.0, weights={"mmd": 1.0})
