@@ -1,0 +1,141 @@
+"""The pair of adapters with its logit scale: all that a training run learns."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, cast
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from ..checks import InputError
+from ..config import FORMAT_VERSION, AdapterConfig, Strict, TrainConfig, build_config
+from ..files import write_folder, write_json
+from ..registry import ADAPTERS, load
+from ..types import PairedFeatures
+from .start import Affine, fit_starts
+
+WEIGHTS = "model.safetensors"
+
+
+class AlignerConfig(Strict):
+    """What is needed to rebuild an Aligner before its weights are read."""
+
+    format_version: int = FORMAT_VERSION
+    dim_image: Annotated[int, Field(ge=1)]
+    dim_text: Annotated[int, Field(ge=1)]
+    dim: Annotated[int, Field(ge=1)]
+    image_adapter: AdapterConfig
+    text_adapter: AdapterConfig
+    image_encoder: str | None = None
+    text_encoder: str | None = None
+
+
+class Aligner(nn.Module):
+    """Two adapters into one space of unit vectors.
+
+    encode_image: (N, dim_image) -> (N, dim), encode_text: (M, dim_text) -> (M, dim), rows of length 1.
+    logit_scale: 1/temperature of InfoNCE, a scalar. image_encoder and text_encoder in the config are the
+    fingerprints of the encoders whose features it was trained on.
+    """
+
+    def __init__(self, config: AlignerConfig, starts: tuple[Affine, Affine], logit_scale: float = 1.0) -> None:
+        super().__init__()
+        self.config = config
+        self.image_adapter: nn.Module = load("adapter", ADAPTERS, config.image_adapter.name)(
+            starts[0], config.image_adapter
+        )
+        self.text_adapter: nn.Module = load("adapter", ADAPTERS, config.text_adapter.name)(
+            starts[1], config.text_adapter
+        )
+        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
+
+    @classmethod
+    def fit_start(
+        cls, features: PairedFeatures, config: TrainConfig, encoders: tuple[str | None, str | None] = (None, None)
+    ) -> Aligner:
+        """Untrained, at the closed-form start that the config asks for."""
+        fixed = next(
+            (
+                side
+                for side, adapter in (("image", config.image_adapter), ("text", config.text_adapter))
+                if adapter.name == "identity"
+            ),
+            None,
+        )
+        starts = fit_starts(features, config.start, config.dim, fixed)
+        scale = config.objective.logit_scale
+        return cls(
+            AlignerConfig(
+                dim_image=features.image.shape[1],
+                dim_text=features.text.shape[1],
+                dim=len(starts[0].offset),
+                image_adapter=config.image_adapter,
+                text_adapter=config.text_adapter,
+                image_encoder=encoders[0],
+                text_encoder=encoders[1],
+            ),
+            starts,
+            scale if isinstance(scale, float) else scale.start,
+        )
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return self.log_logit_scale.exp()
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        return normalize(self.image_adapter(image), dim=1)
+
+    def encode_text(self, text: Tensor) -> Tensor:
+        return normalize(self.text_adapter(text), dim=1)
+
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        return self.encode_image(image), self.encode_text(text)
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and model.safetensors; the folder appears whole or not at all."""
+
+        def write(temporary: Path) -> None:
+            write_json(temporary / "config.json", self.config.model_dump(mode="json"))
+            save_file({k: v.contiguous() for k, v in self.state_dict().items()}, temporary / WEIGHTS)
+
+        write_folder(folder, write)
+
+    @classmethod
+    def load(cls, folder: Path) -> Aligner:
+        """Read what `save` wrote. Raises InputError for a missing, damaged or foreign checkpoint."""
+        config = _read_config(folder)
+        blank = (_blank(config.dim_image, config.dim), _blank(config.dim_text, config.dim))
+        model = cls(config, blank)
+        try:
+            model.load_state_dict(load_file(folder / WEIGHTS))
+        except FileNotFoundError:
+            raise InputError(f"checkpoint: {folder} holds no {WEIGHTS}; give a folder that save() wrote") from None
+        except (SafetensorError, RuntimeError) as error:
+            first_line = str(error).strip().splitlines()[0]
+            raise InputError(f"checkpoint: {folder / WEIGHTS} cannot be used ({first_line})") from None
+        return model.eval()
+
+
+def _blank(dim_in: int, dim_out: int) -> Affine:
+    return Affine(torch.zeros(dim_in), torch.zeros(dim_in, dim_out), torch.zeros(dim_out))
+
+
+def _read_config(folder: Path) -> AlignerConfig:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"checkpoint: {folder} holds no config.json; give a folder that save() wrote")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"checkpoint: {path} is not JSON ({error})") from None
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if version != FORMAT_VERSION:
+        raise InputError(f"checkpoint: {path} has format {version}, this csaligner reads {FORMAT_VERSION}")
+    return cast(AlignerConfig, build_config(AlignerConfig, data))

@@ -1,0 +1,37 @@
+"""The default adapter: the closed-form start, then residual blocks that begin as the identity."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..config import AdapterConfig
+from .linear import LinearAdapter
+from .start import Affine
+
+
+class MLPAdapter(nn.Module):
+    """x -> z + f(z) with z = LinearAdapter(x) and f = Linear(GELU(Linear(z))), `blocks` times.
+
+    (N, d_in) -> (N, d_out). The last layer of each f starts at zero, so a new adapter computes its start. The
+    map of the start stays fixed: what is learnt is the centre, the offset and f.
+    """
+
+    def __init__(self, start: Affine, config: AdapterConfig) -> None:
+        super().__init__()
+        self.start = LinearAdapter(start, config)
+        self.start.map.requires_grad_(False)
+        dim = len(start.offset)
+        self.blocks = nn.ModuleList(_block(dim, config) for _ in range(config.blocks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.start(x)
+        for block in self.blocks:
+            z = z + block(z)
+        return z
+
+
+def _block(dim: int, config: AdapterConfig) -> nn.Sequential:
+    last = nn.Linear(config.hidden, dim)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(dim, config.hidden), nn.GELU(), nn.Dropout(config.dropout), last)

@@ -1,0 +1,193 @@
+"""The program `csaligner`: it parses words, calls csaligner.runs, and prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from .checks import CSAlignerError, InputError, check_choice
+from .types import SPLITS
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Align image and text embeddings as samples of one distribution.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+err = Console(stderr=True)
+
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.callback()
+def _options(context: typer.Context, debug: Debug = False) -> None:
+    context.obj = {"debug": debug}
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the stores, results.json and report.html.")] = Path("runs/demo"),
+    data: Annotated[str, typer.Option(help="openmoji, tuxpaint, openclipart or all.")] = "openmoji",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")] = 2,
+    quiet: Quiet = False,
+) -> None:
+    """Train InfoNCE and CS-Aligner on real pictures and show before and after."""
+    from .demo import demo as run_demo  # noqa: PLC0415
+    from .reporting.tables import print_table  # noqa: PLC0415
+
+    results = run_demo(out, data, seeds, workers=workers, console=err, quiet=quiet)
+    print_table(results, Console())
+    Console().print(f"report: {out / 'report.html'}", highlight=False)
+
+
+@app.command()
+def embed(  # noqa: PLR0913  (the names are open_clip's)
+    out: Annotated[Path, typer.Option(help="Folder of the store.")],
+    train_data: Annotated[str, typer.Option(help="openmoji, tuxpaint, openclipart, all, a table or a folder.")],
+    csv_separator: Annotated[str | None, typer.Option(help="Of a csv file; a comma if not given.")] = None,
+    csv_img_key: Annotated[str, typer.Option(help="Column with the image paths.")] = "image",
+    csv_caption_key: Annotated[str, typer.Option(help="Column with the captions.")] = "caption",
+    csv_id_key: Annotated[str | None, typer.Option(help="Column with image ids; the path if not given.")] = None,
+    image_root: Annotated[Path | None, typer.Option(help="Folder that image paths are relative to.")] = None,
+    image_encoder: Annotated[str, typer.Option()] = "bundled:efficientnet-lite0",
+    text_encoder: Annotated[str, typer.Option()] = "bundled:all-MiniLM-L6-v2",
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")] = 2,
+    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of unreadable pictures that is put up with.")] = 0.05,
+    quiet: Quiet = False,
+) -> None:
+    """Turn images and captions into a store of features; goes on after an interruption."""
+    from .progress import progress  # noqa: PLC0415
+    from .runs import embed_dataset  # noqa: PLC0415
+
+    table = {
+        "separator": csv_separator,
+        "image_key": csv_img_key,
+        "caption_key": csv_caption_key,
+        "id_key": csv_id_key,
+        "image_root": image_root,
+    }
+    options = table if Path(train_data).is_file() else {}
+    settings = {"batch_size": batch_size, "workers": workers, "max_bad": max_bad}
+    with progress(err, "embed", quiet) as update:
+        store = embed_dataset(
+            train_data, out, encoders=(image_encoder, text_encoder), options=options, settings=settings, progress=update
+        )
+    for line in store.notes:
+        err.print(line, style="yellow", highlight=False)
+    err.print(f"{store.n_images} images, {store.n_captions} captions: {out}", highlight=False)
+
+
+@app.command()
+def train(  # noqa: PLR0913  (the names are open_clip's)
+    train_data: Annotated[Path, typer.Option(help="A store that `embed` wrote.")],
+    out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it goes on.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    lr: Annotated[float | None, typer.Option()] = None,
+    wd: Annotated[float | None, typer.Option()] = None,
+    warmup: Annotated[int | None, typer.Option(min=0, help="Steps.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train adapters on a store and evaluate them on its test split."""
+    from .config import TrainConfig, load_config  # noqa: PLC0415
+    from .data.store import Store  # noqa: PLC0415
+    from .progress import progress  # noqa: PLC0415
+    from .reporting.tables import print_table  # noqa: PLC0415
+    from .runs import evaluate_run  # noqa: PLC0415
+    from .runs import train as run_train
+
+    flags = {"batch_size": batch_size, "epochs": epochs, "lr": lr, "wd": wd, "warmup": warmup, "seed": seed}
+    words = [f"{k}={v}" for k, v in (flags | {"precision": precision}).items() if v is not None]
+    settings = load_config(TrainConfig, config, [*words, *(overrides or [])])
+    store = Store.open(train_data)
+    with progress(err, "train", quiet) as update:
+        run_train(store, settings, out, lambda step, total, values: update(step, total, _glance(values)))
+    print_table(evaluate_run(out, "test", store), Console())
+
+
+@app.command("eval")
+def evaluate(
+    run: Annotated[Path, typer.Option(help="A run folder.")],
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    data: Annotated[Path | None, typer.Option("--val-data", help="Another store of the same encoders.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Recall, mixed search and gap of a run, with the free baselines beside it."""
+    from .data.store import Store  # noqa: PLC0415
+    from .reporting.tables import print_table  # noqa: PLC0415
+    from .runs import evaluate_run, vars_of  # noqa: PLC0415
+
+    check_choice("split", split, SPLITS)
+    results = evaluate_run(run, split, Store.open(data) if data else None)  # type: ignore[arg-type]
+    if as_json:
+        print(json.dumps([vars_of(r, split) for r in results], indent=2))
+    else:
+        print_table(results, Console())
+
+
+@app.command()
+def gap(
+    image_features: Annotated[Path, typer.Option(help=".npy, (N, d)")],
+    text_features: Annotated[Path, typer.Option(help=".npy, (N, d); row i pairs with row i")],
+    bandwidth: Annotated[float, typer.Option(help="sigma of the kernel, on unit vectors")] = 0.5,
+    as_json: Json = False,
+) -> None:
+    """Measure the modality gap between anybody's features."""
+    from .evaluation.gap import gap_metrics  # noqa: PLC0415
+
+    arrays = (_load_array("image_features", image_features), _load_array("text_features", text_features))
+    metrics = gap_metrics(*arrays, bandwidth=bandwidth)
+    if as_json:
+        print(json.dumps(metrics, indent=2))
+    else:
+        for name, value in metrics.items():
+            print(f"{name:24} {value:.4f}")
+
+
+def main() -> None:
+    """Exit code 0: done, 1: failed, 2: wrong usage, 130: interrupted. Errors are one line; --debug shows more."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except CSAlignerError as error:
+        if debug:
+            raise
+        err.print(f"csaligner: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        err.print("csaligner: interrupted; the same command goes on from here", highlight=False)
+        sys.exit(130)
+
+
+def _load_array(name: str, path: Path) -> Any:
+    import numpy as np  # noqa: PLC0415
+
+    if not path.is_file():
+        raise InputError(f"{name}: no such file: {path}")
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{name}: {path} is not a .npy file of numbers ({error})") from None
+
+
+def _glance(values: Mapping[str, float]) -> dict[str, float]:
+    return {k: v for k, v in values.items() if k.startswith("loss/")}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Run configs as checked data: YAML files and `key=value` overrides. Every default is written here, once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .checks import InputError, nearest
+from .registry import ADAPTERS
+
+FORMAT_VERSION = 1
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Strict(BaseModel):
+    """Frozen; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Schedule(Strict):
+    """A number that moves from `start` to `end` over the run, along a line or half a cosine."""
+
+    start: NonNegative
+    end: NonNegative
+    shape: Literal["linear", "cosine"] = "linear"
+
+
+class PositiveSchedule(Schedule):
+    start: Positive
+    end: Positive
+
+
+class AdapterConfig(Strict):
+    """One side's adapter. `identity` leaves that side's features as they are (L2-normalised)."""
+
+    name: str = "mlp"
+    hidden: Annotated[int, Field(ge=1)] = 512
+    blocks: Annotated[int, Field(ge=1)] = 1
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, data: Any) -> Any:
+        return {"name": data} if isinstance(data, str) else data
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in ADAPTERS:
+            raise ValueError(f"{name!r} is not known; {nearest(name, ADAPTERS)}")
+        return name
+
+
+class StartConfig(Strict):
+    """Where the adapters start, in closed form from the training features (adapters/start.py).
+
+    kind: auto (moments where the dimensions agree, else projection), identity, moments, projection.
+    shrinkage: weight of the mean eigenvalue that is added to each covariance before it is inverted.
+    """
+
+    kind: Literal["auto", "identity", "moments", "projection"] = "auto"
+    shrinkage: Positive = 3.0
+    projection_shrinkage: Positive = 0.3
+
+
+class ObjectiveConfig(Strict):
+    """Weighted named terms: total = sum over terms of weight * value. A weight may be a schedule."""
+
+    terms: Mapping[str, NonNegative | Schedule] = Field(
+        default_factory=lambda: {"info_nce": 1.0, "cauchy_schwarz": 1.0}
+    )
+    bandwidth: Positive | PositiveSchedule | Literal["median", "temperature"] = 0.5
+    logit_scale: Positive | PositiveSchedule = 30.0
+    learn_logit_scale: bool = False
+    max_logit_scale: Positive = 100.0
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> ObjectiveConfig:
+        if not any(isinstance(w, Schedule) or w > 0 for w in self.terms.values()):
+            raise ValueError("terms: every weight is 0; give at least one term a weight above 0")
+        if self.learn_logit_scale and isinstance(self.logit_scale, Schedule):
+            raise ValueError("learn_logit_scale: a logit scale that follows a schedule cannot be learnt as well")
+        return self
+
+
+class TrainConfig(Strict):
+    """Everything that decides a training run, apart from the data and the output folder.
+
+    epochs, batch_size, lr, wd, warmup (steps; none: a tenth of the run), precision and seed mean what they mean
+    in open_clip. captions: how many captions of each image a batch holds. patience: evaluations without a
+    better validation score before the run stops; none: never. monitor: the validation metric that picks the
+    best checkpoint (higher is better).
+    """
+
+    image_adapter: AdapterConfig = AdapterConfig()
+    text_adapter: AdapterConfig = AdapterConfig()
+    dim: Annotated[int, Field(ge=1)] | None = None
+    start: StartConfig = StartConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    batch_size: Annotated[int, Field(ge=1)] = 512
+    captions: Literal["one", "all"] = "one"
+    epochs: Annotated[int, Field(ge=1)] = 40
+    lr: Positive = 3e-4
+    wd: NonNegative = 0.05
+    warmup: Annotated[int, Field(ge=0)] | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: Annotated[int, Field(ge=0)] = 0
+    evaluate_every: Annotated[int, Field(ge=1)] = 5
+    patience: Annotated[int, Field(ge=1)] | None = None
+    monitor: str = "mean_recall@1"
+
+    @model_validator(mode="after")
+    def _one_side_learns(self) -> TrainConfig:
+        if self.image_adapter.name == self.text_adapter.name == "identity":
+            raise ValueError("image_adapter and text_adapter are both identity: nothing would be trained")
+        return self
+
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def load_config(kind: type[C], path: Path | None = None, overrides: Sequence[str] = ()) -> C:
+    """The config of a YAML file (or the defaults), changed by `key=value` words, dots for nested keys.
+
+    Raises InputError: no such file, not YAML, unknown key (with the nearest name), a value out of range.
+    """
+    data: dict[str, Any] = {}
+    if path is not None:
+        if not path.is_file():
+            raise InputError(f"config: no such file: {path}")
+        try:
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"config: {path} is not YAML ({' '.join(str(error).split())})") from None
+        if loaded is not None and not isinstance(loaded, dict):
+            raise InputError(f"config: {path} holds a {type(loaded).__name__}, wanted keys and values")
+        data = loaded or {}
+    for word in overrides:
+        _override(data, word)
+    return build_config(kind, data)
+
+
+def build_config(kind: type[C], data: Mapping[str, Any]) -> C:
+    """`data` as a checked config; errors are one line with the key, the value and the nearest name."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise InputError(_explain(kind, error)) from None
+
+
+def dump_config(config: BaseModel) -> str:
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _override(data: dict[str, Any], word: str) -> None:
+    key, equals, text = word.partition("=")
+    if not equals or not key:
+        raise InputError(f"override: got {word!r}, wanted key=value, for example epochs=20")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"{key}: {text!r} is not a value that YAML knows") from None
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?e[+-]?\d+", value, re.IGNORECASE):
+        value = float(value)  # YAML 1.1 reads 1e-4 as text
+    *parents, last = key.split(".")
+    for name in parents:
+        inner = data.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"{key}: {name} is already set to {inner!r} and holds no keys")
+        data = inner
+    data[last] = value
+
+
+def _explain(kind: type[BaseModel], error: ValidationError) -> str:
+    details = error.errors()
+    first = next((d for d in details if d["type"] == "extra_forbidden"), details[0])
+    # pydantic puts the tried member of a union into the path; people know only the keys they wrote
+    path = [str(p) for p in first["loc"] if not re.search(r"[A-Z\[(]|^(float|constrained)", str(p))]
+    where = ".".join(path) or "config"
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown key; {nearest(path[-1], _fields(kind, path[:-1]))}"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return f"{where}: {message}" if path else message
+    return f"{where}: got {first['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _fields(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
+    for name in path:
+        field = kind.model_fields.get(name)
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        kind = inner
+    return list(kind.model_fields)

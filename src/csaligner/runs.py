@@ -1,0 +1,222 @@
+"""Embed, train, evaluate: config in, record out. Callable from a notebook; the command line adds nothing but words."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from .adapters.aligner import Aligner
+from .checks import InputError
+from .config import TrainConfig, dump_config, load_config
+from .data.datasets import open_dataset
+from .data.extract import ProgressCallback, embed
+from .data.store import Store
+from .encoders import open_encoder
+from .evaluation.baselines import MeanCentring
+from .evaluation.evaluate import evaluate
+from .evaluation.mixed_search import mixed_search_metrics
+from .evaluation.retrieval import retrieval_metrics
+from .files import write_json, write_text
+from .reporting.record import MethodResult
+from .training.trainer import Hooks, Report, Trainer
+from .types import PairedFeatures, Split
+
+IMAGE_ENCODER = "bundled:efficientnet-lite0"
+TEXT_ENCODER = "bundled:all-MiniLM-L6-v2"
+CONFIG, RECORD, RESULTS, REPORT = "config.yaml", "run.json", "results.json", "report.html"
+CHUNK = 8192
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model with what it was trained from."""
+
+    model: Aligner
+    config: TrainConfig
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float | None = None
+
+
+def embed_dataset(
+    data: str,
+    out: Path,
+    *,
+    encoders: tuple[str, str] = (IMAGE_ENCODER, TEXT_ENCODER),
+    options: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    progress: ProgressCallback | None = None,
+) -> Store:
+    """Features of a dataset in a store at `out`; a finished store of the same data and encoders is reused.
+
+    data: a name (openmoji, tuxpaint, openclipart, all), a table or a folder; options: for its reader;
+    settings: for data.extract.embed (shard_size, batch_size, workers, max_bad).
+    """
+    dataset = open_dataset(data, **(options or {}))
+    image, text = (open_encoder(name) for name in encoders)
+    return embed(dataset, image, text, out, progress=progress, **(settings or {}))
+
+
+def train(store: Store, config: TrainConfig, out: Path, report: Report | None = None) -> Run:
+    """Train on the store's train split, choose on val; an interrupted run in `out` goes on where it stopped.
+
+    Raises InputError where `out` holds a run of other settings or another store.
+    """
+    claim_run(out, config, store)
+    features = store.features("train")
+    torch.manual_seed(config.seed)
+    model = Aligner.fit_start(features, config, (store.image_fingerprint, store.text_fingerprint))
+    val = store.features("val")
+    hooks = Hooks(evaluate=lambda m: validate(m, val)) if report is None else Hooks(lambda m: validate(m, val), report)
+    started = time.perf_counter()
+    state = Trainer(model, features, config, out, hooks).fit()
+    return Run(model, config, state.history, time.perf_counter() - started)
+
+
+def train_in_memory(features: PairedFeatures, val: PairedFeatures, config: TrainConfig, report: Report | None) -> Run:
+    """As train, with nothing written."""
+    torch.manual_seed(config.seed)
+    model = Aligner.fit_start(features, config)
+    hooks = Hooks(evaluate=lambda m: validate(m, val)) if report is None else Hooks(lambda m: validate(m, val), report)
+    started = time.perf_counter()
+    state = Trainer(model, features, config, None, hooks).fit()
+    return Run(model, config, state.history, time.perf_counter() - started)
+
+
+def validate(model: Aligner, val: PairedFeatures) -> dict[str, float]:
+    """The few metrics that are worth their time while training; mean_recall@K is the mean of both directions."""
+    aligned = align(model, val)
+    ids, text_ids = list(aligned.image_ids), [aligned.image_ids[i] for i in aligned.text_to_image.tolist()]
+    metrics = retrieval_metrics(aligned.image, aligned.text, ids, text_image_ids=text_ids)
+    metrics |= mixed_search_metrics(aligned.image, aligned.text, ids, text_image_ids=text_ids)
+    for k in (1, 5, 10):
+        metrics[f"mean_recall@{k}"] = (
+            metrics[f"image_to_text_recall@{k}"] + metrics[f"text_to_image_recall@{k}"]
+        ) / 2
+    return metrics
+
+
+def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[MethodResult]:
+    """Metrics of a finished run on a split of its store (or of another store of the same encoders), with the
+    free baselines beside it; also written to results.json in the run folder."""
+    record = read_record(run)
+    store = store or Store.open(Path(record["store"]))
+    model = Aligner.load(_model_folder(run))
+    store.require(image=model.config.image_encoder, text=model.config.text_encoder)
+    config = load_config(TrainConfig, run / CONFIG)
+    results = baselines(store.features("train"), store.features(split), config)
+    results.append(measure("csaligner", config.seed, align(model, store.features(split))))
+    write_json(run / RESULTS, [vars_of(r, split) for r in results])
+    return results
+
+
+def measure(name: str, seed: int, features: PairedFeatures, run: Run | None = None) -> MethodResult:
+    """All metrics with their intervals, as one record."""
+    found = evaluate(features)
+    history = run.history if run else []
+    return MethodResult(name, seed, found["metrics"], found["intervals"], history, run.seconds if run else None)
+
+
+def baselines(train_features: PairedFeatures, test: PairedFeatures, config: TrainConfig) -> list[MethodResult]:
+    """What costs no training: raw features and mean-centring where the dimensions agree, and the closed-form
+    start of the adapters."""
+    results = []
+    if test.image.shape[1] == test.text.shape[1]:
+        results.append(measure("raw", config.seed, test))
+        results.append(measure("mean-centring", config.seed, MeanCentring.fit(train_features).transform(test)))
+    start = Aligner.fit_start(train_features, config).eval()
+    results.append(measure("closed-form start", config.seed, align(start, test)))
+    return results
+
+
+def align(model: Aligner, features: PairedFeatures) -> PairedFeatures:
+    """The same pairs, in the aligned space."""
+    return PairedFeatures(
+        encode(model, "image", features.image.float()),
+        encode(model, "text", features.text.float()),
+        features.text_to_image,
+        features.image_ids,
+        features.captions,
+    )
+
+
+@torch.inference_mode()
+def encode(model: Aligner, side: str, x: torch.Tensor) -> torch.Tensor:
+    """All rows through one side of the model, in chunks."""
+    apply: Callable[[torch.Tensor], torch.Tensor] = model.encode_image if side == "image" else model.encode_text
+    return torch.cat([apply(chunk) for chunk in x.split(CHUNK)])
+
+
+def claim_run(out: Path, config: TrainConfig, store: Store) -> None:
+    """Make `out` this run's folder: write config.yaml and run.json, or check that they are the same ones."""
+    if (out / RECORD).exists():
+        record = read_record(out)
+        theirs = load_config(TrainConfig, out / CONFIG)
+        if theirs != config:
+            changed = [k for k, v in config.model_dump().items() if theirs.model_dump()[k] != v]
+            raise InputError(f"out: {out} holds a run with other settings ({', '.join(changed)}); choose another folder")
+        if record["store_sha256"] != store.sha256:
+            raise InputError(f"out: {out} holds a run on another store ({record['store']}); choose another folder")
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"out: {out} exists and holds no csaligner run; choose an empty or a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / CONFIG, dump_config(config))
+    write_json(out / RECORD, provenance(config.seed) | {"store": str(store.path.resolve()), "store_sha256": store.sha256})
+
+
+def read_record(run: Path) -> dict[str, Any]:
+    path = run / RECORD
+    if not path.is_file():
+        raise InputError(f"run: {run} holds no {RECORD}; give a folder that `csaligner train` wrote")
+    return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+
+
+def provenance(seed: int) -> dict[str, Any]:
+    """Versions, hardware, commit and seed: the birth certificate beside every result."""
+    packages = ("csaligner", "torch", "numpy", "accelerate")
+    return {
+        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages},
+        "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
+        "commit": _commit(),
+        "seed": seed,
+    }
+
+
+def vars_of(result: MethodResult, split: str) -> dict[str, Any]:
+    """One result as plain data, without its training curves (they are in metrics.jsonl)."""
+    return {
+        "method": result.name,
+        "seed": result.seed,
+        "split": split,
+        "metrics": dict(result.metrics),
+        "intervals": {k: list(v) for k, v in result.intervals.items()},
+        "seconds": result.seconds,
+    }
+
+
+def _model_folder(run: Path) -> Path:
+    for name in ("best", "latest"):
+        if (run / "checkpoints" / name).exists():
+            return run / "checkpoints" / name
+    raise InputError(f"run: {run} holds no checkpoint yet; run `csaligner train` to its end first")
+
+
+def _commit() -> str | None:
+    """The commit of the source tree this package runs from, None for an installed one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
+
+
