@@ -20,13 +20,11 @@ from .tiles import (
     Sample,
     add_log_weights,
     blocks,
+    must_rise,
     no_autocast,
     refuse_second_derivative,
     totals_dtype,
 )
-
-# How far log k may rise above the running maximum before the sums are rescaled; float32 holds e^20 with ease.
-_SLACK = 20.0
 
 
 def log_kernel_mean(
@@ -139,7 +137,9 @@ class _Sums:
 
     def add(self, log_k: Tensor, slope: Tensor | float, i: slice, j: slice) -> None:
         """Takes one tile in; overwrites log_k."""
-        self._raise_top(float(log_k.max()))
+        raised = must_rise(self.top, log_k, self.x, self.y)
+        if raised is not None:
+            self._raise_top(raised)
         if self.top == -math.inf:
             return
         p = log_k.sub_(self.top).exp_()
@@ -159,8 +159,6 @@ class _Sums:
             self.mass_y[j] += r.sum(dim=0)
 
     def _raise_top(self, top: float) -> None:
-        if top <= self.top + _SLACK:
-            return
         factor = math.exp(self.top - top)
         self.top = top
         held = [self.total, self.pull_x, self.mass_x]

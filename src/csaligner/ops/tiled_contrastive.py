@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .kernels import Kernel
 from .pairs import Modality, Pair, Rows
-from .tiles import Buffers, no_autocast, refuse_second_derivative, totals_dtype
+from .tiles import Buffers, must_rise, no_autocast, refuse_second_derivative, totals_dtype
 
 # Stands for "nothing seen yet" where -inf would make NaN of a difference.
 _LOWEST = -1e30
@@ -140,10 +140,11 @@ def _normalisers(pair: Pair, kernel: Kernel | None) -> _Norms:
         columns.add(torch.add(over_rows, s, alpha=scale, out=work), 0, j)
         if kernel is not None:
             log_k, _ = pair.log_kernel(s, i, j, kernel, work)
-            raised = max(top, float(log_k.max()))
-            total *= math.exp(top - raised)
-            total += log_k.sub_(raised).exp_().sum(dim=1).sum(dtype=total.dtype)
-            top = raised
+            raised = must_rise(top, log_k, x.sample, y.sample)
+            if raised is not None:
+                total *= math.exp(top - raised)
+                top = raised
+            total += log_k.sub_(top).exp_().sum(dim=1).sum(dtype=total.dtype)
     softmaxes = _Softmax.of(x, rows, rows_positive), _Softmax.of(y, columns, columns_positive)
     return _Norms(*softmaxes, top, total)
 

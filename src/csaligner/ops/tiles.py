@@ -17,6 +17,9 @@ from csaligner.checks import InputError
 CPU_BLOCK = 384
 GPU_BLOCK = 4096
 
+# How far log k may rise above the running maximum before the sums are rescaled; float32 holds e^20 with ease.
+SLACK = 20.0
+
 
 def blocks(x: Tensor) -> Iterator[slice]:
     """Consecutive slices of rows; the last may be short."""
@@ -47,25 +50,38 @@ class Sample:
 
     points: (N, d), centred. square_norms: (N,). log_weights: (N,) or None where all are equal.
     log_constant: the log weight that all share (0 where log_weights are given).
-    sum_of_squared_weights: sum_i a_i^2.
+    log_heaviest: the largest of log_weights, 0 without. sum_of_squared_weights: sum_i a_i^2.
     """
 
     points: Tensor
     square_norms: Tensor
     log_weights: Tensor | None
     log_constant: float
+    log_heaviest: float
     sum_of_squared_weights: float
 
     @classmethod
     def of(cls, points: Tensor, weights: Tensor | None) -> Sample:
-        square_norms = points.square().sum(dim=1)
+        square_norms = torch.linalg.vector_norm(points, dim=1).square_()
         if weights is None:
             n = len(points)
-            return cls(points, square_norms, None, -math.log(n), 1 / n)
+            return cls(points, square_norms, None, -math.log(n), 0.0, 1 / n)
         share = weights.to(totals_dtype(points))
         share = share / share.sum()
         log_weights = share.log().to(points.dtype)
-        return cls(points, square_norms, log_weights, 0.0, float(share.square().sum()))
+        heaviest = float(log_weights.max())
+        return cls(points, square_norms, log_weights, 0.0, heaviest, float(share.square().sum()))
+
+
+def must_rise(top: float, log_k: Tensor, x: Sample, y: Sample) -> float | None:
+    """The new maximum of a running sum, where log_k may lie more than SLACK above the old one; else None.
+
+    Kernels are at most 1, so that close clouds need to look at their first tile alone.
+    """
+    if x.log_heaviest + y.log_heaviest <= top + SLACK:
+        return None
+    highest = float(log_k.max())
+    return highest if highest > top + SLACK else None
 
 
 class Buffers:
