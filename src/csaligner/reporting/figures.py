@@ -1,0 +1,296 @@
+"""Drawings: the map of both modalities, cosines, training curves. matplotlib is imported on first use.
+
+Each panel is one small inline SVG, so that a narrow screen can stack them. No text from outside enters a
+panel except the labels of `figure_before_after`; the page writes titles and legends itself.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from csaligner.checks import InputError
+
+from .palette import LIGHT, METHOD_COLOURS, METHOD_DASHES
+from .record import Array, CosineSample, FeatureMap, MethodResult, check_map
+
+PANEL = (5.0, 3.6)  # inches at 72 units each: 360 x 259 in the page
+SQUARE = (5.0, 4.6)
+MAX_POINTS = 700  # of each modality
+MAX_PAIRS = 40
+_RC = {"svg.fonttype": "none", "svg.hashsalt": "csaligner", "font.size": 11, "text.parse_math": False}
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A FeatureMap in two dimensions. share: part of the variance that the plane shows. gap: distance of the
+    two centroids in the full space."""
+
+    label: str
+    image: Array
+    text: Array
+    text_to_image: Array
+    share: float
+    gap: float
+
+
+def project(m: FeatureMap) -> Projection:
+    """Linear PCA to two dimensions, fitted on the union of images and texts; the sign of an axis is fixed.
+
+    Both modalities go through one and the same projection, so a gap that is drawn is a gap that is there.
+    One dimension only is padded with zeros.
+    """
+    image, text = np.asarray(m.image, dtype=np.float64), np.asarray(m.text, dtype=np.float64)
+    union = np.concatenate([image, text])
+    mean = union.mean(axis=0)
+    variances, vectors = np.linalg.eigh((union - mean).T @ (union - mean))  # ascending
+    top = np.maximum(variances[::-1][:2], 0.0)
+    axes = vectors.T[::-1][:2]
+    axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
+    if len(axes) < 2:
+        axes = np.concatenate([axes, np.zeros((2 - len(axes), image.shape[1]))])
+    total = float(np.maximum(variances, 0.0).sum())
+    pairs = np.arange(len(text)) if m.text_to_image is None else np.asarray(m.text_to_image)
+    return Projection(
+        label=m.label,
+        image=(image - mean) @ axes.T,
+        text=(text - mean) @ axes.T,
+        text_to_image=pairs,
+        share=float(top.sum()) / total if total > 0 else 1.0,
+        gap=float(np.linalg.norm(image.mean(axis=0) - text.mean(axis=0))),
+    )
+
+
+def map_panels(maps: Sequence[Projection], prefix: str) -> list[str]:
+    """One SVG a map, all on one scale: a length means the same distance in each panel."""
+    radius = _radius(maps)
+    panels = []
+    for i, p in enumerate(maps):
+        figure, axes = _figure(SQUARE)
+        _draw_map(axes, p, radius)
+        alt = (
+            f"{p.label}: {len(p.image)} images and {len(p.text)} texts on two principal axes; "
+            f"their centroids are {p.gap:.3f} apart"
+        )
+        panels.append(_svg(figure, f"{prefix}{i}", alt))
+    return panels
+
+
+def cosine_panels(samples: Mapping[str, CosineSample], prefix: str) -> dict[str, str]:
+    """Histograms of the cosines of pairs and of non-pairs, one SVG a method, on common bins."""
+    kept = {name: (_finite(s.paired), _finite(s.unpaired)) for name, s in samples.items()}
+    kept = {name: s for name, s in kept.items() if len(s[0]) and len(s[1])}
+    if not kept:
+        return {}
+    values = np.concatenate([part for s in kept.values() for part in s])
+    low, high = float(values.min()), float(values.max())
+    pad = max(0.02, 0.03 * (high - low))
+    bins = np.linspace(low - pad, high + pad, 41)
+    panels = {}
+    for i, (name, (paired, unpaired)) in enumerate(kept.items()):
+        figure, axes = _figure(PANEL)
+        for part, colour in ((unpaired, "unpaired"), (paired, "paired")):
+            weights = np.full(len(part), 1 / len(part))
+            axes.hist(part, bins=bins, weights=weights, histtype="stepfilled", color=LIGHT[colour], alpha=0.35)
+            axes.hist(part, bins=bins, weights=weights, histtype="step", color=LIGHT[colour], linewidth=1.3)
+            axes.axvline(float(part.mean()), color=LIGHT[colour], linewidth=1, linestyle="--")
+        axes.set_xlim(bins[0], bins[-1])
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("cosine")
+        alt = f"{name}: cosines of pairs, mean {paired.mean():.3f}, and of non-pairs, mean {unpaired.mean():.3f}"
+        panels[name] = _svg(figure, f"{prefix}{i}", alt)
+    return panels
+
+
+def curve_keys(results: Sequence[MethodResult]) -> list[str]:
+    """What can be drawn against the step: the two loss terms first, then other terms, then validation."""
+    logged = dict.fromkeys(k for r in results for row in r.history for k in row)
+    keys = [k for k in logged if k.startswith(("loss/", "val/"))]
+    first = ["loss/info_nce", "loss/cauchy_schwarz"]
+    rest = sorted(k for k in keys if k not in (*first, "loss/total"))
+    return (
+        [k for k in first if k in keys]
+        + [k for k in rest if k.startswith("loss/")]
+        + [k for k in rest if k.startswith("val/")]
+    )
+
+
+def curve_panels(results: Sequence[MethodResult], colours: Mapping[str, int], prefix: str) -> dict[str, str]:
+    """One SVG a key; one line a run, thinner where a method has several seeds."""
+    panels = {}
+    for i, key in enumerate(curve_keys(results)):
+        figure, axes = _figure(PANEL)
+        drawn = 0
+        for r in results:
+            points = [(row["step"], row[key]) for row in r.history if "step" in row and key in row]
+            points = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
+            if not points:
+                continue
+            which = colours[r.name] % len(METHOD_COLOURS)
+            axes.plot(
+                *zip(*points, strict=True),
+                color=LIGHT[METHOD_COLOURS[which]],
+                linestyle=METHOD_DASHES[which],
+                linewidth=1.4,
+                alpha=0.85,
+                marker="o" if len(points) == 1 else None,
+                markersize=4,
+            )
+            drawn += 1
+        if drawn:
+            axes.set_xlabel("step")
+            axes.locator_params(axis="x", nbins=5, integer=True)
+            axes.grid(axis="y", color=LIGHT["rule"], linewidth=0.7)
+            panels[key] = _svg(figure, f"{prefix}{i}", f"{key} against the training step, {drawn} runs")
+    return panels
+
+
+def figure_before_after(maps: Sequence[FeatureMap], path: str | Path) -> None:
+    """A PNG of 1200 x 500 pixels: the first map and the last one side by side, on one scale.
+
+    At most 150 kB (64 colours), white ground, atomic. Raises InputError for fewer than two maps.
+    """
+    if len(maps) < 2:
+        raise InputError(f"maps: got {len(maps)}, wanted two at least: before and after")
+    for m in (maps[0], maps[-1]):
+        check_map(m)
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from PIL import Image
+
+    projections = [project(maps[0]), project(maps[-1])]
+    margins = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    with mpl.rc_context(_RC):
+        figure = Figure(figsize=(12, 5), dpi=100, facecolor="white", layout=margins)
+        for axes, p in zip(figure.subplots(1, 2), projections, strict=True):
+            _style(axes)
+            _draw_map(axes, p, _radius(projections), aspect=1.22)
+            axes.set_title(p.label, loc="left", fontsize=15, fontweight="bold", color=LIGHT["ink"], parse_math=False)
+            axes.set_title(f"gap {p.gap:.3f}", loc="right", fontsize=13, color=LIGHT["soft"])
+        handles = [_dot(LIGHT["image"], "o"), _dot(LIGHT["text"], "^")]
+        figure.legend(handles, ["images", "texts"], loc="outside lower center", ncols=2, frameon=False, fontsize=13)
+        buffer = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        Image.open(buffer).convert("RGB").quantize(64).save(temporary, format="PNG", optimize=True)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _radius(maps: Sequence[Projection]) -> float:
+    """Half the side of every panel: all points but the outermost 0.2 % of any map."""
+    points = [np.abs(np.concatenate([p.image, p.text])).max(axis=1) for p in maps]
+    return 1.08 * max([1e-6, *(float(np.quantile(p, 0.998)) for p in points)])
+
+
+def _draw_map(axes: Any, p: Projection, radius: float, aspect: float = 1.0) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.permutation(len(p.image))[:MAX_POINTS]
+    text = rng.permutation(len(p.text))[:MAX_POINTS]
+    chosen = rng.permutation(len(p.text))[:MAX_PAIRS]
+    for row in chosen:
+        ends = np.stack([p.text[row], p.image[p.text_to_image[row]]])
+        axes.plot(ends[:, 0], ends[:, 1], color=LIGHT["soft"], linewidth=0.5, alpha=0.45, zorder=1)
+    layers = 8  # drawn in turns, so that neither modality hides the other
+    for part in range(layers):
+        for points, colour, marker in ((p.image[image], "image", "o"), (p.text[text], "text", "^")):
+            some = points[part::layers]
+            axes.plot(
+                some[:, 0],
+                some[:, 1],
+                marker,
+                color=LIGHT[colour],
+                markersize=3.4,
+                alpha=0.55,
+                markeredgewidth=0,
+                zorder=2,
+            )
+    for points, colour, marker in ((p.image, "image", "o"), (p.text, "text", "^")):
+        axes.plot(
+            *points.mean(axis=0),
+            marker,
+            color=LIGHT[colour],
+            markersize=11,
+            markeredgewidth=2,
+            markeredgecolor=LIGHT["card"],
+            zorder=3,
+        )
+    axes.set_xlim(-radius * aspect, radius * aspect)
+    axes.set_ylim(-radius, radius)
+    axes.set_aspect("equal")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(True)
+
+
+def _dot(colour: str, marker: str) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=colour, marker=marker, linestyle="", markersize=8, markeredgewidth=0)
+
+
+def _finite(values: Array) -> Array:
+    flat = np.asarray(values, dtype=np.float64).ravel()
+    return flat[np.isfinite(flat)]
+
+
+def _figure(size: tuple[float, float]) -> tuple[Any, Any]:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_RC):
+        figure = Figure(figsize=size, dpi=72, facecolor="none", layout="constrained")
+        axes = figure.subplots()
+        _style(axes)
+    return figure, axes
+
+
+def _style(axes: Any) -> None:
+    axes.set_facecolor("none")
+    axes.tick_params(colors=LIGHT["soft"], length=3)
+    axes.xaxis.label.set_color(LIGHT["soft"])
+    for side, spine in axes.spines.items():
+        spine.set_color(LIGHT["rule"])
+        spine.set_visible(side in ("left", "bottom"))
+
+
+def _svg(figure: Any, prefix: str, alt: str) -> str:
+    """Inline SVG: theme colours as CSS variables, ids of its own, no metadata, the page's font."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    buffer = io.StringIO()
+    with mpl.rc_context(_RC):
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(\sid=")', rf"\g<1>{prefix}-", text)
+    text = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{prefix}-", text)
+    text = text.replace("xlink:href", "href")
+    view = re.search(r'viewBox="([^"]*)"', text)
+    assert view is not None
+    text = text[text.index(">") + 1 :]
+    text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), text)  # coordinates only
+    text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    names = {value: name for name, value in LIGHT.items()}
+    text = re.sub("|".join(names), lambda found: f"var(--{names[found[0]]})", text)
+    text = re.sub(r"\n\s*", "\n", text).strip()
+    return f'<svg viewBox="{view[1]}" role="img" aria-label="{escape(alt)}">{text}'

@@ -1,0 +1,293 @@
+"""From single runs to what may be said about them: means, spreads, and which differences count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Literal
+
+from .record import MethodResult, check_results
+
+Goal = Literal["high", "low", "zero", "half"]
+Unit = Literal["percent", "points", "number"]
+Verdict = Literal["better", "worse", "level", "unknown"]
+DASH = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How one metric is read. goal: high, low, near zero, or at one half and below (a blind probe)."""
+
+    key: str
+    label: str
+    goal: Goal
+    unit: Unit
+    meaning: str
+
+    def goodness(self, value: float) -> float:
+        """A number that grows as the metric gets better."""
+        rules: dict[Goal, Callable[[float], float]] = {
+            "high": lambda v: v,
+            "low": lambda v: -v,
+            "zero": lambda v: -abs(v),
+            "half": lambda v: -max(v, 0.5),
+        }
+        return rules[self.goal](value)
+
+
+MEAN_RECALL = "mean_recall@1"
+MIXED_RECALL = "mixed_image_recall@10"
+CENTROID = "gap/centroid"
+_RECALLS = ("image_to_text_recall@1", "text_to_image_recall@1")
+
+KEY_METRICS: tuple[Metric, ...] = (
+    Metric(MEAN_RECALL, "Mean R@1", "high", "percent", "recall at 1, mean of the two directions"),
+    Metric(_RECALLS[0], "I\u2192T R@1", "high", "percent", "image query: any of its captions comes first"),
+    Metric(_RECALLS[1], "T\u2192I R@1", "high", "percent", "caption query: its image comes first"),
+    Metric(
+        MIXED_RECALL,
+        "Mixed R@10",
+        "high",
+        "percent",
+        "one index of images and texts, caption query: its image is in the top 10",
+    ),
+    Metric(
+        "mixed_ndcg@10",
+        "nDCG@10",
+        "high",
+        "percent",
+        "the mixed index: how high all right answers stand",
+    ),
+    Metric(
+        "modality_bias@10",
+        "Bias@10",
+        "zero",
+        "points",
+        "share of the query's own modality in the top 10, less its base rate; 0 is fair",
+    ),
+    Metric(CENTROID, "Gap", "low", "number", "distance of the two centroids, unit vectors"),
+    Metric("gap/cs", "D_CS", "low", "number", "Cauchy-Schwarz divergence of the two samples"),
+    Metric(
+        "gap/probe_accuracy",
+        "Probe",
+        "half",
+        "percent",
+        "how often a linear probe tells the modality; 50 % is blind",
+    ),
+)
+HEADLINE_KEYS = (MIXED_RECALL, CENTROID, MEAN_RECALL)
+_BY_KEY = {m.key: m for m in KEY_METRICS}
+
+
+def describe(key: str) -> Metric:
+    """The known reading of a key, or a cautious one for a key that this version does not know."""
+    if key in _BY_KEY:
+        return _BY_KEY[key]
+    low = any(part in key for part in ("rank", "gap/", "uniformity", "fid", "kid", "cmmd")) and "effective" not in key
+    shares = "recall@" in key or "ndcg@" in key or "accuracy" in key
+    cosine = key.endswith("cosine")
+    goal: Goal = "low" if low and not cosine else "high"
+    return Metric(key, key, goal, "percent" if shares else "number", "")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one method over its seeds. sd: sample standard deviation, None with one seed.
+
+    low, high: bounds of the 95 % interval, averaged over seeds; None where not measured.
+    """
+
+    values: tuple[float, ...]
+    mean: float
+    sd: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Methods in the order given; cells[method][key] where at least one seed has a finite value."""
+
+    methods: tuple[str, ...]
+    cells: Mapping[str, Mapping[str, Cell]]
+    keys: tuple[str, ...]
+    seconds: Mapping[str, float]
+    n_seeds: int
+
+    def cell(self, method: str, key: str) -> Cell | None:
+        return self.cells[method].get(key)
+
+    def verdict(self, ours: str, other: str, key: str) -> Verdict:
+        """Whether `ours` differs from `other` by more than chance explains.
+
+        Several seeds: the difference of the means must exceed sqrt(sd_a^2 + sd_b^2), the spread of a
+        difference of two single runs. No spread to go by (one seed, or nothing random in either method):
+        the two 95 % intervals must not overlap; "unknown" without intervals.
+        """
+        a, b = self.cell(ours, key), self.cell(other, key)
+        if a is None or b is None:
+            return "unknown"
+        goodness = describe(key).goodness
+        good_a, good_b = [goodness(v) for v in a.values], [goodness(v) for v in b.values]
+        difference = fmean(good_a) - fmean(good_b)
+        if a.sd is not None and b.sd is not None and a.sd + b.sd > 0:
+            clear = abs(difference) > math.hypot(stdev(good_a), stdev(good_b))
+        elif a.low is None or a.high is None or b.low is None or b.high is None:
+            return "unknown"
+        else:
+            clear = difference != 0 and (a.low > b.high or b.low > a.high)
+        if not clear:
+            return "level"
+        return "better" if difference > 0 else "worse"
+
+    def best(self, key: str) -> str | None:
+        """The one method that is better than every other one, or None: no bold figure then."""
+        present = [m for m in self.methods if self.cell(m, key) is not None]
+        if len(present) < 2:
+            return None
+        for m in present:
+            if all(self.verdict(m, other, key) == "better" for other in present if other != m):
+                return m
+        return None
+
+
+def _with_mean_recall(result: MethodResult) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Adds the mean of the two R@1; its interval takes the mean bounds: too wide rather than too narrow."""
+    metrics = {k: float(v) for k, v in result.metrics.items()}
+    intervals = {k: (float(v[0]), float(v[1])) for k, v in result.intervals.items()}
+    if MEAN_RECALL not in metrics and all(k in metrics for k in _RECALLS):
+        metrics[MEAN_RECALL] = fmean(metrics[k] for k in _RECALLS)
+        if all(k in intervals for k in _RECALLS):
+            low, high = (fmean(intervals[k][end] for k in _RECALLS) for end in (0, 1))
+            intervals[MEAN_RECALL] = (low, high)
+    return metrics, intervals
+
+
+def _cell(values: list[float], bounds: list[tuple[float, float]]) -> Cell | None:
+    finite = tuple(v for v in values if math.isfinite(v))
+    if not finite:
+        return None
+    known = [b for b in bounds if math.isfinite(b[0]) and math.isfinite(b[1])]
+    sd = stdev(finite) if len(finite) > 1 else None
+    if not known:
+        return Cell(finite, fmean(finite), sd)
+    return Cell(finite, fmean(finite), sd, fmean(b[0] for b in known), fmean(b[1] for b in known))
+
+
+def summarise(results: Sequence[MethodResult]) -> Summary:
+    """Mean and spread over seeds by method and metric. NaN and infinite values count as not measured.
+
+    Raises InputError for no results, and for a method and seed given twice.
+    """
+    check_results(results)
+    methods = tuple(dict.fromkeys(r.name for r in results))
+    cells: dict[str, dict[str, Cell]] = {}
+    seconds: dict[str, float] = {}
+    keys: dict[str, None] = {}
+    for method in methods:
+        runs = [r for r in results if r.name == method]
+        rows = [_with_mean_recall(r) for r in runs]
+        row_keys = dict.fromkeys(k for metrics, _ in rows for k in metrics)
+        keys.update(row_keys)
+        made = {k: _cell([m[k] for m, _ in rows if k in m], [i[k] for _, i in rows if k in i]) for k in row_keys}
+        cells[method] = {k: c for k, c in made.items() if c is not None}
+        times = [r.seconds for r in runs if r.seconds is not None and math.isfinite(r.seconds)]
+        if times:
+            seconds[method] = fmean(times)
+    return Summary(methods, cells, tuple(keys), seconds, len({r.seed for r in results}))
+
+
+def format_value(metric: Metric, value: float) -> str:
+    """Percent and points with one decimal (no sign; the heading carries the unit), numbers to 3 digits."""
+    if metric.unit in ("percent", "points"):
+        text = f"{100 * value:+.1f}" if metric.unit == "points" else f"{100 * value:.1f}"
+        text = "0.0" if float(text) == 0 else text
+    elif value == int(value) and abs(value) < 1e9:
+        text = str(int(value))
+    elif 0.001 <= abs(value) < 100:
+        text = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    else:
+        text = f"{value:.3g}"
+    return text.replace("-", MINUS)
+
+
+def format_spread(metric: Metric, mean: float, sd: float) -> str:
+    """A standard deviation with as many decimals as the mean beside it has."""
+    shown = format_value(metric, mean)
+    decimals = 3 if "e" in shown else len(shown.partition(".")[2])
+    return f"{sd if metric.unit == 'number' else 100 * sd:.{decimals}f}"
+
+
+def format_seconds(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min"
+
+
+def quote(metric: Metric, value: float) -> str:
+    """A value as it stands in a sentence, with its unit."""
+    return (
+        format_value(metric, value) + {"percent": "\N{NO-BREAK SPACE}%", "points": " points", "number": ""}[metric.unit]
+    )
+
+
+_PLAIN = {
+    MIXED_RECALL: "finding the right image in a mixed index",
+    CENTROID: "closing the gap between images and texts",
+    MEAN_RECALL: "plain retrieval at rank 1",
+}
+
+
+def headline(summary: Summary, ours: str, rival: str | None) -> list[str]:
+    """The result in plain sentences, most telling first; it claims only what `verdict` supports.
+
+    A free baseline or another method that clearly beats `ours` on one of the headline metrics is named too.
+    """
+    keys = [k for k in HEADLINE_KEYS if summary.cell(ours, k) is not None]
+    if not keys:
+        return [f"No headline metric was measured for {ours}."]
+    if rival is None or rival == ours:
+        parts = [f"{quote(describe(k), _mean(summary, ours, k))} for {_PLAIN[k]}" for k in keys]
+        return [f"{ours} reaches {_join(parts)}.", "There is nothing to compare it with."]
+    keys = [k for k in keys if summary.cell(rival, k) is not None]
+    groups: dict[Verdict, list[str]] = {"better": [], "worse": [], "level": [], "unknown": []}
+    for k in keys:
+        a, b = (quote(describe(k), _mean(summary, m, k)) for m in (ours, rival))
+        groups[summary.verdict(ours, rival, k)].append(f"{_PLAIN[k]} ({a} against {b})")
+    sentences = _sentences(groups, ours, rival)
+    for other in summary.methods:
+        ahead = [k for k in keys if other not in (ours, rival) and summary.verdict(ours, other, k) == "worse"]
+        if ahead:
+            what = [f"{_PLAIN[k]} ({quote(describe(k), _mean(summary, other, k))})" for k in ahead]
+            sentences.append(f"{other} is ahead of {ours} at {_join(what)}.")
+    return sentences
+
+
+def _sentences(groups: Mapping[Verdict, list[str]], ours: str, rival: str) -> list[str]:
+    sentences = []
+    if groups["better"]:
+        sentences.append(f"{ours} is better than {rival} at {_join(groups['better'])}.")
+    if groups["worse"]:
+        start = "It is worse at" if groups["better"] else f"{ours} is worse than {rival} at"
+        sentences.append(f"{start} {_join(groups['worse'])}.")
+    if groups["level"]:
+        start = "The two are level at" if sentences else f"{ours} and {rival} are level at"
+        sentences.append(f"{start} {_join(groups['level'])}.")
+    if groups["unknown"]:
+        sentences.append(
+            f"One run without intervals cannot decide between {ours} and {rival} at {_join(groups['unknown'])}."
+        )
+    return sentences or [f"{ours} and {rival} share no headline metric."]
+
+
+def _mean(summary: Summary, method: str, key: str) -> float:
+    cell = summary.cell(method, key)
+    assert cell is not None
+    return cell.mean
+
+
+def _join(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]

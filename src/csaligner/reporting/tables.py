@@ -1,0 +1,145 @@
+"""The table of methods: for the terminal, and as JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from csaligner.checks import InputError
+
+from .record import MethodResult, check_results
+from .summary import (
+    CENTROID,
+    DASH,
+    MEAN_RECALL,
+    MIXED_RECALL,
+    Metric,
+    Summary,
+    describe,
+    format_seconds,
+    format_spread,
+    format_value,
+    summarise,
+)
+
+TERMINAL_KEYS = (MEAN_RECALL, MIXED_RECALL, "modality_bias@10", CENTROID, "gap/cs", "gap/probe_accuracy")
+_OWN_FIELDS = ("method", "seed", "split", "seconds", "intervals", "provenance")
+
+
+def rule_of_bold(summary: Summary) -> str:
+    """What a bold figure means in this table, in words."""
+    if summary.n_seeds > 1:
+        return (
+            f"mean ± sd over {summary.n_seeds} seeds; bold: better than every other method by more than "
+            "the seeds' spread"
+        )
+    return "one seed; bold: its 95 % interval lies apart from every other method's"
+
+
+def heading_unit(metric: Metric) -> str:
+    return {"percent": "%", "points": "points", "number": ""}[metric.unit]
+
+
+def print_table(results: Sequence[MethodResult], console: Console) -> None:
+    """One table, methods as rows, the key metrics as columns; columns that nobody measured are left out."""
+    summary = summarise(results)
+    metrics = [describe(k) for k in TERMINAL_KEYS if any(summary.cell(m, k) for m in summary.methods)]
+    table = Table(caption=rule_of_bold(summary), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("method", overflow="fold")
+    for metric in metrics:
+        unit = heading_unit(metric)
+        table.add_column(Text(metric.label.replace(" ", "\n") + (f"\n{unit}" if unit else "")), justify="right", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    for method in summary.methods:
+        row = [Text(method)]
+        for metric in metrics:
+            bold = summary.best(metric.key) == method
+            row.append(Text(_terminal_cell(summary, method, metric), style="bold" if bold else ""))
+        seconds = summary.seconds.get(method)
+        table.add_row(*row, Text(DASH if seconds is None else format_seconds(seconds)))
+    console.print(table)
+
+
+def _terminal_cell(summary: Summary, method: str, metric: Metric) -> str:
+    cell = summary.cell(method, metric.key)
+    if cell is None:
+        return DASH
+    text = format_value(metric, cell.mean)
+    return text if cell.sd is None else f"{text}\n±{format_spread(metric, cell.mean, cell.sd)}"
+
+
+def write_results_json(
+    results: Sequence[MethodResult], path: str | Path, *, provenance: Mapping[str, Any] | None = None
+) -> None:
+    """A list with one flat object per method and seed; written under a temporary name, then renamed.
+
+    Each object holds method, seed, split, seconds, every metric under its own name, intervals ({name: [low,
+    high]}) and `provenance` (versions, commit, store hash ...) where given. A value that is not finite
+    becomes null. Training curves are not repeated here: they lie in metrics.jsonl.
+    """
+    check_results(results)
+    rows = [_as_row(r, provenance) for r in results]
+    write_atomically(Path(path), json.dumps(rows, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_results_json(path: str | Path) -> list[MethodResult]:
+    """What `write_results_json` wrote; null comes back as NaN. Raises InputError for any other file."""
+    try:
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+        return [_from_row(row) for row in rows]
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give a results.json") from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise InputError(f"{path}: wanted a list of objects with method and seed") from None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _as_row(result: MethodResult, provenance: Mapping[str, Any] | None) -> dict[str, Any]:
+    clash = [k for k in result.metrics if k in _OWN_FIELDS]
+    if clash:
+        raise InputError(f"results: a metric may not be named {clash[0]!r}; rename it")
+    row: dict[str, Any] = {"method": result.name, "seed": result.seed, "split": result.split}
+    row["seconds"] = None if result.seconds is None else _or_null(result.seconds)
+    row.update({k: _or_null(v) for k, v in result.metrics.items()})
+    row["intervals"] = {k: [_or_null(end) for end in v] for k, v in result.intervals.items()}
+    if provenance:
+        row["provenance"] = dict(provenance)
+    return row
+
+
+def _or_null(value: float) -> float | int | None:
+    number = float(value)
+    if not math.isfinite(number):
+        return None
+    return int(number) if isinstance(value, int) else number
+
+
+def _from_row(row: Mapping[str, Any]) -> MethodResult:
+    def number(value: float | None) -> float:
+        return math.nan if value is None else value
+
+    return MethodResult(
+        name=row["method"],
+        seed=row["seed"],
+        split=row["split"],
+        seconds=row["seconds"],
+        metrics={k: number(v) for k, v in row.items() if k not in _OWN_FIELDS},
+        intervals={k: [number(end) for end in v] for k, v in row["intervals"].items()},
+    )
