@@ -86,10 +86,17 @@ def test_cosines_ignore_nan_and_leave_out_empty_methods() -> None:
     assert "mean 0.600" in panels["a"]
 
 
+VALS = ("val/a", "val/b", "val/c", "val/d", "val/e")
+
+
 def test_curves_put_the_loss_terms_first_and_skip_the_total() -> None:
     row = {"step": 1, "val/gap": 0.1, "loss/token": 1.0, "loss/total": 3.0, "loss/cauchy_schwarz": 1.0}
     result = MethodResult("a", 0, {}, history=[row, {"step": 2, "loss/info_nce": 2.0}, {"step": 3, "lr": 1.0}])
     assert figures.curve_keys([result]) == ["loss/info_nce", "loss/cauchy_schwarz", "loss/token", "val/gap"]
+    many = MethodResult(
+        "b", 0, {}, history=[{"step": 1, **{f"val/{c}": 0.1 for c in "abcdef"}, "val/mean_recall@1": 0.1}]
+    )
+    assert figures.curve_keys([many]) == ["val/mean_recall@1", "val/a", "val/b", "val/c"]
     panels = figures.curve_panels([result], {"a": 0}, "t")
     assert list(panels) == figures.curve_keys([result])
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from csaligner.checks import InputError
+from csaligner.files import write_atomically
 
 from .palette import LIGHT, METHOD_COLOURS, METHOD_DASHES
 from .record import Array, CosineSample, FeatureMap, MethodResult, check_map
@@ -27,6 +27,9 @@ PANEL = (5.0, 3.6)  # inches at 72 units each: 360 x 259 in the page
 SQUARE = (5.0, 4.6)
 MAX_POINTS = 700  # of each modality
 MAX_PAIRS = 40
+MAX_VALIDATION = 4
+LOSS_CURVES = ("loss/info_nce", "loss/cauchy_schwarz")
+VALIDATION_CURVES = ("val/mean_recall@1", "val/mixed_image_recall@10", "val/gap/centroid", "val/gap/cs")
 _RC = {"svg.fonttype": "none", "svg.hashsalt": "csaligner", "font.size": 11, "text.parse_math": False}
 
 
@@ -113,16 +116,15 @@ def cosine_panels(samples: Mapping[str, CosineSample], prefix: str) -> dict[str,
 
 
 def curve_keys(results: Sequence[MethodResult]) -> list[str]:
-    """What can be drawn against the step: the two loss terms first, then other terms, then validation."""
-    logged = dict.fromkeys(k for r in results for row in r.history for k in row)
-    keys = [k for k in logged if k.startswith(("loss/", "val/"))]
-    first = ["loss/info_nce", "loss/cauchy_schwarz"]
-    rest = sorted(k for k in keys if k not in (*first, "loss/total"))
-    return (
-        [k for k in first if k in keys]
-        + [k for k in rest if k.startswith("loss/")]
-        + [k for k in rest if k.startswith("val/")]
-    )
+    """What is drawn against the step: every loss term but the total, then the most telling validation metrics."""
+    logged = sorted({k for r in results for row in r.history for k in row})
+    losses = [k for k in logged if k.startswith("loss/") and k != "loss/total"]
+    checks = [k for k in logged if k.startswith("val/")]
+    return sorted(losses, key=_place(LOSS_CURVES)) + sorted(checks, key=_place(VALIDATION_CURVES))[:MAX_VALIDATION]
+
+
+def _place(order: Sequence[str]) -> Callable[[str], int]:
+    return lambda key: order.index(key) if key in order else len(order)
 
 
 def curve_panels(results: Sequence[MethodResult], colours: Mapping[str, int], prefix: str) -> dict[str, str]:
@@ -183,13 +185,8 @@ def figure_before_after(maps: Sequence[FeatureMap], path: str | Path) -> None:
         figure.legend(handles, ["images", "texts"], loc="outside lower center", ncols=2, frameon=False, fontsize=13)
         buffer = io.BytesIO()
         FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        Image.open(buffer).convert("RGB").quantize(64).save(temporary, format="PNG", optimize=True)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    picture = Image.open(buffer).convert("RGB").quantize(64)
+    write_atomically(Path(path), lambda temporary: picture.save(temporary, format="PNG", optimize=True))
 
 
 def _radius(maps: Sequence[Projection]) -> float:

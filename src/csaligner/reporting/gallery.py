@@ -50,16 +50,18 @@ def _query(query: GalleryQuery, thumbnails: _Thumbnails) -> str:
     else:
         head = thumbnails.tag(query.query_image, "the query picture") + "<span>a picture as the query</span>"
     rows = "".join(
-        f'<div class="method"><h5>{escape(name)} <small>{_score(hits)}</small></h5>'
+        f'<div class="method"><h5>{escape(name)} <small>{_score(query, hits)}</small></h5>'
         f'<ol class="hits">{"".join(_hit(h, thumbnails, query.kind) for h in hits)}</ol></div>'
         for name, hits in ((name, list(hits)) for name, hits in query.results.items())
     )
     return f'<article class="card query {query.kind}"><h4>{head}</h4>{rows}</article>'
 
 
-def _score(hits: list[Hit]) -> str:
-    first = next((i for i, h in enumerate(hits, 1) if h.correct), None)
-    return f"none right in {len(hits)}" if first is None else f"first right at {first}"
+def _score(query: GalleryQuery, hits: list[Hit]) -> str:
+    """Where the first right answer of the other modality stands: a right answer of the query's own is easy."""
+    wanted = "image" if query.query_text is not None else "text"
+    first = next((i for i, h in enumerate(hits, 1) if h.correct and h.modality == wanted), None)
+    return f"no right {wanted} in {len(hits)}" if first is None else f"right {wanted} at {first}"
 
 
 def _hit(hit: Hit, thumbnails: _Thumbnails, kind: QueryKind) -> str:

@@ -7,6 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from csaligner.files import write_text
+
 from . import figures
 from .gallery import gallery_html
 from .palette import METHOD_COLOURS
@@ -35,7 +37,7 @@ from .summary import (
     quote,
     summarise,
 )
-from .tables import heading_unit, rule_of_bold, write_atomically
+from .tables import heading_unit, rule_of_bold
 
 __all__ = [
     "CosineSample",
@@ -60,7 +62,7 @@ _DASHES = ("", "5 3", "6 2 1 2", "1 2", "1 3")
 
 def write_report(data: ReportData, path: str | Path) -> None:
     """Writes the page (UTF-8, under 6 MB, atomic). Raises InputError where the data do not fit together."""
-    write_atomically(Path(path), render_report(data))
+    write_text(Path(path), render_report(data))
 
 
 def render_report(data: ReportData) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from csaligner.checks import InputError
+from csaligner.files import write_text
 
 from .record import MethodResult, check_results
 from .summary import (
@@ -57,7 +57,9 @@ def print_table(results: Sequence[MethodResult], console: Console) -> None:
     table.add_column("method", overflow="fold")
     for metric in metrics:
         unit = heading_unit(metric)
-        table.add_column(Text(metric.label.replace(" ", "\n") + (f"\n{unit}" if unit else "")), justify="right", no_wrap=True)
+        table.add_column(
+            Text(metric.label.replace(" ", "\n") + (f"\n{unit}" if unit else "")), justify="right", no_wrap=True
+        )
     table.add_column("time", justify="right", no_wrap=True)
     for method in summary.methods:
         row = [Text(method)]
@@ -88,7 +90,7 @@ def write_results_json(
     """
     check_results(results)
     rows = [_as_row(r, provenance) for r in results]
-    write_atomically(Path(path), json.dumps(rows, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(Path(path), json.dumps(rows, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def read_results_json(path: str | Path) -> list[MethodResult]:
@@ -100,15 +102,6 @@ def read_results_json(path: str | Path) -> list[MethodResult]:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a results.json") from None
     except (ValueError, TypeError, KeyError, AttributeError):
         raise InputError(f"{path}: wanted a list of objects with method and seed") from None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _as_row(result: MethodResult, provenance: Mapping[str, Any] | None) -> dict[str, Any]:
