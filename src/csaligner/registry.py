@@ -15,6 +15,11 @@ from .checks import InputError, nearest
 DIVERGENCES: Mapping[str, str] = {
     "cauchy_schwarz": "csaligner.divergences.cauchy_schwarz:cauchy_schwarz_divergence",
     "mmd": "csaligner.divergences.mmd:mmd",
+    "energy": "csaligner.divergences.energy:energy_distance",
+    "sinkhorn": "csaligner.divergences.sinkhorn:sinkhorn_divergence",
+    "gaussian_kl": "csaligner.divergences.gaussian:gaussian_kl",
+    "bures_wasserstein": "csaligner.divergences.gaussian:bures_wasserstein",
+    "hoelder": "csaligner.divergences.hoelder:hoelder_divergence",
 }
 
 ADAPTERS: Mapping[str, str] = {

@@ -23,9 +23,7 @@ def cloud(rows: int, dim: int = 3, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 def test_biased_and_unbiased_are_the_means_of_sklearns_kernel(impl: str) -> None:
     x, y = cloud(7), cloud(5, seed=1) + 0.3
-    kxx, kyy, kxy = (
-        rbf_kernel(a.numpy(), b.numpy(), gamma=0.5 / 0.8**2) for a, b in ((x, x), (y, y), (x, y))
-    )
+    kxx, kyy, kxy = (rbf_kernel(a.numpy(), b.numpy(), gamma=0.5 / 0.8**2) for a, b in ((x, x), (y, y), (x, y)))
     biased = kxx.mean() + kyy.mean() - 2 * kxy.mean()
     assert math.isclose(mmd(x, y, bandwidth=0.8, impl=impl).item(), biased, abs_tol=1e-12)
     unbiased = (kxx.sum() - 7) / 42 + (kyy.sum() - 5) / 20 - 2 * kxy.mean()
@@ -41,9 +39,7 @@ def test_value_and_gradient_equal_geomloss(impl: str) -> None:
     wanted = 2 * peer(a / a.sum(), x, b / b.sum(), y)  # geomloss halves
     value = mmd(x, y, bandwidth=0.9, weights_x=a, weights_y=b, impl=impl)
     torch.testing.assert_close(value, wanted, atol=1e-12, rtol=0)
-    for got, want in zip(
-        torch.autograd.grad(value, (x, y)), torch.autograd.grad(wanted, (x, y)), strict=True
-    ):
+    for got, want in zip(torch.autograd.grad(value, (x, y)), torch.autograd.grad(wanted, (x, y)), strict=True):
         torch.testing.assert_close(got, want, atol=1e-12, rtol=0)
 
 

@@ -29,9 +29,7 @@ def test_without_ids_it_is_clips_loss_with_its_gradients(impl: str) -> None:
     logits, target = scale * x @ y.T, torch.arange(9)
     wanted = (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
     torch.testing.assert_close(value, wanted)
-    for got, want in zip(
-        torch.autograd.grad(value, leaves), torch.autograd.grad(wanted, leaves), strict=True
-    ):
+    for got, want in zip(torch.autograd.grad(value, leaves), torch.autograd.grad(wanted, leaves), strict=True):
         torch.testing.assert_close(got, want)
 
 

@@ -73,9 +73,7 @@ def test_info_nce_by_hand_with_two_captions_of_one_image_and_an_unpaired_row() -
     half = (e[:, 0] + e[:, 1]) / 2  # the two captions of image 0 count half each
     rows = -((half[0] / (half[0] + e[0, 2])).log() + (e[1, 2] / (half[1] + e[1, 2])).log()) / 2
     columns = -(
-        (e[0, 0] / e[:, 0].sum()).log() / 2
-        + (e[0, 1] / e[:, 1].sum()).log() / 2
-        + (e[1, 2] / e[:, 2].sum()).log()
+        (e[0, 0] / e[:, 0].sum()).log() / 2 + (e[0, 1] / e[:, 1].sum()).log() / 2 + (e[1, 2] / e[:, 2].sum()).log()
     )
     torch.testing.assert_close(value, (rows + columns / 2) / 2)
 

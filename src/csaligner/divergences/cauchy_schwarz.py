@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from csaligner.ops import dispatch
 from csaligner.ops.arguments import samples
-from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth, resolve_bandwidth
-from csaligner.ops.kernels import Gaussian
+from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
+from csaligner.ops.kernels import make_kernel
 
 
 def cauchy_schwarz_divergence(
     x: Any,
     y: Any,
     *,
-    bandwidth: Bandwidth = DEFAULT_BANDWIDTH,
+    bandwidth: Bandwidth | Sequence[Bandwidth] = DEFAULT_BANDWIDTH,
+    kernel: str = "gaussian",
     weights_x: Any = None,
     weights_y: Any = None,
     impl: str = "auto",
 ) -> Tensor:
     """D_CS = log mean_ij k(x_i, x_j) + log mean_ij k(y_i, y_j) - 2 log mean_ij k(x_i, y_j).
 
-    x: (N, d), y: (M, d), in one space; no pairing is needed. k(a, b) = exp(-|a - b|^2 / (2 sigma^2)), sigma
-    from `bandwidth` (resolve_bandwidth; unit of the features). weights_x: (N,), weights_y: (M,): how much
-    each row counts, divided by their sums; 0 or False leaves a row out. Features are used as they are, not
-    normalised. Returns a scalar, float64 if a sample is, else float32. The diagonals i = j are kept, so D >=
-    0, and D = 0 where the weighted samples coincide; it is symmetric, and |x - y|^2 / sigma^2 for one point
-    each. Raises InputError. Source: CS-Aligner (arXiv 2502.17028) eq. 8.
+    x: (N, d), y: (M, d), in one space; no pairing is needed. Features are used as they are, not normalised.
+    kernel: a name of ops.kernels.KERNELS; "gaussian" is k(a, b) = exp(-|a - b|^2 / (2 sigma^2)). bandwidth:
+    sigma in the unit of the features, a rule of ops.bandwidth.resolve_bandwidth, or several for a mixture.
+    weights_x: (N,), weights_y: (M,): how much each row counts, divided by their sums; 0 or False leaves a row
+    out. impl: see ops.dispatch. Returns a scalar, float64 if a sample is, else float32. The diagonals i = j
+    are kept, so D >= 0, and D = 0 where the weighted samples coincide; it is symmetric, and with the Gaussian
+    |x - y|^2 / sigma^2 for one point each. Raises InputError. Source: CS-Aligner (arXiv 2502.17028) eq. 8.
     """
     s = samples(x, y, weights_x, weights_y)
-    kernel = Gaussian(resolve_bandwidth(bandwidth, s.x, s.y))
-    within_x = dispatch.within(s.x, kernel, s.weights_x, impl)
-    within_y = dispatch.within(s.y, kernel, s.weights_y, impl)
-    return from_log_means(within_x, within_y, dispatch.between(s, kernel, impl)).to(s.x.dtype)
+    k = make_kernel(kernel, bandwidth, s.x, s.y)
+    within_x = dispatch.within(s.x, k, s.weights_x, impl)
+    within_y = dispatch.within(s.y, k, s.weights_y, impl)
+    return from_log_means(within_x, within_y, dispatch.between(s, k, impl)).to(s.x.dtype)
 
 
 def from_log_means(within_x: Tensor, within_y: Tensor, between: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -9,15 +10,16 @@ from torch import Tensor
 from csaligner.checks import InputError
 from csaligner.ops import dispatch
 from csaligner.ops.arguments import samples
-from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth, resolve_bandwidth
-from csaligner.ops.kernels import Gaussian
+from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
+from csaligner.ops.kernels import make_kernel
 
 
 def mmd(
     x: Any,
     y: Any,
     *,
-    bandwidth: Bandwidth = DEFAULT_BANDWIDTH,
+    bandwidth: Bandwidth | Sequence[Bandwidth] = DEFAULT_BANDWIDTH,
+    kernel: str = "gaussian",
     weights_x: Any = None,
     weights_y: Any = None,
     unbiased: bool = False,
@@ -33,10 +35,10 @@ def mmd(
     s = samples(x, y, weights_x, weights_y)
     if unbiased and min(len(s.x), len(s.y)) == 1:
         raise InputError("mmd: unbiased=True needs at least 2 rows that count in each sample; got 1")
-    kernel = Gaussian(resolve_bandwidth(bandwidth, s.x, s.y))
-    within_x = dispatch.within(s.x, kernel, s.weights_x, impl, diagonal=not unbiased)
-    within_y = dispatch.within(s.y, kernel, s.weights_y, impl, diagonal=not unbiased)
-    return from_log_means(within_x, within_y, dispatch.between(s, kernel, impl)).to(s.x.dtype)
+    k = make_kernel(kernel, bandwidth, s.x, s.y)
+    within_x = dispatch.within(s.x, k, s.weights_x, impl, diagonal=not unbiased)
+    within_y = dispatch.within(s.y, k, s.weights_y, impl, diagonal=not unbiased)
+    return from_log_means(within_x, within_y, dispatch.between(s, k, impl)).to(s.x.dtype)
 
 
 def from_log_means(within_x: Tensor, within_y: Tensor, between: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,8 @@ from csaligner.checks import InputError, check_choice, check_non_negative
 from csaligner.divergences import cauchy_schwarz, mmd
 from csaligner.ops import dispatch
 from csaligner.ops.arguments import Ids, Samples, pair_ids, samples, scale_of
-from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth, resolve_bandwidth
-from csaligner.ops.kernels import Gaussian
+from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
+from csaligner.ops.kernels import KERNELS, Kernel, make_kernel
 from csaligner.ops.pairs import Rows
 from csaligner.ops.reference import id_weights
 from csaligner.registry import DIVERGENCES, load
@@ -40,12 +40,17 @@ class Objective:
     """
 
     def __init__(
-        self, terms: Mapping[str, float], bandwidth: Bandwidth = DEFAULT_BANDWIDTH, impl: str = "auto"
+        self,
+        terms: Mapping[str, float],
+        bandwidth: Bandwidth | Sequence[Bandwidth] = DEFAULT_BANDWIDTH,
+        impl: str = "auto",
+        kernel: str = "gaussian",
     ) -> None:
         if not terms:
             raise InputError('terms: empty; give at least one, such as {"info_nce": 1.0}')
         self.terms = _checked(terms, (INFO_NCE, *DIVERGENCES))
         self.bandwidth = bandwidth
+        self.kernel = check_choice("kernel", kernel, KERNELS)
         self.impl = check_choice("impl", impl, dispatch.IMPLEMENTATIONS)
 
     def __call__(
@@ -84,7 +89,7 @@ class Objective:
         ids = pair_ids(image_ids, text_ids, s.x, s.y)
         rows = Rows(*ids, *(None if image_ids is None else _kernel_weights(side) for side in ids))
         scale = scale_of(logit_scale, s.x)
-        kernel = Gaussian(resolve_bandwidth(self.bandwidth, s.x, s.y, scale))
+        kernel = make_kernel(self.kernel, self.bandwidth, s.x, s.y, scale)
         return _Batch(Samples(s.x, s.y, rows.weights_x, rows.weights_y), scale, rows, kernel, self.impl)
 
 
@@ -97,10 +102,14 @@ class CSAlignerLoss(nn.Module):
     """
 
     def __init__(
-        self, weight: float = 1.0, bandwidth: Bandwidth = DEFAULT_BANDWIDTH, impl: str = "auto"
+        self,
+        weight: float = 1.0,
+        bandwidth: Bandwidth | Sequence[Bandwidth] = DEFAULT_BANDWIDTH,
+        impl: str = "auto",
+        kernel: str = "gaussian",
     ) -> None:
         super().__init__()
-        self.objective = Objective({INFO_NCE: 1.0, "cauchy_schwarz": weight}, bandwidth, impl)
+        self.objective = Objective({INFO_NCE: 1.0, "cauchy_schwarz": weight}, bandwidth, impl, kernel)
 
     def forward(
         self,
@@ -119,7 +128,7 @@ class _Batch:
     samples: Samples
     scale: Tensor
     rows: Rows
-    kernel: Gaussian
+    kernel: Kernel
     impl: str
 
 
@@ -142,7 +151,7 @@ def _values(names: set[str], batch: _Batch) -> dict[str, Tensor]:
             values[name] = _KERNEL_TERMS[name](within_x, within_y, between)
     for name in sorted(names - set(_KERNEL_TERMS) - {INFO_NCE}):
         divergence = load("divergence", DIVERGENCES, name)
-        values[name] = divergence(s.x, s.y, weights_x=s.weights_x, weights_y=s.weights_y)
+        values[name] = divergence(s.x, s.y, weights_x=s.weights_x, weights_y=s.weights_y, impl=impl)
     return {name: value.to(s.x.dtype) for name, value in values.items()}
 
 

@@ -76,8 +76,7 @@ def pair_ids(image_ids: Ids | None, text_ids: Ids | None, x: Tensor, y: Tensor) 
         raise InputError("image_ids: missing, while text_ids are given; give both")
     if len(x) != len(y) and text_ids is None:
         raise InputError(
-            f"{len(x)} image rows and {len(y)} text rows: "
-            "give image_ids and text_ids to say which belong together"
+            f"{len(x)} image rows and {len(y)} text rows: give image_ids and text_ids to say which belong together"
         )
     if image_ids is None:
         ids = torch.arange(len(x), device=x.device)
@@ -87,9 +86,7 @@ def pair_ids(image_ids: Ids | None, text_ids: Ids | None, x: Tensor, y: Tensor) 
     check_length("text_ids", text_ids, len(y), "text rows")
     a, b = _integers(image_ids, text_ids, x.device)
     if not bool(torch.isin(a[a >= 0], b).any()):
-        raise InputError(
-            "no image id occurs among the text ids; they must be equal where rows belong together"
-        )
+        raise InputError("no image id occurs among the text ids; they must be equal where rows belong together")
     return a, b
 
 

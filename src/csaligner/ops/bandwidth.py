@@ -47,7 +47,5 @@ def _median(x: Tensor, y: Tensor) -> float:
         distances = torch.pdist(rows)
     median = float(distances.median())
     if median == 0:
-        raise InputError(
-            'bandwidth: the "median" rule finds a median distance of 0 (the rows coincide); give a number'
-        )
+        raise InputError('bandwidth: the "median" rule finds a median distance of 0 (the rows coincide); give a number')
     return float(median / 2**0.5)

@@ -1,22 +1,29 @@
 """Kernels of the density estimate, as functions of the squared distance.
 
-A kernel gives log k and its slope d(log k)/d(t) at t = |a - b|^2, which is all that value and gradient need:
+A kernel gives log k and its slope d(log k)/dt at t = |a - b|^2, which is all that value and gradient need:
 d log k / da = 2 * slope * (a - b). Everything is in the log domain, so no bandwidth underflows.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
+
+from csaligner.checks import InputError, check_choice
+
+from .bandwidth import Bandwidth, resolve_bandwidth
 
 
 class Kernel(Protocol):
     """k(a, b) = k(|a - b|^2), with k(a, a) = 1 and 0 < k <= 1."""
 
     def log_value(self, t: Tensor) -> Tensor:
-        """log k at the squared distances t, differentiable; may reuse the memory of t."""
+        """log k at the squared distances t, differentiable."""
         ...
 
     def log_value_and_slope(self, t: Tensor) -> tuple[Tensor, Tensor | float]:
@@ -36,3 +43,76 @@ class Gaussian:
     def log_value_and_slope(self, t: Tensor) -> tuple[Tensor, Tensor | float]:
         slope = -0.5 / self.sigma**2
         return t.mul_(slope), slope
+
+
+@dataclass(frozen=True)
+class Laplacian:
+    """k(a, b) = exp(-|a - b| / sigma). Its gradient at a = b, where it has a kink, is taken as 0."""
+
+    sigma: float
+
+    def log_value(self, t: Tensor) -> Tensor:
+        apart = t > 0
+        return torch.where(apart, t, 1).sqrt() * apart * (-1 / self.sigma)
+
+    def log_value_and_slope(self, t: Tensor) -> tuple[Tensor, Tensor | float]:
+        root = t.sqrt_()
+        slope = (-0.5 / self.sigma / root).masked_fill_(root == 0, 0)
+        return root.mul_(-1 / self.sigma), slope
+
+
+@dataclass(frozen=True)
+class InverseMultiquadric:
+    """k(a, b) = (1 + |a - b|^2 / (2 sigma^2))^(-1/2): Gaussian at short range, heavy tails."""
+
+    sigma: float
+
+    def log_value(self, t: Tensor) -> Tensor:
+        return -0.5 * torch.log1p(t / (2 * self.sigma**2))
+
+    def log_value_and_slope(self, t: Tensor) -> tuple[Tensor, Tensor | float]:
+        slope = -0.5 / (t + 2 * self.sigma**2)
+        return t.div_(2 * self.sigma**2).log1p_().mul_(-0.5), slope
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The mean of several kernels, such as one shape at several bandwidths."""
+
+    parts: tuple[Kernel, ...]
+
+    def log_value(self, t: Tensor) -> Tensor:
+        values = torch.stack([part.log_value(t) for part in self.parts])
+        return values.logsumexp(dim=0) - math.log(len(self.parts))
+
+    def log_value_and_slope(self, t: Tensor) -> tuple[Tensor, Tensor | float]:
+        log_k, slope = torch.empty_like(t), torch.zeros_like(t)
+        log_k.fill_(-math.inf)
+        pairs = [part.log_value_and_slope(t.clone()) for part in self.parts]
+        for value, _ in pairs:
+            torch.logaddexp(log_k, value, out=log_k)
+        for value, own in pairs:
+            slope.add_(value.sub_(log_k).exp_().mul_(own))
+        return log_k.sub_(math.log(len(self.parts))), slope
+
+
+KERNELS: dict[str, type[Gaussian] | type[Laplacian] | type[InverseMultiquadric]] = {
+    "gaussian": Gaussian,
+    "laplacian": Laplacian,
+    "inverse_multiquadric": InverseMultiquadric,
+}
+
+
+def make_kernel(
+    name: str, bandwidth: Bandwidth | Sequence[Bandwidth], x: Tensor, y: Tensor, logit_scale: Any = None
+) -> Kernel:
+    """The kernel of that name at that bandwidth; several bandwidths give the mean of their kernels.
+
+    bandwidth: see resolve_bandwidth; x, y, logit_scale: what its rules look at. Raises InputError.
+    """
+    shape = KERNELS[check_choice("kernel", name, KERNELS)]
+    if isinstance(bandwidth, (str, Tensor)) or not isinstance(bandwidth, Sequence):
+        return shape(resolve_bandwidth(bandwidth, x, y, logit_scale))
+    if len(bandwidth) == 0:
+        raise InputError("bandwidth: an empty list; give at least one number")
+    return Mixture(tuple(shape(resolve_bandwidth(each, x, y, logit_scale)) for each in bandwidth))

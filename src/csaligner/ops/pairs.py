@@ -93,9 +93,7 @@ class Pair:
         s = buffers.lend(0, i.stop - i.start, j.stop - j.start)
         return torch.mm(self.x.sample.points[i], self.y.sample.points[j].T, out=s)
 
-    def log_kernel(
-        self, s: Tensor, i: slice, j: slice, kernel: Kernel, out: Tensor
-    ) -> tuple[Tensor, Tensor | float]:
+    def log_kernel(self, s: Tensor, i: slice, j: slice, kernel: Kernel, out: Tensor) -> tuple[Tensor, Tensor | float]:
         """log of weighted k, and its slope, from the products of the tile."""
         t = torch.add(self.y.sample.square_norms[j], s, alpha=-2, out=out)
         t.add_(self.x.sample.square_norms[i][:, None]).clamp_(min=0)

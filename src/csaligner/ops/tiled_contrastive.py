@@ -157,9 +157,7 @@ class _Gradient:
     d/dx_i = 2 (x_i sum_j r_ij - sum_j r_ij y_j).
     """
 
-    def __init__(
-        self, pair: Pair, norms: _Norms, kernel: Kernel | None, upstream: tuple[float, float]
-    ) -> None:
+    def __init__(self, pair: Pair, norms: _Norms, kernel: Kernel | None, upstream: tuple[float, float]) -> None:
         self.pair, self.norms, self.kernel = pair, norms, kernel
         self.nce_factor = upstream[0] * pair.scale / 2
         self.kernel_factor = 2 * upstream[1] / float(norms.kernel_total) if kernel is not None else 0.0

@@ -1,0 +1,52 @@
+"""Sums over the other sample, one value a row, by blocks of rows: O(N d + b M) memory.
+
+Autograd does the gradient; where the tiled implementation is chosen each block is computed again in backward
+instead of being kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .dispatch import choose
+from .kernels import Kernel
+from .reference import log_weights, squared_distances
+from .tiles import CPU_BLOCK, no_autocast
+
+
+def log_density(x: Tensor, y: Tensor, kernel: Kernel, log_b: Tensor, impl: str = "auto") -> Tensor:
+    """log sum_j exp(log_b_j) k(x_i, y_j) for each i. x: (N, d), y: (M, d), log_b: (M,) -> (N,)."""
+
+    def block(rows: Tensor, others: Tensor, offsets: Tensor) -> Tensor:
+        return torch.logsumexp(kernel.log_value(squared_distances(rows, others)) + offsets, dim=1)
+
+    return _by_blocks(block, x, y, log_b, impl)
+
+
+def mean_distance(
+    x: Tensor, y: Tensor, weights_x: Tensor | None, weights_y: Tensor | None, impl: str = "auto"
+) -> Tensor:
+    """sum_ij a_i b_j |x_i - y_j|, weights divided by their sums. Scalar. The gradient at x_i = y_j is 0."""
+
+    def block(rows: Tensor, others: Tensor, b: Tensor) -> Tensor:
+        t = squared_distances(rows, others)
+        apart = t > 0
+        return (torch.where(apart, t, 1).sqrt() * apart) @ b
+
+    a, b = log_weights(x, weights_x).exp(), log_weights(y, weights_y).exp()
+    return (a * _by_blocks(block, x, y, b, impl)).sum()
+
+
+def _by_blocks(function: Callable[..., Tensor], x: Tensor, y: Tensor, more: Tensor, impl: str) -> Tensor:
+    with no_autocast(x):
+        if choose(impl, len(x), len(y)) == "reference":
+            return function(x, y, more)
+        parts = [
+            checkpoint(function, rows, y, more, use_reentrant=False, preserve_rng_state=False)
+            for rows in torch.split(x, CPU_BLOCK)
+        ]
+    return torch.cat(parts)
