@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from csaligner.checks import InputError
-from csaligner.ops import reference, tiled, tiled_contrastive, tiles
+from csaligner.ops import reference, softmaxes, tiled, tiled_contrastive, tiles
 from csaligner.ops.kernels import Gaussian
-from csaligner.ops.pairs import Rows
+from csaligner.ops.pairs import Pair, Rows
 
 KERNEL = Gaussian(0.7)
 SIZES = [(1, 1), (1, 6), (4, 4), (8, 4), (5, 9), (13, 6), (13, 13)]
@@ -20,6 +20,13 @@ SIZES = [(1, 1), (1, 6), (4, 4), (8, 4), (5, 9), (13, 6), (13, 13)]
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "CPU_BLOCK", 4)
+
+
+@pytest.fixture(params=["online", "shared"])
+def softmax(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test with either way to sum the softmaxes."""
+    monkeypatch.setattr(softmaxes, "_SHARED_SPAN", {"online": 0.0, "shared": 300.0}[request.param])
+    return str(request.param)
 
 
 def cloud(rows: int, dim: int = 3, seed: int = 0, offset: float = 0.0) -> Tensor:
@@ -88,6 +95,7 @@ def test_between(n: int, m: int, weighted: bool) -> None:
 
 @pytest.mark.parametrize(("n", "m"), SIZES)
 @pytest.mark.parametrize("low", [-1, 0])
+@pytest.mark.usefixtures("softmax")
 def test_info_nce(n: int, m: int, low: int) -> None:
     a, b = ids(n, 1, low), ids(m, 2, low)
     assert_same(
@@ -100,6 +108,7 @@ def test_info_nce(n: int, m: int, low: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 4, 13])
+@pytest.mark.usefixtures("softmax")
 def test_info_nce_of_rows_in_order(rows: int) -> None:
     order = torch.arange(rows)
     assert_same(
@@ -113,6 +122,7 @@ def test_info_nce_of_rows_in_order(rows: int) -> None:
 
 @pytest.mark.parametrize(("n", "m"), SIZES)
 @pytest.mark.parametrize("factors", [(1.0, -2.0), (-1.5, 0.7), (0.0, 1.0), (1.0, 0.0)])
+@pytest.mark.usefixtures("softmax")
 def test_fused_with_any_upstream_gradient(n: int, m: int, factors: tuple[float, float]) -> None:
     rows = Rows(ids(n, 1), ids(m, 2), weights(n), weights(m, 1))
 
@@ -127,6 +137,15 @@ def test_fused_with_any_upstream_gradient(n: int, m: int, factors: tuple[float, 
 
     scale = torch.tensor(2.5, dtype=torch.float64)
     assert_same(fused, truth, cloud(n, offset=2.0), cloud(m, seed=1), scale)
+
+
+def test_one_exponential_serves_both_softmaxes_only_where_float32_holds_it() -> None:
+    x, y, order = cloud(5) / 10, cloud(5, seed=1) / 10, torch.arange(5)
+    for scale, kind in ((5.0, softmaxes.SharedSoftmaxes), (5000.0, softmaxes.OnlineSoftmaxes)):
+        assert type(softmaxes.softmaxes(Pair.of(x, y, Rows(order, order), scale))) is kind
+    far = x + torch.tensor([300.0, 0, 0])
+    pair = Pair.of(far, y + torch.tensor([300.0, 0, 0]), Rows(order, order), 5.0)
+    assert type(softmaxes.softmaxes(pair)) is softmaxes.OnlineSoftmaxes
 
 
 def test_rescaling_of_the_sums_when_later_tiles_are_much_nearer() -> None:

@@ -14,16 +14,23 @@ from csaligner.checks import InputError
 
 # Rows in a tile. On the CPU a few tiles fit in the cache beside the features they meet; a GPU wants large
 # products.
-CPU_BLOCK = 384
+CPU_BLOCK = 512
 GPU_BLOCK = 4096
 
 # How far log k may rise above the running maximum before the sums are rescaled; float32 holds e^20 with ease.
 SLACK = 20.0
 
 
+def block_size(rows: int, device: torch.device) -> int:
+    """Rows in a tile: blocks of one size, in steps of 32 for the sake of the products."""
+    largest = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
+    even = math.ceil(rows / math.ceil(rows / largest))
+    return min(largest, 32 * math.ceil(even / 32))
+
+
 def blocks(x: Tensor) -> Iterator[slice]:
     """Consecutive slices of rows; the last may be short."""
-    size = CPU_BLOCK if x.device.type == "cpu" else GPU_BLOCK
+    size = block_size(len(x), x.device)
     for start in range(0, len(x), size):
         yield slice(start, min(start + size, len(x)))
 
@@ -92,8 +99,7 @@ class Buffers:
 
     @classmethod
     def between(cls, x: Tensor, y: Tensor, count: int) -> Buffers:
-        size = CPU_BLOCK if x.device.type == "cpu" else GPU_BLOCK
-        return cls(x, min(size, len(x)), min(size, len(y)), count)
+        return cls(x, block_size(len(x), x.device), block_size(len(y), y.device), count)
 
     def lend(self, which: int, rows: int, columns: int) -> Tensor:
         return self._flat[which][: rows * columns].view(rows, columns)
