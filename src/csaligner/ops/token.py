@@ -37,12 +37,12 @@ class _TokenDivergence(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, y: Tensor, mask_x: Tensor, mask_y: Tensor, kernel: Kernel) -> Tensor:
         need = ctx.needs_input_grad[:2]
         grads = tuple(torch.zeros_like(side) if needed else None for side, needed in zip((x, y), need, strict=True))
-        places = [[mask.nonzero()[:, 0] for mask in masks] for masks in (mask_x, mask_y)]
+        places = list(zip(_places(mask_x), _places(mask_y), strict=True))
         with no_autocast(x):
-            sweep = _Sweep(x, y, kernel, max(len(rows) + len(others) for rows, others in zip(*places, strict=True)))
+            sweep = _Sweep(x, y, kernel)
             total = torch.zeros((), dtype=totals_dtype(x), device=x.device)
-            for b, (rows, others) in enumerate(zip(*places, strict=True)):
-                total += sweep.pair(x[b], y[b], rows, others)
+            for b, (rows, others) in enumerate(places):
+                total += sweep.pair(x[b, rows], y[b, others])
                 if any(need):
                     sweep.write_gradient([None if grad is None else grad[b] for grad in grads], (rows, others))
         ctx.save_for_backward(*grads)
@@ -58,7 +58,8 @@ class _TokenDivergence(torch.autograd.Function):
 class _Sweep:
     """Buffers for the largest pair, reused for all."""
 
-    def __init__(self, x: Tensor, y: Tensor, kernel: Kernel, most: int) -> None:
+    def __init__(self, x: Tensor, y: Tensor, kernel: Kernel) -> None:
+        most = x.shape[1] + y.shape[1]
         self.kernel = kernel
         dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
         self._z = torch.empty(most * x.shape[2], dtype=dtype, device=x.device)
@@ -66,11 +67,11 @@ class _Sweep:
         self._out = torch.empty_like(self._z)
         self.slope: Tensor | float = 0.0
 
-    def pair(self, x: Tensor, y: Tensor, rows: Tensor, others: Tensor) -> Tensor:
-        """D_CS of one pair; leaves the weights of its gradient in self.p."""
-        v, n, d = len(rows), len(rows) + len(others), x.shape[1]
-        self.z = self._z[: n * d].view(n, d)
-        self.z[:v], self.z[v:] = x[rows], y[others]
+    def pair(self, x: Tensor, y: Tensor) -> Tensor:
+        """D_CS of one pair (v, d), (l, d); leaves the weights of its gradient in self.p."""
+        v, n, d = len(x), len(x) + len(y), x.shape[1]
+        self.v, self.z = v, self._z[: n * d].view(n, d)
+        self.z[:v], self.z[v:] = x, y
         self.z -= self.z.mean(dim=0)
         norms = torch.linalg.vector_norm(self.z, dim=1).square_()
         t = torch.addmm(norms, self.z, self.z.T, alpha=-2, out=self._t[: n * n].view(n, n))
@@ -89,7 +90,7 @@ class _Sweep:
         self.p[v:, :v] = between.T
         return log_means[0] + log_means[1] - 2 * (log_means[2] + top)
 
-    def write_gradient(self, grads: list[Tensor | None], places: tuple[Tensor, Tensor]) -> None:
+    def write_gradient(self, grads: list[Tensor | None], places: tuple[Tensor | slice, Tensor | slice]) -> None:
         """d/dz_i = 4 sum_j p_ij slope_ij (z_i - z_j), with p signed: + within a side, - between."""
         factor = 4.0
         if isinstance(self.slope, Tensor):
@@ -99,7 +100,17 @@ class _Sweep:
         out = self._out[: self.z.numel()].view_as(self.z)
         torch.mm(self.p, self.z, out=out)
         out.mul_(-factor).addcmul_(self.z, self.p.sum(dim=1, keepdim=True), value=factor)
-        v = len(places[0])
-        for grad, rows, part in zip(grads, places, (out[:v], out[v:]), strict=True):
+        for grad, rows, part in zip(grads, places, (out[: self.v], out[self.v :]), strict=True):
             if grad is not None:
                 grad[rows] = part.to(grad.dtype)
+
+
+def _places(masks: Tensor) -> list[Tensor | slice]:
+    """Where the tokens of each pair lie: a slice if they come first, else their numbers."""
+    counts = masks.sum(dim=1)
+    first = torch.arange(masks.shape[1], device=masks.device) < counts[:, None]
+    leading = (masks == first).all(dim=1)
+    return [
+        slice(0, count) if leads else mask.nonzero()[:, 0]
+        for mask, count, leads in zip(masks, counts.tolist(), leading.tolist(), strict=True)
+    ]
