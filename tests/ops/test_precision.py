@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from csaligner.checks import InputError
+from csaligner.losses.objective import CSAlignerLoss
 from csaligner.ops import reference, tiled, tiled_contrastive
 from csaligner.ops.kernels import Gaussian
 from csaligner.ops.pairs import Rows
@@ -81,3 +83,19 @@ def test_error_budget(kind: str, dtype: torch.dtype, sigma: float) -> None:
 def test_half_precision_features_cost_nothing_beyond_their_own_rounding() -> None:
     x, y = clouds("unit", torch.bfloat16)
     assert ours(x, y, 0.1).item() == ours(x.float(), y.float(), 0.1).item()
+
+
+def test_mixed_mode_keeps_the_value_and_rounds_the_gradient() -> None:
+    x, y = (t.requires_grad_() for t in clouds("unit", torch.float32))
+    losses = [CSAlignerLoss(bandwidth=0.5, impl=impl)(x, y, SCALE).total for impl in ("tiled", "mixed")]
+    assert losses[0].item() == losses[1].item()
+    exact, rounded = (torch.autograd.grad(loss, (x, y)) for loss in losses)
+    for a, b in zip(exact, rounded, strict=True):
+        error = ((a - b).abs().max() / a.abs().max()).item()
+        assert 1e-5 < error < 5e-3
+
+
+def test_mixed_mode_is_not_for_float64() -> None:
+    x, y = clouds("unit", torch.float64)
+    with pytest.raises(InputError, match='"mixed" rounds to bfloat16'):
+        CSAlignerLoss(impl="mixed")(x, y, SCALE)

@@ -99,7 +99,7 @@ def test_between(n: int, m: int, weighted: bool) -> None:
 def test_info_nce(n: int, m: int, low: int) -> None:
     a, b = ids(n, 1, low), ids(m, 2, low)
     assert_same(
-        lambda x, y, s: tiled_contrastive.info_nce(x, y, s, a, b),
+        lambda x, y, s: tiled_contrastive.info_nce(x, y, s, Rows(a, b)),
         lambda x, y, s: reference.info_nce(x, y, s, a, b),
         cloud(n, offset=2.0),
         cloud(m, seed=1),
@@ -112,7 +112,7 @@ def test_info_nce(n: int, m: int, low: int) -> None:
 def test_info_nce_of_rows_in_order(rows: int) -> None:
     order = torch.arange(rows)
     assert_same(
-        lambda x, y, s: tiled_contrastive.info_nce(x, y, s, order, order),
+        lambda x, y, s: tiled_contrastive.info_nce(x, y, s, Rows(order, order)),
         lambda x, y, s: reference.info_nce(x, y, s, order, order),
         cloud(rows, offset=2.0),
         cloud(rows, seed=1),
@@ -200,7 +200,7 @@ def test_double_backward_is_refused() -> None:
     for value in (
         tiled.log_kernel_mean(x, y, KERNEL),
         tiled.log_kernel_mean(x, None, KERNEL),
-        tiled_contrastive.info_nce(x, y, scale, order, order),
+        tiled_contrastive.info_nce(x, y, scale, Rows(order, order)),
     ):
         with pytest.raises(InputError, match='use impl="reference"'):
             torch.autograd.grad(value, x, create_graph=True)

@@ -87,7 +87,8 @@ class Objective:
     ) -> _Batch:
         s = samples(image_features, text_features, names=NAMES)
         ids = pair_ids(image_ids, text_ids, s.x, s.y)
-        rows = Rows(*ids, *(None if image_ids is None else _kernel_weights(side) for side in ids))
+        weights = [None if image_ids is None else _kernel_weights(side) for side in ids]
+        rows = Rows(ids[0], ids[1], weights[0], weights[1])
         scale = scale_of(logit_scale, s.x)
         kernel = make_kernel(self.kernel, self.bandwidth, s.x, s.y, scale)
         return _Batch(Samples(s.x, s.y, rows.weights_x, rows.weights_y), scale, rows, kernel, self.impl)

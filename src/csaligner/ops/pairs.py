@@ -18,13 +18,14 @@ class Rows:
     """What is known of the rows beside their features.
 
     ids_x, ids_y: (N,), (M,) int64, equal where rows belong together, -1: unpaired. weights_x, weights_y:
-    (N,), (M,) positive, for the kernel mean alone; None: all equal.
+    (N,), (M,) positive, for the kernel mean alone; None: all equal. mixed: products of the gradient in bfloat16.
     """
 
     ids_x: Tensor
     ids_y: Tensor
     weights_x: Tensor | None = None
     weights_y: Tensor | None = None
+    mixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Modality:
     order: Tensor | None
 
     @classmethod
-    def of(cls, x: Tensor, centre: Tensor, ids: Tensor, weights: Tensor | None) -> Modality:
+    def of(cls, x: Tensor, centre: Tensor, ids: Tensor, weights: Tensor | None, mixed: bool) -> Modality:
         order = None
         if len(ids) > 1 and bool((ids[1:] < ids[:-1]).any()):
             order = torch.argsort(ids, stable=True)
@@ -51,7 +52,7 @@ class Modality:
             weights = None if weights is None else weights[order]
         points = x - centre
         log_w = id_weights(ids).log().to(x.dtype)
-        return cls(Sample.of(points, weights), points @ centre, log_w, ids, order)
+        return cls(Sample.of(points, weights, mixed), points @ centre, log_w, ids, order)
 
     def restore(self, rows: Tensor) -> Tensor:
         """Rows in the caller's order."""
@@ -76,8 +77,8 @@ class Pair:
         centre = torch.lerp(x.mean(dim=0), y.mean(dim=0), 0.5)
         # Unpaired rows (-1) of the two sides must not find each other.
         ids_y = torch.where(rows.ids_y == -1, -2, rows.ids_y)
-        side_x = Modality.of(x, centre, rows.ids_x, rows.weights_x)
-        side_y = Modality.of(y, centre, ids_y, rows.weights_y)
+        side_x = Modality.of(x, centre, rows.ids_x, rows.weights_x, rows.mixed)
+        side_y = Modality.of(y, centre, ids_y, rows.weights_y, rows.mixed)
         return cls(side_x, side_y, centre, scale)
 
     def tiles(self) -> Iterator[tuple[slice, slice, bool]]:

@@ -19,6 +19,7 @@ from .tiles import (
     Buffers,
     Sample,
     add_log_weights,
+    add_products,
     blocks,
     must_rise,
     no_autocast,
@@ -34,10 +35,14 @@ def log_kernel_mean(
     weights_x: Tensor | None = None,
     weights_y: Tensor | None = None,
     diagonal: bool = True,
+    mixed: bool = False,
 ) -> Tensor:
-    """As reference.log_kernel_mean, same arguments; the value is float64 whatever the dtype of x."""
+    """As reference.log_kernel_mean; the value is float64 whatever the dtype of x.
+
+    mixed: products of the gradient in bfloat16, the value stays exact.
+    """
     value: Tensor = _LogKernelMean.apply(  # type: ignore[no-untyped-call]
-        x, y, weights_x, weights_y, kernel, diagonal
+        x, y, (weights_x, weights_y), kernel, diagonal, mixed
     )
     return value
 
@@ -50,16 +55,19 @@ class _LogKernelMean(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         y: Tensor | None,
-        weights_x: Tensor | None,
-        weights_y: Tensor | None,
+        weights: tuple[Tensor | None, Tensor | None],
         kernel: Kernel,
         diagonal: bool,
+        mixed: bool,
     ) -> Tensor:
         with no_autocast(x):
             if y is None:
-                sums = _within(x, weights_x, kernel, diagonal, ctx.needs_input_grad[0])
+                sample = Sample.of(x - x.mean(dim=0), weights[0], mixed)
+                sums = _within(sample, kernel, diagonal, ctx.needs_input_grad[0])
             else:
-                sums = _between(x, y, (weights_x, weights_y), kernel, ctx.needs_input_grad[:2])
+                centre = torch.lerp(x.mean(dim=0), y.mean(dim=0), 0.5)
+                sample, other = Sample.of(x - centre, weights[0], mixed), Sample.of(y - centre, weights[1], mixed)
+                sums = _between(sample, other, kernel, ctx.needs_input_grad[:2])
             ctx.save_for_backward(*sums.gradients())
             return sums.log_mean(diagonal)
 
@@ -70,12 +78,11 @@ class _LogKernelMean(torch.autograd.Function):
         return (*grads, None, None, None, None)
 
 
-def _within(x: Tensor, weights: Tensor | None, kernel: Kernel, diagonal: bool, gradient: bool) -> _Sums:
-    sample = Sample.of(x - x.mean(dim=0), weights)
+def _within(sample: Sample, kernel: Kernel, diagonal: bool, gradient: bool) -> _Sums:
     sums = _Sums(sample, sample, (gradient, gradient))
-    buffers = Buffers.between(x, x, 1)
-    for i in blocks(x):
-        for j in blocks(x):
+    buffers = Buffers.between(sample.points, sample.points, 1)
+    for i in blocks(sample.points):
+        for j in blocks(sample.points):
             if j.start < i.start:
                 continue
             t = squared_distances(sample, sample, i, j, buffers)
@@ -89,21 +96,13 @@ def _within(x: Tensor, weights: Tensor | None, kernel: Kernel, diagonal: bool, g
     return sums
 
 
-def _between(
-    x: Tensor,
-    y: Tensor,
-    weights: tuple[Tensor | None, Tensor | None],
-    kernel: Kernel,
-    gradient: tuple[bool, bool],
-) -> _Sums:
-    centre = torch.lerp(x.mean(dim=0), y.mean(dim=0), 0.5)
-    sample_x, sample_y = Sample.of(x - centre, weights[0]), Sample.of(y - centre, weights[1])
-    sums = _Sums(sample_x, sample_y, gradient)
-    buffers = Buffers.between(x, y, 1)
-    for i in blocks(x):
-        for j in blocks(y):
-            log_k, slope = kernel.log_value_and_slope(squared_distances(sample_x, sample_y, i, j, buffers))
-            sums.add(add_log_weights(log_k, sample_x, sample_y, i, j), slope, i, j)
+def _between(x: Sample, y: Sample, kernel: Kernel, gradient: tuple[bool, bool]) -> _Sums:
+    sums = _Sums(x, y, gradient)
+    buffers = Buffers.between(x.points, y.points, 1)
+    for i in blocks(x.points):
+        for j in blocks(y.points):
+            log_k, slope = kernel.log_value_and_slope(squared_distances(x, y, i, j, buffers))
+            sums.add(add_log_weights(log_k, x, y, i, j), slope, i, j)
     return sums
 
 
@@ -151,12 +150,12 @@ class _Sums:
             rows = r.sum(dim=1)
         else:
             r, self.slope = p, slope
-        if self.pull_x is not None and self.mass_x is not None:
-            self.pull_x[i].addmm_(r, self.y.points[j])
+        pull_y, mass_y = (self.pull_y, self.mass_y) if mirrored or not self.within else (None, None)
+        add_products(r, (self.pull_x, self.x, i), (pull_y, self.y, j))
+        if self.mass_x is not None:
             self.mass_x[i] += rows
-        if self.pull_y is not None and self.mass_y is not None and (mirrored or not self.within):
-            self.pull_y[j].addmm_(r.T, self.x.points[i])
-            self.mass_y[j] += r.sum(dim=0)
+        if mass_y is not None:
+            mass_y[j] += r.sum(dim=0)
 
     def _raise_top(self, top: float) -> None:
         factor = math.exp(self.top - top)

@@ -18,12 +18,11 @@ from torch import Tensor
 from .kernels import Kernel
 from .pairs import Modality, Pair, Rows
 from .softmaxes import LOWEST, OnlineSoftmaxes, SharedSoftmaxes, Tile, softmaxes
-from .tiles import Buffers, must_rise, no_autocast, refuse_second_derivative, totals_dtype
+from .tiles import Buffers, add_products, must_rise, no_autocast, refuse_second_derivative, totals_dtype
 
 
-def info_nce(x: Tensor, y: Tensor, scale: Tensor, ids_x: Tensor, ids_y: Tensor) -> Tensor:
-    """As reference.info_nce, same arguments; the value is float64 whatever the dtype of x."""
-    rows = Rows(ids_x, ids_y)
+def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: Rows) -> Tensor:
+    """As reference.info_nce; the value is float64 whatever the dtype of x."""
     value: Tensor = _Contrastive.apply(x, y, scale, rows, None)[0]  # type: ignore[no-untyped-call]
     return value
 
@@ -129,8 +128,7 @@ class _Gradient:
             self.mass_y[tile.j] += w.sum(dim=0)
             if self.kernel is not None:
                 self._add_kernel(self.kernel, tile, w, work)
-            self.grad_x[tile.i].addmm_(w, y.sample.points[tile.j])
-            self.grad_y[tile.j].addmm_(w.T, x.sample.points[tile.i])
+            add_products(w, (self.grad_x, x.sample, tile.i), (self.grad_y, y.sample, tile.j))
         if scale_too:
             for mass, side in ((self.mass_x, x), (self.mass_y, y)):
                 self.grad_scale += (mass.to(self.grad_scale.dtype) * side.shift).sum()

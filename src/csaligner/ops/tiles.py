@@ -57,7 +57,8 @@ class Sample:
 
     points: (N, d), centred. square_norms: (N,). log_weights: (N,) or None where all are equal.
     log_constant: the log weight that all share (0 where log_weights are given).
-    log_heaviest: the largest of log_weights, 0 without. sum_of_squared_weights: sum_i a_i^2.
+    log_heaviest: the largest of log_weights, 0 without. sum_of_squared_weights: sum_i a_i^2. half: points in
+    bfloat16, for the gradients of the mixed mode; None in the exact one.
     """
 
     points: Tensor
@@ -66,18 +67,20 @@ class Sample:
     log_constant: float
     log_heaviest: float
     sum_of_squared_weights: float
+    half: Tensor | None
 
     @classmethod
-    def of(cls, points: Tensor, weights: Tensor | None) -> Sample:
+    def of(cls, points: Tensor, weights: Tensor | None, mixed: bool) -> Sample:
+        half = points.to(torch.bfloat16) if mixed else None
         square_norms = torch.linalg.vector_norm(points, dim=1).square_()
         if weights is None:
             n = len(points)
-            return cls(points, square_norms, None, -math.log(n), 0.0, 1 / n)
+            return cls(points, square_norms, None, -math.log(n), 0.0, 1 / n, half)
         share = weights.to(totals_dtype(points))
         share = share / share.sum()
         log_weights = share.log().to(points.dtype)
         heaviest = float(log_weights.max())
-        return cls(points, square_norms, log_weights, 0.0, heaviest, float(share.square().sum()))
+        return cls(points, square_norms, log_weights, 0.0, heaviest, float(share.square().sum()), half)
 
 
 def must_rise(top: float, log_k: Tensor, x: Sample, y: Sample) -> float | None:
@@ -89,6 +92,25 @@ def must_rise(top: float, log_k: Tensor, x: Sample, y: Sample) -> float | None:
         return None
     highest = float(log_k.max())
     return highest if highest > top + SLACK else None
+
+
+def add_products(w: Tensor, x: tuple[Tensor | None, Sample, slice], y: tuple[Tensor | None, Sample, slice]) -> None:
+    """grad_x[i] += w y[j] and grad_y[j] += w' x[i]; each side is (gradient or None, sample, rows).
+
+    Mixed mode: both factors in bfloat16, with sums in float32 inside a tile and over tiles.
+    """
+    (grad_x, sample_x, i), (grad_y, sample_y, j) = x, y
+    if sample_x.half is not None and sample_y.half is not None:
+        rounded = w.to(torch.bfloat16)
+        if grad_x is not None:
+            grad_x[i].add_(rounded @ sample_y.half[j])
+        if grad_y is not None:
+            grad_y[j].add_(rounded.T @ sample_x.half[i])
+        return
+    if grad_x is not None:
+        grad_x[i].addmm_(w, sample_y.points[j])
+    if grad_y is not None:
+        grad_y[j].addmm_(w.T, sample_x.points[i])
 
 
 class Buffers:
