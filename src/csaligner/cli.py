@@ -42,8 +42,8 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Train InfoNCE and CS-Aligner on real pictures and show before and after."""
-    from .demo import demo as run_demo  # noqa: PLC0415
-    from .reporting.tables import print_table  # noqa: PLC0415
+    from .demo import demo as run_demo
+    from .reporting.tables import print_table
 
     results = run_demo(out, data, seeds, workers=workers, console=err, quiet=quiet)
     print_table(results, Console())
@@ -51,7 +51,7 @@ def demo(
 
 
 @app.command()
-def embed(  # noqa: PLR0913  (the names are open_clip's)
+def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     out: Annotated[Path, typer.Option(help="Folder of the store.")],
     train_data: Annotated[str, typer.Option(help="openmoji, tuxpaint, openclipart, all, a table or a folder.")],
     csv_separator: Annotated[str | None, typer.Option(help="Of a csv file; a comma if not given.")] = None,
@@ -63,12 +63,15 @@ def embed(  # noqa: PLR0913  (the names are open_clip's)
     text_encoder: Annotated[str, typer.Option()] = "bundled:all-MiniLM-L6-v2",
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")] = 2,
-    max_bad: Annotated[float, typer.Option(min=0, max=1, help="Share of unreadable pictures that is put up with.")] = 0.05,
+    max_bad: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of unreadable pictures that is put up with.")
+    ] = 0.05,
     quiet: Quiet = False,
 ) -> None:
     """Turn images and captions into a store of features; goes on after an interruption."""
-    from .progress import progress  # noqa: PLC0415
-    from .runs import embed_dataset  # noqa: PLC0415
+    from .data.extract import ExtractSettings
+    from .progress import progress
+    from .runs import embed_dataset
 
     table = {
         "separator": csv_separator,
@@ -78,10 +81,15 @@ def embed(  # noqa: PLR0913  (the names are open_clip's)
         "image_root": image_root,
     }
     options = table if Path(train_data).is_file() else {}
-    settings = {"batch_size": batch_size, "workers": workers, "max_bad": max_bad}
+    settings = ExtractSettings(batch_size=batch_size, workers=workers, max_bad=max_bad)
     with progress(err, "embed", quiet) as update:
         store = embed_dataset(
-            train_data, out, encoders=(image_encoder, text_encoder), options=options, settings=settings, progress=update
+            train_data,
+            out,
+            encoders=(image_encoder, text_encoder),
+            options=options,
+            settings=settings,
+            progress=update,
         )
     for line in store.notes:
         err.print(line, style="yellow", highlight=False)
@@ -89,7 +97,7 @@ def embed(  # noqa: PLR0913  (the names are open_clip's)
 
 
 @app.command()
-def train(  # noqa: PLR0913  (the names are open_clip's)
+def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     train_data: Annotated[Path, typer.Option(help="A store that `embed` wrote.")],
     out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it goes on.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...")] = None,
@@ -104,11 +112,11 @@ def train(  # noqa: PLR0913  (the names are open_clip's)
     quiet: Quiet = False,
 ) -> None:
     """Train adapters on a store and evaluate them on its test split."""
-    from .config import TrainConfig, load_config  # noqa: PLC0415
-    from .data.store import Store  # noqa: PLC0415
-    from .progress import progress  # noqa: PLC0415
-    from .reporting.tables import print_table  # noqa: PLC0415
-    from .runs import evaluate_run  # noqa: PLC0415
+    from .config import TrainConfig, load_config
+    from .data.store import Store
+    from .progress import progress
+    from .reporting.tables import print_table
+    from .runs import evaluate_run
     from .runs import train as run_train
 
     flags = {"batch_size": batch_size, "epochs": epochs, "lr": lr, "wd": wd, "warmup": warmup, "seed": seed}
@@ -128,9 +136,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Recall, mixed search and gap of a run, with the free baselines beside it."""
-    from .data.store import Store  # noqa: PLC0415
-    from .reporting.tables import print_table  # noqa: PLC0415
-    from .runs import evaluate_run, vars_of  # noqa: PLC0415
+    from .data.store import Store
+    from .reporting.tables import print_table
+    from .runs import evaluate_run, vars_of
 
     check_choice("split", split, SPLITS)
     results = evaluate_run(run, split, Store.open(data) if data else None)  # type: ignore[arg-type]
@@ -148,7 +156,7 @@ def gap(
     as_json: Json = False,
 ) -> None:
     """Measure the modality gap between anybody's features."""
-    from .evaluation.gap import gap_metrics  # noqa: PLC0415
+    from .evaluation.gap import gap_metrics
 
     arrays = (_load_array("image_features", image_features), _load_array("text_features", text_features))
     metrics = gap_metrics(*arrays, bandwidth=bandwidth)
@@ -175,7 +183,7 @@ def main() -> None:
 
 
 def _load_array(name: str, path: Path) -> Any:
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
     if not path.is_file():
         raise InputError(f"{name}: no such file: {path}")

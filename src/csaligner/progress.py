@@ -66,7 +66,8 @@ class _Lines:
         rate = done / max(1e-9, now)
         left = (total - done) / rate if rate else 0.0
         self._console.print(
-            f"{self._title}: {done}/{total}, {rate:.1f}/s, {left:.0f} s left {_note(values)}".rstrip(), highlight=False
+            f"{self._title}: {done}/{total}, {rate:.1f}/s, {left:.0f} s left {_note(values)}".rstrip(),
+            highlight=False,
         )
 
 

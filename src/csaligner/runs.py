@@ -18,7 +18,7 @@ from .adapters.aligner import Aligner
 from .checks import InputError
 from .config import TrainConfig, dump_config, load_config
 from .data.datasets import open_dataset
-from .data.extract import ProgressCallback, embed
+from .data.extract import ExtractSettings, ProgressCallback, embed
 from .data.store import Store
 from .encoders import open_encoder
 from .evaluation.baselines import MeanCentring
@@ -52,17 +52,17 @@ def embed_dataset(
     *,
     encoders: tuple[str, str] = (IMAGE_ENCODER, TEXT_ENCODER),
     options: Mapping[str, Any] | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: ExtractSettings | None = None,
     progress: ProgressCallback | None = None,
 ) -> Store:
     """Features of a dataset in a store at `out`; a finished store of the same data and encoders is reused.
 
     data: a name (openmoji, tuxpaint, openclipart, all), a table or a folder; options: for its reader;
-    settings: for data.extract.embed (shard_size, batch_size, workers, max_bad).
+    settings: for data.extract.embed.
     """
     dataset = open_dataset(data, **(options or {}))
     image, text = (open_encoder(name) for name in encoders)
-    return embed(dataset, image, text, out, progress=progress, **(settings or {}))
+    return embed(dataset, image, text, out, settings, progress)
 
 
 def train(store: Store, config: TrainConfig, out: Path, report: Report | None = None) -> Run:
@@ -98,9 +98,7 @@ def validate(model: Aligner, val: PairedFeatures) -> dict[str, float]:
     metrics = retrieval_metrics(aligned.image, aligned.text, ids, text_image_ids=text_ids)
     metrics |= mixed_search_metrics(aligned.image, aligned.text, ids, text_image_ids=text_ids)
     for k in (1, 5, 10):
-        metrics[f"mean_recall@{k}"] = (
-            metrics[f"image_to_text_recall@{k}"] + metrics[f"text_to_image_recall@{k}"]
-        ) / 2
+        metrics[f"mean_recall@{k}"] = (metrics[f"image_to_text_recall@{k}"] + metrics[f"text_to_image_recall@{k}"]) / 2
     return metrics
 
 
@@ -162,7 +160,9 @@ def claim_run(out: Path, config: TrainConfig, store: Store) -> None:
         theirs = load_config(TrainConfig, out / CONFIG)
         if theirs != config:
             changed = [k for k, v in config.model_dump().items() if theirs.model_dump()[k] != v]
-            raise InputError(f"out: {out} holds a run with other settings ({', '.join(changed)}); choose another folder")
+            raise InputError(
+                f"out: {out} holds a run with other settings ({', '.join(changed)}); choose another folder"
+            )
         if record["store_sha256"] != store.sha256:
             raise InputError(f"out: {out} holds a run on another store ({record['store']}); choose another folder")
         return
@@ -170,7 +170,10 @@ def claim_run(out: Path, config: TrainConfig, store: Store) -> None:
         raise InputError(f"out: {out} exists and holds no csaligner run; choose an empty or a new folder")
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / CONFIG, dump_config(config))
-    write_json(out / RECORD, provenance(config.seed) | {"store": str(store.path.resolve()), "store_sha256": store.sha256})
+    write_json(
+        out / RECORD,
+        provenance(config.seed) | {"store": str(store.path.resolve()), "store_sha256": store.sha256},
+    )
 
 
 def read_record(run: Path) -> dict[str, Any]:
@@ -218,5 +221,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None
-
-

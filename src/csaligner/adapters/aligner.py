@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ..checks import InputError
-from ..config import FORMAT_VERSION, AdapterConfig, Strict, TrainConfig, build_config
-from ..files import write_folder, write_json
-from ..registry import ADAPTERS, load
-from ..types import PairedFeatures
+from csaligner.checks import InputError
+from csaligner.config import FORMAT_VERSION, AdapterConfig, Strict, TrainConfig, build_config
+from csaligner.files import write_folder, write_json
+from csaligner.registry import ADAPTERS, load
+from csaligner.types import PairedFeatures
+
 from .start import Affine, fit_starts
 
 WEIGHTS = "model.safetensors"
@@ -58,7 +59,10 @@ class Aligner(nn.Module):
 
     @classmethod
     def fit_start(
-        cls, features: PairedFeatures, config: TrainConfig, encoders: tuple[str | None, str | None] = (None, None)
+        cls,
+        features: PairedFeatures,
+        config: TrainConfig,
+        encoders: tuple[str | None, str | None] = (None, None),
     ) -> Aligner:
         """Untrained, at the closed-form start that the config asks for."""
         fixed = next(
@@ -138,4 +142,4 @@ def _read_config(folder: Path) -> AlignerConfig:
     version = data.get("format_version") if isinstance(data, dict) else None
     if version != FORMAT_VERSION:
         raise InputError(f"checkpoint: {path} has format {version}, this csaligner reads {FORMAT_VERSION}")
-    return cast(AlignerConfig, build_config(AlignerConfig, data))
+    return build_config(AlignerConfig, data)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ..config import AdapterConfig
+from csaligner.config import AdapterConfig
+
 from .start import Affine
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ..config import AdapterConfig
+from csaligner.config import AdapterConfig
+
 from .start import Affine
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..config import AdapterConfig
+from csaligner.config import AdapterConfig
+
 from .linear import LinearAdapter
 from .start import Affine
 

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..config import StartConfig
-from ..types import PairedFeatures
+from csaligner.config import StartConfig
+from csaligner.types import PairedFeatures
 
 
 @dataclass(frozen=True)
@@ -120,4 +120,5 @@ def _power(cov: Tensor, exponent: float, shrinkage: float) -> Tensor:
     eigenvalues, vectors = torch.linalg.eigh(cov)
     eigenvalues = eigenvalues.clamp_min(0)
     floor = (shrinkage * eigenvalues.mean()).clamp_min(1e-12)
-    return (vectors * (eigenvalues + floor) ** exponent) @ vectors.T
+    powers: Tensor = (eigenvalues + floor) ** exponent
+    return (vectors * powers) @ vectors.T

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from ..types import Batch, PairedFeatures
+from csaligner.types import Batch, PairedFeatures
 
 
 class PairSampler:
@@ -17,7 +17,11 @@ class PairSampler:
     """
 
     def __init__(
-        self, features: PairedFeatures, batch_size: int, captions: Literal["one", "all"] = "one", seed: int = 0
+        self,
+        features: PairedFeatures,
+        batch_size: int,
+        captions: Literal["one", "all"] = "one",
+        seed: int = 0,
     ) -> None:
         self._features = features
         self._captions = captions

@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..adapters.aligner import Aligner
-from ..checks import InputError
-from ..files import point, write_folder, write_json
+from csaligner.adapters.aligner import Aligner
+from csaligner.checks import InputError
+from csaligner.files import point, write_folder, write_json
 
 
 @dataclass

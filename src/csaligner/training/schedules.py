@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..config import Schedule
+from csaligner.config import Schedule
 
 
 def value_at(number: float | Schedule, progress: float) -> float:

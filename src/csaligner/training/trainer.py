@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from ..adapters.aligner import Aligner
-from ..checks import CSAlignerError, InputError
-from ..config import TrainConfig
-from ..data.samplers import PairSampler
-from ..losses.objective import Objective
-from ..types import Batch, LossTerms, PairedFeatures
+from csaligner.adapters.aligner import Aligner
+from csaligner.checks import CSAlignerError, InputError
+from csaligner.config import TrainConfig
+from csaligner.data.samplers import PairSampler
+from csaligner.losses.objective import Objective
+from csaligner.types import Batch, LossTerms, PairedFeatures
+
 from .checkpoint import Checkpoints, TrainerState
 from .schedules import value_at, warmup_cosine
 
@@ -113,7 +114,11 @@ class Trainer:
         with accelerator.autocast():
             image, text = model(batch.image.to(device), batch.text.to(device))
         loss = objective(
-            image.float(), text.float(), self._model.logit_scale, batch.image_ids.to(device), batch.text_ids.to(device)
+            image.float(),
+            text.float(),
+            self._model.logit_scale,
+            batch.image_ids.to(device),
+            batch.text_ids.to(device),
         )
         if not bool(torch.isfinite(loss.total)):
             raise CSAlignerError(
@@ -186,7 +191,7 @@ class Trainer:
 
 
 def _accelerator(precision: str) -> Any:
-    from accelerate import Accelerator  # noqa: PLC0415  (a second of import time)
+    from accelerate import Accelerator  # a second of import time
 
     accelerator = Accelerator(mixed_precision={"fp32": "no", "bf16": "bf16"}[precision])
     if accelerator.num_processes > 1:

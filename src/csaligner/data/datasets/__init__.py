@@ -1,0 +1,65 @@
+"""Readers of pictures with captions, one a file, and the door to them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from csaligner.checks import InputError, nearest
+from csaligner.registry import DATASETS, load
+from csaligner.types import Dataset, Item
+
+BY_PATH = ("table", "folder")  # readers that a path stands for
+ALL = ("openmoji", "tuxpaint", "openclipart")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonlines", ".parquet")
+
+
+class Joined:
+    """Several datasets, one after the other."""
+
+    def __init__(self, parts: Sequence[Dataset]) -> None:
+        self._parts = tuple(parts)
+
+    @property
+    def name(self) -> str:
+        return "+".join(part.name for part in self._parts)
+
+    @property
+    def attribution(self) -> str:
+        return " ".join(part.attribution for part in self._parts if part.attribution)
+
+    def items(self) -> Sequence[Item]:
+        return [item for part in self._parts for item in part.items()]
+
+
+def open_dataset(spec: str, **options: Any) -> Dataset:
+    """openmoji, tuxpaint, openclipart, all (the three together), a table (csv, tsv, jsonl, parquet) or a folder.
+
+    options: for the reader, for example image_key and caption_key of a table.
+
+    Raises InputError for a name or a path that is not there, and for an option that the reader does not have.
+    """
+    names = [name for name in DATASETS if name not in BY_PATH]
+    if spec == "all":
+        return Joined([_make(name, (), options) for name in ALL])
+    if spec in names:
+        return _make(spec, (), options)
+    path = Path(spec)
+    if path.is_dir():
+        return _make("folder", (path,), options)
+    if path.is_file():
+        return _make("table", (path,), options)
+    if path.suffix or len(path.parts) > 1:
+        raise InputError(f"dataset: no such file or folder: {spec}")
+    raise InputError(f"dataset: {spec!r} is neither a path nor a known name; {nearest(spec, [*names, 'all'])}")
+
+
+def _make(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Dataset:
+    reader = load("dataset", DATASETS, name)
+    known = inspect.signature(reader).parameters
+    for option in options:
+        if option not in known:
+            raise InputError(f"dataset: {name} has no option {option!r}; {nearest(option, known)}")
+    return cast(Dataset, reader(*arguments, **options))

@@ -1,0 +1,76 @@
+"""Open Clip Art Library 0.18: about 6,900 public-domain drawings with titles and keywords."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from csaligner.checks import InputError
+from csaligner.data.images import MAX_PIXELS
+from csaligner.types import Item
+
+ROOT = Path("/usr/share/openclipart")
+DC = "{http://purl.org/dc/elements/1.1/}"
+RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
+NO_KEYWORD = ("unsorted", "hash(0x")  # left behind by the library's own scripts
+MAX_KEYWORDS = 12
+
+
+class OpenClipart:
+    """The clip art of Debian's packages openclipart-png and openclipart-svg.
+
+    Picture: the PNG, or the SVG beside it where the PNG is larger than images.MAX_PIXELS. Captions: the title and
+    the list of keywords in the SVG's metadata. Debian files one picture under several names by symbolic links: it
+    is one item here, with the captions of all its names, so that no picture straddles the split.
+    """
+
+    name = "openclipart"
+    attribution = "Clip art from the Open Clip Art Library (openclipart.org), public domain."
+
+    def __init__(self, root: Path = ROOT) -> None:
+        if not (root / "png").is_dir() or not (root / "svg").is_dir():
+            raise InputError(f"openclipart: no folders png and svg in {root}; apt-get install openclipart-png openclipart-svg")
+        self._png, self._svg = root.resolve() / "png", root.resolve() / "svg"
+
+    def items(self) -> Sequence[Item]:
+        names: defaultdict[Path, list[Path]] = defaultdict(list)
+        for path in sorted(self._png.rglob("*.png")):
+            names[path.resolve()].append(path)
+        return [self._item(picture, paths) for picture, paths in names.items()]
+
+    def _item(self, picture: Path, names: Sequence[Path]) -> Item:
+        drawings = [self._svg / path.relative_to(self._png).with_suffix(".svg") for path in names]
+        captions = dict.fromkeys(caption for drawing in drawings for caption in captions_of(drawing))
+        image = picture
+        if _pixels(picture) > MAX_PIXELS:
+            image = next((drawing for drawing in drawings if drawing.exists()), picture)
+        name = "openclipart/" + picture.relative_to(self._png).with_suffix("").as_posix()
+        return Item(name, image, tuple(captions), name)
+
+
+def captions_of(drawing: Path) -> list[str]:
+    """Title and keywords of an SVG's metadata; none where the file cannot be parsed."""
+    try:
+        root = ET.parse(drawing).getroot()
+    except (OSError, ET.ParseError):
+        return []
+    work = next((element for element in root.iter() if element.tag.endswith("}Work")), None)
+    if work is None:
+        return []
+    title = _text(work.find(f"{DC}title"))
+    entries = (_text(entry) for subject in work.findall(f"{DC}subject") for entry in subject.iter(f"{RDF}li"))
+    keywords = [word for word in entries if word and not word.lower().startswith(NO_KEYWORD)]
+    return [caption for caption in (title, ", ".join(keywords[:MAX_KEYWORDS])) if caption]
+
+
+def _text(element: ET.Element | None) -> str:
+    return " ".join((element.text or "").split()) if element is not None else ""
+
+
+def _pixels(png: Path) -> int:
+    """Width times height, from the 24 bytes at the start of a PNG."""
+    with png.open("rb") as file:
+        head = file.read(24)
+    return int.from_bytes(head[16:20], "big") * int.from_bytes(head[20:24], "big")

@@ -1,0 +1,45 @@
+"""Tux Paint's stamps: about 950 drawings and photos, each with a sentence in many languages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from csaligner.checks import InputError
+from csaligner.types import Item
+
+ROOT = Path("/usr/share/tuxpaint/stamps")
+
+
+class TuxPaint:
+    """The stamps of Debian's package tuxpaint-stamps-default; a drawing (svg) goes before a bitmap (png).
+
+    language: "en", or a code that the stamps' text files use, as "de" or "pt_BR"; a stamp without that language
+    has no caption.
+    """
+
+    name = "tuxpaint"
+    attribution = "Stamps by the Tux Paint contributors (tuxpaint.org), GPL-2.0-or-later and public domain."
+
+    def __init__(self, language: str = "en", root: Path = ROOT) -> None:
+        if not root.is_dir():
+            raise InputError(f"tuxpaint: no folder {root}; apt-get install tuxpaint-stamps-default")
+        self._language, self._root = language, root
+
+    def items(self) -> Sequence[Item]:
+        found = []
+        for text in sorted(self._root.rglob("*.txt")):
+            image = next((p for p in (text.with_suffix(".svg"), text.with_suffix(".png")) if p.exists()), None)
+            if image is not None:
+                name = "tuxpaint/" + text.relative_to(self._root).with_suffix("").as_posix()
+                found.append(Item(name, image, (_caption(text, self._language),), name))
+        return found
+
+
+def _caption(path: Path, language: str) -> str:
+    """The first line is English; the others read `code.utf8=text`."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+    if language == "en":
+        return lines[0]
+    prefix = f"{language}.utf8="
+    return next((line.removeprefix(prefix) for line in lines[1:] if line.startswith(prefix)), "")

