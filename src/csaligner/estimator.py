@@ -10,15 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .adapters.aligner import Aligner
+from .adapters.aligner import Aligner, align, encode
 from .checks import CSAlignerError, InputError, as_features
 from .config import TrainConfig, build_config
 from .evaluation.evaluate import evaluate
 from .pairing import pair_features
 from .training.trainer import Trainer
 from .types import PairedFeatures
-
-CHUNK = 8192
 
 
 class CSAligner:
@@ -84,7 +82,8 @@ class CSAligner:
         text_image_ids: Sequence[Any] | None = None,
     ) -> dict[str, float]:
         """Recall, mixed search and gap of the transformed features, by the names of docs/metrics.md."""
-        return evaluate_model(self.model, pair_features(image_features, text_features, image_ids, text_image_ids))
+        features = pair_features(image_features, text_features, image_ids, text_image_ids)
+        return evaluate(align(self.model, features), intervals=False).metrics
 
     def score(
         self,
@@ -124,26 +123,3 @@ class CSAligner:
         if x.shape[1] != wanted:
             raise InputError(f"{name}: got {x.shape[1]} dimensions, this aligner was trained on {wanted}")
         return encode(model, side, x).numpy()
-
-
-@torch.inference_mode()
-def encode(model: Aligner, side: str, x: torch.Tensor) -> torch.Tensor:
-    """All rows through one side of the model, in chunks."""
-    apply = model.encode_image if side == "image" else model.encode_text
-    return torch.cat([apply(chunk) for chunk in x.split(CHUNK)])
-
-
-def evaluate_model(model: Aligner, features: PairedFeatures) -> dict[str, float]:
-    """Metrics of aligned features."""
-    return dict(evaluate(align(model, features), intervals=False)["metrics"])
-
-
-def align(model: Aligner, features: PairedFeatures) -> PairedFeatures:
-    """The same pairs, in the aligned space."""
-    return PairedFeatures(
-        encode(model, "image", features.image.float()),
-        encode(model, "text", features.text.float()),
-        features.text_to_image,
-        features.image_ids,
-        features.captions,
-    )

@@ -7,14 +7,14 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from .adapters.aligner import Aligner
+from .adapters.aligner import Aligner, align
 from .checks import InputError
 from .config import TrainConfig, dump_config, load_config
 from .data.datasets import open_dataset
@@ -23,8 +23,6 @@ from .data.store import Store
 from .encoders import open_encoder
 from .evaluation.baselines import MeanCentring
 from .evaluation.evaluate import evaluate
-from .evaluation.mixed_search import mixed_search_metrics
-from .evaluation.retrieval import retrieval_metrics
 from .files import write_json, write_text
 from .reporting.record import MethodResult
 from .training.trainer import Hooks, Report, Trainer
@@ -33,7 +31,6 @@ from .types import PairedFeatures, Split
 IMAGE_ENCODER = "bundled:efficientnet-lite0"
 TEXT_ENCODER = "bundled:all-MiniLM-L6-v2"
 CONFIG, RECORD, RESULTS, REPORT = "config.yaml", "run.json", "results.json", "report.html"
-CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -93,13 +90,7 @@ def train_in_memory(features: PairedFeatures, val: PairedFeatures, config: Train
 
 def validate(model: Aligner, val: PairedFeatures) -> dict[str, float]:
     """The few metrics that are worth their time while training; mean_recall@K is the mean of both directions."""
-    aligned = align(model, val)
-    ids, text_ids = list(aligned.image_ids), [aligned.image_ids[i] for i in aligned.text_to_image.tolist()]
-    metrics = retrieval_metrics(aligned.image, aligned.text, ids, text_image_ids=text_ids)
-    metrics |= mixed_search_metrics(aligned.image, aligned.text, ids, text_image_ids=text_ids)
-    for k in (1, 5, 10):
-        metrics[f"mean_recall@{k}"] = (metrics[f"image_to_text_recall@{k}"] + metrics[f"text_to_image_recall@{k}"]) / 2
-    return metrics
+    return evaluate(align(model, val), intervals=False).metrics
 
 
 def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[MethodResult]:
@@ -120,7 +111,7 @@ def measure(name: str, seed: int, features: PairedFeatures, run: Run | None = No
     """All metrics with their intervals, as one record."""
     found = evaluate(features)
     history = run.history if run else []
-    return MethodResult(name, seed, found["metrics"], found["intervals"], history, run.seconds if run else None)
+    return MethodResult(name, seed, found.metrics, found.intervals, history, run.seconds if run else None)
 
 
 def baselines(train_features: PairedFeatures, test: PairedFeatures, config: TrainConfig) -> list[MethodResult]:
@@ -133,24 +124,6 @@ def baselines(train_features: PairedFeatures, test: PairedFeatures, config: Trai
     start = Aligner.fit_start(train_features, config).eval()
     results.append(measure("closed-form start", config.seed, align(start, test)))
     return results
-
-
-def align(model: Aligner, features: PairedFeatures) -> PairedFeatures:
-    """The same pairs, in the aligned space."""
-    return PairedFeatures(
-        encode(model, "image", features.image.float()),
-        encode(model, "text", features.text.float()),
-        features.text_to_image,
-        features.image_ids,
-        features.captions,
-    )
-
-
-@torch.inference_mode()
-def encode(model: Aligner, side: str, x: torch.Tensor) -> torch.Tensor:
-    """All rows through one side of the model, in chunks."""
-    apply: Callable[[torch.Tensor], torch.Tensor] = model.encode_image if side == "image" else model.encode_text
-    return torch.cat([apply(chunk) for chunk in x.split(CHUNK)])
 
 
 def claim_run(out: Path, config: TrainConfig, store: Store) -> None:

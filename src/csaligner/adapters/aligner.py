@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from csaligner.types import PairedFeatures
 from .start import Affine, fit_starts
 
 WEIGHTS = "model.safetensors"
+CHUNK = 8192
 
 
 class AlignerConfig(Strict):
@@ -125,6 +127,24 @@ class Aligner(nn.Module):
             first_line = str(error).strip().splitlines()[0]
             raise InputError(f"checkpoint: {folder / WEIGHTS} cannot be used ({first_line})") from None
         return model.eval()
+
+
+def align(model: Aligner, features: PairedFeatures) -> PairedFeatures:
+    """The same pairs, in the aligned space."""
+    return PairedFeatures(
+        encode(model, "image", features.image.float()),
+        encode(model, "text", features.text.float()),
+        features.text_to_image,
+        features.image_ids,
+        features.captions,
+    )
+
+
+@torch.inference_mode()
+def encode(model: Aligner, side: str, x: Tensor) -> Tensor:
+    """All rows through one side of the model, in chunks."""
+    apply: Callable[[Tensor], Tensor] = model.encode_image if side == "image" else model.encode_text
+    return torch.cat([apply(chunk) for chunk in torch.split(x, CHUNK)])
 
 
 def _blank(dim_in: int, dim_out: int) -> Affine:

@@ -1,0 +1,115 @@
+"""The modality gap in numbers. Features are L2-normalised first; a caption weighs 1/m, m captions of its image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from csaligner.checks import check_same_dim
+from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
+from csaligner.divergences.mmd import mmd
+from csaligner.pairing import pair_features
+from csaligner.types import PairedFeatures
+
+from .probe import probe_accuracy
+
+MAX_ROWS = 4096  # of each modality, for what grows with the square of the rows
+
+
+def gap_metrics(
+    image_features: Any,
+    text_features: Any,
+    image_ids: Sequence[Any] | None = None,
+    *,
+    text_image_ids: Sequence[Any] | None = None,
+    bandwidth: float = 0.5,
+    seed: int = 0,
+) -> dict[str, float]:
+    """How far two sets of features are from being one distribution.
+
+    gap/centroid: distance of the two means (Liang et al. 2022). gap/cs: Cauchy-Schwarz divergence, gap/mmd2:
+    squared MMD, both with a Gaussian kernel of sigma = bandwidth, diagonals kept. gap/probe_accuracy: a linear
+    probe's share of right guesses of the modality on held-out images (probe.probe_accuracy; 0.5 is blind).
+    gap/paired_cosine, gap/unpaired_cosine: mean cosine of an image with its captions, and with those of others.
+    gap/frechet: Frechet distance of the two sets. uniformity/image, /text: log mean exp(-2 |a - b|^2) over
+    pairs of different rows (Wang & Isola 2020). effective_rank/image, /text: exp of the entropy of the
+    singular values (Roy & Vetterli 2007) of the centred rows. Ids as in pairing.pair_features.
+    Divergences and uniformity use at most 4,096 rows of each modality, chosen by `seed`. Raises InputError.
+    """
+    features = pair_features(image_features, text_features, image_ids, text_image_ids)
+    return gap_of(features, bandwidth=bandwidth, seed=seed)
+
+
+def gap_of(features: PairedFeatures, *, bandwidth: float = 0.5, seed: int = 0) -> dict[str, float]:
+    """gap_metrics of features that are paired already."""
+    check_same_dim(("image_features", "text_features"), features.image, features.text)
+    x, y = normalize(features.image.double(), dim=1), normalize(features.text.double(), dim=1)
+    w = caption_weights(features)
+    mean_x, mean_y = x.mean(dim=0), w @ y
+    paired = (x[features.text_to_image] * y).sum(dim=1)
+    all_pairs, n = float(mean_x @ mean_y), len(x)
+    matched = float(w @ paired)
+    rows_x, rows_y = _rows(n, seed), _rows(len(y), seed)
+    few_x, few_y, few_w = x[rows_x].float(), y[rows_y].float(), w[rows_y]
+    return {
+        "gap/centroid": float((mean_x - mean_y).norm()),
+        "gap/cs": float(cauchy_schwarz_divergence(few_x, few_y, bandwidth=bandwidth, weights_y=few_w)),
+        "gap/mmd2": float(mmd(few_x, few_y, bandwidth=bandwidth, weights_y=few_w)),
+        "gap/probe_accuracy": probe_accuracy(x.float(), y.float(), features.text_to_image, seed=seed),
+        "gap/paired_cosine": matched,
+        "gap/unpaired_cosine": (all_pairs * n - matched) / (n - 1) if n > 1 else float("nan"),
+        "gap/frechet": frechet_distance(x, y, w),
+        "uniformity/image": _uniformity(few_x),
+        "uniformity/text": _uniformity(few_y),
+        "effective_rank/image": _effective_rank(x),
+        "effective_rank/text": _effective_rank(y),
+    }
+
+
+def caption_weights(features: PairedFeatures) -> Tensor:
+    """(M,) float64, 1/m for a caption of an image with m captions, divided by their sum."""
+    counts = torch.bincount(features.text_to_image, minlength=len(features.image))
+    w = 1.0 / counts[features.text_to_image].double()
+    return w / w.sum()
+
+
+def frechet_distance(x: Tensor, y: Tensor, weights_y: Tensor | None = None) -> float:
+    """|m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x^(1/2) S_y S_x^(1/2))^(1/2)), in float64.
+
+    x: (N, d), y: (M, d). Source: Dowson & Landau 1982; used as FID by Heusel et al. 2017, eq. 6.
+    """
+    w = torch.full((len(y),), 1 / len(y), dtype=torch.float64) if weights_y is None else weights_y
+    x, y = x.double(), y.double()
+    mean_x, mean_y = x.mean(dim=0), w @ y
+    x0, y0 = x - mean_x, y - mean_y
+    cov_x, cov_y = x0.T @ x0 / len(x), y0.T @ (w[:, None] * y0)
+    values, vectors = torch.linalg.eigh(cov_x)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cov_y @ root).clamp_min(0).sqrt().sum()
+    return float((mean_x - mean_y).square().sum() + cov_x.trace() + cov_y.trace() - 2 * cross)
+
+
+def _uniformity(x: Tensor) -> float:
+    if len(x) < 2:
+        return float("nan")
+    return float(torch.logsumexp(-2 * torch.pdist(x).square(), dim=0) - torch.tensor(len(x) * (len(x) - 1) / 2).log())
+
+
+def _effective_rank(x: Tensor) -> float:
+    x0 = x - x.mean(dim=0)
+    values = torch.linalg.eigvalsh(x0.T @ x0).clamp_min(0).sqrt()
+    total = values.sum()
+    if total <= 1e-9:
+        return 1.0
+    p = values / total
+    return float(torch.special.entr(p).sum().exp())
+
+
+def _rows(n: int, seed: int) -> Tensor:
+    if n <= MAX_ROWS:
+        return torch.arange(n)
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:MAX_ROWS]

@@ -1,0 +1,88 @@
+"""Mixed search: one index that holds images and texts, asked with either."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from csaligner.checks import check_same_dim
+from csaligner.pairing import pair_features
+from csaligner.types import PairedFeatures
+
+from .ranking import TIE, ranks
+
+K = 10
+CHUNK = 512
+
+
+def mixed_search_metrics(
+    image_features: Any,
+    text_features: Any,
+    image_ids: Sequence[Any] | None = None,
+    *,
+    text_image_ids: Sequence[Any] | None = None,
+) -> dict[str, float]:
+    """What a mixed index returns, by cosine. Every caption and every image asks once, its own row left out.
+
+    mixed_ndcg@10: binary relevance; a caption looks for its image and that image's other captions
+    (mixed_ndcg@10/image_query: an image for its captions).
+    mixed_image_recall@10: the caption's image is in the first 10, all texts of its own item left out.
+    modality_bias@10: share of the query's own modality in the first 10, less its share of the candidates; 0 is
+    blind to modality (captions ask; /image_query: images ask).
+    Ties as in evaluation.ranking; in the nDCG a relevant item loses its ties. Ids as in pairing.pair_features.
+    """
+    return mixed_search_of(pair_features(image_features, text_features, image_ids, text_image_ids))
+
+
+def mixed_search_of(features: PairedFeatures) -> dict[str, float]:
+    """mixed_search_metrics of features that are paired already."""
+    return {name: float(value.mean()) for name, value in mixed_search_per_query(features).items()}
+
+
+def mixed_search_per_query(features: PairedFeatures) -> dict[str, Tensor]:
+    """The metrics for each caption, and those that end in /image_query for each image."""
+    check_same_dim(("image_features", "text_features"), features.image, features.text)
+    n = len(features.image)
+    points = normalize(torch.cat([features.image, features.text]), dim=1)
+    owner = torch.cat([torch.arange(n), features.text_to_image])
+    is_text = torch.arange(len(points)) >= n
+    text_rows, image_rows = torch.arange(n, len(points)), torch.arange(n)
+    found: dict[str, list[Tensor]] = {}
+    for rows, suffix in ((text_rows, ""), (image_rows, "/image_query")):
+        for chunk in torch.split(rows, CHUNK):
+            scores = points[chunk] @ points.T
+            scores[torch.arange(len(chunk)), chunk] = -torch.inf
+            same_item = owner[chunk][:, None] == owner
+            own = is_text.expand_as(scores) if not suffix else ~is_text.expand_as(scores)
+            found.setdefault(f"mixed_ndcg@{K}{suffix}", []).append(_ndcg(scores, same_item))
+            found.setdefault(f"modality_bias@{K}{suffix}", []).append(_bias(scores, own))
+            if not suffix:
+                image_only = scores.masked_fill(same_item & is_text, -torch.inf)
+                hit = ranks(image_only, same_item & ~is_text).hit_at(K)
+                found.setdefault(f"mixed_image_recall@{K}", []).append(hit)
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _ndcg(scores: Tensor, relevant: Tensor) -> Tensor:
+    """sum over the first 10 of rel / log2(rank + 1), divided by the best possible sum."""
+    relevant = relevant & (scores > -torch.inf)
+    top = (scores - 2 * TIE * relevant).topk(min(K, scores.shape[1]), dim=1).indices
+    discount = 1 / torch.log2(torch.arange(2, top.shape[1] + 2).double())
+    gained = (relevant.gather(1, top).double() * discount).sum(dim=1)
+    wanted = relevant.sum(dim=1).clamp(max=top.shape[1])
+    best = torch.cat([torch.zeros(1).double(), discount.cumsum(0)])[wanted]
+    return gained / best.clamp_min(1e-12)
+
+
+def _bias(scores: Tensor, own: Tensor) -> Tensor:
+    candidate = scores > -torch.inf
+    k = min(K, scores.shape[1] - 1)
+    last = scores.topk(k, dim=1).values[:, -1:]
+    above, tied = scores > last + TIE, ((scores - last).abs() <= TIE) & candidate
+    places = k - above.sum(dim=1).double()
+    share = ((above & own).sum(dim=1) + places * (tied & own).sum(dim=1) / tied.sum(dim=1)) / k
+    return share - (own & candidate).sum(dim=1) / candidate.sum(dim=1).double()

@@ -1,0 +1,81 @@
+"""Anybody's arrays as PairedFeatures: who belongs to whom is decided here, by id, once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .checks import InputError, as_features, check_length
+from .types import PairedFeatures
+
+
+def pair_features(
+    image_features: Any,
+    text_features: Any,
+    image_ids: Sequence[Any] | None = None,
+    text_image_ids: Sequence[Any] | None = None,
+) -> PairedFeatures:
+    """Features of images and of their captions, matched.
+
+    image_features: (N, d_image), text_features: (M, d_text). Three forms:
+    no ids: row i pairs with row i, N == M; image_ids alone (N == M entries): row i pairs with row i, rows of one
+    id are one image with several captions and their image rows must agree; image_ids (N, all different) and
+    text_image_ids (M): whose caption each text is. Images without a caption are left out with a warning.
+    Half precision becomes float32. Raises InputError.
+    """
+    image, text = as_features("image_features", image_features), as_features("text_features", text_features)
+    image, text = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (image, text))
+    if text_image_ids is None:
+        if len(image) != len(text):
+            raise InputError(
+                f"image_features has {len(image)} rows and text_features {len(text)}; without text_image_ids row i "
+                "pairs with row i, so give as many of each, or image_ids and text_image_ids"
+            )
+        ids = list(range(len(image))) if image_ids is None else _plain(image_ids)
+        check_length("image_ids", ids, len(image), "pairs")
+        return _from_rows(image, text, ids)
+    if image_ids is None:
+        raise InputError("text_image_ids needs image_ids beside it; give the id of each image row")
+    ids, text_ids = _plain(image_ids), _plain(text_image_ids)
+    check_length("image_ids", ids, len(image), "images")
+    check_length("text_image_ids", text_ids, len(text), "texts")
+    return _from_ids(image, text, ids, text_ids)
+
+
+def _from_rows(image: Tensor, text: Tensor, ids: Sequence[Hashable]) -> PairedFeatures:
+    first: dict[Hashable, int] = {}
+    for row, image_id in enumerate(ids):
+        before = first.setdefault(image_id, row)
+        if before != row and not torch.allclose(image[before], image[row], rtol=1e-3, atol=1e-5):
+            raise InputError(
+                f"image_ids: rows {before} and {row} share the id {image_id!r} but their image features differ; "
+                "give each picture its own id"
+            )
+    index = {image_id: n for n, image_id in enumerate(first)}
+    rows = torch.tensor(list(first.values()))
+    return PairedFeatures(image[rows], text, torch.tensor([index[i] for i in ids]), tuple(map(str, first)))
+
+
+def _from_ids(image: Tensor, text: Tensor, ids: Sequence[Hashable], text_ids: Sequence[Hashable]) -> PairedFeatures:
+    index = {image_id: row for row, image_id in enumerate(ids)}
+    if len(index) < len(ids):
+        twice = next(i for row, i in enumerate(ids) if index[i] != row)
+        raise InputError(f"image_ids: {twice!r} is there twice; with text_image_ids each image stands once")
+    unknown = next((t for t in text_ids if t not in index), None)
+    if unknown is not None:
+        raise InputError(f"text_image_ids: {unknown!r} is not among the image_ids; give ids of images that are there")
+    owner = torch.tensor([index[t] for t in text_ids])
+    captioned = torch.bincount(owner, minlength=len(ids)) > 0
+    if not bool(captioned.all()):
+        warnings.warn(f"{int((~captioned).sum())} images have no caption and are left out", stacklevel=3)
+    new_row = torch.cumsum(captioned, dim=0) - 1
+    kept = tuple(str(i) for i, keep in zip(ids, captioned.tolist(), strict=True) if keep)
+    return PairedFeatures(image[captioned], text, new_row[owner], kept)
+
+
+def _plain(ids: Sequence[Any]) -> list[Hashable]:
+    return list(ids.tolist() if hasattr(ids, "tolist") else ids)
