@@ -72,7 +72,7 @@ class Objective:
         lambdas = {**self.terms, **_checked(weights or {}, self.terms)}
         batch = self._batch(image_features, text_features, logit_scale, image_ids, text_ids)
         values = _values({name for name, weight in lambdas.items() if weight > 0}, batch)
-        total = batch.samples.x.sum() * 0
+        total = batch.samples.x.sum().to(batch.samples.dtype) * 0
         for name, value in values.items():
             total = total + lambdas[name] * value
         return LossTerms(total, {name: value.detach() for name, value in values.items()}, lambdas)
@@ -85,7 +85,7 @@ class Objective:
         image_ids: Ids | None,
         text_ids: Ids | None,
     ) -> _Batch:
-        s = samples(image_features, text_features, names=NAMES)
+        s = samples(image_features, text_features, names=NAMES, impl=self.impl)
         ids = pair_ids(image_ids, text_ids, s.x, s.y)
         weights = [None if image_ids is None else _kernel_weights(side) for side in ids]
         rows = Rows(ids[0], ids[1], weights[0], weights[1])
@@ -153,7 +153,7 @@ def _values(names: set[str], batch: _Batch) -> dict[str, Tensor]:
     for name in sorted(names - set(_KERNEL_TERMS) - {INFO_NCE}):
         divergence = load("divergence", DIVERGENCES, name)
         values[name] = divergence(s.x, s.y, weights_x=s.weights_x, weights_y=s.weights_y, impl=impl)
-    return {name: value.to(s.x.dtype) for name, value in values.items()}
+    return {name: value.to(s.dtype) for name, value in values.items()}
 
 
 def _kernel_weights(ids: Tensor) -> Tensor | None:

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from csaligner.checks import InputError, as_features, check_length, check_positive, check_same_dim
 
+from .tiles import compute_dtype
+
 Ids = Tensor | Sequence[Any]
 
 
 @dataclass(frozen=True)
 class Samples:
-    """x: (N, d); y: (M, d), one dtype (float64 if either is, else float32), one device.
+    """x: (N, d); y: (M, d), one dtype, one device.
 
     weights: (N,), (M,) float64, positive, or None where all are equal. Rows of weight 0 are gone.
     """
@@ -27,6 +29,11 @@ class Samples:
     weights_x: Tensor | None = None
     weights_y: Tensor | None = None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of values: float64 if the features are, else float32."""
+        return compute_dtype(self.x)
+
 
 def samples(
     x: Any,
@@ -34,11 +41,12 @@ def samples(
     weights_x: Any = None,
     weights_y: Any = None,
     names: tuple[str, str] = ("x", "y"),
+    impl: str = "auto",
 ) -> Samples:
     """Checks two samples and their weights. Raises InputError.
 
-    Half-precision features are brought to float32. A weight of 0, or False in a boolean mask, takes the row
-    out before anything is computed, so that its content has no influence to the last bit.
+    Half-precision features are brought to float32, but for "triton". A weight of 0, or False in a boolean mask, takes
+    the row out before anything is computed, so that its content has no influence to the last bit.
     """
     x, y = as_features(names[0], x), as_features(names[1], y)
     check_same_dim(names, x, y)
@@ -46,7 +54,9 @@ def samples(
         raise InputError(f"{names[0]} is on {x.device} and {names[1]} on {y.device}; move them to one device")
     x, keep_x = _weighted(x, weights_x, names[0])
     y, keep_y = _weighted(y, weights_y, names[1])
-    dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    if impl != "triton":
+        dtype = torch.promote_types(dtype, torch.float32)
     return Samples(x.to(dtype), y.to(dtype), keep_x, keep_y)
 
 

@@ -7,7 +7,10 @@ were checked by arguments.py.
 
 from __future__ import annotations
 
+import importlib
+import os
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +19,7 @@ from csaligner.checks import InputError, check_choice
 
 from . import reference, tiled, tiled_contrastive
 from .arguments import Samples
-from .kernels import Kernel
+from .kernels import Gaussian, Kernel
 from .pairs import Rows
 
 IMPLEMENTATIONS = ("auto", "reference", "tiled", "mixed", "triton")
@@ -29,11 +32,23 @@ REFERENCE_ENTRIES = 128 * 128
 def choose(impl: str, rows_x: int, rows_y: int) -> str:
     """The implementation that runs for these sizes. Raises InputError for a name it cannot run."""
     check_choice("impl", impl, IMPLEMENTATIONS)
-    if impl == "triton":
-        raise InputError('impl: "triton" is not available in this version; take "auto" or "tiled"')
     if impl == "auto":
         return "reference" if rows_x * rows_y <= REFERENCE_ENTRIES else "tiled"
     return impl
+
+
+def _triton(x: Tensor, kernel: Kernel | None) -> Any:
+    """The module of the Triton sweep, where it can do this. Raises InputError."""
+    if kernel is not None and not isinstance(kernel, Gaussian):
+        raise InputError('impl: "triton" knows the gaussian kernel at one bandwidth alone; take "tiled"')
+    if x.dtype == torch.float64:
+        raise InputError('impl: "triton" computes in float32 and float64 features were given; take "tiled"')
+    if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise InputError(f'impl: "triton" runs on a GPU and the features are on {x.device}; take "auto" or "tiled"')
+    try:
+        return importlib.import_module("csaligner.ops.triton")
+    except ImportError:
+        raise InputError('impl: "triton" needs the package triton; install it, or take "tiled"') from None
 
 
 def within(x: Tensor, kernel: Kernel, weights: Tensor | None, impl: str, diagonal: bool = True) -> Tensor:
@@ -41,6 +56,9 @@ def within(x: Tensor, kernel: Kernel, weights: Tensor | None, impl: str, diagona
     chosen = choose(impl, len(x), len(x))
     if chosen == "reference":
         return reference.log_kernel_mean(x, None, kernel, weights, diagonal=diagonal)
+    if chosen == "triton" and diagonal:
+        value: Tensor = _triton(x, kernel).log_kernel_mean(x, None, kernel, weights)
+        return value
     return tiled.log_kernel_mean(x, None, kernel, weights, diagonal=diagonal, mixed=_mixed(chosen, x))
 
 
@@ -50,6 +68,9 @@ def between(samples: Samples, kernel: Kernel, impl: str) -> Tensor:
     chosen = choose(impl, len(x), len(y))
     if chosen == "reference":
         return reference.log_kernel_mean(x, y, kernel, *weights)
+    if chosen == "triton":
+        value: Tensor = _triton(x, kernel).log_kernel_mean(x, y, kernel, *weights)
+        return value
     return tiled.log_kernel_mean(x, y, kernel, *weights, mixed=_mixed(chosen, x))
 
 
@@ -58,6 +79,9 @@ def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: Rows, impl: str) -> Tens
     chosen = choose(impl, len(x), len(y))
     if chosen == "reference":
         return reference.info_nce(x, y, scale, rows.ids_x, rows.ids_y)
+    if chosen == "triton":
+        value: Tensor = _triton(x, None).info_nce(x, y, scale, rows)
+        return value
     return tiled_contrastive.info_nce(x, y, scale, replace(rows, mixed=_mixed(chosen, x)))
 
 
@@ -69,6 +93,9 @@ def info_nce_and_between(
     if chosen == "reference":
         nce = reference.info_nce(x, y, scale, rows.ids_x, rows.ids_y)
         return nce, reference.log_kernel_mean(x, y, kernel, rows.weights_x, rows.weights_y)
+    if chosen == "triton":
+        values: tuple[Tensor, Tensor] = _triton(x, kernel).info_nce_and_log_kernel_mean(x, y, scale, rows, kernel)
+        return values
     rows = replace(rows, mixed=_mixed(chosen, x))
     return tiled_contrastive.info_nce_and_log_kernel_mean(x, y, scale, rows, kernel)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .kernels import Kernel
 from .reference import id_weights
-from .tiles import Buffers, Sample, add_log_weights, blocks
+from .tiles import Buffers, Sample, add_log_weights, blocks, compute_dtype
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Modality:
     """One side, its rows sorted by id so that the positives lie in few tiles.
 
     sample: centred points, norms and kernel weights. shift: (N,), what centring took off every logit of the
-    row, divided by the scale. log_w: (N,), log 1/m, -inf for unpaired rows. ids: (N,), ascending.
+    row, divided by the scale. log_w: (N,), log 1/m, -inf for unpaired rows. ids: (N,), ascending;
+    unpaired rows (-1) may meet, their weights of 0 keep them out.
     order: the permutation that sorted the rows, None where they were sorted.
     """
 
@@ -51,8 +52,8 @@ class Modality:
             x, ids = x[order], ids[order]
             weights = None if weights is None else weights[order]
         points = x - centre
-        log_w = id_weights(ids).log().to(x.dtype)
-        return cls(Sample.of(points, weights, mixed), points @ centre, log_w, ids, order)
+        log_w = id_weights(ids).log().to(compute_dtype(x))
+        return cls(Sample.of(points, weights, mixed), (points @ centre).to(log_w.dtype), log_w, ids, order)
 
     def restore(self, rows: Tensor) -> Tensor:
         """Rows in the caller's order."""
@@ -73,12 +74,10 @@ class Pair:
     scale: float
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor, rows: Rows, scale: float) -> Pair:
-        centre = torch.lerp(x.mean(dim=0), y.mean(dim=0), 0.5)
-        # Unpaired rows (-1) of the two sides must not find each other.
-        ids_y = torch.where(rows.ids_y == -1, -2, rows.ids_y)
+    def of(cls, x: Tensor, y: Tensor, rows: Rows, scale: float, centred: bool = True) -> Pair:
+        centre = torch.lerp(x.mean(dim=0), y.mean(dim=0), 0.5) if centred else torch.zeros_like(x[0])
         side_x = Modality.of(x, centre, rows.ids_x, rows.weights_x, rows.mixed)
-        side_y = Modality.of(y, centre, ids_y, rows.weights_y, rows.mixed)
+        side_y = Modality.of(y, centre, rows.ids_y, rows.weights_y, rows.mixed)
         return cls(side_x, side_y, centre, scale)
 
     def tiles(self) -> Iterator[tuple[slice, slice, bool]]:

@@ -37,7 +37,7 @@ class Tile:
     negative: Tensor | None
 
 
-class _LogSums:
+class LogSums:
     """One log sum exp for each of N rows (or columns): the sum is total * exp(top)."""
 
     def __init__(self, side: Modality, top: float = LOWEST) -> None:
@@ -47,7 +47,10 @@ class _LogSums:
     def add_online(self, e: Tensor, dim: int, where: slice) -> None:
         """Takes in the exponents of a tile, summed over dim, and raises the maximum; overwrites e."""
         top = e.amax(dim=dim).clamp_(min=LOWEST)
-        total = e.sub_(top.unsqueeze(dim)).exp_().sum(dim=dim)
+        self.merge(top, e.sub_(top.unsqueeze(dim)).exp_().sum(dim=dim), where)
+
+    def merge(self, top: Tensor, total: Tensor, where: slice) -> None:
+        """Adds total * exp(top) to the sums of some rows."""
         raised = torch.maximum(self.top[where], top.to(self.top.dtype))
         self.total[where] *= (self.top[where] - raised).exp()
         self.total[where] += total * (top - raised).exp()
@@ -57,12 +60,12 @@ class _LogSums:
         return self.top + self.total.log()
 
 
-class _Softmaxes:
+class Softmaxes:
     """Sums of both directions, over all and over the positives, and the loss that they give."""
 
     def __init__(self, pair: Pair, tops: tuple[float, float] = (LOWEST, LOWEST)) -> None:
-        self.rows, self.rows_positive = _LogSums(pair.x, tops[0]), _LogSums(pair.x, tops[0])
-        self.columns, self.columns_positive = _LogSums(pair.y, tops[1]), _LogSums(pair.y, tops[1])
+        self.rows, self.rows_positive = LogSums(pair.x, tops[0]), LogSums(pair.x, tops[0])
+        self.columns, self.columns_positive = LogSums(pair.y, tops[1]), LogSums(pair.y, tops[1])
 
     def info_nce(self, pair: Pair) -> Tensor:
         """The loss; call it once all tiles are added."""
@@ -71,7 +74,7 @@ class _Softmaxes:
         return (rows + columns) / 2
 
 
-class OnlineSoftmaxes(_Softmaxes):
+class OnlineSoftmaxes(Softmaxes):
     """With a running maximum for each row and column."""
 
     def add(self, pair: Pair, tile: Tile, work: Tensor) -> None:
@@ -91,10 +94,10 @@ class OnlineSoftmaxes(_Softmaxes):
         p: softmax over all, q: over the positives, ': over columns; share: weight of the row in the mean.
         """
         dtype = pair.x.log_w.dtype
-        rows = _factors(pair.x, self.rows, self.rows_positive, factor)
-        columns = _factors(pair.y, self.columns, self.columns_positive, factor)
+        rows = factors(pair.x, self.rows, self.rows_positive, factor)
+        columns = factors(pair.y, self.columns, self.columns_positive, factor)
 
-        def exponential(tile: Tile, sums: _LogSums, dim: int, out: Tensor) -> Tensor:
+        def exponential(tile: Tile, sums: LogSums, dim: int, out: Tensor) -> Tensor:
             """e^(logit + log w - top), summed over dim; dim 1: the softmax of rows i over columns j."""
             own, other, where = (tile.i, pair.y, tile.j) if dim else (tile.j, pair.x, tile.i)
             over = _over(other, where, pair.scale).unsqueeze(1 - dim)
@@ -114,7 +117,7 @@ class OnlineSoftmaxes(_Softmaxes):
         return write
 
 
-class SharedSoftmaxes(_Softmaxes):
+class SharedSoftmaxes(Softmaxes):
     """With one exponential e_ij = exp(scale * s_ij - bound) for both directions.
 
     Row sums are e @ b and column sums a @ e, with a_i, b_j what the rows and columns bring along: the weights 1/m
@@ -150,8 +153,8 @@ class SharedSoftmaxes(_Softmaxes):
 
     def gradient(self, pair: Pair, factor: float) -> Callable[[Tile, Tensor, Tensor], None]:
         """As OnlineSoftmaxes.gradient."""
-        rows = _factors(pair.x, self.rows, self.rows_positive, factor)
-        columns = _factors(pair.y, self.columns, self.columns_positive, factor)
+        rows = factors(pair.x, self.rows, self.rows_positive, factor)
+        columns = factors(pair.y, self.columns, self.columns_positive, factor)
         a, b = self._a[:, None], self._b
 
         def write(tile: Tile, w: Tensor, work: Tensor) -> None:
@@ -171,28 +174,28 @@ def softmaxes(pair: Pair) -> OnlineSoftmaxes | SharedSoftmaxes:
 
 
 @dataclass(frozen=True)
-class _Factors:
+class Factors:
     """factor * share / total of each row, over all and over its positives; 0 for rows that enter no mean."""
 
     every: Tensor
     positive: Tensor
 
 
-def _factors(side: Modality, every: _LogSums, positive: _LogSums, factor: float) -> _Factors:
+def factors(side: Modality, every: LogSums, positive: LogSums, factor: float) -> Factors:
     share = _shares(side, positive)
     parts = (
         (factor * share / sums.total).masked_fill(share == 0, 0).to(side.log_w.dtype) for sums in (every, positive)
     )
-    return _Factors(*parts)
+    return Factors(*parts)
 
 
-def _shares(side: Modality, positive: _LogSums) -> Tensor:
+def _shares(side: Modality, positive: LogSums) -> Tensor:
     """Weight of each row in the mean, 0 where it has no positive."""
     w = side.log_w.to(positive.total.dtype).exp().masked_fill(positive.total == 0, 0)
     return w / w.sum()
 
 
-def _mean_loss(side: Modality, every: _LogSums, positive: _LogSums) -> Tensor:
+def _mean_loss(side: Modality, every: LogSums, positive: LogSums) -> Tensor:
     share = _shares(side, positive)
     loss = (every.log() - positive.log()).masked_fill(share == 0, 0)
     return (share * loss).sum()

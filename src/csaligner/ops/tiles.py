@@ -51,6 +51,11 @@ def totals_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """float64 for float64 features, float32 for all others."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
 @dataclass(frozen=True)
 class Sample:
     """One sample, ready for the sweep.
@@ -72,13 +77,13 @@ class Sample:
     @classmethod
     def of(cls, points: Tensor, weights: Tensor | None, mixed: bool) -> Sample:
         half = points.to(torch.bfloat16) if mixed else None
-        square_norms = torch.linalg.vector_norm(points, dim=1).square_()
+        square_norms = torch.linalg.vector_norm(points, dim=1, dtype=compute_dtype(points)).square_()
         if weights is None:
             n = len(points)
             return cls(points, square_norms, None, -math.log(n), 0.0, 1 / n, half)
         share = weights.to(totals_dtype(points))
         share = share / share.sum()
-        log_weights = share.log().to(points.dtype)
+        log_weights = share.log().to(square_norms.dtype)
         heaviest = float(log_weights.max())
         return cls(points, square_norms, log_weights, 0.0, heaviest, float(share.square().sum()), half)
 

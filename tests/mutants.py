@@ -1,0 +1,129 @@
+"""Deliberate faults in the numerics, each of which must break a test: `make mutants` or `python tests/mutants.py`.
+
+Every fault is applied alone to a copy of the sources, and the tests of the numerics run against the copy until one
+fails. Exit code 1 where a fault survives, or where its text is no longer found in the sources.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TESTS = ("ops", "divergences", "losses", "contract/test_divergences.py")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """In src/csaligner/`file`, the first `old` becomes `new`."""
+
+    what: str
+    file: str
+    old: str
+    new: str
+
+
+MUTANTS = [
+    Mutant("D_CS: sign of the cross term", "divergences/cauchy_schwarz.py", "- 2 * between", "+ 2 * between"),
+    Mutant("D_CS: cross term once", "divergences/cauchy_schwarz.py", "- 2 * between", "- between"),
+    Mutant("MMD: unbiased ignored", "divergences/mmd.py", "diagonal=not unbiased", "diagonal=True"),
+    Mutant("energy: a within term lost", "divergences/energy.py", "- within_x - within_y", "- within_x"),
+    Mutant("Hoelder: power of the density", "divergences/hoelder.py", "(m - 1) * densities", "m * densities"),
+    Mutant("Bures: trace halved", "divergences/gaussian.py", "- 2 * nuclear", "- nuclear"),
+    Mutant("KL: dimension forgotten", "divergences/gaussian.py", "traces - 2 * d", "traces"),
+    Mutant(
+        "Sinkhorn: not debiased",
+        "divergences/sinkhorn.py",
+        "- problem.softmin(\n        s.y",
+        "- 0 * problem.softmin(\n        s.y",
+    ),
+    Mutant("kernel: sigma not squared", "ops/kernels.py", "slope = -0.5 / self.sigma**2", "slope = -0.5 / self.sigma"),
+    Mutant("Laplacian: slope doubled", "ops/kernels.py", "-0.5 / self.sigma / root", "-1.0 / self.sigma / root"),
+    Mutant("within: tiles counted once", "ops/tiled.py", "(2 if mirrored else 1)", "1"),
+    Mutant("within: gradient halved", "ops/tiled.py", "2 * factor if self.within", "factor if self.within"),
+    Mutant("within: diagonal kept", "ops/tiled.py", "if i == j and not diagonal:", "if False:"),
+    Mutant("within: share of the diagonal", "ops/tiled.py", "1.0 - self.x.sum_of_squared_weights", "1.0"),
+    Mutant(
+        "tiles: column sums for rows", "ops/tiled.py", "mass_y[j] += r.sum(dim=0)", "mass_y[j] += r.sum(dim=0) * 1.001"
+    ),
+    Mutant("tiles: rescaling forgets the total", "ops/tiled.py", "held = [self.total, ", "held = ["),
+    Mutant("tiles: weights of y ignored", "ops/tiles.py", "log_k.add_(y.log_weights[j])", "pass"),
+    Mutant("InfoNCE: no weights 1/m", "ops/pairs.py", "id_weights(ids).log()", "(ids >= 0).double().log()"),
+    Mutant("InfoNCE: unpaired rows take part", "ops/reference.py", "(ids < 0, unpaired)", "(ids < 0, 1)"),
+    Mutant("InfoNCE: rows out of order", "ops/pairs.py", "result[self.order] = rows", "result[:] = rows[self.order]"),
+    Mutant("InfoNCE: one direction alone", "ops/softmaxes.py", "(rows + columns) / 2", "rows"),
+    Mutant("softmax: maximum not merged", "ops/softmaxes.py", "(top - raised).exp()", "1"),
+    Mutant(
+        "softmax: positives added",
+        "ops/softmaxes.py",
+        "rows.positive[i][:, None], value=-1)",
+        "rows.positive[i][:, None])",
+    ),
+    Mutant("shared softmax: positives kept", "ops/softmaxes.py", "w.sub_(work.masked_fill_(tile.negative, 0))", "pass"),
+    Mutant(
+        "shared softmax: transposed factors",
+        "ops/softmaxes.py",
+        "addcmul_(a[i], columns.every[j])",
+        "addcmul_(a[i], columns.every[j] * 0.999)",
+    ),
+    Mutant(
+        "gradient: centre dropped", "ops/tiled_contrastive.py", "grad.addcmul_(mass[:, None], self.pair.centre)", "grad"
+    ),
+    Mutant("gradient: scale of the shift", "ops/tiled_contrastive.py", "* side.shift).sum()", ").sum()"),
+    Mutant(
+        "gradient: kernel part twice",
+        "ops/tiled_contrastive.py",
+        "w.add_(r, alpha=-factor)",
+        "w.add_(r, alpha=-2 * factor)",
+    ),
+    Mutant("token: padding read", "ops/token.py", "slice(0, count) if leads", "slice(0, len(mask)) if leads"),
+    Mutant("token: sum for mean", "ops/token.py", "return total / len(x)", "return total"),
+    Mutant("token: maximum not put back", "ops/token.py", "(log_means[2] + top)", "log_means[2]"),
+    Mutant("bandwidth: median not divided", "ops/bandwidth.py", "median / 2**0.5", "median"),
+    Mutant("bandwidth: temperature for its root", "ops/bandwidth.py", "scale) ** -0.5", "scale) ** -1"),
+    Mutant("autocast let in", "ops/tiles.py", "enabled=False", "enabled=torch.is_autocast_enabled(x.device.type)"),
+    Mutant("double backward let through", "ops/tiles.py", "if torch.is_grad_enabled():", "if False:"),
+    Mutant("objective: weights of a call ignored", "losses/objective.py", "{**self.terms, **_checked(", "{**_checked("),
+    Mutant("objective: unpaired rows dropped", "losses/objective.py", "unpaired=1.0", "unpaired=1e-9"),
+]
+
+
+def survives(mutant: Mutant, folder: Path) -> str | None:
+    """None where a test failed, as it should; else what is wrong."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT / "src", folder, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    path = folder / "csaligner" / mutant.file
+    text = path.read_text()
+    if mutant.old not in text:
+        return f"{mutant.old!r} is not in {mutant.file}: update this list"
+    path.write_text(text.replace(mutant.old, mutant.new, 1))
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    tests = [str(ROOT / "tests" / name) for name in TESTS]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *tests], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode == 1:
+        return None
+    return "no test noticed" if done.returncode == 0 else f"pytest could not run: {done.stdout[-300:]}"
+
+
+def main() -> int:
+    wanted = sys.argv[1:]
+    mutants = [m for m in MUTANTS if not wanted or any(word in m.what for word in wanted)]
+    failures = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for mutant in mutants:
+            problem = survives(mutant, Path(folder) / "src")
+            failures += problem is not None
+            line = f"caught    {mutant.what}" if problem is None else f"SURVIVED  {mutant.what}: {problem}"
+            print(line, flush=True)
+    print(f"{len(mutants) - failures} of {len(mutants)} faults caught")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
