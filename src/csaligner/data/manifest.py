@@ -1,0 +1,107 @@
+"""csaligner.json: what a store says about itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from csaligner.checks import InputError
+from csaligner.files import write_json
+from csaligner.types import EncoderInfo
+
+MANIFEST = "csaligner.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """rows: captions; images: pictures; files: path below the store -> SHA-256."""
+
+    rows: int
+    images: int
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A picture that was left out, and why."""
+
+    image_id: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """plan: SHA-256 over all that decides the store's content (items, encoders, dtype).
+
+    dtype: of the .npy files; shard_size: pictures a shard; mean_norm: mean length of the rows, by modality, set
+    when the store is complete. Rows are as the encoders gave them: EncoderInfo.normalized tells whether they have
+    length 1.
+    """
+
+    plan: str
+    dataset: str
+    attribution: str
+    image: EncoderInfo
+    text: EncoderInfo
+    dtype: str
+    shard_size: int
+    empty_captions: int = 0
+    without_caption: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    shards: tuple[Shard, ...] = ()
+    mean_norm: Mapping[str, float] = field(default_factory=dict)
+    complete: bool = False
+
+    @property
+    def n_images(self) -> int:
+        return sum(shard.images for shard in self.shards)
+
+    @property
+    def n_captions(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Atomically. Totals and fingerprints are written for readers of the file; read_manifest ignores them."""
+    value = {"format_version": FORMAT_VERSION} | asdict(manifest)
+    for side, info in (("image", manifest.image), ("text", manifest.text)):
+        value[side] |= {"fingerprint": info.fingerprint}
+    value |= {"n_images": manifest.n_images, "n_captions": manifest.n_captions}
+    write_json(folder / MANIFEST, value)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises InputError where there is none, where it does not parse, and for another format version."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError(f"store: {folder} holds no {MANIFEST}; give a folder that `csaligner embed` wrote")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        version = value["format_version"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"store: {path} does not read as a manifest ({error!r}); embed again") from None
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"store: {path} has format version {version}, this csaligner reads {FORMAT_VERSION}; embed again"
+        )
+    try:
+        return _manifest(value)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"store: {path} does not read as a manifest ({error!r}); embed again") from None
+
+
+def _manifest(value: dict[str, Any]) -> Manifest:
+    for derived in ("format_version", "n_images", "n_captions"):
+        del value[derived]
+    for side in ("image", "text"):
+        del value[side]["fingerprint"]
+        value[side] = EncoderInfo(**value[side])
+    value["skipped"] = tuple(Skipped(**entry) for entry in value["skipped"])
+    value["shards"] = tuple(Shard(**entry) for entry in value["shards"])
+    value["without_caption"] = tuple(value["without_caption"])
+    return Manifest(**value)
