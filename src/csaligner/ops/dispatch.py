@@ -21,6 +21,7 @@ from . import reference, tiled, tiled_contrastive
 from .arguments import Samples
 from .kernels import Gaussian, Kernel
 from .pairs import Rows
+from .tiles import uncompiled
 
 IMPLEMENTATIONS = ("auto", "reference", "tiled", "mixed", "triton")
 
@@ -51,6 +52,7 @@ def _triton(x: Tensor, kernel: Kernel | None) -> Any:
         raise InputError('impl: "triton" needs the package triton; install it, or take "tiled"') from None
 
 
+@uncompiled
 def within(x: Tensor, kernel: Kernel, weights: Tensor | None, impl: str, diagonal: bool = True) -> Tensor:
     """log mean k(x_i, x_j): see reference.log_kernel_mean. Scalar."""
     chosen = choose(impl, len(x), len(x))
@@ -62,6 +64,7 @@ def within(x: Tensor, kernel: Kernel, weights: Tensor | None, impl: str, diagona
     return tiled.log_kernel_mean(x, None, kernel, weights, diagonal=diagonal, mixed=_mixed(chosen, x))
 
 
+@uncompiled
 def between(samples: Samples, kernel: Kernel, impl: str) -> Tensor:
     """log mean k(x_i, y_j): see reference.log_kernel_mean. Scalar."""
     x, y, weights = samples.x, samples.y, (samples.weights_x, samples.weights_y)
@@ -74,6 +77,7 @@ def between(samples: Samples, kernel: Kernel, impl: str) -> Tensor:
     return tiled.log_kernel_mean(x, y, kernel, *weights, mixed=_mixed(chosen, x))
 
 
+@uncompiled
 def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: Rows, impl: str) -> Tensor:
     """Multi-positive symmetric InfoNCE: see reference.info_nce. Scalar."""
     chosen = choose(impl, len(x), len(y))
@@ -85,6 +89,7 @@ def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: Rows, impl: str) -> Tens
     return tiled_contrastive.info_nce(x, y, scale, replace(rows, mixed=_mixed(chosen, x)))
 
 
+@uncompiled
 def info_nce_and_between(
     x: Tensor, y: Tensor, scale: Tensor, rows: Rows, kernel: Kernel, impl: str
 ) -> tuple[Tensor, Tensor]:

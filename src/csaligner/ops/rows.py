@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from .dispatch import choose
 from .kernels import Kernel
 from .reference import log_weights, squared_distances
-from .tiles import CPU_BLOCK, no_autocast
+from .tiles import CPU_BLOCK, no_autocast, uncompiled
 
 
 def log_density(x: Tensor, y: Tensor, kernel: Kernel, log_b: Tensor, impl: str = "auto") -> Tensor:
@@ -41,6 +41,7 @@ def mean_distance(
     return (a * _by_blocks(block, x, y, b, impl)).sum()
 
 
+@uncompiled
 def _by_blocks(function: Callable[..., Tensor], x: Tensor, y: Tensor, more: Tensor, impl: str) -> Tensor:
     with no_autocast(x):
         if choose(impl, len(x), len(y)) == "reference":

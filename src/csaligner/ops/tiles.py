@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from csaligner.checks import InputError
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 # Rows in a tile. On the CPU a few tiles fit in the cache beside the features they meet; a GPU wants large
 # products.
@@ -38,6 +43,19 @@ def blocks(x: Tensor) -> Iterator[slice]:
 def no_autocast(x: Tensor) -> AbstractContextManager[None]:
     """Half-precision logits are wrong, not merely rough: autocast is switched off inside the ops."""
     return torch.autocast(x.device.type, enabled=False)
+
+
+def uncompiled(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """torch.compile calls it as it is: its loops over tiles are no use to a compiler that would unroll them."""
+
+    @wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        if torch.compiler.is_compiling():  # the compiler is loaded then; disable() would load it at import
+            result: _T = torch.compiler.disable(function)(*args, **kwargs)  # type: ignore[no-untyped-call]
+            return result
+        return function(*args, **kwargs)
+
+    return call
 
 
 def refuse_second_derivative() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import reference
 from .kernels import Kernel
-from .tiles import no_autocast, refuse_second_derivative, totals_dtype
+from .tiles import no_autocast, refuse_second_derivative, totals_dtype, uncompiled
 
 
 def dense(x: Tensor, y: Tensor, mask_x: Tensor, mask_y: Tensor, kernel: Kernel) -> Tensor:
@@ -24,6 +24,7 @@ def dense(x: Tensor, y: Tensor, mask_x: Tensor, mask_y: Tensor, kernel: Kernel) 
     return torch.stack([reference.cauchy_schwarz(a[m], b[n], kernel) for a, b, m, n in pairs]).mean()
 
 
+@uncompiled
 def tiled(x: Tensor, y: Tensor, mask_x: Tensor, mask_y: Tensor, kernel: Kernel) -> Tensor:
     """As dense, same arguments; the value is float64, features may be of any floating dtype."""
     value: Tensor = _TokenDivergence.apply(x, y, mask_x, mask_y, kernel)  # type: ignore[no-untyped-call]
