@@ -12,6 +12,7 @@ from torch import Tensor
 from csaligner.checks import InputError
 from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
 from csaligner.losses.token import token_cauchy_schwarz
+from csaligner.ops.bandwidth import resolve_bandwidth
 
 IMPLEMENTATIONS = ["reference", "tiled"]
 
@@ -92,6 +93,25 @@ def test_gradcheck_autocast_and_second_derivative() -> None:
         assert token_cauchy_schwarz(x, y, impl="tiled").item() == plain.item()
     with pytest.raises(InputError, match='impl="reference"'):
         torch.autograd.grad(plain, x, create_graph=True)
+
+
+def test_median_bandwidth_looks_at_the_tokens_that_count() -> None:
+    x, y, mask = tokens(3, 6, 0), tokens(3, 5, 1), prefix_mask([5, 2, 3], 5)
+    sigma = resolve_bandwidth("median", x.flatten(0, 1), y[mask])
+    value = token_cauchy_schwarz(x, y.masked_fill(~mask[:, :, None], 1e5), None, mask, bandwidth="median")
+    torch.testing.assert_close(value, token_cauchy_schwarz(x, y, None, mask, bandwidth=sigma))
+
+
+def test_the_graph_may_be_walked_twice() -> None:
+    x, y = tokens(2, 3, 0).requires_grad_(), tokens(2, 2, 1)
+    value = 0.3 * token_cauchy_schwarz(x, y, impl="tiled")
+    (first,) = torch.autograd.grad(value, x, retain_graph=True)
+    kept = first.clone()
+    (second,) = torch.autograd.grad(value, x, retain_graph=True)
+    (third,) = torch.autograd.grad(value, x)
+    assert torch.equal(first, kept)
+    assert torch.equal(second, kept)
+    assert torch.equal(third, kept)
 
 
 @pytest.mark.parametrize(

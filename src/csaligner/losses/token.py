@@ -39,12 +39,17 @@ def token_cauchy_schwarz(
         raise InputError('impl: "triton" has no token level; take "auto" or "tiled"')
     mask_x = _mask("image_mask", image_mask, image_tokens)
     mask_y = _mask("text_mask", text_mask, text_tokens)
-    flat_x, flat_y = image_tokens.detach()[mask_x], text_tokens.detach()[mask_y]
-    for name, flat in (("image_tokens", flat_x), ("text_tokens", flat_y)):
-        if not bool(torch.isfinite(flat).all()):
+    for name, tokens, mask in (("image_tokens", image_tokens, mask_x), ("text_tokens", text_tokens, mask_y)):
+        sums = tokens.detach().sum(dim=2, dtype=torch.promote_types(tokens.dtype, torch.float32))
+        if not bool((torch.isfinite(sums) | ~mask).all()):
             raise InputError(f"{name}: NaN or infinity among the tokens that count; mask them or repair the encoder")
-    k = make_kernel(kernel, bandwidth, flat_x, flat_y)
-    del flat_x, flat_y
+    specs = bandwidth if isinstance(bandwidth, Sequence) else (bandwidth,)
+    looked_at = (mask_x, mask_y) if "median" in specs else (mask_x[:1], mask_y[:1])
+    k = make_kernel(
+        kernel,
+        bandwidth,
+        *(t.detach()[: len(m)][m] for t, m in zip((image_tokens, text_tokens), looked_at, strict=True)),
+    )
     dtype = torch.promote_types(torch.promote_types(image_tokens.dtype, text_tokens.dtype), torch.float32)
     if impl == "reference":
         return token.dense(image_tokens.to(dtype), text_tokens.to(dtype), mask_x, mask_y, k)

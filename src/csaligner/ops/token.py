@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import reference
 from .kernels import Kernel
-from .tiles import no_autocast, refuse_second_derivative, totals_dtype, uncompiled
+from .tiles import SLACK, no_autocast, refuse_second_derivative, totals_dtype, uncompiled
 
 
 def dense(x: Tensor, y: Tensor, mask_x: Tensor, mask_y: Tensor, kernel: Kernel) -> Tensor:
@@ -32,28 +32,47 @@ def tiled(x: Tensor, y: Tensor, mask_x: Tensor, mask_y: Tensor, kernel: Kernel) 
 
 
 class _TokenDivergence(torch.autograd.Function):
-    """Value and gradient in one sweep; a second derivative is refused."""
+    """Value and gradient in one sweep; a second derivative is refused.
+
+    The first backward hands out the gradients themselves, scaled in place: copies of all tokens are too dear. Walking
+    the graph again sweeps again.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, mask_x: Tensor, mask_y: Tensor, kernel: Kernel) -> Tensor:
-        need = ctx.needs_input_grad[:2]
-        grads = tuple(torch.zeros_like(side) if needed else None for side, needed in zip((x, y), need, strict=True))
-        places = list(zip(_places(mask_x), _places(mask_y), strict=True))
-        with no_autocast(x):
-            sweep = _Sweep(x, y, kernel)
-            total = torch.zeros((), dtype=totals_dtype(x), device=x.device)
-            for b, (rows, others) in enumerate(places):
-                total += sweep.pair(x[b, rows], y[b, others])
-                if any(need):
-                    sweep.write_gradient([None if grad is None else grad[b] for grad in grads], (rows, others))
-        ctx.save_for_backward(*grads)
-        return total / len(x)
+        value, ctx.grads = _sweep(x, y, (mask_x, mask_y), kernel, ctx.needs_input_grad[:2])
+        ctx.save_for_backward(x, y, mask_x, mask_y)
+        ctx.kernel = kernel
+        return value
 
     @staticmethod
     def backward(ctx: Any, grad_value: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        grads = (None if g is None else g * (grad_value / len(g)).to(g.dtype) for g in ctx.saved_tensors)
+        x, y, *masks = ctx.saved_tensors
+        grads = ctx.grads or _sweep(x, y, (masks[0], masks[1]), ctx.kernel, ctx.needs_input_grad[:2])[1]
+        ctx.grads = None
+        for grad in grads:
+            if grad is not None:
+                grad.mul_(grad_value.to(grad.dtype))
         return (*grads, None, None, None)
+
+
+Grads = tuple[Tensor | None, Tensor | None]
+
+
+def _sweep(
+    x: Tensor, y: Tensor, masks: tuple[Tensor, Tensor], kernel: Kernel, need: tuple[bool, bool]
+) -> tuple[Tensor, Grads]:
+    """The mean over pairs and its gradients, where needed."""
+    grads = (torch.zeros_like(x) if need[0] else None, torch.zeros_like(y) if need[1] else None)
+    total = torch.zeros((), dtype=totals_dtype(x), device=x.device)
+    with no_autocast(x):
+        sweep = _Sweep(x, y, kernel)
+        for b, places in enumerate(zip(*(_places(mask) for mask in masks), strict=True)):
+            total += sweep.pair(x[b, places[0]], y[b, places[1]])
+            if any(need):
+                sweep.write_gradient([None if grad is None else grad[b] for grad in grads], places)
+    return total / len(x), grads
 
 
 class _Sweep:
@@ -67,6 +86,7 @@ class _Sweep:
         self._t = torch.empty(most * most, dtype=dtype, device=x.device)
         self._out = torch.empty_like(self._z)
         self.slope: Tensor | float = 0.0
+        self.pairs = len(x)
 
     def pair(self, x: Tensor, y: Tensor) -> Tensor:
         """D_CS of one pair (v, d), (l, d); leaves the weights of its gradient in self.p."""
@@ -78,22 +98,24 @@ class _Sweep:
         t = torch.addmm(norms, self.z, self.z.T, alpha=-2, out=self._t[: n * n].view(n, n))
         t.add_(norms[:, None]).clamp_(min=0).fill_diagonal_(0.0)
         self.p, self.slope = self.kernel.log_value_and_slope(t)
-        within_x, within_y, between = self.p[:v, :v], self.p[v:, v:], self.p[:v, v:]
+        between, mirrored = self.p[:v, v:], self.p[v:, :v]
         top = float(between.max())
-        between.sub_(top)
-        self.p[v:, :v].sub_(top)
+        top = top if top < -SLACK else 0.0  # within a side, and for close sides, k itself is large enough
+        if top:
+            between.sub_(top)
+            mirrored.sub_(top)
         self.p.exp_()
         log_means = []
-        for block, weight in ((within_x, 1.0), (within_y, 1.0), (between, -1.0)):
-            total = block.sum(dim=1).sum(dtype=totals_dtype(self.z))
-            log_means.append(total.log() - math.log(block.shape[0] * block.shape[1]))
-            block.mul_(weight / total)
-        self.p[v:, :v] = between.T
+        for blocks, weight in (((self.p[:v, :v],), 1.0), ((self.p[v:, v:],), 1.0), ((between, mirrored), -1.0)):
+            total = blocks[0].sum(dim=1).sum(dtype=totals_dtype(self.z))
+            log_means.append(total.log() - math.log(blocks[0].shape[0] * blocks[0].shape[1]))
+            for block in blocks:
+                block.mul_(weight / total)
         return log_means[0] + log_means[1] - 2 * (log_means[2] + top)
 
     def write_gradient(self, grads: list[Tensor | None], places: tuple[Tensor | slice, Tensor | slice]) -> None:
-        """d/dz_i = 4 sum_j p_ij slope_ij (z_i - z_j), with p signed: + within a side, - between."""
-        factor = 4.0
+        """d/dz_i = 4/B sum_j p_ij slope_ij (z_i - z_j), with p signed: + within a side, - between."""
+        factor = 4.0 / self.pairs
         if isinstance(self.slope, Tensor):
             self.p.mul_(self.slope)
         else:

@@ -1,0 +1,117 @@
+"""Writes the tables of docs/numerics.md from the JSON of the benchmarks; nothing is typed by hand.
+
+python benchmarks/tables.py [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "numerics.md"
+
+
+def loss_table() -> str:
+    """Times and memory beside ours, for each group and size."""
+    content = _load("loss")
+    rows = []
+    for group in dict.fromkeys(r["group"] for r in content["records"]):
+        for size in dict.fromkeys(r["rows"] for r in content["records"] if r["group"] == group):
+            records = [r for r in content["records"] if (r["group"], r["rows"]) == (group, size)]
+            ours = next(r for r in records if r["implementation"].startswith("csaligner"))
+            for r in records:
+                ratio = r["median_seconds"] / ours["median_seconds"]
+                spread = f"{min(r['seconds']):.2f} to {max(r['seconds']):.2f}"
+                memory = f"{r['peak_mb']:.0f}" if "peak_mb" in r else ""
+                name = "products alone (floor)" if r["implementation"] == "floor" else r["implementation"]
+                rows.append([group, size, name, f"{r['median_seconds']:.2f}", spread, f"{ratio:.2f}", memory])
+    head = ["loss", "rows", "implementation", "median s", "spread", "times ours", "peak MB"]
+    return _machine(content) + _markdown(head, rows)
+
+
+def error_table() -> str:
+    content = _load("loss")["errors_at_1024_rows"]
+    rows = [
+        [group, name, f"{e['value']:.1e}", f"{e['gradient']:.1e}", f"{e['gradient_relative']:.1e}"]
+        for group, losses in content.items()
+        for name, e in losses.items()
+    ]
+    return _markdown(["loss", "implementation", "value", "gradient", "gradient, relative"], rows)
+
+
+def token_table() -> str:
+    content = _load("token")
+    rows = [
+        [r["pairs"], r["implementation"], f"{r['median_seconds']:.3f}", f"{r['peak_mb']:.0f}"]
+        for r in content["records"]
+    ]
+    return _machine(content) + _markdown(["pairs", "implementation", "median s", "peak MB"], rows)
+
+
+def numerics_table() -> str:
+    """One line for each cloud, dtype and sigma; in a cell: error of the value / of the gradient."""
+    content = _load("numerics")
+    records = content["records"]
+    ways = list(dict.fromkeys(r["way"] for r in records))
+    cells: dict[tuple[str, str, float], dict[str, str]] = {}
+    for r in records:
+        errors = (_error(r["value"]), _error(r["gradient"]))
+        cells.setdefault((r["cloud"], r["dtype"], r["sigma"]), {})[r["way"]] = " / ".join(errors)
+    rows = [[*case, *(found.get(way, "") for way in ways)] for case, found in cells.items()]
+    return _machine(content) + _markdown(["clouds", "dtype", "sigma", *ways], rows)
+
+
+TABLES = {"loss": loss_table, "errors": error_table, "token": token_table, "numerics": numerics_table}
+
+
+def _load(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return content
+
+
+def _error(value: float | None) -> str:
+    return "**not finite**" if value is None else f"{value:.0e}"
+
+
+def _machine(content: dict[str, Any]) -> str:
+    m = content["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
+    return f"{m['cpu']}, {m['threads']} thread(s), load {m['load']} at the end; {versions}; {m['date'][:10]}.\n\n"
+
+
+def _markdown(head: list[str], rows: Iterable[list[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def filled(page: str) -> str:
+    for name, table in TABLES.items():
+        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        before, _, rest = page.partition(begin)
+        _, _, after = rest.partition(end)
+        page = f"{before}{begin}\n{table()}\n{end}{after}"
+    return page
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only say whether the page is up to date")
+    page = PAGE.read_text()
+    new = filled(page)
+    if parser.parse_args().check:
+        return int(new != page)
+    temporary = PAGE.with_suffix(".tmp")
+    temporary.write_text(new)
+    os.replace(temporary, PAGE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
