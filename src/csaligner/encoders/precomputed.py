@@ -1,0 +1,93 @@
+"""Features that somebody has already: read from .npy, .npz, .safetensors or .parquet, never unpickled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from csaligner.checks import InputError, as_features, nearest
+from csaligner.types import EncoderInfo, Modality
+
+
+def load_features(path: Path | str, key: str | None = None) -> Tensor:
+    """(N, d) floating features in the file's own precision; integers become float32.
+
+    key: the array's name in .npz and .safetensors, the column of lists in .parquet; not needed where there is
+    only one. Raises InputError for a missing or unreadable file, an unknown key, another shape, NaN or infinity.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"features: no such file: {path}")
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"features: {path}: {path.suffix or 'no suffix'} is not known; wanted {', '.join(READERS)}")
+    try:
+        found = reader(path, key)
+    except InputError:
+        raise
+    except Exception as error:  # each library has its own kinds of broken file
+        reason = " ".join(str(error).split())
+        raise InputError(f"features: {path} does not read as {path.suffix} ({reason})") from None
+    return as_features(str(path), found)
+
+
+def precomputed_info(
+    name: str, modality: Modality, dim: int, *, revision: str = "unknown", normalized: bool = False
+) -> EncoderInfo:
+    """Who made features that were not made here, in the user's own words; `name` and `revision` tell stores apart."""
+    return EncoderInfo(f"precomputed:{name}", revision, modality, dim, {}, normalized)
+
+
+def _npy(path: Path, key: str | None) -> Any:
+    return np.load(path, allow_pickle=False)
+
+
+def _npz(path: Path, key: str | None) -> Any:
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays[_pick(path, key, arrays.files)]
+
+
+def _safetensors(path: Path, key: str | None) -> Any:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(_pick(path, key, list(file.keys())))
+
+
+def _parquet(path: Path, key: str | None) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        lists = [
+            field.name
+            for field in file.schema_arrow
+            if pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type)
+        ]
+        column = file.read(columns=[_pick(path, key, lists)]).column(0).combine_chunks()
+    rows = column.to_numpy(zero_copy_only=False)
+    return torch.from_numpy(np.stack(list(rows)))
+
+
+def _pick(path: Path, key: str | None, names: Collection[str]) -> str:
+    """The only name, or the one asked for."""
+    if key is None:
+        if len(names) == 1:
+            return next(iter(names))
+        raise InputError(f"features: {path} holds {len(names)} arrays ({', '.join(names)}); say which by key")
+    if key not in names:
+        raise InputError(f"features: {path} holds no array {key!r}; {nearest(key, names)}")
+    return key
+
+
+READERS: Mapping[str, Callable[[Path, str | None], Any]] = {
+    ".npy": _npy,
+    ".npz": _npz,
+    ".safetensors": _safetensors,
+    ".parquet": _parquet,
+}
