@@ -74,6 +74,17 @@ def test_unpaired_rows_count_in_the_divergence_alone(impl: str) -> None:
     assert math.isclose(loss.terms["cauchy_schwarz"].item(), wanted, rel_tol=1e-12)
 
 
+def test_samples_without_pairs_are_enough_where_info_nce_has_no_weight() -> None:
+    x, y = cloud(6), cloud(8, 1)
+    wanted = cauchy_schwarz_divergence(x, y)
+    objective = Objective({"info_nce": 0.0, "cauchy_schwarz": 1.0})
+    torch.testing.assert_close(objective(x, y, 7.0).total, wanted)
+    apart = objective(x, y, 7.0, torch.full((6,), -1), torch.full((8,), -1))
+    torch.testing.assert_close(apart.total, wanted)
+    with pytest.raises(InputError, match="6 image rows and 8 text rows"):
+        objective(x, y, 7.0, weights={"info_nce": 1.0})
+
+
 def test_weight_zero_skips_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("computed a term of weight 0")

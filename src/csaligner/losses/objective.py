@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from csaligner.checks import InputError, check_choice, check_non_negative
@@ -35,8 +36,8 @@ class Objective:
 
     terms: "info_nce" and any registered divergence, each with its weight lambda >= 0; weight 0 skips the
     work. bandwidth: of the kernel in all kernel terms, see ops.bandwidth.resolve_bandwidth ("temperature"
-    follows the logit scale of each call). impl: see ops.dispatch. InfoNCE and kernel terms share the products
-    of the same points.
+    follows the logit scale of each call); kernel: a name of ops.kernels.KERNELS. impl: see ops.dispatch. InfoNCE and
+    kernel terms share the products of the same points.
     """
 
     def __init__(
@@ -66,32 +67,21 @@ class Objective:
 
         image_features: (N, d), text_features: (M, d), used as given: normalise rows before, as in open_clip.
         logit_scale, ids: as in info_nce. In the divergences a row counts 1/m, m the rows of its modality with
-        the same id; unpaired rows (id -1 or None) count 1 there and take no part in InfoNCE.
+        the same id; unpaired rows (id -1 or None) count 1 there and take no part in InfoNCE. Where InfoNCE has
+        weight 0 the samples may differ in size without ids.
         weights: other weights for this call, by name (schedules). Raises InputError.
         """
         lambdas = {**self.terms, **_checked(weights or {}, self.terms)}
-        batch = self._batch(image_features, text_features, logit_scale, image_ids, text_ids)
-        values = _values({name for name, weight in lambdas.items() if weight > 0}, batch)
-        total = batch.samples.x.sum().to(batch.samples.dtype) * 0
-        for name, value in values.items():
-            total = total + lambdas[name] * value
-        return LossTerms(total, {name: value.detach() for name, value in values.items()}, lambdas)
-
-    def _batch(
-        self,
-        image_features: Any,
-        text_features: Any,
-        logit_scale: Tensor | float,
-        image_ids: Ids | None,
-        text_ids: Ids | None,
-    ) -> _Batch:
+        active = {name for name, weight in lambdas.items() if weight > 0}
         s = samples(image_features, text_features, names=NAMES, impl=self.impl)
-        ids = pair_ids(image_ids, text_ids, s.x, s.y)
-        weights = [None if image_ids is None else _kernel_weights(side) for side in ids]
-        rows = Rows(ids[0], ids[1], weights[0], weights[1])
+        rows = _rows(s, image_ids, text_ids, need_pairs=INFO_NCE in active)
+        s = Samples(s.x, s.y, rows.weights_x, rows.weights_y)
         scale = scale_of(logit_scale, s.x)
         kernel = make_kernel(self.kernel, self.bandwidth, s.x, s.y, scale)
-        return _Batch(Samples(s.x, s.y, rows.weights_x, rows.weights_y), scale, rows, kernel, self.impl)
+        values = _values(active, _Batch(s, scale, rows, kernel, self.impl))
+        weighted = [lambdas[name] * value for name, value in values.items()]
+        total = torch.stack(weighted).sum() if weighted else s.x.sum().to(s.dtype) * 0
+        return LossTerms(total, {name: value.detach() for name, value in values.items()}, lambdas)
 
 
 class CSAlignerLoss(nn.Module):
@@ -154,6 +144,13 @@ def _values(names: set[str], batch: _Batch) -> dict[str, Tensor]:
         divergence = load("divergence", DIVERGENCES, name)
         values[name] = divergence(s.x, s.y, weights_x=s.weights_x, weights_y=s.weights_y, impl=impl)
     return {name: value.to(s.dtype) for name, value in values.items()}
+
+
+def _rows(s: Samples, image_ids: Ids | None, text_ids: Ids | None, need_pairs: bool) -> Rows:
+    ids_x, ids_y = pair_ids(image_ids, text_ids, s.x, s.y, need_pairs)
+    if image_ids is None:
+        return Rows(ids_x, ids_y)
+    return Rows(ids_x, ids_y, _kernel_weights(ids_x), _kernel_weights(ids_y))
 
 
 def _kernel_weights(ids: Tensor) -> Tensor | None:

@@ -76,14 +76,19 @@ def _weighted(x: Tensor, weights: Any, name: str) -> tuple[Tensor, Tensor | None
     return x, None if bool((w == w[0]).all()) else w
 
 
-def pair_ids(image_ids: Ids | None, text_ids: Ids | None, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def pair_ids(
+    image_ids: Ids | None, text_ids: Ids | None, x: Tensor, y: Tensor, need_pairs: bool = True
+) -> tuple[Tensor, Tensor]:
     """(N,) and (M,) int64 ids, equal where an image and a text belong together; unpaired rows keep -1.
 
     Ids may be integers (-1: unpaired) or anything hashable, such as file names (None: unpaired). Without ids
-    row i belongs to row i; text_ids alone left out are the image_ids. Raises InputError.
+    row i belongs to row i; text_ids alone left out are the image_ids. need_pairs=False lets samples pass that have
+    nothing in common. Raises InputError.
     """
     if image_ids is None and text_ids is not None:
         raise InputError("image_ids: missing, while text_ids are given; give both")
+    if image_ids is None and not need_pairs:
+        return torch.arange(len(x), device=x.device), torch.arange(len(y), device=x.device)
     if len(x) != len(y) and text_ids is None:
         raise InputError(
             f"{len(x)} image rows and {len(y)} text rows: give image_ids and text_ids to say which belong together"
@@ -95,7 +100,7 @@ def pair_ids(image_ids: Ids | None, text_ids: Ids | None, x: Tensor, y: Tensor) 
     check_length("image_ids", image_ids, len(x), "image rows")
     check_length("text_ids", text_ids, len(y), "text rows")
     a, b = _integers(image_ids, text_ids, x.device)
-    if not bool(torch.isin(a[a >= 0], b).any()):
+    if need_pairs and not bool(torch.isin(a[a >= 0], b).any()):
         raise InputError("no image id occurs among the text ids; they must be equal where rows belong together")
     return a, b
 
