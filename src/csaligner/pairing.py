@@ -25,10 +25,11 @@ def pair_features(
     no ids: row i pairs with row i, N == M; image_ids alone (N == M entries): row i pairs with row i, rows of one
     id are one image with several captions and their image rows must agree; image_ids (N, all different) and
     text_image_ids (M): whose caption each text is. Images without a caption are left out with a warning.
-    Half precision becomes float32. Raises InputError.
+    Both come back detached, on the CPU, in one dtype: the wider of the two, at least float32. Raises InputError.
     """
     image, text = as_features("image_features", image_features), as_features("text_features", text_features)
-    image, text = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (image, text))
+    dtype = torch.float64 if torch.float64 in (image.dtype, text.dtype) else torch.float32
+    image, text = (x.detach().to("cpu", dtype) for x in (image, text))
     if text_image_ids is None:
         if len(image) != len(text):
             raise InputError(
@@ -78,4 +79,5 @@ def _from_ids(image: Tensor, text: Tensor, ids: Sequence[Hashable], text_ids: Se
 
 
 def _plain(ids: Sequence[Any]) -> list[Hashable]:
-    return list(ids.tolist() if hasattr(ids, "tolist") else ids)
+    """Python ints and strings: entries of an array or a tensor are unwrapped, for a tensor is equal to itself alone."""
+    return [i.item() if hasattr(i, "item") else i for i in ids]

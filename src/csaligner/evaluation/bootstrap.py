@@ -1,4 +1,8 @@
-"""Bootstrap intervals over images: an image is drawn with all its captions."""
+"""Bootstrap intervals over images: an image is drawn with all its captions.
+
+Queries are drawn again, the index they search is not: the intervals say how sure a mean over queries is.
+Source: Efron & Tibshirani 1993, chapter 13 (percentile intervals).
+"""
 
 from __future__ import annotations
 
@@ -16,14 +20,27 @@ def draw_counts(n: int, seed: int, resamples: int = RESAMPLES) -> Tensor:
     return counts.scatter_add_(1, drawn, torch.ones_like(counts))
 
 
-def mean_interval(values: Tensor, image_of: Tensor, counts: Tensor) -> tuple[float, float]:
-    """95 % percentile interval of the mean of per-query values. image_of: the image that each query belongs to."""
+def resampled_means(values: Tensor, image_of: Tensor, counts: Tensor) -> Tensor:
+    """(resamples,) the mean of per-query values in each resample. image_of: the image that each query belongs to."""
     n = counts.shape[1]
     sums = torch.zeros(n, dtype=torch.float64).index_add_(0, image_of, values.double())
     sizes = torch.bincount(image_of, minlength=n).double()
-    return percentiles((counts @ sums) / (counts @ sizes).clamp_min(1e-12))
+    return (counts @ sums) / (counts @ sizes)
 
 
-def percentiles(estimates: Tensor) -> tuple[float, float]:
+def resampled_norms(vectors: Tensor, counts: Tensor) -> Tensor:
+    """(resamples,) the length of the mean of one vector an image, (n, d), in each resample.
+
+    Drawing again adds noise of its own in all d directions, and noise only ever makes a mean longer: the mean
+    excess of the squared length over the measured one is taken off, or the interval would lie above the value.
+    """
+    n = len(vectors)
+    squares = (counts @ vectors / n).square().sum(dim=1)
+    excess = squares.mean() - vectors.mean(dim=0).square().sum()
+    return (squares - excess).clamp_min(0).sqrt()
+
+
+def percentile_interval(estimates: Tensor) -> tuple[float, float]:
+    """The middle 95 % of the resamples' estimates."""
     low, high = torch.quantile(estimates, torch.tensor([0.025, 0.975], dtype=estimates.dtype)).tolist()
     return low, high

@@ -12,6 +12,8 @@ from torch.nn.functional import normalize
 from csaligner.checks import check_same_dim
 from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
 from csaligner.divergences.mmd import mmd
+from csaligner.ops import dispatch
+from csaligner.ops.kernels import Gaussian
 from csaligner.pairing import pair_features
 from csaligner.types import PairedFeatures
 
@@ -90,13 +92,15 @@ def frechet_distance(x: Tensor, y: Tensor, weights_y: Tensor | None = None) -> f
     values, vectors = torch.linalg.eigh(cov_x)
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cov_y @ root).clamp_min(0).sqrt().sum()
-    return float((mean_x - mean_y).square().sum() + cov_x.trace() + cov_y.trace() - 2 * cross)
+    distance = (mean_x - mean_y).square().sum() + cov_x.trace() + cov_y.trace() - 2 * cross
+    return float(distance.clamp_min(0))  # rounding may leave it a hair below
 
 
 def _uniformity(x: Tensor) -> float:
     if len(x) < 2:
         return float("nan")
-    return float(torch.logsumexp(-2 * torch.pdist(x).square(), dim=0) - torch.tensor(len(x) * (len(x) - 1) / 2).log())
+    kernel = Gaussian(0.5)  # exp(-|a - b|^2 / (2 * 0.5^2)) is exp(-2 |a - b|^2)
+    return float(dispatch.within(x, kernel, None, "auto", diagonal=False))
 
 
 def _effective_rank(x: Tensor) -> float:

@@ -40,7 +40,12 @@ def mixed_search_metrics(
 
 def mixed_search_of(features: PairedFeatures) -> dict[str, float]:
     """mixed_search_metrics of features that are paired already."""
-    return {name: float(value.mean()) for name, value in mixed_search_per_query(features).items()}
+    return summarise(mixed_search_per_query(features))
+
+
+def summarise(per_query: dict[str, Tensor]) -> dict[str, float]:
+    """mixed_search_metrics from the values of each query."""
+    return {name: float(value.mean()) for name, value in per_query.items()}
 
 
 def mixed_search_per_query(features: PairedFeatures) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import softplus
 
 ROUNDS = 10
 MAX_IMAGES = 2000
@@ -47,17 +47,14 @@ def _labels(points: Tensor) -> Tensor:
 
 def fit_logistic(x: Tensor, labels: Tensor, c: float = 1.0) -> tuple[Tensor, Tensor]:
     """argmin over (w, b) of 1/2 |w|^2 + c * sum of logistic losses: scikit-learn's LogisticRegression(C=c)."""
-    weight = torch.zeros(x.shape[1], dtype=x.dtype, requires_grad=True)
-    bias = torch.zeros(1, dtype=x.dtype, requires_grad=True)
+    weight, bias = x.new_zeros(x.shape[1]), x.new_zeros(1)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe", tolerance_grad=1e-4)
 
     def closure() -> Tensor:
-        optimizer.zero_grad()
-        fit = binary_cross_entropy_with_logits(x @ weight + bias, labels, reduction="sum")
-        loss = 0.5 * weight.square().sum() + c * fit
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+        logits = x @ weight + bias
+        slope = c * (logits.sigmoid() - labels)
+        weight.grad, bias.grad = weight + slope @ x, slope.sum().reshape(1)
+        return 0.5 * weight.square().sum() + c * (softplus(logits) - labels * logits).sum()
 
-    with torch.inference_mode(False), torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return weight.detach(), bias.detach()
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return weight, bias

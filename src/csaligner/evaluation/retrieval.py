@@ -20,6 +20,8 @@ CHUNK = 1024
 
 PerQuery = dict[str, Tensor]
 
+_COUNTS = {"n_images": "image_to_text", "n_captions": "text_to_image"}
+
 
 def retrieval_metrics(
     image_features: Any,
@@ -40,15 +42,21 @@ def retrieval_metrics(
 
 def retrieval_of(features: PairedFeatures) -> dict[str, float]:
     """retrieval_metrics of features that are paired already."""
+    return summarise(retrieval_per_query(features))
+
+
+def summarise(per_query: dict[str, PerQuery]) -> dict[str, float]:
+    """retrieval_metrics from the values of each query."""
     found: dict[str, float] = {}
-    for direction, values in retrieval_per_query(features).items():
+    for direction, values in per_query.items():
         for name, value in values.items():
             if name == "rank":
                 found[f"{direction}_mean_rank"] = float(value.mean())
                 found[f"{direction}_median_rank"] = float(value.quantile(0.5))
             else:
                 found[f"{direction}_{name}"] = float(value.mean())
-    return found | {"n_images": float(len(features.image)), "n_captions": float(len(features.text))}
+    counts = {name: float(len(per_query[direction]["rank"])) for name, direction in _COUNTS.items()}
+    return found | counts
 
 
 def retrieval_per_query(features: PairedFeatures) -> dict[str, PerQuery]:
