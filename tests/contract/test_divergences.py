@@ -82,11 +82,12 @@ def test_lower_precision(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_autocast_changes_nothing(name: str) -> None:
+@pytest.mark.parametrize("impl", ["reference", "tiled"])
+def test_autocast_changes_nothing(name: str, impl: str) -> None:
     x, y = cloud(12).float(), cloud(9, 1).float() + 0.5
-    plain = get(name)(x, y, impl="tiled").item()
+    plain = get(name)(x, y, impl=impl).item()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert get(name)(x, y, impl="tiled").item() == plain
+        assert get(name)(x, y, impl=impl).item() == plain
 
 
 @pytest.mark.parametrize("name", NAMES)

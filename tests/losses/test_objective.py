@@ -85,6 +85,18 @@ def test_samples_without_pairs_are_enough_where_info_nce_has_no_weight() -> None
         objective(x, y, 7.0, weights={"info_nce": 1.0})
 
 
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_autocast_changes_nothing(impl: str) -> None:
+    x, y = cloud(9).float().requires_grad_(), cloud(9, 1).float()
+    plain = Objective(ALL, impl=impl)(x, y, 50.0).total
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = Objective(ALL, impl=impl)(x, y, 50.0).total
+        (cast_grad,) = torch.autograd.grad(cast, x)
+    (grad,) = torch.autograd.grad(plain, x)
+    assert plain.item() == cast.item()
+    assert torch.equal(grad, cast_grad)
+
+
 def test_weight_zero_skips_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("computed a term of weight 0")

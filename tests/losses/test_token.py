@@ -88,9 +88,11 @@ def test_error_against_float64(dtype: torch.dtype) -> None:
 def test_gradcheck_autocast_and_second_derivative() -> None:
     x, y = tokens(2, 3, 0).requires_grad_(), tokens(2, 2, 1).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, y: token_cauchy_schwarz(x, y, impl="tiled"), (x, y))
+    for impl in IMPLEMENTATIONS:
+        plain = token_cauchy_schwarz(x.float(), y.float(), impl=impl)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert token_cauchy_schwarz(x.float(), y.float(), impl=impl).item() == plain.item()
     plain = token_cauchy_schwarz(x, y, impl="tiled")
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert token_cauchy_schwarz(x, y, impl="tiled").item() == plain.item()
     with pytest.raises(InputError, match='impl="reference"'):
         torch.autograd.grad(plain, x, create_graph=True)
 

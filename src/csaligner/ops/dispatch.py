@@ -21,7 +21,7 @@ from . import reference, tiled, tiled_contrastive
 from .arguments import Samples
 from .kernels import Gaussian, Kernel
 from .pairs import Rows
-from .tiles import uncompiled
+from .tiles import no_autocast, uncompiled
 
 IMPLEMENTATIONS = ("auto", "reference", "tiled", "mixed", "triton")
 
@@ -57,7 +57,8 @@ def within(x: Tensor, kernel: Kernel, weights: Tensor | None, impl: str, diagona
     """log mean k(x_i, x_j): see reference.log_kernel_mean. Scalar."""
     chosen = choose(impl, len(x), len(x))
     if chosen == "reference":
-        return reference.log_kernel_mean(x, None, kernel, weights, diagonal=diagonal)
+        with no_autocast(x):
+            return reference.log_kernel_mean(x, None, kernel, weights, diagonal=diagonal)
     if chosen == "triton" and diagonal:
         value: Tensor = _triton(x, kernel).log_kernel_mean(x, None, kernel, weights)
         return value
@@ -70,7 +71,8 @@ def between(samples: Samples, kernel: Kernel, impl: str) -> Tensor:
     x, y, weights = samples.x, samples.y, (samples.weights_x, samples.weights_y)
     chosen = choose(impl, len(x), len(y))
     if chosen == "reference":
-        return reference.log_kernel_mean(x, y, kernel, *weights)
+        with no_autocast(x):
+            return reference.log_kernel_mean(x, y, kernel, *weights)
     if chosen == "triton":
         value: Tensor = _triton(x, kernel).log_kernel_mean(x, y, kernel, *weights)
         return value
@@ -82,7 +84,8 @@ def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: Rows, impl: str) -> Tens
     """Multi-positive symmetric InfoNCE: see reference.info_nce. Scalar."""
     chosen = choose(impl, len(x), len(y))
     if chosen == "reference":
-        return reference.info_nce(x, y, scale, rows.ids_x, rows.ids_y)
+        with no_autocast(x):
+            return reference.info_nce(x, y, scale, rows.ids_x, rows.ids_y)
     if chosen == "triton":
         value: Tensor = _triton(x, None).info_nce(x, y, scale, rows)
         return value
@@ -96,8 +99,9 @@ def info_nce_and_between(
     """info_nce and between of the same points; tiled: from the same products. Two scalars."""
     chosen = choose(impl, len(x), len(y))
     if chosen == "reference":
-        nce = reference.info_nce(x, y, scale, rows.ids_x, rows.ids_y)
-        return nce, reference.log_kernel_mean(x, y, kernel, rows.weights_x, rows.weights_y)
+        with no_autocast(x):
+            nce = reference.info_nce(x, y, scale, rows.ids_x, rows.ids_y)
+            return nce, reference.log_kernel_mean(x, y, kernel, rows.weights_x, rows.weights_y)
     if chosen == "triton":
         values: tuple[Tensor, Tensor] = _triton(x, kernel).info_nce_and_log_kernel_mean(x, y, scale, rows, kernel)
         return values

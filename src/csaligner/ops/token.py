@@ -21,7 +21,8 @@ from .tiles import SLACK, no_autocast, refuse_second_derivative, totals_dtype, u
 def dense(x: Tensor, y: Tensor, mask_x: Tensor, mask_y: Tensor, kernel: Kernel) -> Tensor:
     """The readable truth: mean over b of D_CS(x[b][mask_x[b]], y[b][mask_y[b]]). x: (B, V, d), y: (B, L, d)."""
     pairs = zip(x, y, mask_x, mask_y, strict=True)
-    return torch.stack([reference.cauchy_schwarz(a[m], b[n], kernel) for a, b, m, n in pairs]).mean()
+    with no_autocast(x):
+        return torch.stack([reference.cauchy_schwarz(a[m], b[n], kernel) for a, b, m, n in pairs]).mean()
 
 
 @uncompiled
