@@ -91,7 +91,7 @@ def test_autocast_changes_nothing(impl: str) -> None:
     plain = Objective(ALL, impl=impl)(x, y, 50.0).total
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = Objective(ALL, impl=impl)(x, y, 50.0).total
-        (cast_grad,) = torch.autograd.grad(cast, x)
+    (cast_grad,) = torch.autograd.grad(cast, x)
     (grad,) = torch.autograd.grad(plain, x)
     assert plain.item() == cast.item()
     assert torch.equal(grad, cast_grad)
