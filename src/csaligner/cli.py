@@ -138,12 +138,12 @@ def evaluate(
     """Recall, mixed search and gap of a run, with the free baselines beside it."""
     from .data.store import Store
     from .reporting.tables import print_table
-    from .runs import evaluate_run, vars_of
+    from .runs import RESULTS, evaluate_run
 
     check_choice("split", split, SPLITS)
     results = evaluate_run(run, split, Store.open(data) if data else None)  # type: ignore[arg-type]
     if as_json:
-        print(json.dumps([vars_of(r, split) for r in results], indent=2))
+        print((run / RESULTS).read_text(encoding="utf-8"))
     else:
         print_table(results, Console())
 

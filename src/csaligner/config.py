@@ -78,8 +78,8 @@ class ObjectiveConfig(Strict):
         default_factory=lambda: {"info_nce": 1.0, "cauchy_schwarz": 1.0}
     )
     bandwidth: Positive | PositiveSchedule | Literal["median", "temperature"] = 0.5
-    logit_scale: Positive | PositiveSchedule = 30.0
-    learn_logit_scale: bool = False
+    logit_scale: Positive | PositiveSchedule = 1 / 0.07
+    learn_logit_scale: bool = True
     max_logit_scale: Positive = 100.0
 
     @model_validator(mode="after")
@@ -87,7 +87,7 @@ class ObjectiveConfig(Strict):
         if not any(isinstance(w, Schedule) or w > 0 for w in self.terms.values()):
             raise ValueError("terms: every weight is 0; give at least one term a weight above 0")
         if self.learn_logit_scale and isinstance(self.logit_scale, Schedule):
-            raise ValueError("learn_logit_scale: a logit scale that follows a schedule cannot be learnt as well")
+            raise ValueError("logit_scale: follows a schedule, so it cannot be learnt; set learn_logit_scale=false")
         return self
 
 
@@ -97,7 +97,7 @@ class TrainConfig(Strict):
     epochs, batch_size, lr, wd, warmup (steps; none: a tenth of the run), precision and seed mean what they mean
     in open_clip. captions: how many captions of each image a batch holds. patience: evaluations without a
     better validation score before the run stops; none: never. monitor: the validation metric that picks the
-    best checkpoint (higher is better).
+    best checkpoint (higher is better); score is the mean of mean_recall@10 and mixed_image_recall@10.
     """
 
     image_adapter: AdapterConfig = AdapterConfig()
@@ -115,7 +115,7 @@ class TrainConfig(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     evaluate_every: Annotated[int, Field(ge=1)] = 5
     patience: Annotated[int, Field(ge=1)] | None = None
-    monitor: str = "mean_recall@1"
+    monitor: str = "score"
 
     @model_validator(mode="after")
     def _one_side_learns(self) -> TrainConfig:

@@ -8,7 +8,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,11 +25,15 @@ from .evaluation.baselines import MeanCentring
 from .evaluation.evaluate import evaluate
 from .files import write_json, write_text
 from .reporting.record import MethodResult
-from .training.trainer import Hooks, Report, Trainer
+from .reporting.report import write_report
+from .reporting.tables import write_results_json
+from .showcase import report_data
+from .training.trainer import METRICS, Hooks, Report, Trainer, silent
 from .types import PairedFeatures, Split
 
 IMAGE_ENCODER = "bundled:efficientnet-lite0"
 TEXT_ENCODER = "bundled:all-MiniLM-L6-v2"
+START, OURS = "closed-form start", "CS-Aligner"
 CONFIG, RECORD, RESULTS, REPORT = "config.yaml", "run.json", "results.json", "report.html"
 
 
@@ -62,7 +66,7 @@ def embed_dataset(
     return embed(dataset, image, text, out, settings, progress)
 
 
-def train(store: Store, config: TrainConfig, out: Path, report: Report | None = None) -> Run:
+def train(store: Store, config: TrainConfig, out: Path, report: Report = silent) -> Run:
     """Train on the store's train split, choose on val; an interrupted run in `out` goes on where it stopped.
 
     Raises InputError where `out` holds a run of other settings or another store.
@@ -72,38 +76,34 @@ def train(store: Store, config: TrainConfig, out: Path, report: Report | None = 
     torch.manual_seed(config.seed)
     model = Aligner.fit_start(features, config, (store.image_fingerprint, store.text_fingerprint))
     val = store.features("val")
-    hooks = Hooks(evaluate=lambda m: validate(m, val)) if report is None else Hooks(lambda m: validate(m, val), report)
+    hooks = Hooks(lambda m: validate(m, val), report)
     started = time.perf_counter()
     state = Trainer(model, features, config, out, hooks).fit()
     return Run(model, config, state.history, time.perf_counter() - started)
 
 
-def train_in_memory(features: PairedFeatures, val: PairedFeatures, config: TrainConfig, report: Report | None) -> Run:
-    """As train, with nothing written."""
-    torch.manual_seed(config.seed)
-    model = Aligner.fit_start(features, config)
-    hooks = Hooks(evaluate=lambda m: validate(m, val)) if report is None else Hooks(lambda m: validate(m, val), report)
-    started = time.perf_counter()
-    state = Trainer(model, features, config, None, hooks).fit()
-    return Run(model, config, state.history, time.perf_counter() - started)
-
-
 def validate(model: Aligner, val: PairedFeatures) -> dict[str, float]:
-    """The few metrics that are worth their time while training; mean_recall@K is the mean of both directions."""
-    return evaluate(align(model, val), intervals=False).metrics
+    """All metrics of evaluation.evaluate, and `score`: see TrainConfig.monitor."""
+    metrics = evaluate(align(model, val), intervals=False).metrics
+    return metrics | {"score": (metrics["mean_recall@10"] + metrics["mixed_image_recall@10"]) / 2}
 
 
 def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[MethodResult]:
-    """Metrics of a finished run on a split of its store (or of another store of the same encoders), with the
-    free baselines beside it; also written to results.json in the run folder."""
+    """Metrics of a finished run on a split of its store (or of another store of the same encoders), with the free
+    baselines beside it. Also written to results.json and report.html in the run folder."""
     record = read_record(run)
     store = store or Store.open(Path(record["store"]))
     model = Aligner.load(_model_folder(run))
     store.require(image=model.config.image_encoder, text=model.config.text_encoder)
     config = load_config(TrainConfig, run / CONFIG)
-    results = baselines(store.features("train"), store.features(split), config)
-    results.append(measure("csaligner", config.seed, align(model, store.features(split))))
-    write_json(run / RESULTS, [vars_of(r, split) for r in results])
+    train_features, test = store.features("train"), store.features(split)
+    start = Aligner.fit_start(train_features, config).eval()
+    aligned = {START: align(start, test), OURS: align(model, test)}
+    history = [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
+    ours = measure(OURS, config.seed, aligned[OURS], Run(model, config, history))
+    results = [replace(r, split=split) for r in [*baselines(train_features, test, config), ours]]
+    write_results_json(results, run / RESULTS, provenance=record)
+    write_report(report_data(store, config, results, aligned, record), run / REPORT)
     return results
 
 
@@ -122,7 +122,7 @@ def baselines(train_features: PairedFeatures, test: PairedFeatures, config: Trai
         results.append(measure("raw", config.seed, test))
         results.append(measure("mean-centring", config.seed, MeanCentring.fit(train_features).transform(test)))
     start = Aligner.fit_start(train_features, config).eval()
-    results.append(measure("closed-form start", config.seed, align(start, test)))
+    results.append(measure(START, config.seed, align(start, test)))
     return results
 
 
@@ -164,18 +164,6 @@ def provenance(seed: int) -> dict[str, Any]:
         "machine": {"processor": platform.machine(), "threads": torch.get_num_threads()},
         "commit": _commit(),
         "seed": seed,
-    }
-
-
-def vars_of(result: MethodResult, split: str) -> dict[str, Any]:
-    """One result as plain data, without its training curves (they are in metrics.jsonl)."""
-    return {
-        "method": result.name,
-        "seed": result.seed,
-        "split": split,
-        "metrics": dict(result.metrics),
-        "intervals": {k: list(v) for k, v in result.intervals.items()},
-        "seconds": result.seconds,
     }
 
 

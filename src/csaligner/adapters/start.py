@@ -121,4 +121,5 @@ def _power(cov: Tensor, exponent: float, shrinkage: float) -> Tensor:
     eigenvalues = eigenvalues.clamp_min(0)
     floor = (shrinkage * eigenvalues.mean()).clamp_min(1e-12)
     powers: Tensor = (eigenvalues + floor) ** exponent
-    return (vectors * powers) @ vectors.T
+    result: Tensor = (vectors * powers) @ vectors.T
+    return result

@@ -342,7 +342,8 @@ class _Launch:
         """Per block: (4, blocks, rows), (4, blocks, columns), (2, blocks, blocks); maxima and sums in turn."""
         (n, m), (n_blocks, m_blocks) = self.s.shape, self.grid
         outs = self.x.new_zeros(4, m_blocks, n), self.x.new_zeros(4, n_blocks, m), self.x.new_zeros(2, *self.grid)
-        _first_kernel[self.grid](self.s, self.x, self.y, *self.ids, *outs, *self.numbers, **self.flags)
+        with torch.cuda.device_of(self.s):
+            _first_kernel[self.grid](self.s, self.x, self.y, *self.ids, *outs, *self.numbers, **self.flags)
         return outs
 
     def second(self, kernel_top: float, kernel_factor: float, diagonal: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -352,9 +353,9 @@ class _Launch:
         dots = self.x.new_zeros(n_blocks * m_blocks)
         numbers = (*self.numbers, kernel_top, kernel_factor)
         outs = rows, columns, dots
-        _second_kernel[self.grid](
-            self.s, self.x, self.y, *self.ids, *outs, *numbers, DIAGONAL_TILE=diagonal, **self.flags
-        )
+        flags = {"DIAGONAL_TILE": diagonal, **self.flags}
+        with torch.cuda.device_of(self.s):
+            _second_kernel[self.grid](self.s, self.x, self.y, *self.ids, *outs, *numbers, **flags)
         return rows.sum(dim=1), columns.sum(dim=1), dots
 
 

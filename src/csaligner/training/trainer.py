@@ -27,7 +27,7 @@ Report = Callable[[int, int, Mapping[str, float]], None]
 METRICS = "metrics.jsonl"
 
 
-def _silent(step: int, total: int, values: Mapping[str, float]) -> None:
+def silent(step: int, total: int, values: Mapping[str, float]) -> None:
     return None
 
 
@@ -40,7 +40,7 @@ class Hooks:
     """
 
     evaluate: Evaluate | None = None
-    report: Report = _silent
+    report: Report = silent
 
 
 class Trainer:

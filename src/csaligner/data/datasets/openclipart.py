@@ -21,8 +21,8 @@ MAX_KEYWORDS = 12
 class OpenClipart:
     """The clip art of Debian's packages openclipart-png and openclipart-svg.
 
-    Picture: the PNG, or the SVG beside it where the PNG is larger than images.MAX_PIXELS. Captions: the title and
-    the list of keywords in the SVG's metadata. Debian files one picture under several names by symbolic links: it
+    Picture: the PNG, or the SVG beside it where the PNG is larger than images.MAX_PIXELS. Caption: the title and
+    the keywords in the SVG's metadata, in one line. Debian files one picture under several names by symbolic links: it
     is one item here, with the captions of all its names, so that no picture straddles the split.
     """
 
@@ -44,7 +44,7 @@ class OpenClipart:
 
     def _item(self, picture: Path, names: Sequence[Path]) -> Item:
         drawings = [self._svg / path.relative_to(self._png).with_suffix(".svg") for path in names]
-        captions = dict.fromkeys(caption for drawing in drawings for caption in captions_of(drawing))
+        captions = dict.fromkeys(caption for drawing in drawings if (caption := caption_of(drawing)))
         image = picture
         if _pixels(picture) > MAX_PIXELS:
             image = next((drawing for drawing in drawings if drawing.exists()), picture)
@@ -52,19 +52,19 @@ class OpenClipart:
         return Item(name, image, tuple(captions), name)
 
 
-def captions_of(drawing: Path) -> list[str]:
-    """Title and keywords of an SVG's metadata; none where the file cannot be parsed."""
+def caption_of(drawing: Path) -> str:
+    """Title and keywords of an SVG's metadata, commas between; empty where the file cannot be parsed."""
     try:
         root = ET.parse(drawing).getroot()
     except (OSError, ET.ParseError):
-        return []
+        return ""
     work = next((element for element in root.iter() if element.tag.endswith("}Work")), None)
     if work is None:
-        return []
+        return ""
     title = _text(work.find(f"{DC}title"))
     entries = (_text(entry) for subject in work.findall(f"{DC}subject") for entry in subject.iter(f"{RDF}li"))
     keywords = [word for word in entries if word and not word.lower().startswith(NO_KEYWORD)]
-    return [caption for caption in (title, ", ".join(keywords[:MAX_KEYWORDS])) if caption]
+    return ", ".join(part for part in dict.fromkeys([title, *keywords[:MAX_KEYWORDS]]) if part)
 
 
 def _text(element: ET.Element | None) -> str:

@@ -1,0 +1,74 @@
+"""The main job on real pictures: embed, train InfoNCE alone and CS-Aligner on one budget, show before and after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from .adapters.aligner import align
+from .config import ObjectiveConfig, TrainConfig
+from .data.extract import ExtractSettings
+from .data.store import Store
+from .evaluation.baselines import MeanCentring
+from .progress import progress
+from .reporting.figures import figure_before_after
+from .reporting.record import MethodResult
+from .reporting.report import write_report
+from .reporting.tables import write_results_json
+from .runs import OURS, REPORT, RESULTS, Run, baselines, embed_dataset, measure, provenance, train
+from .showcase import report_data
+from .types import PairedFeatures
+
+INFONCE, CENTRED = "InfoNCE", "InfoNCE, then centred"
+FIGURE = "before_after.png"
+
+
+def demo(
+    out: Path, data: str, seeds: int, *, workers: int, console: Console, quiet: bool = False
+) -> list[MethodResult]:
+    """Everything that `csaligner demo` does; the results are also in results.json and report.html in `out`.
+
+    A second call finds the store and the finished runs and only measures again.
+    """
+    with progress(console, f"embed {data}", quiet) as update:
+        settings = ExtractSettings(workers=workers)
+        store = embed_dataset(data, out / f"store-{data}", settings=settings, progress=update)
+    configs = {INFONCE: _config(infonce_only=True), OURS: _config(infonce_only=False)}
+    test, train_features = store.features("test"), store.features("train")
+    results: list[MethodResult] = []
+    last: dict[str, PairedFeatures] = {}
+    for seed in range(seeds):
+        results += baselines(train_features, test, configs[OURS].model_copy(update={"seed": seed}))
+        for method, config in configs.items():
+            run = _train(store, method, config.model_copy(update={"seed": seed}), out, console, quiet)
+            last[method] = align(run.model, test)
+            results.append(measure(method, seed, last[method], run))
+            if method == INFONCE:
+                centring = MeanCentring.fit(align(run.model, train_features))
+                results.append(measure(CENTRED, seed, centring.transform(last[method])))
+    write_results_json(results, out / RESULTS, provenance=provenance(seeds - 1))
+    report = report_data(store, configs[OURS], results, last, provenance(seeds - 1))
+    write_report(report, out / REPORT)
+    figure_before_after(report.maps, out / FIGURE)
+    return results
+
+
+def _config(*, infonce_only: bool) -> TrainConfig:
+    default = TrainConfig()
+    if not infonce_only:
+        return default
+    objective = default.objective.model_copy(update={"terms": {"info_nce": 1.0}})
+    return default.model_copy(update={"objective": ObjectiveConfig.model_validate(objective.model_dump())})
+
+
+def _train(store: Store, method: str, config: TrainConfig, out: Path, console: Console, quiet: bool) -> Run:
+    title = f"{method}, seed {config.seed}"
+    folder = out / f"run-{store.dataset}-{method.lower()}-{config.seed}"
+    with progress(console, title, quiet) as update:
+        return train(
+            store,
+            config,
+            folder,
+            lambda step, total, values: update(step, total, {"loss": values["loss/total"]}),
+        )
