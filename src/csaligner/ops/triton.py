@@ -342,7 +342,7 @@ class _Launch:
         """Per block: (4, blocks, rows), (4, blocks, columns), (2, blocks, blocks); maxima and sums in turn."""
         (n, m), (n_blocks, m_blocks) = self.s.shape, self.grid
         outs = self.x.new_zeros(4, m_blocks, n), self.x.new_zeros(4, n_blocks, m), self.x.new_zeros(2, *self.grid)
-        with torch.cuda.device_of(self.s):
+        with torch.cuda.device_of(self.s):  # type: ignore[no-untyped-call]
             _first_kernel[self.grid](self.s, self.x, self.y, *self.ids, *outs, *self.numbers, **self.flags)
         return outs
 
@@ -354,7 +354,7 @@ class _Launch:
         numbers = (*self.numbers, kernel_top, kernel_factor)
         outs = rows, columns, dots
         flags = {"DIAGONAL_TILE": diagonal, **self.flags}
-        with torch.cuda.device_of(self.s):
+        with torch.cuda.device_of(self.s):  # type: ignore[no-untyped-call]
             _second_kernel[self.grid](self.s, self.x, self.y, *self.ids, *outs, *numbers, **flags)
         return rows.sum(dim=1), columns.sum(dim=1), dots
 
