@@ -1,0 +1,98 @@
+"""Small pictures, and encoders that are quick and exact."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from csaligner.types import EncoderInfo, Item
+
+
+class FakeImageEncoder:
+    """The mean colour of a picture, and how many pictures were asked for."""
+
+    def __init__(self, revision: str = "1") -> None:
+        self.info = EncoderInfo("fake-image", revision, "image", 3, {"size": 16})
+        self.seen = 0
+
+    def prepare(self, item: Image.Image) -> Tensor:
+        return torch.from_numpy(np.array(item.resize((1, 1), Image.Resampling.BOX)).reshape(3))
+
+    def encode(self, prepared: Sequence[Tensor]) -> Tensor:
+        self.seen += len(prepared)
+        return torch.stack(list(prepared)).float()
+
+
+class FakeTextEncoder:
+    """Numbers from a hash of the text: another text, other numbers."""
+
+    def __init__(self) -> None:
+        self.info = EncoderInfo("fake-text", "1", "text", 8, {})
+
+    def prepare(self, item: str) -> str:
+        return item
+
+    def encode(self, prepared: Sequence[str]) -> Tensor:
+        return torch.stack([text_features(text) for text in prepared])
+
+
+def text_features(text: str) -> Tensor:
+    return torch.tensor(list(hashlib.sha256(text.encode()).digest()[:8]), dtype=torch.float32)
+
+
+class Listed:
+    """A dataset from a list of items."""
+
+    def __init__(self, items: Sequence[Item], name: str = "listed") -> None:
+        self.name, self.attribution, self._items = name, "Drawn by a test.", items
+
+    def items(self) -> Sequence[Item]:
+        return self._items
+
+
+MakeItems = Callable[[int], list[Item]]
+
+
+@pytest.fixture
+def make_items(tmp_path: Path) -> MakeItems:
+    """n pictures of colour (i, 2 i, 100), the i-th with 1 + i % 3 captions."""
+
+    def make(n: int) -> list[Item]:
+        folder = tmp_path / "pictures"
+        folder.mkdir(exist_ok=True)
+        items = []
+        for i in range(n):
+            path = folder / f"{i}.png"
+            Image.new("RGB", (4, 4), (i, 2 * i, 100)).save(path)
+            captions = tuple(f"picture {i} caption {k}" for k in range(1 + i % 3))
+            items.append(Item(f"id{i}", path, captions, group=f"id{i}"))
+        return items
+
+    return make
+
+
+@pytest.fixture
+def image_encoder() -> FakeImageEncoder:
+    return FakeImageEncoder()
+
+
+@pytest.fixture
+def text_encoder() -> FakeTextEncoder:
+    return FakeTextEncoder()
+
+
+@pytest.fixture
+def listed() -> type[Listed]:
+    return Listed
+
+
+@pytest.fixture
+def fake_image_encoder() -> type[FakeImageEncoder]:
+    return FakeImageEncoder

@@ -1,0 +1,254 @@
+"""Each reader finds the right pictures and captions, and says in one line what is wrong with its source."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from csaligner.checks import InputError
+from csaligner.data.datasets import Joined, open_dataset
+from csaligner.data.datasets.folder import Folder
+from csaligner.data.datasets.openclipart import OpenClipart
+from csaligner.data.datasets.openmoji import OpenMoji, base_of, captions_of
+from csaligner.data.datasets.table import Table
+from csaligner.data.datasets.tuxpaint import TuxPaint
+from csaligner.types import Dataset, Item
+
+ROWS = [("a.png", "a cat"), ("b.png", 'ein "Hund", groß 🐕'), ("a.png", "une 猫")]
+
+
+def pairs(dataset: Dataset) -> list[tuple[str, tuple[str, ...]]]:
+    return [(item.image_id, item.captions) for item in dataset.items()]
+
+
+WANTED = [("a.png", ("a cat", "une 猫")), ("b.png", ('ein "Hund", groß 🐕',))]
+
+
+def write_table(path: Path) -> Path:
+    match path.suffix:
+        case ".parquet":
+            pq.write_table(pa.table({"image": [r[0] for r in ROWS], "caption": [r[1] for r in ROWS]}), path)
+        case ".jsonl":
+            lines = [json.dumps({"image": a, "caption": b}) for a, b in ROWS]
+            path.write_text("\n".join(lines) + "\n\n", encoding="utf-8")
+        case suffix:
+            separator = "," if suffix == ".csv" else "\t"
+            quoted = [(a, '"' + b.replace('"', '""') + '"') for a, b in ROWS]
+            text = "\n".join(separator.join(row) for row in [("image", "caption"), *quoted])
+            path.write_text(text, encoding="utf-8-sig")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_a_table_of_each_kind(tmp_path: Path, suffix: str) -> None:
+    dataset = open_dataset(str(write_table(tmp_path / f"captions{suffix}")))
+    assert pairs(dataset) == WANTED
+    first = dataset.items()[0]
+    assert first == Item("a.png", tmp_path / "a.png", ("a cat", "une 猫"), group="a.png")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_a_missing_column_names_the_ones_that_are_there(tmp_path: Path, suffix: str) -> None:
+    path = write_table(tmp_path / f"captions{suffix}")
+    with pytest.raises(
+        InputError, match=rf"captions\{suffix}: has no column 'text'; its columns are 'image', 'caption'"
+    ):
+        Table(path, caption_key="text").items()
+
+
+def test_columns_separator_root_and_ids_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    path = tmp_path / "t.csv"
+    path.write_text("title;file;key\none;a.png;7\ntwo;a.png;7\nthree;b.png;8\n")
+    table = Table(path, "file", "title", "key", separator=";", image_root=tmp_path / "pictures")
+    assert pairs(table) == [("7", ("one", "two")), ("8", ("three",))]
+    assert table.items()[0].image == tmp_path / "pictures" / "a.png"
+
+
+def test_lists_of_captions(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"image": "a.png", "caption": ["x", "y"]}\n{"image": "a.png", "caption": "z"}\n')
+    assert pairs(Table(path)) == [("a.png", ("x", "y", "z"))]
+
+
+def test_an_absolute_image_path_stays(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("image,caption\n/pictures/a.png,x\n")
+    assert Table(path).items()[0].image == Path("/pictures/a.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", "image,caption\n,x\n", "row 1 has nothing in column 'image'"),
+        ("t.jsonl", '{"image": "a", "caption": "b"}\n{oops\n', "line 2 is not JSON"),
+        ("t.jsonl", "[1]\n", "line 1 is not a JSON object"),
+        ("t.parquet", "no parquet", r"t\.parquet: does not read as parquet"),
+        ("t.xlsx", "x", r"\.xlsx is not known; wanted \.csv"),
+        ("t.csv", "", "has no column 'image'"),
+    ],
+)
+def test_a_broken_table(tmp_path: Path, name: str, text: str, message: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        Table(path).items()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_table_that_is_not_utf8(tmp_path: Path) -> None:
+    for name in ("t.csv", "t.jsonl"):
+        (tmp_path / name).write_bytes("image,caption\na.png,Hündin\n".encode("latin-1"))
+        with pytest.raises(InputError, match=rf"{name}: .*UTF-8"):
+            Table(tmp_path / name).items()
+
+
+def test_one_id_for_two_pictures_in_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("image,caption,id\na.png,x,1\nb.png,y,1\n")
+    with pytest.raises(InputError, match=r"row 2 gives the id '1' to .*b\.png, but it stands for .*a\.png"):
+        Table(path, id_key="id").items()
+
+
+def test_no_such_table_root_or_separator(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.csv: no such file"):
+        Table(tmp_path / "none.csv")
+    path = write_table(tmp_path / "t.csv")
+    with pytest.raises(InputError, match="image_root: no such folder"):
+        Table(path, image_root=tmp_path / "none")
+    with pytest.raises(InputError, match="separator: got ';;'"):
+        Table(path, separator=";;")
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("b.PNG", "deep/a.svg", "alone.jpg", "notes.md"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "b.txt").write_text("one\n\n  \nzwei ü\n", encoding="utf-8")
+    (tmp_path / "deep/a.txt").write_text("three")
+    dataset = open_dataset(str(tmp_path))
+    assert pairs(dataset) == [("alone", ()), ("b", ("one", "zwei ü")), ("deep/a", ("three",))]
+    assert dataset.name == tmp_path.name
+
+
+def test_a_folder_with_text_that_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "a.txt").write_bytes("ü".encode("latin-1"))
+    with pytest.raises(InputError, match=r"a\.txt: is not UTF-8"):
+        Folder(tmp_path).items()
+    with pytest.raises(InputError, match="no such folder"):
+        Folder(tmp_path / "none")
+
+
+def test_openmoji_is_complete_and_has_no_skin_tones() -> None:
+    dataset = OpenMoji()
+    items = {item.image_id: item for item in dataset.items()}
+    assert len(items) > 1800
+    assert all(item.image.is_file() and item.captions for item in items.values())
+    assert not any(tone in name for name in items for tone in ("1F3FB", "1F3FF"))
+    assert "OpenMoji" in dataset.attribution
+    assert items["openmoji/1F600"].captions == ("grinning face", "grinning")
+    assert items["openmoji/2764"].group == "openmoji/2764"  # the selector FE0F is not part of the file's name
+
+
+def test_openmoji_captions_are_cleaned() -> None:
+    assert captions_of([":e-mail:", ":e_mail:", ":E-Mail_symbol:"]) == ("e-mail", "E-Mail symbol")
+
+
+def test_emoji_of_one_base_share_a_group() -> None:
+    runner = [[0x1F3C3], [0x1F3C3, 0x200D, 0x2642, 0xFE0F], [0x1F3C3, 0x1F3FD, 0x200D, 0x2640, 0xFE0F]]
+    assert {base_of(points) for points in runner} == {"1F3C3"}
+    cook = [[p, 0x200D, 0x1F373] for p in (0x1F468, 0x1F469, 0x1F9D1)]
+    assert {base_of(points) for points in cook} == {"1F9D1-200D-1F373"}
+    assert base_of([0x1F600]) != base_of([0x1F601])
+
+
+def test_tuxpaint(tmp_path: Path) -> None:
+    (tmp_path / "animals").mkdir()
+    (tmp_path / "animals/cow.txt").write_text("A cow.\nde.utf8=Eine Kuh.\npt_BR.utf8=Uma vaca.\n", encoding="utf-8")
+    (tmp_path / "alone.txt").write_text("No picture.")
+    (tmp_path / "empty.txt").write_text("")
+    for name in ("animals/cow.png", "animals/cow.svg", "empty.png"):
+        (tmp_path / name).write_bytes(b"")
+    assert pairs(TuxPaint(root=tmp_path)) == [("tuxpaint/animals/cow", ("A cow.",)), ("tuxpaint/empty", ("",))]
+    assert pairs(TuxPaint("de", tmp_path))[0][1] == ("Eine Kuh.",)
+    assert pairs(TuxPaint("pt_BR", tmp_path))[0][1] == ("Uma vaca.",)
+    assert TuxPaint(root=tmp_path).items()[0].image.suffix == ".svg"
+
+
+CLIP = """<svg xmlns="http://www.w3.org/2000/svg" width="2" height="2"><metadata>
+<rdf:RDF xmlns:cc="http://web.resource.org/cc/" xmlns:dc="http://purl.org/dc/elements/1.1/"
+ xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><cc:Work>
+<dc:title>{title}</dc:title>
+<dc:subject><rdf:Bag><rdf:li/><rdf:li>unsorted</rdf:li><rdf:li>HASH(0x8a0)</rdf:li>{words}</rdf:Bag></dc:subject>
+<dc:creator><cc:Agent><dc:title>Somebody</dc:title></cc:Agent></dc:creator>
+</cc:Work></rdf:RDF></metadata></svg>"""
+
+
+def write_clip(root: Path, name: str, title: str, *words: str) -> Path:
+    for kind in ("png", "svg"):
+        (root / kind / name).parent.mkdir(parents=True, exist_ok=True)
+    listed = "".join(f"<rdf:li>{word}</rdf:li>" for word in words)
+    (root / "svg" / f"{name}.svg").write_text(CLIP.format(title=title, words=listed), encoding="utf-8")
+    png = root / "png" / f"{name}.png"
+    png.write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (4).to_bytes(4, "big") + (5).to_bytes(4, "big"))
+    return png
+
+
+def test_openclipart(tmp_path: Path) -> None:
+    write_clip(tmp_path, "food/apple", " Green\n apple ", "fruit", "food")
+    write_clip(tmp_path, "empty", "")
+    broken = write_clip(tmp_path, "broken", "x")
+    (tmp_path / "svg/broken.svg").write_text("<svg")
+    found = {item.image_id: item for item in OpenClipart(tmp_path).items()}
+    assert ", ".join(found["openclipart/food/apple"].captions) == "Green apple, fruit, food"
+    assert found["openclipart/food/apple"].image == (tmp_path / "png/food/apple.png").resolve()
+    assert found["openclipart/empty"].captions == ()
+    assert found["openclipart/broken"].captions == ()
+    assert found["openclipart/broken"].image == broken.resolve()
+
+
+def test_openclipart_takes_a_picture_under_two_names_once(tmp_path: Path) -> None:
+    write_clip(tmp_path, "z/apple", "apple", "fruit")
+    link = write_clip(tmp_path, "a/apple", "apple", "red")
+    link.unlink()
+    link.symlink_to("../z/apple.png")
+    ((image_id, captions),) = pairs(OpenClipart(tmp_path))
+    assert image_id == "openclipart/z/apple"
+    assert set(", ".join(captions).split(", ")) == {"apple", "fruit", "red"}
+
+
+def test_openclipart_draws_where_the_bitmap_is_too_large(tmp_path: Path) -> None:
+    png = write_clip(tmp_path, "huge", "huge")
+    png.write_bytes(png.read_bytes()[:16] + (20_000).to_bytes(4, "big") * 2)
+    assert OpenClipart(tmp_path).items()[0].image == tmp_path.resolve() / "svg/huge.svg"
+
+
+@pytest.mark.parametrize(
+    ("reader", "packages"),
+    [(TuxPaint, "tuxpaint-stamps-default"), (OpenClipart, "openclipart-png openclipart-svg")],
+)
+def test_a_missing_debian_package_is_named(tmp_path: Path, reader: type[TuxPaint], packages: str) -> None:
+    with pytest.raises(InputError, match=f"apt-get install {packages}$"):
+        reader(root=tmp_path / "none")
+
+
+def test_datasets_one_after_the_other(tmp_path: Path) -> None:
+    one, two = (write_table(tmp_path / name) for name in ("one.csv", "two.tsv"))
+    joined = Joined([Table(one), Table(two)])
+    assert joined.name == "one.csv+two.tsv"
+    assert pairs(joined) == WANTED + WANTED
+    assert joined.attribution == ""
+
+
+def test_what_open_dataset_does_not_know(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'openmoij' is neither a path nor a known name; did you mean 'openmoji'"):
+        open_dataset("openmoij")
+    with pytest.raises(InputError, match=r"no such file or folder: .*none\.csv"):
+        open_dataset(str(tmp_path / "none.csv"))
+    with pytest.raises(InputError, match="folder has no option 'image_key'"):
+        open_dataset(str(tmp_path), image_key="x")

@@ -1,0 +1,164 @@
+"""Every kind of picture becomes the right pixels, or an ImageError that names the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from csaligner.data import images
+from csaligner.data.images import ImageError, load_image
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}">{body}</svg>'
+RED = '<rect width="100%" height="100%" fill="#f00"/>'
+
+
+def pixels(path: Path, size: int = 224) -> npt.NDArray[np.uint8]:
+    image = load_image(path, size)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def write_svg(path: Path, w: str = "20", h: str = "20", body: str = RED) -> Path:
+    path.write_text(SVG.format(w=w, h=h, body=body), encoding="utf-8")
+    return path
+
+
+def test_svg_is_drawn_with_its_longer_side_at_size(tmp_path: Path) -> None:
+    found = pixels(write_svg(tmp_path / "a.svg", "40", "10"), 64)
+    assert found.shape == (16, 64, 3)
+    assert (found == [255, 0, 0]).all()
+
+
+def test_svg_is_white_where_nothing_is_drawn(tmp_path: Path) -> None:
+    found = pixels(write_svg(tmp_path / "a.svg", body='<rect width="10" height="20" fill="#00f"/>'), 20)
+    assert (found[:, :10] == [0, 0, 255]).all()
+    assert (found[:, 10:] == 255).all()
+
+
+@pytest.mark.parametrize("unit", ["pt", "mm", "in"])
+def test_svg_sizes_in_print_units_are_drawn(tmp_path: Path, unit: str) -> None:
+    assert pixels(write_svg(tmp_path / "a.svg", f"30{unit}", f"30{unit}"), 32).shape == (32, 32, 3)
+
+
+def test_svg_of_extreme_shape_stays_small(tmp_path: Path) -> None:
+    assert max(pixels(write_svg(tmp_path / "a.svg", "1", "1000000"), 64).shape) == 64
+
+
+@pytest.mark.parametrize("text", ["", "<svg", "no picture at all", SVG.format(w="-1", h="0", body="")])
+def test_broken_svg(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "broken.svg"
+    path.write_text(text)
+    with pytest.raises(ImageError, match=r"broken\.svg: cannot be drawn"):
+        load_image(path)
+
+
+def test_transparency_is_blended_with_white(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    rgba = np.array([[[255, 0, 0, 0], [255, 0, 0, 255], [0, 0, 0, 51]]], dtype=np.uint8)
+    Image.fromarray(rgba).save(path)
+    assert pixels(path).tolist() == [[[255, 255, 255], [255, 0, 0], [204, 204, 204]]]
+
+
+def test_palette_and_grey_with_transparency(tmp_path: Path) -> None:
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 200, 0, 0])
+    palette.putdata([0, 1])
+    palette.save(tmp_path / "p.png", transparency=1)
+    assert pixels(tmp_path / "p.png").tolist() == [[[10, 20, 30], [255, 255, 255]]]
+    Image.fromarray(np.array([[[7, 255], [7, 0]]], dtype=np.uint8), "LA").save(tmp_path / "la.png")
+    assert pixels(tmp_path / "la.png").tolist() == [[[7, 7, 7], [255, 255, 255]]]
+
+
+@pytest.mark.parametrize(("mode", "colour", "wanted"), [("L", 77, 77), ("1", 1, 255), ("CMYK", (0, 0, 0, 0), 255)])
+def test_other_colour_modes(tmp_path: Path, mode: str, colour: int, wanted: int) -> None:
+    path = tmp_path / "a.tif"
+    Image.new(mode, (3, 2), colour).save(path)
+    assert (pixels(path) == wanted).all()
+    assert pixels(path).shape == (2, 3, 3)
+
+
+def test_sixteen_bit_grey_keeps_its_brightness(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.array([[0, 257 * 100, 65535]], dtype=np.uint16)).save(path)
+    assert pixels(path)[0, :, 0].tolist() == [0, 100, 255]
+
+
+def test_float_grey_is_stretched(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.array([[-1.0, 0.0, 1.0]], dtype=np.float32)).save(path)
+    assert pixels(path)[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_exif_orientation(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    Image.fromarray(np.array([[[1, 1, 1]], [[2, 2, 2]]], dtype=np.uint8)).save(path, exif=exif)
+    assert pixels(path)[:, :, 0].tolist() == [[2, 1]]
+
+
+def test_first_frame_of_a_moving_picture(tmp_path: Path) -> None:
+    path = tmp_path / "a.gif"
+    frames = [Image.new("RGB", (2, 2), colour) for colour in ("red", "blue")]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    assert (pixels(path) == [255, 0, 0]).all()
+
+
+def test_a_large_jpeg_is_decoded_small_but_never_below_twice_the_size(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (1600, 1000), "green").save(path)
+    assert load_image(path, 100).size == (400, 250)
+    assert load_image(path, 500).size == (1600, 1000)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".gif"])
+def test_a_truncated_picture(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"cut{suffix}"
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImageError, match=rf"cut\{suffix}: cannot be read"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x89PNG\r\n\x1a\n"])
+def test_a_file_that_is_no_picture(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "text.png"
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=r"text\.png") as caught:
+        load_image(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.png", tmp_path):
+        with pytest.raises(ImageError, match="no such file"):
+            load_image(path)
+
+
+def test_the_pixel_limit_holds_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "big.png"
+    Image.new("L", (20, 10)).save(path)
+    monkeypatch.setattr(images, "MAX_PIXELS", 199)
+    with pytest.raises(ImageError, match=r"big\.png: 20 x 10 pixels are more than the limit of 199"):
+        load_image(path)
+    monkeypatch.setattr(images, "MAX_PIXELS", 200)
+    assert load_image(path).size == (20, 10)
+
+
+def test_a_bomb_is_refused_without_being_decoded(tmp_path: Path) -> None:
+    import struct
+    import zlib
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    path = tmp_path / "bomb.png"
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    with pytest.raises(ImageError, match=r"bomb\.png"):
+        load_image(path)

@@ -1,0 +1,45 @@
+"""The split rule must never change; these examples were frozen on the first day."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from csaligner.data.split import item_split, split_of
+from csaligner.types import Item, Split
+
+FROZEN = {
+    "": "train",
+    "a": "train",
+    "b": "train",
+    "c": "val",
+    "openmoji/1F600": "train",
+    "openmoji/1F9D1": "test",
+    "tuxpaint/animals/dog": "train",
+    "openclipart/animals/bat_orlando_karam_": "train",
+    "übung 🎈": "train",
+    "COCO_val2014_000000000042": "test",
+    "1": "train",
+    "2": "train",
+    "3": "train",
+    "group 7": "train",
+    "group 13": "val",
+}
+
+
+def test_frozen_examples() -> None:
+    assert {group: split_of(group) for group in FROZEN} == FROZEN
+
+
+def test_shares_are_80_5_15() -> None:
+    found = [split_of(f"group {i}") for i in range(20_000)]
+    shares = {name: found.count(name) / len(found) for name in ("train", "val", "test")}
+    assert abs(shares["train"] - 0.80) < 0.01
+    assert abs(shares["val"] - 0.05) < 0.006
+    assert abs(shares["test"] - 0.15) < 0.01
+
+
+def test_a_fixed_split_goes_before_the_hash() -> None:
+    item = Item("a", Path("a.png"), ("x",), group="a")
+    assert split_of("a") == item_split(item)
+    other: Split = "val" if split_of("a") != "val" else "test"
+    assert item_split(Item("a", Path("a.png"), ("x",), group="a", split=other)) == other

@@ -1,0 +1,229 @@
+"""The store gives back what was put in, knows who made it, and refuses what it cannot vouch for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from csaligner.checks import InputError
+from csaligner.data.split import split_of
+from csaligner.data.store import Store, write_store
+from csaligner.types import EncoderInfo, PairedFeatures
+
+IMAGE = EncoderInfo("some-image", "1", "image", 5, {"size": 7})
+TEXT = EncoderInfo("some-text", "2", "text", 3, {})
+
+
+def some_features(n: int = 40) -> PairedFeatures:
+    """n images with 1, 2, 3, 1, 2, ... captions in mixed order."""
+    generator = torch.Generator().manual_seed(0)
+    owners = torch.tensor([i for i in range(n) for _ in range(1 + i % 3)])
+    owners = owners[torch.randperm(len(owners), generator=generator)]
+    return PairedFeatures(
+        torch.randn(n, 5, generator=generator),
+        torch.randn(len(owners), 3, generator=generator),
+        owners,
+        tuple(f"id {i} ü" for i in range(n)),
+        tuple(f"caption {k} 猫" for k in range(len(owners))),
+    )
+
+
+def pairs(features: PairedFeatures) -> dict[str | int, tuple[str, list[float], list[float]]]:
+    """caption -> image id, image row, text row."""
+    captions: Any = features.captions or range(len(features.text))
+    return {
+        caption: (features.image_ids[i], features.image[i].tolist(), features.text[k].tolist())
+        for k, (caption, i) in enumerate(zip(captions, features.text_to_image.tolist(), strict=True))
+    }
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return write_store(tmp_path / "store", some_features(), (IMAGE, TEXT))
+
+
+def edit(store: Store, change: Callable[[dict[str, Any]], object]) -> None:
+    path = store.path / "csaligner.json"
+    value = json.loads(path.read_text(encoding="utf-8"))
+    change(value)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def test_what_goes_in_comes_out(store: Store) -> None:
+    found = store.features()
+    assert pairs(found) == pairs(some_features())
+    assert len(set(found.image_ids)) == len(found.image) == store.n_images == 40
+    assert len(found.text) == store.n_captions == 79
+    assert found.image.dtype == found.text.dtype == torch.float32
+
+
+def test_splits_partition_the_images(store: Store) -> None:
+    parts = {name: store.features(name) for name in ("train", "test")}
+    for name, part in parts.items():
+        assert {split_of(image_id) for image_id in part.image_ids} == {name}
+        assert store.counts[name] == (len(part.image), len(part.text))  # type: ignore[index]
+    assert sum(images for images, _ in store.counts.values()) == 40
+    everything = pairs(store.features())
+    assert all(everything[k] == v for part in parts.values() for k, v in pairs(part).items())
+
+
+def test_an_empty_split_is_an_error_that_says_what_there_is(tmp_path: Path) -> None:
+    features = some_features(2)
+    store = write_store(tmp_path / "s", features, (IMAGE, TEXT), splits=dict.fromkeys(features.image_ids, "train"))
+    assert store.features("train").image_ids == store.features().image_ids
+    with pytest.raises(InputError, match="no images in split 'test'; it has 2 images in train"):
+        store.features("test")
+    with pytest.raises(InputError, match="did you mean 'train'"):
+        store.features("trian")  # type: ignore[arg-type]
+
+
+def test_the_layout_is_clip_retrievals(store: Store) -> None:
+    image = np.load(store.path / "img_emb/img_emb_0.npy")
+    text = np.load(store.path / "text_emb/text_emb_0.npy")
+    metadata = pq.read_table(store.path / "metadata/metadata_0.parquet").to_pydict()
+    assert list(metadata) == ["image_id", "caption", "image_path", "split", "group"]
+    assert len(image) == len(text) == len(metadata["caption"]) == 79
+    wanted = pairs(some_features())
+    for row, caption in enumerate(metadata["caption"]):
+        assert wanted[caption] == (metadata["image_id"][row], image[row].tolist(), text[row].tolist())
+
+
+def test_the_manifest_tells_all(store: Store) -> None:
+    value = json.loads((store.path / "csaligner.json").read_text(encoding="utf-8"))
+    assert value["format_version"] == 1
+    assert value["complete"] is True
+    assert value["image"]["id"] == "some-image"
+    assert value["image"]["preprocessing"] == {"size": 7}
+    assert value["text"]["fingerprint"] == TEXT.fingerprint
+    assert (value["n_images"], value["n_captions"], value["dtype"]) == (40, 79, "float32")
+    f = some_features()
+    norm = float(f.image[f.text_to_image].double().norm(dim=1).mean())
+    assert value["mean_norm"]["image"] == pytest.approx(norm, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_dtype_of_the_files(tmp_path: Path, dtype: Literal["float32", "float16"]) -> None:
+    store = write_store(tmp_path / "s", some_features(), (IMAGE, TEXT), dtype=dtype)
+    assert np.load(store.path / "img_emb/img_emb_0.npy").dtype == dtype
+    found = store.features().text
+    assert found.dtype == torch.float32
+    error = (found - some_features().text).abs().max()
+    assert error < 2e-3 if dtype == "float16" else error == 0
+
+
+def test_image_paths(tmp_path: Path) -> None:
+    paths = {"id 0 ü": Path("/p/0.png")}
+    store = write_store(tmp_path / "s", some_features(3), (IMAGE, TEXT), image_paths=paths)
+    assert store.image_paths == paths
+
+
+def test_the_makers_are_checked(store: Store) -> None:
+    store.require(image=IMAGE, text=TEXT.fingerprint)
+    store.require()
+    other = EncoderInfo("some-text", "3", "text", 3, {})
+    with pytest.raises(InputError, match=rf"text features .* come from some-text \({TEXT.fingerprint}\), wanted"):
+        store.require(image=IMAGE, text=other)
+    with pytest.raises(InputError, match="image features"):
+        store.require(image="0" * 16)
+
+
+def test_sha256_changes_with_the_content(tmp_path: Path, store: Store) -> None:
+    same = write_store(tmp_path / "same", some_features(), (IMAGE, TEXT))
+    other = write_store(tmp_path / "other", some_features(41), (IMAGE, TEXT))
+    assert store.sha256 == same.sha256 != other.sha256
+
+
+def test_damage_is_found(store: Store) -> None:
+    store.verify()
+    path = store.path / "text_emb/text_emb_0.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"damaged or missing files: text_emb/text_emb_0\.npy"):
+        Store.open(store.path).verify()
+
+
+def test_no_store(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        Store.open(tmp_path / "none")
+    with pytest.raises(InputError, match=r"holds no csaligner\.json"):
+        Store.open(tmp_path)
+
+
+def test_an_unfinished_store(store: Store) -> None:
+    edit(store, lambda value: value.update(complete=False))
+    with pytest.raises(InputError, match=r"not finished .* again to go on"):
+        Store.open(store.path)
+
+
+def test_another_format_version(store: Store) -> None:
+    edit(store, lambda value: value.update(format_version=2))
+    with pytest.raises(InputError, match="format version 2, this csaligner reads 1"):
+        Store.open(store.path)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format_version": 1}', "\xff"])
+def test_a_manifest_that_is_none(store: Store, text: str) -> None:
+    (store.path / "csaligner.json").write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match="does not read as a manifest"):
+        Store.open(store.path)
+
+
+@pytest.mark.parametrize("name", ["img_emb/img_emb_0.npy", "text_emb/text_emb_0.npy", "metadata/metadata_0.parquet"])
+def test_a_missing_or_cut_file(store: Store, name: str) -> None:
+    path = store.path / name
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        Store.open(store.path)
+    assert "\n" not in str(caught.value)
+    path.unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        Store.open(store.path)
+
+
+def test_arrays_of_another_shape_or_dtype(store: Store) -> None:
+    path = store.path / "img_emb/img_emb_0.npy"
+    array = np.load(path)
+    for wrong in (array[:-1], array[:, :4], array.astype(np.float16)):
+        np.save(path, wrong)
+        with pytest.raises(InputError, match=r"img_emb_0\.npy holds .* its manifest says \(79, 5\) float32"):
+            Store.open(store.path)
+
+
+def test_metadata_with_too_few_rows(store: Store) -> None:
+    path = store.path / "metadata/metadata_0.parquet"
+    pq.write_table(pq.read_table(path).slice(1), path)
+    with pytest.raises(InputError, match="shard 0 has 78 rows of metadata, wanted 79"):
+        Store.open(store.path)
+
+
+def test_metadata_without_a_column(store: Store) -> None:
+    path = store.path / "metadata/metadata_0.parquet"
+    pq.write_table(pa.table({"caption": ["x"] * 79}), path)
+    with pytest.raises(InputError, match="metadata"):
+        Store.open(store.path)
+
+
+def test_write_refuses_what_does_not_fit(tmp_path: Path, store: Store) -> None:
+    f = some_features()
+    out = tmp_path / "new"
+    with pytest.raises(InputError, match=r"out: .* exists"):
+        write_store(store.path, f, (IMAGE, TEXT))
+    with pytest.raises(InputError, match="image: has 5 dimensions, its encoder some-text gives 3"):
+        write_store(out, f, (TEXT, IMAGE))
+    bad = f.text.clone()
+    bad[3, 1] = torch.nan
+    with pytest.raises(InputError, match=r"text: 1 of 79 rows hold NaN or infinity \(first: row 3\)"):
+        write_store(out, PairedFeatures(f.image, bad, f.text_to_image, f.image_ids), (IMAGE, TEXT))
+    with pytest.raises(InputError, match="image_ids: got 39 entries for 40 images"):
+        write_store(out, PairedFeatures(f.image, f.text, f.text_to_image, f.image_ids[1:]), (IMAGE, TEXT))
+    assert not out.exists()
+    assert not list(tmp_path.glob(".*.tmp"))
