@@ -7,17 +7,20 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .checks import InputError, as_features, check_length
 from .types import PairedFeatures
 
+Ids = Sequence[Any] | NDArray[Any] | Tensor  # one name, an int or a string, for each row
+
 
 def pair_features(
     image_features: Any,
     text_features: Any,
-    image_ids: Sequence[Any] | None = None,
-    text_image_ids: Sequence[Any] | None = None,
+    image_ids: Ids | None = None,
+    text_image_ids: Ids | None = None,
 ) -> PairedFeatures:
     """Features of images and of their captions, matched.
 
@@ -78,6 +81,6 @@ def _from_ids(image: Tensor, text: Tensor, ids: Sequence[Hashable], text_ids: Se
     return PairedFeatures(image[captioned], text, new_row[owner], kept)
 
 
-def _plain(ids: Sequence[Any]) -> list[Hashable]:
+def _plain(ids: Ids) -> list[Hashable]:
     """Python ints and strings: entries of an array or a tensor are unwrapped, for a tensor is equal to itself alone."""
     return [i.item() if hasattr(i, "item") else i for i in ids]

@@ -31,13 +31,12 @@ def resampled_means(values: Tensor, image_of: Tensor, counts: Tensor) -> Tensor:
 def resampled_norms(vectors: Tensor, counts: Tensor) -> Tensor:
     """(resamples,) the length of the mean of one vector an image, (n, d), in each resample.
 
-    Drawing again adds noise of its own in all d directions, and noise only ever makes a mean longer: the mean
-    excess of the squared length over the measured one is taken off, or the interval would lie above the value.
+    Drawing again adds noise of its own in all d directions, and that makes nearly every mean longer: the average
+    excess over the measured length is taken off, or the interval would lie above the value.
     """
-    n = len(vectors)
-    squares = (counts @ vectors / n).square().sum(dim=1)
-    excess = squares.mean() - vectors.mean(dim=0).square().sum()
-    return (squares - excess).clamp_min(0).sqrt()
+    lengths: Tensor = (counts @ vectors / len(vectors)).norm(dim=1)
+    excess = lengths.mean() - vectors.mean(dim=0).norm()
+    return (lengths - excess).clamp_min(0)
 
 
 def percentile_interval(estimates: Tensor) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
 from csaligner.divergences.mmd import mmd
 from csaligner.ops import dispatch
 from csaligner.ops.kernels import Gaussian
-from csaligner.pairing import pair_features
+from csaligner.pairing import Ids, pair_features
 from csaligner.types import PairedFeatures
 
 from .probe import probe_accuracy
@@ -25,9 +24,9 @@ MAX_ROWS = 4096  # of each modality, for what grows with the square of the rows
 def gap_metrics(
     image_features: Any,
     text_features: Any,
-    image_ids: Sequence[Any] | None = None,
+    image_ids: Ids | None = None,
     *,
-    text_image_ids: Sequence[Any] | None = None,
+    text_image_ids: Ids | None = None,
     bandwidth: float = 0.5,
     seed: int = 0,
 ) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from csaligner.checks import check_same_dim
-from csaligner.pairing import pair_features
+from csaligner.pairing import Ids, pair_features
 from csaligner.types import PairedFeatures
 
 from .ranking import TIE, ranks
@@ -22,9 +21,9 @@ CHUNK = 512
 def mixed_search_metrics(
     image_features: Any,
     text_features: Any,
-    image_ids: Sequence[Any] | None = None,
+    image_ids: Ids | None = None,
     *,
-    text_image_ids: Sequence[Any] | None = None,
+    text_image_ids: Ids | None = None,
 ) -> dict[str, float]:
     """What a mixed index returns, by cosine. Every caption and every image asks once, its own row left out.
 

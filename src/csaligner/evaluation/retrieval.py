@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from csaligner.checks import check_same_dim
-from csaligner.pairing import pair_features
+from csaligner.pairing import Ids, pair_features
 from csaligner.types import PairedFeatures
 
 from .ranking import ranks
@@ -26,9 +25,9 @@ _COUNTS = {"n_images": "image_to_text", "n_captions": "text_to_image"}
 def retrieval_metrics(
     image_features: Any,
     text_features: Any,
-    image_ids: Sequence[Any] | None = None,
+    image_ids: Ids | None = None,
     *,
-    text_image_ids: Sequence[Any] | None = None,
+    text_image_ids: Ids | None = None,
 ) -> dict[str, float]:
     """Recall at 1, 5, 10 (fractions of 1), mean and median rank, both ways, by cosine.
 

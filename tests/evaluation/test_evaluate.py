@@ -1,0 +1,80 @@
+"""One call, all metrics: names, intervals, and what must not change them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from csaligner.checks import InputError
+from csaligner.evaluation.evaluate import evaluate
+from csaligner.evaluation.gap import gap_metrics
+from csaligner.evaluation.mixed_search import mixed_search_metrics
+from csaligner.evaluation.retrieval import retrieval_metrics
+from csaligner.types import PairedFeatures
+
+RECALLS = {f"{d}_recall@{k}" for d in ("image_to_text", "text_to_image", "mean") for k in (1, 5, 10)}
+MIXED = {
+    "mixed_ndcg@10",
+    "mixed_ndcg@10/image_query",
+    "mixed_image_recall@10",
+    "modality_bias@10",
+    "modality_bias@10/image_query",
+}
+
+
+def test_holds_what_the_three_doors_give(several: PairedFeatures) -> None:
+    found = evaluate(several, bandwidth=0.3, seed=5).metrics
+    arrays = (several.image.numpy(), several.text.numpy(), list(range(len(several.image))))
+    owner = several.text_to_image
+    apart = retrieval_metrics(*arrays, text_image_ids=owner) | mixed_search_metrics(*arrays, text_image_ids=owner)
+    apart |= gap_metrics(*arrays, text_image_ids=owner, bandwidth=0.3, seed=5)
+    assert {k: v for k, v in found.items() if not k.startswith("mean_")} == apart
+    both = found["image_to_text_recall@5"] + found["text_to_image_recall@5"]
+    assert found["mean_recall@5"] == pytest.approx(both / 2)
+    assert all(math.isfinite(value) for value in found.values())
+
+
+def test_intervals_hold_the_values(captioned: Callable[..., PairedFeatures]) -> None:
+    found = evaluate(captioned(80, 60, 24))
+    assert set(found.intervals) == RECALLS | MIXED | {"gap/paired_cosine", "gap/centroid"}
+    for name, (low, high) in found.intervals.items():
+        assert low <= found.metrics[name] <= high, name
+    low, high = found.intervals["image_to_text_recall@1"]
+    share = found.metrics["image_to_text_recall@1"]
+    assert high - low == pytest.approx(2 * 1.96 * (share * (1 - share) / 80) ** 0.5, rel=0.2)
+    assert evaluate(captioned(80, 60, 24), intervals=False).intervals == {}
+
+
+def test_the_order_of_rows_does_not_matter(several: PairedFeatures) -> None:
+    rows, columns = torch.randperm(len(several.image)), torch.randperm(len(several.text))
+    shuffled = replace(
+        several,
+        image=several.image[rows],
+        text=several.text[columns],
+        text_to_image=rows.argsort()[several.text_to_image[columns]],
+        image_ids=tuple(several.image_ids[i] for i in rows.tolist()),
+    )
+    one, two = evaluate(several, intervals=False).metrics, evaluate(shuffled, intervals=False).metrics
+    one.pop("gap/probe_accuracy")  # its halves are drawn by row
+    two.pop("gap/probe_accuracy")
+    assert two == pytest.approx(one, abs=2e-6)
+
+
+def test_the_same_seed_gives_the_same_numbers(several: PairedFeatures) -> None:
+    assert evaluate(several, seed=3) == evaluate(several, seed=3)
+    assert evaluate(several, seed=3).intervals != evaluate(several, seed=4).intervals
+
+
+def test_one_image_with_two_captions(captioned: Callable[..., PairedFeatures]) -> None:
+    found = evaluate(captioned(1, 1, 4))
+    assert found.metrics["mean_recall@1"] == found.metrics["mixed_image_recall@10"] == 1
+    assert found.intervals["mean_recall@1"] == (1, 1)
+
+
+def test_two_spaces_are_refused(several: PairedFeatures) -> None:
+    with pytest.raises(InputError, match="6 dimensions and text_features has 4"):
+        evaluate(replace(several, text=several.text[:, :4]))
