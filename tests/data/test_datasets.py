@@ -16,6 +16,7 @@ from csaligner.data.datasets.openclipart import OpenClipart
 from csaligner.data.datasets.openmoji import OpenMoji, base_of, captions_of
 from csaligner.data.datasets.table import Table
 from csaligner.data.datasets.tuxpaint import TuxPaint
+from csaligner.data.images import ImageError, load_image
 from csaligner.types import Dataset, Item
 
 ROWS = [("a.png", "a cat"), ("b.png", 'ein "Hund", groß 🐕'), ("a.png", "une 猫")]
@@ -67,6 +68,18 @@ def test_columns_separator_root_and_ids_of_ones_own(tmp_path: Path) -> None:
     table = Table(path, "file", "title", "key", separator=";", image_root=tmp_path / "pictures")
     assert pairs(table) == [("7", ("one", "two")), ("8", ("three",))]
     assert table.items()[0].image == tmp_path / "pictures" / "a.png"
+
+
+def test_options_that_are_none_mean_the_default(tmp_path: Path) -> None:
+    options = dict.fromkeys(("image_key", "caption_key", "id_key", "separator", "image_root"))
+    assert pairs(open_dataset(str(write_table(tmp_path / "t.csv")), **options)) == WANTED
+    assert open_dataset("openmoji", image_key=None).name == "openmoji"
+
+
+def test_a_tab_as_a_shell_passes_it(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("image\tcaption\na.png\tone, two\n")
+    assert pairs(Table(path, separator=r"\t")) == [("a.png", ("one, two",))]
 
 
 def test_lists_of_captions(tmp_path: Path) -> None:
@@ -222,6 +235,15 @@ def test_openclipart_takes_a_picture_under_two_names_once(tmp_path: Path) -> Non
     assert set(", ".join(captions).split(", ")) == {"apple", "fruit", "red"}
 
 
+def test_openclipart_leaves_a_dangling_link_to_load_image(tmp_path: Path) -> None:
+    png = write_clip(tmp_path, "gone", "gone")
+    png.unlink()
+    png.symlink_to("nowhere.png")
+    (item,) = OpenClipart(tmp_path).items()
+    with pytest.raises(ImageError, match=r"nowhere\.png: no such file"):
+        load_image(item.image)
+
+
 def test_openclipart_draws_where_the_bitmap_is_too_large(tmp_path: Path) -> None:
     png = write_clip(tmp_path, "huge", "huge")
     png.write_bytes(png.read_bytes()[:16] + (20_000).to_bytes(4, "big") * 2)
@@ -250,5 +272,7 @@ def test_what_open_dataset_does_not_know(tmp_path: Path) -> None:
         open_dataset("openmoij")
     with pytest.raises(InputError, match=r"no such file or folder: .*none\.csv"):
         open_dataset(str(tmp_path / "none.csv"))
+    with pytest.raises(InputError, match="'' is neither a path nor a known name"):
+        open_dataset("")  # an unset shell variable must not mean the current folder
     with pytest.raises(InputError, match="folder has no option 'image_key'"):
         open_dataset(str(tmp_path), image_key="x")

@@ -37,17 +37,18 @@ class Joined:
 def open_dataset(spec: str, **options: Any) -> Dataset:
     """openmoji, tuxpaint, openclipart, all (the three together), a table (csv, tsv, jsonl, parquet) or a folder.
 
-    options: for the reader, for example image_key and caption_key of a table.
+    options: for the reader, for example image_key and caption_key of a table; None stands for its default.
 
     Raises InputError for a name or a path that is not there, and for an option that the reader does not have.
     """
+    options = {key: value for key, value in options.items() if value is not None}
     names = [name for name in DATASETS if name not in BY_PATH]
     if spec == "all":
         return Joined([_make(name, (), options) for name in ALL])
     if spec in names:
         return _make(spec, (), options)
     path = Path(spec)
-    if path.is_dir():
+    if spec and path.is_dir():
         return _make("folder", (path,), options)
     if path.is_file():
         return _make("table", (path,), options)

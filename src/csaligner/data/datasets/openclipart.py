@@ -72,7 +72,10 @@ def _text(element: ET.Element | None) -> str:
 
 
 def _pixels(png: Path) -> int:
-    """Width times height, from the 24 bytes at the start of a PNG."""
-    with png.open("rb") as file:
-        head = file.read(24)
+    """Width times height, from the 24 bytes at the start of a PNG; 0 where it cannot be opened (load_image says so)."""
+    try:
+        with png.open("rb") as file:
+            head = file.read(24)
+    except OSError:
+        return 0
     return int.from_bytes(head[16:20], "big") * int.from_bytes(head[20:24], "big")

@@ -22,7 +22,8 @@ class Table:
 
     path: the table, its kind told by the suffix. image_key, caption_key: its columns; in jsonl and parquet a
     caption may also be a list. id_key: a column with image ids; without it the image path is the id. separator:
-    of csv and tsv files. image_root: what relative image paths start from; without it the table's folder.
+    of csv and tsv files, a tab also as \\t. image_root: what relative image paths start from; without it
+    the table's folder.
 
     Raises InputError for a missing file, a column that is not there (and says which are), a row without an image,
     an id with two pictures, and a file that does not parse.
@@ -42,6 +43,8 @@ class Table:
         self._path = Path(path)
         self._keys = (image_key, caption_key, id_key or image_key)
         self._separator = separator or SEPARATORS.get(self._path.suffix.lower(), ",")
+        if self._separator == r"\t":  # what a shell makes of '\t'
+            self._separator = "\t"
         self._root = Path(image_root) if image_root is not None else self._path.parent
         self._check()
 
