@@ -1,13 +1,36 @@
-.PHONY: bench tables mutants
+# Two commands do everything: `make demo` and `make test`. Both set up .venv first.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
 
-bench: ## Time, memory and errors of the loss beside its rivals; writes benchmarks/results and the tables of the docs.
-	python benchmarks/loss.py
-	python benchmarks/token_loss.py
-	python benchmarks/numerics.py
-	python benchmarks/tables.py
+.PHONY: demo test lint bench docs mutants clean
+demo: $(STAMP)
+	$(BIN)/csaligner demo
 
-tables: ## The tables of the docs, from the JSON that is there.
-	python benchmarks/tables.py
+test: $(STAMP)
+	$(BIN)/python -m pytest
 
-mutants: ## Deliberate faults in the numerics: each must break a test.
-	python tests/mutants.py
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/loss.py --out benchmarks/results/loss.json
+
+mutants: $(STAMP)
+	$(BIN)/python tests/mutants.py
+
+docs: $(STAMP)
+	$(BIN)/python docs/tables.py
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bundled,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
