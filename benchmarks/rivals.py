@@ -32,6 +32,12 @@ def csaligner_mixed(x: Tensor, y: Tensor, scale: float, sigma: float) -> Tensor:
     return total
 
 
+def csaligner_triton(x: Tensor, y: Tensor, scale: float, sigma: float) -> Tensor:
+    """On a GPU: half-precision features go into the products as they are."""
+    total: Tensor = CSAlignerLoss(bandwidth=sigma, impl="triton")(x, y, scale).total
+    return total
+
+
 def dense(x: Tensor, y: Tensor, scale: float, sigma: float) -> Tensor:
     """Autograd over N x N matrices; x y^T shared between InfoNCE and the divergence."""
     g = 1 / sigma**2
@@ -102,6 +108,7 @@ GROUPS: dict[str, dict[str, Loss]] = {
     "cauchy_schwarz + info_nce": {
         "csaligner": csaligner_tiled,
         "csaligner_mixed": csaligner_mixed,
+        "csaligner_triton": csaligner_triton,
         "dense": dense,
         "cdist": dense_cdist,
         "checkpointed": checkpointed,
