@@ -202,8 +202,8 @@ def test_left_out_captions_are_told(
     items[2] = dataclasses.replace(items[2], captions=(" ",))
     store = embed(listed(items), image_encoder, text_encoder, out, ONE)
     assert store.notes == (
-        "2 empty captions were dropped",
-        "1 pictures have no caption and were left out (first: id2)",
+        "empty captions, dropped: 2",
+        "pictures without a caption, left out: 1 (first: id2)",
     )
 
 

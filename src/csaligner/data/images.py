@@ -49,8 +49,8 @@ def _decode(path: Path, size: int) -> Image.Image:
         if width * height > MAX_PIXELS:
             raise ImageError(f"{path}: {width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
         image.load()
-        upright = ImageOps.exif_transpose(image)
-        return _on_white(upright)
+        ImageOps.exif_transpose(image, in_place=True)
+        return _on_white(image)
 
 
 def _draw(path: Path, size: int) -> Image.Image:
@@ -74,9 +74,10 @@ def _on_white(image: Image.Image) -> Image.Image:
         return _stretched(image)
     if image.mode not in {"RGBA", "LA", "PA", "RGBa", "La"} and "transparency" not in image.info:
         return image.convert("RGB")
-    rgba = image.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, "white")
-    return Image.alpha_composite(white, rgba).convert("RGB")
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    white = Image.new("RGB", rgba.size, "white")
+    white.paste(rgba, mask=rgba)
+    return white
 
 
 def _stretched(image: Image.Image) -> Image.Image:

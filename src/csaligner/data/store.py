@@ -98,10 +98,10 @@ class Store:
                 f"(first: {first.reason}); all are listed in {self.path / MANIFEST}"
             )
         if m.empty_captions:
-            lines.append(f"{m.empty_captions} empty captions were dropped")
+            lines.append(f"empty captions, dropped: {m.empty_captions}")
         if m.without_caption:
             lines.append(
-                f"{len(m.without_caption)} pictures have no caption and were left out (first: {m.without_caption[0]})"
+                f"pictures without a caption, left out: {len(m.without_caption)} (first: {m.without_caption[0]})"
             )
         return tuple(lines)
 

@@ -19,7 +19,7 @@ from .pixels import fit_square, to_tensor
 
 SIZE = 224
 MEAN, SCALE = 127.0, 128.0
-CHUNK = 8  # images in one forward pass: larger ones fall out of a CPU's cache
+CHUNK = 4  # images in one forward pass: larger ones fall out of a CPU's cache
 
 
 class EfficientNetLite0:
