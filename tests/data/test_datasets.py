@@ -168,6 +168,18 @@ def test_openmoji_is_complete_and_has_no_skin_tones() -> None:
     assert items["openmoji/2764"].group == "openmoji/2764"  # the selector FE0F is not part of the file's name
 
 
+def test_identical_drawings_share_a_group_and_so_do_their_bases() -> None:
+    items = OpenMoji().items()
+    groups: dict[bytes, set[str]] = {}
+    bases: dict[str, set[str]] = {}
+    for item in items:
+        groups.setdefault(item.image.read_bytes(), set()).add(item.group)
+        points = [int(p, 16) for p in item.image_id.removeprefix("openmoji/").split("-")]
+        bases.setdefault(base_of(points), set()).add(item.group)
+    assert len(groups) < len(items)  # there are such drawings
+    assert all(len(shared) == 1 for shared in [*groups.values(), *bases.values()])
+
+
 def test_openmoji_captions_are_cleaned() -> None:
     assert captions_of([":e-mail:", ":e_mail:", ":E-Mail_symbol:"]) == ("e-mail", "E-Mail symbol")
 

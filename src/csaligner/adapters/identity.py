@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from csaligner.config import AdapterConfig
 
@@ -11,10 +10,10 @@ from .start import Affine
 
 
 class IdentityAdapter(nn.Module):
-    """x -> x / |x|, (N, d) -> (N, d); no parameters."""
+    """x -> x, (N, d) -> (N, d); no parameters. The aligner normalises."""
 
     def __init__(self, start: Affine, config: AdapterConfig) -> None:
         super().__init__()
 
     def forward(self, x: Tensor) -> Tensor:
-        return normalize(x, dim=1)
+        return x

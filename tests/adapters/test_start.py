@@ -1,0 +1,94 @@
+"""The closed-form starts against what they promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cross_decomposition import CCA
+from sklearn.linear_model import Ridge
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from csaligner.adapters.start import Affine, fit_starts
+from csaligner.config import StartConfig
+from csaligner.types import PairedFeatures
+
+
+def pairs(n: int = 200, dims: tuple[int, int] = (6, 6), captions: int = 1, seed: int = 0) -> PairedFeatures:
+    g = torch.Generator().manual_seed(seed)
+    shared = torch.randn(n, 4, generator=g)
+    image = shared @ torch.randn(4, dims[0], generator=g) + 0.3 * torch.randn(n, dims[0], generator=g) + 1.0
+    owner = torch.arange(n).repeat_interleave(captions)
+    text = shared[owner] @ torch.randn(4, dims[1], generator=g) - 2.0
+    text = text + 0.3 * torch.randn(n * captions, dims[1], generator=g)
+    return PairedFeatures(image, text, owner, tuple(map(str, range(n))))
+
+
+def apply(start: Affine, x: Tensor) -> Tensor:
+    z = normalize(x, dim=1) - start.mean
+    return (z if start.map is None else z @ start.map) + start.offset
+
+
+def test_identity_is_the_centred_features_themselves() -> None:
+    f = pairs()
+    image, text = fit_starts(f, StartConfig(kind="identity"))
+    for start, x in ((image, f.image), (text, f.text)):
+        unit = normalize(x, dim=1)
+        torch.testing.assert_close(apply(start, x), unit - unit.mean(dim=0), atol=1e-6, rtol=0)
+
+
+def test_moments_match_the_covariances_half_way() -> None:
+    """With almost no shrinkage, both sides get the covariance P^(1/2), P the pooled one, up to a scale."""
+    f = pairs(n=2000)
+    starts = fit_starts(f, StartConfig(kind="moments", shrinkage=1e-6))
+    units = [normalize(x.double(), dim=1) for x in (f.image, f.text)]
+    pooled = sum(torch.cov(u.T) for u in units) / 2
+    assert isinstance(pooled, Tensor)
+    values, vectors = torch.linalg.eigh(pooled)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    for start, x in zip(starts, (f.image, f.text), strict=True):
+        z = apply(start, x).double()
+        cov = torch.cov(z.T)
+        torch.testing.assert_close(cov / cov.trace(), root / root.trace(), atol=2e-3, rtol=0)
+
+
+def test_projection_finds_the_canonical_correlations() -> None:
+    f = pairs(n=400, dims=(8, 5))
+    image, text = fit_starts(f, StartConfig(projection_shrinkage=1e-6))
+    a, b = apply(image, f.image), apply(text, f.text)
+    assert a.shape == b.shape == (400, 5)
+    ours = [np.corrcoef(a[:, k], b[:, k])[0, 1] for k in range(3)]
+    x, y = (normalize(t, dim=1).numpy() for t in (f.image, f.text))
+    u, v = CCA(n_components=3, max_iter=5000).fit_transform(x, y)
+    assert ours == pytest.approx([np.corrcoef(u[:, k], v[:, k])[0, 1] for k in range(3)], abs=2e-3)
+
+
+def test_onto_a_fixed_image_side_is_ridge_regression() -> None:
+    f = pairs(dims=(7, 5))
+    image, text = fit_starts(f, StartConfig(projection_shrinkage=0.3), fixed="image")
+    assert image.map is None
+    x, y = (normalize(t, dim=1).double().numpy() for t in (f.image, f.text))
+    cov = np.cov(y.T, bias=True)
+    alpha = 0.3 * np.trace(cov) / 5 * len(y)
+    expected = Ridge(alpha=alpha).fit(y, x).predict(y)
+    np.testing.assert_allclose(apply(text, f.text).numpy(), expected, atol=1e-5)
+
+
+def test_repeating_every_caption_changes_nothing() -> None:
+    once = pairs(dims=(6, 4))
+    twice = PairedFeatures(
+        once.image, once.text.repeat_interleave(2, 0), once.text_to_image.repeat_interleave(2), once.image_ids
+    )
+    for a, b in zip(fit_starts(once, StartConfig()), fit_starts(twice, StartConfig()), strict=True):
+        torch.testing.assert_close(a.mean, b.mean, atol=1e-6, rtol=0)
+        assert a.map is not None
+        assert b.map is not None
+        torch.testing.assert_close(a.map.abs(), b.map.abs(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["identity", "moments", "projection"])
+def test_two_pairs_in_many_dimensions_stay_finite(kind: str) -> None:
+    f = pairs(n=2, dims=(6, 6))
+    for start in fit_starts(f, StartConfig(kind=kind)):  # type: ignore[arg-type]
+        assert bool(torch.isfinite(apply(start, f.image)).all())

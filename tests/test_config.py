@@ -1,0 +1,69 @@
+"""Configs: unknown keys, values out of range, overrides, and that what is saved reads back the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from csaligner.checks import InputError
+from csaligner.config import TrainConfig, build_config, dump_config, load_config
+from csaligner.training.schedules import value_at, warmup_cosine
+
+
+def test_a_saved_config_reads_back_the_same(tmp_path: Path) -> None:
+    words = ["objective.bandwidth={start: 1.0, end: 0.5}", "lr=1e-4", "text_adapter=linear"]
+    config = load_config(TrainConfig, None, words)
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(config))
+    assert load_config(TrainConfig, path) == config
+    assert config.lr == 1e-4
+    assert config.text_adapter.name == "linear"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("epoch=3", "epoch: unknown key; did you mean 'epochs'?"),
+        ("objective.bandwith=1", "objective.bandwith: unknown key; did you mean 'bandwidth'?"),
+        ("objective.bandwidth=0", "objective.bandwidth: got 0"),
+        ("objective.bandwidth=.nan", "objective.bandwidth: got nan"),
+        ("objective.bandwidth=-1", "objective.bandwidth: got -1"),
+        ("objective.terms={info_nce: -1}", "objective.terms.info_nce: got -1"),
+        ("objective.terms={info_nce: many}", "objective.terms.info_nce: got 'many'"),
+        ("objective.terms={info_nce: 0}", "every weight is 0"),
+        ("text_adapter=mpl", "did you mean 'mlp'?"),
+        ("epochs", "wanted key=value"),
+        ("batch_size=0", "batch_size: got 0"),
+    ],
+)
+def test_bad_words_are_one_line_that_names_key_and_fix(word: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_config(TrainConfig, None, [word])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_identities_have_nothing_to_train() -> None:
+    with pytest.raises(InputError, match="nothing would be trained"):
+        build_config(TrainConfig, {"image_adapter": "identity", "text_adapter": "identity"})
+
+
+def test_a_missing_and_a_broken_file_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no such file: .*nowhere\.yaml"):
+        load_config(TrainConfig, tmp_path / "nowhere.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("epochs: [1")
+    with pytest.raises(InputError, match="is not YAML"):
+        load_config(TrainConfig, broken)
+
+
+def test_schedules_begin_and_end_where_they_say() -> None:
+    config = load_config(TrainConfig, None, ["objective.bandwidth={start: 2.0, end: 0.5, shape: cosine}"])
+    bandwidth = config.objective.bandwidth
+    assert not isinstance(bandwidth, str)
+    assert value_at(bandwidth, 0.0) == 2.0
+    assert value_at(bandwidth, 1.0) == pytest.approx(0.5)
+    assert value_at(bandwidth, 0.5) == pytest.approx(1.25)
+    assert value_at(0.7, 0.3) == 0.7
+    assert [warmup_cosine(step, 4, 12) for step in (0, 3, 4, 8, 12)] == pytest.approx([0.25, 1.0, 1.0, 0.5, 0.0])
