@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from .adapters.aligner import Aligner, align, encode
 from .checks import CSAlignerError, InputError, as_features
 from .config import TrainConfig, build_config
 from .evaluation.evaluate import evaluate
-from .pairing import pair_features
+from .pairing import Ids, pair_features
 from .training.trainer import Trainer
 from .types import PairedFeatures
 
@@ -39,9 +38,9 @@ class CSAligner:
         self,
         image_features: Any,
         text_features: Any,
-        image_ids: Sequence[Any] | None = None,
+        image_ids: Ids | None = None,
         *,
-        text_image_ids: Sequence[Any] | None = None,
+        text_image_ids: Ids | None = None,
     ) -> CSAligner:
         """Train on pairs; returns self.
 
@@ -77,9 +76,9 @@ class CSAligner:
         self,
         image_features: Any,
         text_features: Any,
-        image_ids: Sequence[Any] | None = None,
+        image_ids: Ids | None = None,
         *,
-        text_image_ids: Sequence[Any] | None = None,
+        text_image_ids: Ids | None = None,
     ) -> dict[str, float]:
         """Recall, mixed search and gap of the transformed features, by the names of docs/metrics.md."""
         features = pair_features(image_features, text_features, image_ids, text_image_ids)
@@ -89,9 +88,9 @@ class CSAligner:
         self,
         image_features: Any,
         text_features: Any,
-        image_ids: Sequence[Any] | None = None,
+        image_ids: Ids | None = None,
         *,
-        text_image_ids: Sequence[Any] | None = None,
+        text_image_ids: Ids | None = None,
     ) -> float:
         """Mean of image-to-text and text-to-image recall@1, between 0 and 1."""
         metrics = self.evaluate(image_features, text_features, image_ids, text_image_ids=text_image_ids)

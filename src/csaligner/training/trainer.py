@@ -73,7 +73,7 @@ class Trainer:
     def fit(self) -> TrainerState:
         """Run to the end (or to the early stop). Afterwards the model holds the best weights by validation,
         or the last ones where nothing was validated; it is in evaluation mode, on the CPU."""
-        accelerator = _accelerator(self._config.precision)
+        accelerator = _accelerator()
         torch.manual_seed(self._config.seed)
         state = TrainerState()
         if self._checkpoints:
@@ -111,20 +111,14 @@ class Trainer:
         objective, weights, sigma = self._objective_at(state.step / max(1, self._steps - 1))
         model.train()
         device = accelerator.device
-        with accelerator.autocast():
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._config.precision == "bf16"):
             image, text = model(batch.image.to(device), batch.text.to(device))
-        loss = objective(
-            image.float(),
-            text.float(),
-            self._model.logit_scale,
-            batch.image_ids.to(device),
-            batch.text_ids.to(device),
-        )
-        if not bool(torch.isfinite(loss.total)):
+        if not bool(torch.isfinite(image).all() and torch.isfinite(text).all()):
             raise CSAlignerError(
-                f"training: the loss is not finite at step {state.step + 1}; lower lr (now {self._config.lr:g}) "
-                "or look for damaged features"
+                f"training: the embeddings are not finite at step {state.step + 1}; lower lr (now {self._config.lr:g})"
             )
+        ids = batch.image_ids.to(device), batch.text_ids.to(device)
+        loss = objective(image.float(), text.float(), self._model.logit_scale, *ids)
         optimizer.zero_grad()
         accelerator.backward(loss.total)
         optimizer.step()
@@ -190,10 +184,10 @@ class Trainer:
         (self._folder / METRICS).write_text(lines, encoding="utf-8")
 
 
-def _accelerator(precision: str) -> Any:
+def _accelerator() -> Any:
     from accelerate import Accelerator  # a second of import time
 
-    accelerator = Accelerator(mixed_precision={"fp32": "no", "bf16": "bf16"}[precision])
+    accelerator = Accelerator()
     if accelerator.num_processes > 1:
         raise InputError(
             f"training: started on {accelerator.num_processes} processes; this version trains on one, "

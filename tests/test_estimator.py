@@ -1,0 +1,85 @@
+"""CSAligner on plain arrays, and what it reaches on real CLIP features."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from csaligner import CSAligner
+from csaligner.checks import CSAlignerError, InputError
+
+Array = NDArray[np.float32]
+SHARED = Path(os.environ.get("CSALIGNER_SHARED", Path(__file__).parents[2] / "shared"))
+CLIP = SHARED / "data" / "clip_coco_500.npy"
+
+
+def pairs(n: int = 30, dims: tuple[int, int] = (7, 5), seed: int = 0) -> tuple[Array, Array]:
+    rng = np.random.default_rng(seed)
+    shared = rng.normal(size=(n, 3))
+    image = shared @ rng.normal(size=(3, dims[0])) + 0.1 * rng.normal(size=(n, dims[0]))
+    text = shared @ rng.normal(size=(3, dims[1])) + 0.1 * rng.normal(size=(n, dims[1]))
+    return image.astype(np.float32), text.astype(np.float32)
+
+
+def test_fit_transform_save_load_score(tmp_path: Path) -> None:
+    image, text = pairs()
+    before = torch.get_rng_state()
+    aligner = CSAligner(epochs=3).fit(image, text)
+    assert torch.equal(torch.get_rng_state(), before)  # the caller's random state is left alone
+    x, y = aligner.transform_image(image), aligner.transform_text(text)
+    assert x.shape == y.shape == (30, 5)
+    np.testing.assert_allclose(np.linalg.norm(np.concatenate([x, y]), axis=1), 1, atol=1e-6)
+    assert aligner.score(image, text) > 5 / 30
+    aligner.save(tmp_path / "model")
+    np.testing.assert_array_equal(CSAligner.load(tmp_path / "model").transform_text(text), y)
+
+
+def test_several_captions_by_id_in_both_forms() -> None:
+    image, text = pairs()
+    rows = np.repeat(np.arange(30), 2)
+    captions = text[rows] + np.tile([[0.0], [0.01]], (30, 1)).astype(np.float32)
+    by_row = CSAligner(epochs=2).fit(image[rows], captions, image_ids=rows)
+    by_id = CSAligner(epochs=2).fit(image, captions, list(range(30)), text_image_ids=rows)
+    np.testing.assert_array_equal(by_row.transform_image(image), by_id.transform_image(image))
+
+
+def test_adapting_only_the_text_leaves_the_image_index_as_it_is() -> None:
+    image, text = pairs()
+    aligner = CSAligner(image_adapter="identity", epochs=3).fit(image, text)
+    unit = image / np.linalg.norm(image, axis=1, keepdims=True)
+    np.testing.assert_allclose(aligner.transform_image(image), unit, atol=1e-6)
+    assert aligner.score(image, text) > 5 / 30
+
+
+def test_what_cannot_be_used_is_named() -> None:
+    image, text = pairs()
+    with pytest.raises(CSAlignerError, match="not fitted yet"):
+        CSAligner().transform_image(image)
+    aligner = CSAligner(epochs=1).fit(image, text)
+    with pytest.raises(InputError, match="text_features: got 7 dimensions, this aligner was trained on 5"):
+        aligner.transform_text(image)
+    image[3, 1] = np.nan
+    with pytest.raises(InputError, match=r"1 of 30 rows hold NaN or infinity \(first: row 3\)"):
+        aligner.fit(image, text)
+    with pytest.raises(InputError, match="got 1 image to train on"):
+        CSAligner().fit(image[:1], text[:1])
+    with pytest.raises(InputError, match="did you mean 'epochs'"):
+        CSAligner(epoch=3)
+
+
+@pytest.mark.skipif(not CLIP.exists(), reason="clip_coco_500.npy is not here; set CSALIGNER_SHARED to its folder")
+def test_default_settings_close_the_gap_of_real_clip_features() -> None:
+    """One fold of the protocol in docs/results.md: 400 pairs to train, 100 to test."""
+    image, text = np.load(CLIP)
+    test = np.random.RandomState(0).permutation(500)[0::5]
+    train = np.setdiff1d(np.arange(500), test)
+    found = CSAligner().fit(image[train], text[train]).evaluate(image[test], text[test])
+    assert found["mean_recall@1"] >= 0.73
+    assert found["gap/centroid"] <= 0.15
+    assert found["gap/probe_accuracy"] <= 0.65
+    assert found["mixed_image_recall@10"] >= 0.87

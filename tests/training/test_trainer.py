@@ -1,0 +1,175 @@
+"""The training loop: deterministic, resumable to the bit, honest about what it keeps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from csaligner.adapters.aligner import Aligner
+from csaligner.checks import CSAlignerError, InputError
+from csaligner.config import TrainConfig, build_config
+from csaligner.data.samplers import PairSampler
+from csaligner.training.trainer import METRICS, Hooks, Trainer
+from csaligner.types import PairedFeatures
+
+SMALL = {"epochs": 6, "batch_size": 16, "evaluate_every": 1}
+
+
+def features(n: int = 40, seed: int = 0) -> PairedFeatures:
+    g = torch.Generator().manual_seed(seed)
+    shared = torch.randn(n, 4, generator=g)
+    owner = torch.arange(n).repeat_interleave(2)
+    return PairedFeatures(
+        shared @ torch.randn(4, 8, generator=g) + 0.5 * torch.randn(n, 8, generator=g),
+        shared[owner] @ torch.randn(4, 8, generator=g) + 0.5 * torch.randn(2 * n, 8, generator=g),
+        owner,
+        tuple(map(str, range(n))),
+    )
+
+
+def config(**settings: object) -> TrainConfig:
+    adapter = {"hidden": 16, "dropout": 0.2}
+    return build_config(TrainConfig, SMALL | {"image_adapter": adapter, "text_adapter": adapter} | settings)
+
+
+def train(c: TrainConfig, folder: Path | None = None, hooks: Hooks | None = None) -> Aligner:
+    torch.manual_seed(c.seed)
+    model = Aligner.fit_start(features(), c)
+    Trainer(model, features(), c, folder, hooks).fit()
+    return model
+
+
+def same(a: Aligner, b: Aligner) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_same_seed_same_bits_other_seed_other_bits() -> None:
+    assert same(train(config()), train(config()))
+    assert not same(train(config()), train(config(seed=1)))
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [1, 4, 9, 17])
+def test_an_interrupted_run_ends_at_the_same_bits(at: int, tmp_path: Path) -> None:
+    """Dropout, optimiser moments, schedule, data order and the learnt scale all continue."""
+
+    def stop(step: int, total: int, values: Mapping[str, float]) -> None:
+        if step == at:
+            raise Stop
+
+    whole = train(config(), tmp_path / "whole")
+    with pytest.raises(Stop):
+        train(config(), tmp_path / "broken", Hooks(report=stop))
+    assert same(whole, train(config(), tmp_path / "broken"))
+    lines = [(tmp_path / run / METRICS).read_text().splitlines() for run in ("whole", "broken")]
+    for a, b in zip(*lines, strict=True):
+        one, other = json.loads(a), json.loads(b)
+        one.pop("steps_per_second"), other.pop("steps_per_second")
+        assert one == other
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    first = train(config(), tmp_path)
+    steps: list[int] = []
+    again = train(config(), tmp_path, Hooks(report=lambda step, total, values: steps.append(step)))
+    assert steps == []
+    assert same(first, again)
+
+
+def test_the_best_checkpoint_by_validation_is_kept_and_patience_stops(tmp_path: Path) -> None:
+    scores = iter([0.1, 0.5, 0.3, 0.2, 0.4, 0.4])
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def evaluate(model: Aligner) -> dict[str, float]:
+        seen.append({k: v.clone() for k, v in model.state_dict().items()})
+        return {"score": next(scores)}
+
+    model = train(config(patience=2), tmp_path, Hooks(evaluate))
+    assert len(seen) == 4  # two evaluations without a gain after the best
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in seen[1].items())
+    best = Aligner.load(tmp_path / "checkpoints" / "best")
+    assert same(best, model)
+    kept = {p.name for p in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {"best", "latest", "step_6", "step_12"}
+
+
+def test_training_lowers_the_objective_and_cs_closes_the_gap() -> None:
+    def centroid(model: Aligner) -> float:
+        with torch.no_grad():
+            x, y = model.eval()(features().image, features().text)
+        return float((x.mean(0) - y.mean(0)).norm())
+
+    losses: list[float] = []
+    hooks = Hooks(report=lambda step, total, values: losses.append(values["loss/total"]))
+    long = {"epochs": 40, "lr": 3e-3, "start": {"kind": "identity"}}
+    ours = train(config(**long), hooks=hooks)
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    alone = train(config(**long, objective={"terms": {"info_nce": 1.0}, "logit_scale": 30.0}))
+    assert centroid(ours) < centroid(alone)
+
+
+def test_values_in_use_are_logged_and_follow_their_schedules(tmp_path: Path) -> None:
+    objective = {
+        "terms": {"info_nce": 1.0, "cauchy_schwarz": {"start": 0.0, "end": 2.0}},
+        "bandwidth": {"start": 1.0, "end": 0.5},
+        "logit_scale": {"start": 10.0, "end": 20.0},
+        "learn_logit_scale": False,
+    }
+    model = train(config(objective=objective), tmp_path)
+    logged = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
+    assert logged[-1]["weight/cauchy_schwarz"] == pytest.approx(2.0)
+    assert logged[-1]["bandwidth"] == pytest.approx(0.5)
+    assert logged[-1]["logit_scale"] == pytest.approx(20.0, rel=1e-5)
+    assert float(model.logit_scale) == pytest.approx(20.0, rel=1e-5)
+    assert logged[0]["weight/cauchy_schwarz"] < logged[-1]["weight/cauchy_schwarz"]
+
+
+def test_bf16_trains_close_to_fp32() -> None:
+    full, half = train(config()), train(config(precision="bf16"))
+    with torch.no_grad():
+        cosine = (full.encode_text(features().text) * half.encode_text(features().text)).sum(dim=1)
+    assert float(cosine.min()) > 0.98
+    assert not same(full, half)
+
+
+def test_a_loss_that_is_not_finite_stops_with_words() -> None:
+    with pytest.raises(CSAlignerError, match=r"not finite at step \d+; lower lr"):
+        train(config(lr=1e30, epochs=20))
+
+
+def test_an_unknown_monitor_names_what_there_is() -> None:
+    with pytest.raises(InputError, match=r"'recall' is not among the validation metrics \(score\)"):
+        train(config(monitor="recall"), hooks=Hooks(lambda model: {"score": 1.0}))
+
+
+def test_a_damaged_training_state_is_named(tmp_path: Path) -> None:
+    train(config(), tmp_path)
+    (tmp_path / "checkpoints" / "latest" / "trainer.safetensors").write_bytes(b"short")
+    with pytest.raises(InputError, match=r"cannot be read .* to start over"):
+        train(config(), tmp_path)
+
+
+@pytest.mark.parametrize("captions", ["one", "all"])
+def test_an_epoch_holds_every_image_once_with_its_own_captions(captions: str) -> None:
+    f = features()
+    sampler = PairSampler(f, 16, captions, seed=3)  # type: ignore[arg-type]
+    batches = list(sampler.epoch(2))
+    assert [len(b.image) for b in batches] == [14, 13, 13]
+    assert sorted(torch.cat([b.image_ids for b in batches]).tolist()) == list(range(40))
+    for b in batches:
+        assert torch.equal(b.image, f.image[b.image_ids])
+        if captions == "all":
+            assert torch.equal(b.text_ids, b.image_ids.repeat_interleave(2))
+        else:
+            assert torch.equal(b.text_ids, b.image_ids)
+        for row, owner in zip(b.text, b.text_ids.tolist(), strict=True):
+            assert any(torch.equal(row, own) for own in f.text[f.text_to_image == owner])
+    assert all(torch.equal(a.text, b.text) for a, b in zip(batches, sampler.epoch(2), strict=True))
+    assert not torch.equal(batches[0].image_ids, next(sampler.epoch(3)).image_ids)
