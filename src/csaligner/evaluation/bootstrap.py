@@ -35,7 +35,7 @@ def resampled_norms(vectors: Tensor, counts: Tensor) -> Tensor:
     excess over the measured length is taken off, or the interval would lie above the value.
     """
     lengths: Tensor = (counts @ vectors / len(vectors)).norm(dim=1)
-    excess = lengths.mean() - vectors.mean(dim=0).norm()
+    excess = float(lengths.mean() - vectors.mean(dim=0).norm())
     return (lengths - excess).clamp_min(0)
 
 
