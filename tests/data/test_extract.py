@@ -237,6 +237,19 @@ def test_features_that_are_not_finite(
         embed(listed(items), image_encoder, Odd("text", with_nan), out.with_name("other"), ONE)
 
 
+def test_features_too_large_for_float16_stop_the_run(
+    out: Path, make_items: MakeItems, listed: Listed, text_encoder: Any
+) -> None:
+    odd = Odd("image", lambda n: torch.full((n, 3), 1e5))
+    settings = dataclasses.replace(ONE, dtype="float16")
+    with pytest.raises(
+        InputError, match=r"dtype: float16 holds up to 65504, the image features .* 100000; use float32"
+    ):
+        embed(listed(make_items(3)), odd, text_encoder, out, settings)
+    with pytest.raises(InputError, match="is not finished"):
+        Store.open(out)
+
+
 def test_an_encoder_that_breaks_its_word(
     out: Path, make_items: MakeItems, listed: Listed, image_encoder: Any, text_encoder: Any
 ) -> None:

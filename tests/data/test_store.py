@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -227,3 +228,48 @@ def test_write_refuses_what_does_not_fit(tmp_path: Path, store: Store) -> None:
         write_store(out, PairedFeatures(f.image, f.text, f.text_to_image, f.image_ids[1:]), (IMAGE, TEXT))
     assert not out.exists()
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_ids": ("a", "b", "a")}, "image_ids: 'a' is there twice; give each picture its own id"),
+        ({"text_to_image": torch.tensor([0, 1, 2, 3])}, "text_to_image: caption 3 has picture 3; wanted 0 to 2"),
+        ({"text_to_image": torch.tensor([0, -1, 2, 1])}, "text_to_image: caption 1 has picture -1; wanted 0 to 2"),
+        ({"text_to_image": torch.tensor([0.0, 1.0, 2.0, 2.0])}, r"text_to_image: got torch.float32 of shape \(4,\)"),
+        ({"text_to_image": torch.tensor([0, 2, 2, 2])}, "text_to_image: picture 'b' has no caption"),
+    ],
+)
+def test_write_refuses_pairs_that_would_be_lost(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    good = PairedFeatures(torch.eye(3, 5), torch.eye(4, 3), torch.tensor([0, 1, 2, 2]), ("a", "b", "c"))
+    with pytest.raises(InputError, match=message):
+        write_store(tmp_path / "s", dataclasses.replace(good, **changes), (IMAGE, TEXT))
+    assert not (tmp_path / "s").exists()
+    assert write_store(tmp_path / "s", good, (IMAGE, TEXT)).features().image_ids == ("a", "b", "c")
+
+
+def test_write_refuses_unknown_splits_and_swapped_encoders(tmp_path: Path) -> None:
+    f = some_features(3)
+    with pytest.raises(InputError, match="splits of 'id 1 ü': 'dev' is not known; known: test, train, val"):
+        write_store(tmp_path / "s", f, (IMAGE, TEXT), splits={"id 1 ü": "dev"})  # type: ignore[dict-item]
+    swapped = (dataclasses.replace(TEXT, dim=5), dataclasses.replace(IMAGE, dim=3))
+    with pytest.raises(InputError, match="image: its encoder some-text encodes texts"):
+        write_store(tmp_path / "s", f, swapped)
+
+
+def test_values_too_large_for_the_dtype_are_not_written_as_infinity(tmp_path: Path) -> None:
+    f = some_features(3)
+    large = dataclasses.replace(f, text=f.text.index_fill(0, torch.tensor([2]), 7e4))
+    with pytest.raises(InputError, match=r"dtype: float16 holds up to 65504, the text features .* 70000; use float32"):
+        write_store(tmp_path / "s", large, (IMAGE, TEXT), dtype="float16")
+    assert not (tmp_path / "s").exists()
+    assert torch.equal(write_store(tmp_path / "s", large, (IMAGE, TEXT)).features().text, large.text)
+
+
+def test_features_of_a_network_in_training_are_taken_as_they_are(tmp_path: Path) -> None:
+    f = some_features(3)
+    live = dataclasses.replace(f, image=f.image.bfloat16().requires_grad_())
+    store = write_store(tmp_path / "s", live, (IMAGE, TEXT))
+    wanted = dict(zip(f.image_ids, f.image.bfloat16().float().tolist(), strict=True))
+    found = store.features()
+    assert dict(zip(found.image_ids, found.image.tolist(), strict=True)) == wanted

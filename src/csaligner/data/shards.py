@@ -40,17 +40,21 @@ def metadata_file(number: int) -> str:
 
 
 def write_shard(folder: Path, number: int, rows: Rows, dtype: str) -> Shard:
-    """Three files, each under its final name only when whole. The same rows give the same bytes."""
+    """Three files, each under its final name only when whole. The same rows give the same bytes.
+
+    Raises InputError, writing nothing, for values that dtype cannot hold.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    image, text = _as_dtype("image", rows.image, dtype), _as_dtype("text", rows.text, dtype)
     columns = {name: [row[i] for row in rows.metadata] for i, name in enumerate(COLUMNS)}
     table = pa.table({name: pa.array(values, type=pa.string()) for name, values in columns.items()})
     names = (image_file(number), text_file(number), metadata_file(number))
     for name in names:
         (folder / name).parent.mkdir(exist_ok=True)
-    write_atomically(folder / names[0], lambda path: _save(path, rows.image.astype(dtype)))
-    write_atomically(folder / names[1], lambda path: _save(path, rows.text.astype(dtype)))
+    write_atomically(folder / names[0], lambda path: _save(path, image))
+    write_atomically(folder / names[1], lambda path: _save(path, text))
     write_atomically(folder / names[2], lambda path: pq.write_table(table, path))
     images = len({row[0] for row in rows.metadata})
     return Shard(len(rows.metadata), images, {name: sha256_of(folder / name) for name in names})
@@ -93,6 +97,17 @@ def remove_temporaries(folder: Path) -> None:
     """What a killed writer left behind."""
     for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
         path.unlink()
+
+
+def _as_dtype(side: str, array: Array, dtype: str) -> Array:
+    """The array in that precision; InputError rather than infinity where its finite values are too large."""
+    largest, limit = float(np.abs(array).max(initial=0)), float(np.finfo(dtype).max)
+    if largest > limit:
+        raise InputError(
+            f"dtype: {dtype} holds up to {limit:g}, the {side} features reach {largest:g}; use "
+            + ("float32 and a new folder" if dtype == "float16" else "smaller features")
+        )
+    return array.astype(dtype)
 
 
 def _save(path: Path, array: Array) -> None:

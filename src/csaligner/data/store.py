@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -225,27 +226,30 @@ def write_store(
 
     encoders: who made the image and the text features. splits: image id -> split, else split_of(image id).
 
-    Raises InputError for features that are not finite or do not fit the encoders' dimensions or the ids.
+    Raises InputError for features that are not finite, too large for dtype or not as the encoders give them, for an
+    id that is there twice, and for captions and pictures that do not fit together.
     """
     path = Path(path)
     check_choice("dtype", dtype, DTYPES)
     if path.exists():
         raise InputError(f"out: {path} exists; choose another folder or delete it")
-    image, text = as_features("image", features.image), as_features("text", features.text)
+    image, text = (_rows_of(*side) for side in (("image", features.image), ("text", features.text)))
     for side, x, info in (("image", image, encoders[0]), ("text", text, encoders[1])):
         if x.shape[1] != info.dim:
             raise InputError(f"{side}: has {x.shape[1]} dimensions, its encoder {info.id} gives {info.dim}")
+        if info.modality != side:
+            raise InputError(f"{side}: its encoder {info.id} encodes {info.modality}s")
     captions = features.captions or ("",) * len(text)
-    check_length("image_ids", features.image_ids, len(image), "images")
-    check_length("text_to_image", features.text_to_image, len(text), "captions")
     check_length("captions", captions, len(text), "captions")
+    owners = _checked_owners(features, len(image), len(text))
     ids, paths = features.image_ids, image_paths or {}
-    owners = features.text_to_image.tolist()
+    for image_id, split in (splits or {}).items():
+        check_choice(f"splits of {image_id!r}", split, SPLITS)
     metadata = [
         (ids[i], caption, str(paths.get(ids[i], "")), (splits or {}).get(ids[i]) or split_of(ids[i]), ids[i])
         for i, caption in zip(owners, captions, strict=True)
     ]
-    rows = Rows(image[features.text_to_image].cpu().numpy(), text.cpu().numpy(), metadata)
+    rows = Rows(image[owners].numpy(), text.numpy(), metadata)
 
     def write(folder: Path) -> None:
         shard = write_shard(folder, 0, rows, dtype)
@@ -264,3 +268,31 @@ def write_store(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_folder(path, write)
     return Store.open(path)
+
+
+def _rows_of(name: str, value: Tensor) -> Tensor:
+    """Finite features on the CPU, in a precision that numpy knows too."""
+    x = as_features(name, value).detach().cpu()
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
+def _checked_owners(features: PairedFeatures, images: int, captions: int) -> list[int]:
+    """The row of each caption's picture. What a store could not give back is an InputError: ids are its only key."""
+    ids, owners = features.image_ids, features.text_to_image
+    check_length("image_ids", ids, images, "images")
+    if len(set(ids)) < images:
+        twice = Counter(ids).most_common(1)[0][0]
+        raise InputError(f"image_ids: {twice!r} is there twice; give each picture its own id")
+    if owners.ndim != 1 or owners.dtype not in (torch.int64, torch.int32):
+        raise InputError(
+            f"text_to_image: got {owners.dtype} of shape {tuple(owners.shape)}, wanted ({captions},) int64"
+        )
+    check_length("text_to_image", owners, captions, "captions")
+    rows: list[int] = owners.tolist()
+    outside = next((n for n, row in enumerate(rows) if not 0 <= row < images), None)
+    if outside is not None:
+        raise InputError(f"text_to_image: caption {outside} has picture {rows[outside]}; wanted 0 to {images - 1}")
+    bare = set(range(images)) - set(rows)
+    if bare:
+        raise InputError(f"text_to_image: picture {ids[min(bare)]!r} has no caption; give it one or leave it out")
+    return rows
