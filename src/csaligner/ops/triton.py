@@ -200,7 +200,8 @@ class _Within(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor | None, kernel: Gaussian) -> Tensor:
         with no_autocast(x):
-            sample = Sample.of(_centred(x, x.mean(dim=0)), weights, mixed=False)
+            points = x - x.mean(dim=0) if x.dtype == torch.float32 else x
+            sample = Sample.of(points, weights, mixed=False)
             planes = _planes(sample)
             grad = torch.zeros_like(sample.points, dtype=torch.float32)
             mass = torch.zeros_like(sample.square_norms)
@@ -393,10 +394,6 @@ def _matmul(a: Tensor, b: Tensor) -> Tensor:
     if a.dtype == b.dtype and b.dtype != torch.float32 and a.is_cuda:
         return torch.mm(a, b, out_dtype=torch.float32)
     return a.float() @ b.float()
-
-
-def _centred(x: Tensor, centre: Tensor) -> Tensor:
-    return x - centre if x.dtype == torch.float32 else x
 
 
 def _pair(x: Tensor, y: Tensor, rows: Rows, scale: float) -> Pair:
