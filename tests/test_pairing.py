@@ -39,6 +39,20 @@ def test_ids_may_be_lists_arrays_or_tensors(make: type[list[int]]) -> None:
     assert found.image_ids == ("7", "8", "9")
 
 
+def test_an_id_read_as_text_is_the_same_id() -> None:
+    found = pair_features(IMAGE, TEXT, np.array([7, 8, 9]), ["9", "7", "8", "9"])
+    assert found.text_to_image.tolist() == [2, 0, 1, 2]
+
+
+def test_one_picture_encoded_twice_is_one_image_at_any_scale() -> None:
+    for scale in (1e-6, 1.0, 1e6):
+        picture = scale * torch.tensor([[3.0, 0.0, 4.0]])
+        again = picture + scale * torch.tensor([[0.0, 1e-3, 0.0]])
+        assert len(pair_features(torch.cat([picture, again]), TEXT[:2], ["a", "a"]).image) == 1
+        with pytest.raises(InputError, match="rows 0 and 1"):
+            pair_features(torch.cat([picture, picture + scale * 0.1]), TEXT[:2], ["a", "a"])
+
+
 def test_images_without_a_caption_are_left_out_and_counted() -> None:
     with pytest.warns(UserWarning, match="1 images have no caption"):
         found = pair_features(IMAGE, TEXT, ["a", "b", "c"], ["c", "a", "a", "c"])
@@ -64,6 +78,10 @@ def test_dtypes_meet_at_the_wider_one_and_half_becomes_float32() -> None:
         ((IMAGE, TEXT, ["a", "b", "b"], ["a", "b", "b", "a"]), "'b' is there twice"),
         ((IMAGE, TEXT, ["a", "b", "c"], ["a", "b", "z", "c"]), "'z' is not among the image_ids"),
         ((IMAGE, TEXT, ["a", "b", "c"], ["a", "b", "c"]), "text_image_ids: got 3 entries for 4 texts"),
+        ((IMAGE, TEXT[:3], "abc"), "image_ids: got 'abc', wanted one id"),
+        ((IMAGE, TEXT[:3], 5), "image_ids: got int, wanted one id"),
+        ((IMAGE, TEXT[:3], ["a", None, "b"]), "image_ids: got None, wanted one id"),
+        ((IMAGE, TEXT[:3], [1, "1", 2]), "rows 0 and 1 share the id '1'"),
         ((IMAGE * torch.nan, TEXT[:3]), "image_features: 3 of 3 rows hold NaN"),
     ],
 )

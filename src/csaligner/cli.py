@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 err = Console(stderr=True)
+
+INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
@@ -161,7 +164,7 @@ def gap(
     arrays = (_load_array("image_features", image_features), _load_array("text_features", text_features))
     metrics = gap_metrics(*arrays, bandwidth=bandwidth)
     if as_json:
-        print(json.dumps(metrics, indent=2))
+        print(json.dumps({k: v if math.isfinite(v) else None for k, v in metrics.items()}, indent=2))
     else:
         for name, value in metrics.items():
             print(f"{name:24} {value:.4f}")
@@ -177,9 +180,10 @@ def main() -> None:
             raise
         err.print(f"csaligner: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
         sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("csaligner: interrupted; the same command goes on from here", highlight=False)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            err.print("csaligner: interrupted; the same command goes on from here", highlight=False)
+        raise
 
 
 def _load_array(name: str, path: Path) -> Any:

@@ -63,12 +63,13 @@ class StartConfig(Strict):
     """Where the adapters start, in closed form from the training features (adapters/start.py).
 
     kind: auto (moments where the dimensions agree, else projection), identity, moments, projection.
-    shrinkage: weight of the mean eigenvalue that is added to each covariance before it is inverted.
+    shrinkage: weight of the mean eigenvalue that is added to each covariance before it is inverted (moments).
+    projection_shrinkage: the same for projections, divided by the square root of the number of images.
     """
 
     kind: Literal["auto", "identity", "moments", "projection"] = "auto"
     shrinkage: Positive = 3.0
-    projection_shrinkage: Positive = 0.3
+    projection_shrinkage: Positive = 12.0
 
 
 class ObjectiveConfig(Strict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,32 +39,32 @@ def pair_features(
                 f"image_features has {len(image)} rows and text_features {len(text)}; without text_image_ids row i "
                 "pairs with row i, so give as many of each, or image_ids and text_image_ids"
             )
-        ids = list(range(len(image))) if image_ids is None else _plain(image_ids)
+        ids = [str(i) for i in range(len(image))] if image_ids is None else _names("image_ids", image_ids)
         check_length("image_ids", ids, len(image), "pairs")
         return _from_rows(image, text, ids)
     if image_ids is None:
         raise InputError("text_image_ids needs image_ids beside it; give the id of each image row")
-    ids, text_ids = _plain(image_ids), _plain(text_image_ids)
+    ids, text_ids = _names("image_ids", image_ids), _names("text_image_ids", text_image_ids)
     check_length("image_ids", ids, len(image), "images")
     check_length("text_image_ids", text_ids, len(text), "texts")
     return _from_ids(image, text, ids, text_ids)
 
 
-def _from_rows(image: Tensor, text: Tensor, ids: Sequence[Hashable]) -> PairedFeatures:
-    first: dict[Hashable, int] = {}
+def _from_rows(image: Tensor, text: Tensor, ids: Sequence[str]) -> PairedFeatures:
+    first: dict[str, int] = {}
     for row, image_id in enumerate(ids):
         before = first.setdefault(image_id, row)
-        if before != row and not torch.allclose(image[before], image[row], rtol=1e-3, atol=1e-5):
+        if before != row and not _same(image[before], image[row]):
             raise InputError(
                 f"image_ids: rows {before} and {row} share the id {image_id!r} but their image features differ; "
                 "give each picture its own id"
             )
     index = {image_id: n for n, image_id in enumerate(first)}
     rows = torch.tensor(list(first.values()))
-    return PairedFeatures(image[rows], text, torch.tensor([index[i] for i in ids]), tuple(map(str, first)))
+    return PairedFeatures(image[rows], text, torch.tensor([index[i] for i in ids]), tuple(first))
 
 
-def _from_ids(image: Tensor, text: Tensor, ids: Sequence[Hashable], text_ids: Sequence[Hashable]) -> PairedFeatures:
+def _from_ids(image: Tensor, text: Tensor, ids: Sequence[str], text_ids: Sequence[str]) -> PairedFeatures:
     index = {image_id: row for row, image_id in enumerate(ids)}
     if len(index) < len(ids):
         twice = next(i for row, i in enumerate(ids) if index[i] != row)
@@ -77,10 +77,22 @@ def _from_ids(image: Tensor, text: Tensor, ids: Sequence[Hashable], text_ids: Se
     if not bool(captioned.all()):
         warnings.warn(f"{int((~captioned).sum())} images have no caption and are left out", stacklevel=3)
     new_row = torch.cumsum(captioned, dim=0) - 1
-    kept = tuple(str(i) for i, keep in zip(ids, captioned.tolist(), strict=True) if keep)
+    kept = tuple(i for i, keep in zip(ids, captioned.tolist(), strict=True) if keep)
     return PairedFeatures(image[captioned], text, new_row[owner], kept)
 
 
-def _plain(ids: Ids) -> list[Hashable]:
-    """Python ints and strings: entries of an array or a tensor are unwrapped, for a tensor is equal to itself alone."""
-    return [i.item() if hasattr(i, "item") else i for i in ids]
+def _same(a: Tensor, b: Tensor) -> bool:
+    """One picture encoded twice: 1e-3 of its length leaves room for half precision and other batches."""
+    return bool((a - b).norm() <= 1e-3 * a.norm())
+
+
+def _names(name: str, ids: Ids) -> list[str]:
+    """One string an id: 7, numpy.int64(7), tensor(7) and "7" are the same name."""
+    try:
+        plain = [i.item() if hasattr(i, "item") else i for i in ids]
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{name}: got {type(ids).__name__}, wanted one id, an int or a string, for each row") from None
+    odd = [ids] if isinstance(ids, str) else [i for i in plain if not isinstance(i, (str, int))]
+    if odd:
+        raise InputError(f"{name}: got {odd[0]!r}, wanted one id, an int or a string, for each row")
+    return [str(i) for i in plain]

@@ -73,7 +73,10 @@ def _cosines(features: PairedFeatures) -> CosineSample:
 def _gallery(store: Store, aligned: Mapping[str, PairedFeatures]) -> list[GalleryQuery]:
     """Queries at even steps through the test set: none was picked by hand."""
     some = next(iter(aligned.values()))
-    paths = [store.image_paths[i] for i in some.image_ids]
+    known = store.image_paths
+    if any(i not in known for i in some.image_ids):  # features that came without pictures
+        return []
+    paths = [known[i] for i in some.image_ids]
     captions = some.captions or ()
     queries: list[GalleryQuery] = []
     firsts = _first_captions(some)

