@@ -19,12 +19,14 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/loss.py --out benchmarks/results/loss.json
+	$(BIN)/python benchmarks/token_loss.py --out benchmarks/results/token.json
+	$(BIN)/python benchmarks/numerics.py --out benchmarks/results/numerics.json
 
 mutants: $(STAMP)
 	$(BIN)/python tests/mutants.py
 
 docs: $(STAMP)
-	$(BIN)/python docs/tables.py
+	$(BIN)/python benchmarks/tables.py
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/numerics.md from the JSON of the benchmarks; nothing is typed by hand.
+"""Writes the tables of README.md and docs/ from the JSON of the benchmarks; nothing is typed by hand.
 
 python benchmarks/tables.py [--check]
 """
@@ -7,15 +7,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
+
+from csaligner.files import write_text
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "numerics.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "numerics.md", ROOT / "docs" / "results.md")
+
+# metric, heading, factor, digits
+MEASURES = (
+    ("mean_recall@1", "R@1 %", 100, 1),
+    ("mixed_image_recall@10", "mixed image-recall@10 %", 100, 1),
+    ("modality_bias@10", "modality bias@10", 100, 1),
+    ("gap/centroid", "gap", 1, 3),
+    ("gap/cs", "D_CS", 1, 3),
+    ("gap/probe_accuracy", "probe %", 100, 1),
+)
 
 
 def loss_table() -> str:
@@ -68,11 +81,56 @@ def numerics_table() -> str:
     return _machine(content) + _markdown(["clouds", "dtype", "sigma", *ways], rows)
 
 
-TABLES = {"loss": loss_table, "errors": error_table, "token": token_table, "numerics": numerics_table}
+def demo_table(name: str) -> str:
+    """Mean and standard deviation over seeds of a demo's results.json."""
+    records = _load(name)
+    assert isinstance(records, list)
+    first = records[0]
+    about = first["provenance"]
+    note = (
+        f"{first['n_images']} test pictures, {first['n_captions']} captions, {1 + max(r['seed'] for r in records)} "
+        f"seeds; {_versions(about)}.\n\n"
+    )
+    return note + _by_method(records)
 
 
-def _load(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+def clip_table() -> str:
+    content = _load("clip_coco")
+    return f"Mean of 5 folds of 100 test pairs; {_versions(content['provenance'])}.\n\n" + _by_method(
+        content["records"]
+    )
+
+
+def _by_method(records: list[dict[str, Any]]) -> str:
+    rows = []
+    for method in dict.fromkeys(r["method"] for r in records):
+        mine = [r for r in records if r["method"] == method]
+        cells = []
+        for key, _, factor, digits in MEASURES:
+            values = [factor * r[key] for r in mine]
+            spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 and stdev(values) > 0 else ""
+            cells.append(f"{mean(values):.{digits}f}{spread}")
+        rows.append([method, *cells])
+    return _markdown(["method", *(heading for _, heading, _, _ in MEASURES)], rows)
+
+
+def _versions(about: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "demo_openmoji": partial(demo_table, "demo_openmoji"),
+    "demo_all": partial(demo_table, "demo_all"),
+    "clip_coco": clip_table,
+    "loss": loss_table,
+    "errors": error_table,
+    "token": token_table,
+    "numerics": numerics_table,
+}
+
+
+def _load(name: str) -> Any:
+    content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return content
 
 
@@ -94,6 +152,8 @@ def _markdown(head: list[str], rows: Iterable[list[Any]]) -> str:
 def filled(page: str) -> str:
     for name, table in TABLES.items():
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        if begin not in page:
+            continue
         before, _, rest = page.partition(begin)
         _, _, after = rest.partition(end)
         page = f"{before}{begin}\n{table()}\n{end}{after}"
@@ -102,15 +162,16 @@ def filled(page: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only say whether the page is up to date")
-    page = PAGE.read_text()
-    new = filled(page)
-    if parser.parse_args().check:
-        return int(new != page)
-    temporary = PAGE.with_suffix(".tmp")
-    temporary.write_text(new)
-    os.replace(temporary, PAGE)
-    return 0
+    parser.add_argument("--check", action="store_true", help="only say whether the pages are up to date")
+    check = parser.parse_args().check
+    stale = 0
+    for path in PAGES:
+        page = path.read_text(encoding="utf-8")
+        new = filled(page)
+        stale |= new != page
+        if not check:
+            write_text(path, new)
+    return int(stale and check)
 
 
 if __name__ == "__main__":

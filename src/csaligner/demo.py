@@ -33,7 +33,7 @@ def demo(
     """
     with progress(console, f"embed {data}", quiet) as update:
         settings = ExtractSettings(workers=workers)
-        store = embed_dataset(data, out / f"store-{data}", settings=settings, progress=update)
+        store = embed_dataset(data, out / f"store-{Path(data).name}", settings=settings, progress=update)
     configs = {INFONCE: _config(infonce_only=True), OURS: _config(infonce_only=False)}
     test, train_features = store.features("test"), store.features("train")
     results: list[MethodResult] = []
