@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from csaligner.adapters.aligner import Aligner, align
 from csaligner.config import TrainConfig
@@ -23,9 +24,12 @@ from csaligner.evaluation.baselines import MeanCentring
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.files import write_json
 from csaligner.pairing import pair_features
+from csaligner.reporting.figures import figure_before_after
+from csaligner.reporting.record import FeatureMap
 from csaligner.runs import provenance
 from csaligner.types import PairedFeatures
 
+Array = NDArray[np.float32]
 Method = Callable[[PairedFeatures, PairedFeatures, int], PairedFeatures]
 INFONCE_ONLY = {"terms": {"info_nce": 1.0}}
 
@@ -63,14 +67,27 @@ METHODS: dict[str, Method] = {
 }
 
 
+def draw(image: Array, text: Array, order: NDArray[np.int64], path: Path) -> None:
+    """The test pairs of fold 0, raw and after CSAligner() with default settings."""
+    test, train = order[0::5], np.setdiff1d(order, order[0::5])
+    aligner = CSAligner().fit(image[train], text[train])
+    before = FeatureMap("raw CLIP", image[test], text[test])
+    after = FeatureMap("CS-Aligner", aligner.transform_image(image[test]), aligner.transform_text(text[test]))
+    figure_before_after([before, after], path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--features", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/clip_coco.json"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--figure", type=Path, help="draw fold 0 before and after here, and measure nothing")
     options = parser.parse_args()
     image, text = np.load(options.features)
     order = np.random.RandomState(0).permutation(len(image))
+    if options.figure:
+        draw(image, text, order, options.figure)
+        return
     records = []
     for name, method in METHODS.items():
         for seed in range(options.seeds):

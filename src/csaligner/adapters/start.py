@@ -10,7 +10,8 @@ Every adapter begins with such a map, fitted to the training features, and learn
   pooled covariance (half of CORAL, Sun et al. 2016, which re-colours wholly).
 - projection (dimensions differ): regularised canonical correlation analysis of the pairs (Hotelling 1936):
   with S_x'^(-1/2) S_xy S_y'^(-1/2) = U diag(r) V', map_x = S_x'^(-1/2) U diag(r), map_y = S_y'^(-1/2) V diag(r).
-- onto a fixed side: ridge regression of the fixed side's normalised features on the other side's.
+- onto a fixed side: the mean moves to the fixed side's; where the dimensions differ, ridge regression of the
+  fixed side's normalised features on the other side's.
 
 Captions weigh 1/m, m captions of one image.
 """
@@ -106,12 +107,20 @@ def _canonical(m: _Moments, shrinkage: float, dim: int | None) -> tuple[Tensor, 
 
 
 def _onto_fixed(m: _Moments, config: StartConfig, fixed: str) -> tuple[Affine, Affine]:
+    """The side that learns lands on the fixed one: its mean moves there, and its map is the identity (auto), CORAL
+    (moments: the covariance of the fixed side), or ridge regression (projection, or where dimensions differ)."""
     if fixed == "image":
-        cov, cross, mean, target_mean = m.cov_y, m.cov_xy.T, m.mean_y, m.mean_x
+        cov, target_cov, cross, mean, target_mean = m.cov_y, m.cov_x, m.cov_xy.T, m.mean_y, m.mean_x
     else:
-        cov, cross, mean, target_mean = m.cov_x, m.cov_xy, m.mean_x, m.mean_y
-    ridge = _power(cov, -1.0, _projection_shrinkage(m, config)) @ cross
-    start = Affine(mean.float(), ridge.float(), target_mean.float())
+        cov, target_cov, cross, mean, target_mean = m.cov_x, m.cov_y, m.cov_xy, m.mean_x, m.mean_y
+    same = len(mean) == len(target_mean)
+    if config.kind == "projection" or not same:
+        map_ = _power(cov, -1.0, _projection_shrinkage(m, config)) @ cross
+    elif config.kind == "moments":
+        map_ = _power(cov, -0.5, config.shrinkage) @ _power(target_cov, 0.5, config.shrinkage)
+    else:
+        map_ = torch.eye(len(mean), dtype=cov.dtype)
+    start = Affine(mean.float(), map_.float(), target_mean.float())
     untouched = Affine.identity(len(target_mean))
     return (untouched, start) if fixed == "image" else (start, untouched)
 
