@@ -33,6 +33,7 @@ def test_a_saved_config_reads_back_the_same(tmp_path: Path) -> None:
         ("objective.terms={info_nce: many}", "objective.terms.info_nce: got 'many'"),
         ("objective.terms={info_nce: 0}", "every weight is 0"),
         ("text_adapter=mpl", "did you mean 'mlp'?"),
+        ("patience=3", "patience: needs a monitor"),
         ("epochs", "wanted key=value"),
         ("batch_size=0", "batch_size: got 0"),
     ],

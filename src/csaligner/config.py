@@ -96,9 +96,9 @@ class TrainConfig(Strict):
     """Everything that decides a training run, apart from the data and the output folder.
 
     epochs, batch_size, lr, wd, warmup (steps; none: a tenth of the run), precision and seed mean what they mean
-    in open_clip. captions: how many captions of each image a batch holds. patience: evaluations without a
-    better validation score before the run stops; none: never. monitor: the validation metric that picks the
-    best checkpoint (higher is better); score is the mean of mean_recall@10 and mixed_image_recall@10.
+    in open_clip. captions: how many captions of each image a batch holds. monitor: the validation metric that
+    picks the checkpoint to keep (higher is better; score is the mean of mean_recall@10 and
+    mixed_image_recall@10); none: the last one. patience: evaluations without a better one before the run stops.
     """
 
     image_adapter: AdapterConfig = AdapterConfig()
@@ -116,12 +116,14 @@ class TrainConfig(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     evaluate_every: Annotated[int, Field(ge=1)] = 5
     patience: Annotated[int, Field(ge=1)] | None = None
-    monitor: str = "score"
+    monitor: str | None = None
 
     @model_validator(mode="after")
-    def _one_side_learns(self) -> TrainConfig:
+    def _fits_together(self) -> TrainConfig:
         if self.image_adapter.name == self.text_adapter.name == "identity":
             raise ValueError("image_adapter and text_adapter are both identity: nothing would be trained")
+        if self.patience is not None and self.monitor is None:
+            raise ValueError("patience: needs a monitor to wait for; set monitor=score, say")
         return self
 
 

@@ -91,7 +91,7 @@ def test_the_best_checkpoint_by_validation_is_kept_and_patience_stops(tmp_path: 
         seen.append({k: v.clone() for k, v in model.state_dict().items()})
         return {"score": next(scores)}
 
-    model = train(config(patience=2), tmp_path, Hooks(evaluate))
+    model = train(config(patience=2, monitor="score"), tmp_path, Hooks(evaluate))
     assert len(seen) == 4  # two evaluations without a gain after the best
     assert all(torch.equal(model.state_dict()[k], v) for k, v in seen[1].items())
     best = Aligner.load(tmp_path / "checkpoints" / "best")

@@ -71,8 +71,8 @@ class Trainer:
         self._best: dict[str, torch.Tensor] | None = None
 
     def fit(self) -> TrainerState:
-        """Run to the end (or to the early stop). Afterwards the model holds the best weights by validation,
-        or the last ones where nothing was validated; it is in evaluation mode, on the CPU."""
+        """Run to the end (or to the early stop). Afterwards the model holds the weights that the monitor
+        chose, or the last ones without a monitor; it is in evaluation mode, on the CPU."""
         accelerator = _accelerator()
         torch.manual_seed(self._config.seed)
         state = TrainerState()
@@ -153,19 +153,18 @@ class Trainer:
             self._model.eval()
             metrics = self._hooks.evaluate(self._model)
             values.update({f"val/{name}": value for name, value in metrics.items()})
-            self._compare(state, metrics)
+            if self._config.monitor is not None:
+                self._compare(state, metrics, self._config.monitor)
         state.history.append(values)
         if self._folder and self._checkpoints:
             self._checkpoints.save(self._model, self._optimizer, state)
             with (self._folder / METRICS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
 
-    def _compare(self, state: TrainerState, metrics: Mapping[str, float]) -> None:
-        if self._config.monitor not in metrics:
-            raise InputError(
-                f"monitor: {self._config.monitor!r} is not among the validation metrics ({', '.join(metrics)})"
-            )
-        score = metrics[self._config.monitor]
+    def _compare(self, state: TrainerState, metrics: Mapping[str, float], monitor: str) -> None:
+        if monitor not in metrics:
+            raise InputError(f"monitor: {monitor!r} is not among the validation metrics ({', '.join(metrics)})")
+        score = metrics[monitor]
         if state.best_score is None or score > state.best_score:
             state.best_score, state.best_step, state.evaluations_without_gain = score, state.step, 0
             self._best = {k: v.detach().clone() for k, v in self._model.state_dict().items()}
