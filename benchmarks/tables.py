@@ -88,7 +88,7 @@ def demo_table(name: str) -> str:
     first = records[0]
     about = first["provenance"]
     note = (
-        f"{first['n_images']} test pictures, {first['n_captions']} captions, {1 + max(r['seed'] for r in records)} "
+        f"{first['n_images']:.0f} test pictures, {first['n_captions']:.0f} captions, {1 + max(r['seed'] for r in records)} "
         f"seeds; {_versions(about)}.\n\n"
     )
     return note + _by_method(records)
