@@ -39,6 +39,13 @@ def test_fit_transform_save_load_score(tmp_path: Path) -> None:
     np.testing.assert_array_equal(CSAligner.load(tmp_path / "model").transform_text(text), y)
 
 
+def test_double_precision_arrays_are_as_good() -> None:
+    image, text = pairs()
+    single = CSAligner(epochs=2).fit(image, text).transform_text(text)
+    double = CSAligner(epochs=2).fit(image.astype(np.float64), text.astype(np.float64)).transform_text(text)
+    np.testing.assert_allclose(single, double, atol=1e-4)
+
+
 def test_several_captions_by_id_in_both_forms() -> None:
     image, text = pairs()
     rows = np.repeat(np.arange(30), 2)

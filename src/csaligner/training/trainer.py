@@ -112,7 +112,7 @@ class Trainer:
         model.train()
         device = accelerator.device
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._config.precision == "bf16"):
-            image, text = model(batch.image.to(device), batch.text.to(device))
+            image, text = model(batch.image.to(device).float(), batch.text.to(device).float())
         if not bool(torch.isfinite(image).all() and torch.isfinite(text).all()):
             raise CSAlignerError(
                 f"training: the embeddings are not finite at step {state.step + 1}; lower lr (now {self._config.lr:g})"
