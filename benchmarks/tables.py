@@ -88,8 +88,8 @@ def demo_table(name: str) -> str:
     first = records[0]
     about = first["provenance"]
     note = (
-        f"{first['n_images']:.0f} test pictures, {first['n_captions']:.0f} captions, {1 + max(r['seed'] for r in records)} "
-        f"seeds; {_versions(about)}.\n\n"
+        f"{first['n_images']:.0f} test pictures, {first['n_captions']:.0f} captions, "
+        f"{1 + max(r['seed'] for r in records)} seeds; {_versions(about)}.\n\n"
     )
     return note + _by_method(records)
 
