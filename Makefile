@@ -2,10 +2,11 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO := $(VENV)/.demo
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test lint bench docs mutants clean
-demo: $(STAMP)
+demo: $(DEMO)
 	$(BIN)/csaligner demo
 
 test: $(STAMP)
@@ -28,10 +29,14 @@ mutants: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python benchmarks/tables.py
 
-$(STAMP): pyproject.toml constraints.txt
+$(DEMO): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bundled,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bundled]'
+	touch $@
+
+$(STAMP): $(DEMO)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
 	touch $@
 
 clean:

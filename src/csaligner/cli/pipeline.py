@@ -1,10 +1,9 @@
-"""The program `csaligner`: it parses words, calls csaligner.runs, and prints."""
+"""demo, embed, train, eval, gap: from pictures and captions to a report."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,28 +11,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from .checks import CSAlignerError, InputError, check_choice
-from .types import SPLITS
+from csaligner.checks import InputError, check_choice
+from csaligner.types import SPLITS
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Align image and text embeddings as samples of one distribution.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-err = Console(stderr=True)
-
-INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
-
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
-
-@app.callback()
-def _options(context: typer.Context, debug: Debug = False) -> None:
-    context.obj = {"debug": debug}
+from .common import Json, Quiet, app, err
 
 
 @app.command()
@@ -45,8 +26,8 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Train InfoNCE and CS-Aligner on real pictures and show before and after."""
-    from .demo import demo as run_demo
-    from .reporting.tables import print_table
+    from csaligner.demo import demo as run_demo
+    from csaligner.reporting.tables import print_table
 
     results = run_demo(out, data, seeds, workers=workers, console=err, quiet=quiet)
     print_table(results, Console())
@@ -72,9 +53,9 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     quiet: Quiet = False,
 ) -> None:
     """Turn images and captions into a store of features; goes on after an interruption."""
-    from .data.extract import ExtractSettings
-    from .progress import progress
-    from .runs import embed_dataset
+    from csaligner.data.extract import ExtractSettings
+    from csaligner.progress import progress
+    from csaligner.runs import embed_dataset
 
     table = {
         "separator": csv_separator,
@@ -115,12 +96,12 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     quiet: Quiet = False,
 ) -> None:
     """Train adapters on a store and evaluate them on its test split."""
-    from .config import TrainConfig, load_config
-    from .data.store import Store
-    from .progress import progress
-    from .reporting.tables import print_table
-    from .runs import evaluate_run
-    from .runs import train as run_train
+    from csaligner.config import TrainConfig, load_config
+    from csaligner.data.store import Store
+    from csaligner.progress import progress
+    from csaligner.reporting.tables import print_table
+    from csaligner.runs import evaluate_run
+    from csaligner.runs import train as run_train
 
     flags = {"batch_size": batch_size, "epochs": epochs, "lr": lr, "wd": wd, "warmup": warmup, "seed": seed}
     words = [f"{k}={v}" for k, v in (flags | {"precision": precision}).items() if v is not None]
@@ -139,9 +120,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Recall, mixed search and gap of a run, with the free baselines beside it."""
-    from .data.store import Store
-    from .reporting.tables import print_table
-    from .runs import RESULTS, evaluate_run
+    from csaligner.data.store import Store
+    from csaligner.reporting.tables import print_table
+    from csaligner.runs import RESULTS, evaluate_run
 
     check_choice("split", split, SPLITS)
     results = evaluate_run(run, split, Store.open(data) if data else None)  # type: ignore[arg-type]
@@ -159,7 +140,7 @@ def gap(
     as_json: Json = False,
 ) -> None:
     """Measure the modality gap between anybody's features."""
-    from .evaluation.gap import gap_metrics
+    from csaligner.evaluation.gap import gap_metrics
 
     arrays = (_load_array("image_features", image_features), _load_array("text_features", text_features))
     metrics = gap_metrics(*arrays, bandwidth=bandwidth)
@@ -168,22 +149,6 @@ def gap(
     else:
         for name, value in metrics.items():
             print(f"{name:24} {value:.4f}")
-
-
-def main() -> None:
-    """Exit code 0: done, 1: failed, 2: wrong usage, 130: interrupted. Errors are one line; --debug shows more."""
-    debug = "--debug" in sys.argv
-    try:
-        app()
-    except CSAlignerError as error:
-        if debug:
-            raise
-        err.print(f"csaligner: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
-        sys.exit(1)
-    except SystemExit as stop:
-        if stop.code == INTERRUPTED:
-            err.print("csaligner: interrupted; the same command goes on from here", highlight=False)
-        raise
 
 
 def _load_array(name: str, path: Path) -> Any:
@@ -199,7 +164,3 @@ def _load_array(name: str, path: Path) -> Any:
 
 def _glance(values: Mapping[str, float]) -> dict[str, float]:
     return {k: v for k, v in values.items() if k.startswith("loss/")}
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,30 @@
+"""The program `csaligner`: it parses words, calls csaligner.runs, and prints. One module per group of commands."""
+
+from __future__ import annotations
+
+import sys
+
+from csaligner.checks import CSAlignerError
+
+from . import pipeline
+from .common import app, err
+
+__all__ = ["app", "main", "pipeline"]
+
+INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
+
+
+def main() -> None:
+    """Exit code 0: done, 1: failed, 2: wrong usage, 130: interrupted. Errors are one line; --debug shows more."""
+    debug = "--debug" in sys.argv
+    try:
+        app()
+    except CSAlignerError as error:
+        if debug:
+            raise
+        err.print(f"csaligner: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        sys.exit(1)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            err.print("csaligner: interrupted; the same command goes on from here", highlight=False)
+        raise
