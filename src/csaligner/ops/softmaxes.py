@@ -3,7 +3,7 @@
 First pass: `add` every tile, then `info_nce`. Second pass: `coefficients` of every tile, from the same exponents as
 in the first, so that the shares of a row sum to 1 to the last digits whatever the size of the logits.
 OnlineSoftmaxes keeps a running maximum for each row and column: right at any temperature. SharedSoftmaxes takes one
-exponential for both directions, which float32 can hold where the logits span at most e^60.
+exponential for both directions, where float32 holds it as it is.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 
 from .pairs import Modality, Pair
-from .tiles import totals_dtype
+from .tiles import LIMIT, totals_dtype
 
 # Stands for "nothing seen yet" where -inf would make NaN of a difference.
 LOWEST = -1e30
-# Largest span of exponents for which one fixed maximum serves all rows and columns.
-_SHARED_SPAN = 60.0
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,13 @@ class OnlineSoftmaxes(Softmaxes):
 
         p: softmax over all, q: over the positives, ': over columns; share: weight of the row in the mean.
         """
-        dtype = pair.x.log_w.dtype
         rows = factors(pair.x, self.rows, self.rows_positive, factor)
         columns = factors(pair.y, self.columns, self.columns_positive, factor)
+        return self.gradient_by(pair, rows, columns)
+
+    def gradient_by(self, pair: Pair, rows: Factors, columns: Factors) -> Callable[[Tile, Tensor, Tensor], None]:
+        """As gradient, where the factors are known: rows that are a part of all have shares in the whole mean."""
+        dtype = pair.x.log_w.dtype
 
         def exponential(tile: Tile, sums: LogSums, dim: int, out: Tensor) -> Tensor:
             """e^(logit + log w - top), summed over dim; dim 1: the softmax of rows i over columns j."""
@@ -118,28 +120,26 @@ class OnlineSoftmaxes(Softmaxes):
 
 
 class SharedSoftmaxes(Softmaxes):
-    """With one exponential e_ij = exp(scale * s_ij - bound) for both directions.
+    """With one exponential e_ij = exp(scale * s_ij) for both directions.
 
     Row sums are e @ b and column sums a @ e, with a_i, b_j what the rows and columns bring along: the weights 1/m
     and the part of the logit that centring took off.
     """
 
     def __init__(self, pair: Pair) -> None:
-        self._bound = pair.scale * _radius(pair.x) * _radius(pair.y)
         over_x, over_y = (pair.scale * side.shift + side.log_w for side in (pair.x, pair.y))
         top_x, top_y = float(over_x.max()), float(over_y.max())
         self._a, self._b = (over_x - top_x).exp(), (over_y - top_y).exp()
-        super().__init__(pair, (self._bound + top_y, self._bound + top_x))
+        super().__init__(pair, (top_y, top_x))
 
     @staticmethod
     def can(pair: Pair) -> bool:
-        """Whether the exponents of all pairs fit in one span."""
-        radius_x, radius_y = _radius(pair.x), _radius(pair.y)
+        """Whether float32 holds the exponentials of all pairs."""
         shifts = max(float(side.shift.max() - side.shift.min()) for side in (pair.x, pair.y))
-        return pair.scale * (2 * radius_x * radius_y + shifts) <= _SHARED_SPAN
+        return pair.scale * (_radius(pair.x) * _radius(pair.y) + shifts) <= LIMIT
 
     def _exponential(self, pair: Pair, s: Tensor, out: Tensor) -> Tensor:
-        return torch.mul(s, pair.scale, out=out).sub_(self._bound).exp_()
+        return torch.mul(s, pair.scale, out=out).exp_()
 
     def add(self, pair: Pair, tile: Tile, work: Tensor) -> None:
         i, j = tile.i, tile.j
