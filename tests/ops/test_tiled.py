@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from csaligner.checks import InputError
-from csaligner.ops import reference, softmaxes, tiled, tiled_contrastive, tiles
+from csaligner.ops import folded, reference, softmaxes, tiled, tiled_contrastive, tiles
 from csaligner.ops.kernels import Gaussian
 from csaligner.ops.pairs import Pair, Rows
 
@@ -25,7 +25,8 @@ def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["online", "shared"])
 def softmax(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Runs a test with either way to sum the softmaxes."""
-    monkeypatch.setattr(softmaxes, "_SHARED_SPAN", {"online": 0.0, "shared": 300.0}[request.param])
+    for module in (softmaxes, folded):
+        monkeypatch.setattr(module, "LIMIT", {"online": 0.0, "shared": 300.0}[request.param])
     return str(request.param)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .kernels import Kernel
 from .reference import id_weights
-from .tiles import Buffers, Sample, add_log_weights, blocks, compute_dtype
+from .tiles import Sample, add_log_weights, blocks, compute_dtype
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,9 @@ class Pair:
             for j, low_y, high_y in bounds_y:
                 yield i, j, low_x <= high_y and low_y <= high_x
 
-    def product(self, i: slice, j: slice, buffers: Buffers) -> Tensor:
-        """x_i . y_j of the centred points, in buffer 0."""
-        s = buffers.lend(0, i.stop - i.start, j.stop - j.start)
-        return torch.mm(self.x.sample.points[i], self.y.sample.points[j].T, out=s)
+    def product(self, i: slice, j: slice, out: Tensor) -> Tensor:
+        """x_i . y_j of the centred points, in out."""
+        return torch.mm(self.x.sample.points[i], self.y.sample.points[j].T, out=out)
 
     def log_kernel(self, s: Tensor, i: slice, j: slice, kernel: Kernel, out: Tensor) -> tuple[Tensor, Tensor | float]:
         """log of weighted k, and its slope, from the products of the tile."""

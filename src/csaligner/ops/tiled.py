@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .kernels import Kernel
+from .folded import FoldedSums, folds, sums_between, sums_within
+from .kernels import Gaussian, Kernel
 from .tiles import (
     Buffers,
     Sample,
@@ -78,7 +79,9 @@ class _LogKernelMean(torch.autograd.Function):
         return (*grads, None, None, None, None)
 
 
-def _within(sample: Sample, kernel: Kernel, diagonal: bool, gradient: bool) -> _Sums:
+def _within(sample: Sample, kernel: Kernel, diagonal: bool, gradient: bool) -> _Sums | FoldedSums:
+    if isinstance(kernel, Gaussian) and folds(kernel, sample, sample):
+        return sums_within(sample, kernel, diagonal, gradient)
     sums = _Sums(sample, sample, (gradient, gradient))
     buffers = Buffers.between(sample.points, sample.points, 1)
     for i in blocks(sample.points):
@@ -96,7 +99,9 @@ def _within(sample: Sample, kernel: Kernel, diagonal: bool, gradient: bool) -> _
     return sums
 
 
-def _between(x: Sample, y: Sample, kernel: Kernel, gradient: tuple[bool, bool]) -> _Sums:
+def _between(x: Sample, y: Sample, kernel: Kernel, gradient: tuple[bool, bool]) -> _Sums | FoldedSums:
+    if isinstance(kernel, Gaussian) and folds(kernel, x, y):
+        return sums_between(x, y, kernel, gradient)
     sums = _Sums(x, y, gradient)
     buffers = Buffers.between(x.points, y.points, 1)
     for i in blocks(x.points):

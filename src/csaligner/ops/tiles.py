@@ -22,6 +22,9 @@ _T = TypeVar("_T")
 CPU_BLOCK = 512
 GPU_BLOCK = 4096
 
+# Largest exponent that is taken as it is: sums of 1e9 terms e^60 are finite in float32, and e^-60 is a normal number.
+LIMIT = 60.0
+
 # How far log k may rise above the running maximum before the sums are rescaled; float32 holds e^20 with ease.
 SLACK = 20.0
 
@@ -117,13 +120,18 @@ def must_rise(top: float, log_k: Tensor, x: Sample, y: Sample) -> float | None:
     return highest if highest > top + SLACK else None
 
 
-def add_products(w: Tensor, x: tuple[Tensor | None, Sample, slice], y: tuple[Tensor | None, Sample, slice]) -> None:
+def add_products(
+    w: Tensor,
+    x: tuple[Tensor | None, Sample, slice],
+    y: tuple[Tensor | None, Sample, slice],
+    exact: bool = False,
+) -> None:
     """grad_x[i] += w y[j] and grad_y[j] += w' x[i]; each side is (gradient or None, sample, rows).
 
-    Mixed mode: both factors in bfloat16, with sums in float32 inside a tile and over tiles.
+    Mixed mode: both factors in bfloat16, with sums in float32 inside a tile and over tiles; not where exact is set.
     """
     (grad_x, sample_x, i), (grad_y, sample_y, j) = x, y
-    if sample_x.half is not None and sample_y.half is not None:
+    if sample_x.half is not None and sample_y.half is not None and not exact:
         rounded = w.to(torch.bfloat16)
         if grad_x is not None:
             grad_x[i].add_(rounded @ sample_y.half[j])
