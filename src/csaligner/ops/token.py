@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .kernels import Kernel
-from .tiles import SLACK, no_autocast, refuse_second_derivative, totals_dtype, uncompiled
+from .kernels import Gaussian, Kernel
+from .tiles import LIMIT, SLACK, no_autocast, refuse_second_derivative, totals_dtype, uncompiled
 
 
 def dense(x: Tensor, y: Tensor, mask_x: Tensor, mask_y: Tensor, kernel: Kernel) -> Tensor:
@@ -65,7 +65,7 @@ def _sweep(
     x: Tensor, y: Tensor, masks: tuple[Tensor, Tensor], kernel: Kernel, need: tuple[bool, bool]
 ) -> tuple[Tensor, Grads]:
     """The mean over pairs and its gradients, where needed."""
-    grads = (torch.zeros_like(x) if need[0] else None, torch.zeros_like(y) if need[1] else None)
+    grads = (torch.empty_like(x) if need[0] else None, torch.empty_like(y) if need[1] else None)
     total = torch.zeros((), dtype=totals_dtype(x), device=x.device)
     with no_autocast(x):
         sweep = _Sweep(x, y, kernel)
@@ -86,47 +86,70 @@ class _Sweep:
         self._z = torch.empty(most * x.shape[2], dtype=dtype, device=x.device)
         self._t = torch.empty(most * most, dtype=dtype, device=x.device)
         self._out = torch.empty_like(self._z)
-        self.slope: Tensor | float = 0.0
         self.pairs = len(x)
 
     def pair(self, x: Tensor, y: Tensor) -> Tensor:
-        """D_CS of one pair (v, d), (l, d); leaves the weights of its gradient in self.p."""
+        """D_CS of one pair (v, d), (l, d); leaves the weights w of its gradient in self.w."""
         v, n, d = len(x), len(x) + len(y), x.shape[1]
         self.v, self.z = v, self._z[: n * d].view(n, d)
-        self.z[:v], self.z[v:] = x, y
-        self.z -= self.z.mean(dim=0)
+        self.w = self._t[: n * n].view(n, n)
+        centre = (x.sum(dim=0, dtype=self.z.dtype) + y.sum(dim=0, dtype=self.z.dtype)).div_(n)
+        torch.sub(x, centre, out=self.z[:v])
+        torch.sub(y, centre, out=self.z[v:])
         norms = torch.linalg.vector_norm(self.z, dim=1).square_()
-        t = torch.addmm(norms, self.z, self.z.T, alpha=-2, out=self._t[: n * n].view(n, n))
+        if isinstance(self.kernel, Gaussian) and float(norms.max()) <= LIMIT * self.kernel.sigma**2:
+            return self._folded(norms, 1 / self.kernel.sigma**2)
+        return self._online(norms)
+
+    def _folded(self, norms: Tensor, rate: float) -> Tensor:
+        """With k_ij = a_i e_ij a_j and e_ij = exp(z_i.z_j / sigma^2), as in folded.py: all weights are e_ij times
+        a factor of its row and one of its column."""
+        v, a = self.v, norms.mul_(-0.5 * rate).exp_()
+        e = torch.addmm(self.w, self.z, self.z.T, beta=0, alpha=rate, out=self.w).exp_()
+        to_x, to_y = e[:, :v] @ a[:v], e[:, v:] @ a[v:]
+        products = torch.stack([a[:v] @ to_x[:v], a[v:] @ to_y[v:], a[:v] @ to_y[:v]])
+        within_x, within_y, between = products.to(totals_dtype(a)).unbind()
+        factor = 2 * rate / self.pairs
+        e[:v].mul_(torch.cat([a[:v] * (factor / within_x), a[v:] * (-factor / between)]).to(a.dtype))
+        e[v:].mul_(torch.cat([a[:v] * (-factor / between), a[v:] * (factor / within_y)]).to(a.dtype))
+        e.mul_(a[:, None])
+        return within_x.log() + within_y.log() - 2 * between.log()  # the numbers of tokens cancel
+
+    def _online(self, norms: Tensor) -> Tensor:
+        """For every kernel and bandwidth."""
+        v = self.v
+        t = torch.addmm(norms, self.z, self.z.T, alpha=-2, out=self.w)
         t.add_(norms[:, None]).clamp_(min=0).fill_diagonal_(0.0)
-        self.p, self.slope = self.kernel.log_value_and_slope(t)
-        between, mirrored = self.p[:v, v:], self.p[v:, :v]
+        p, slope = self.kernel.log_value_and_slope(t)
+        between, mirrored = p[:v, v:], p[v:, :v]
         top = float(between.max())
         top = top if top < -SLACK else 0.0  # within a side, and for close sides, k itself is large enough
         if top:
             between.sub_(top)
             mirrored.sub_(top)
-        self.p.exp_()
+        p.exp_()
         log_means = []
-        for blocks, weight in (((self.p[:v, :v],), 1.0), ((self.p[v:, v:],), 1.0), ((between, mirrored), -1.0)):
+        for blocks, sign in (((p[:v, :v],), 1.0), ((p[v:, v:],), 1.0), ((between, mirrored), -1.0)):
             total = blocks[0].sum(dim=1).sum(dtype=totals_dtype(self.z))
             log_means.append(total.log() - math.log(blocks[0].shape[0] * blocks[0].shape[1]))
             for block in blocks:
-                block.mul_(weight / total)
+                block.mul_(-4.0 * sign / self.pairs / total)
+        self.w = p.mul_(slope)
         return log_means[0] + log_means[1] - 2 * (log_means[2] + top)
 
     def write_gradient(self, grads: list[Tensor | None], places: tuple[Tensor | slice, Tensor | slice]) -> None:
-        """d/dz_i = 4/B sum_j p_ij slope_ij (z_i - z_j), with p signed: + within a side, - between."""
-        factor = 4.0 / self.pairs
-        if isinstance(self.slope, Tensor):
-            self.p.mul_(self.slope)
-        else:
-            factor *= self.slope
-        out = self._out[: self.z.numel()].view_as(self.z)
-        torch.mm(self.p, self.z, out=out)
-        out.mul_(-factor).addcmul_(self.z, self.p.sum(dim=1, keepdim=True), value=factor)
-        for grad, rows, part in zip(grads, places, (out[: self.v], out[self.v :]), strict=True):
-            if grad is not None:
-                grad[rows] = part.to(grad.dtype)
+        """d/dz_i = sum_j w_ij (z_j - z_i), where w_ij = -4/B slope_ij k_ij / sum k, + within a side, - between."""
+        mass = self.w.sum(dim=1, keepdim=True)
+        for grad, rows, part in zip(grads, places, (slice(0, self.v), slice(self.v, None)), strict=True):
+            if grad is None:
+                continue
+            grad[rows.stop if isinstance(rows, slice) else 0 :] = 0
+            whole = isinstance(rows, slice) and grad.dtype == self.z.dtype
+            z = self.z[part]
+            out = grad[rows] if whole else self._out[: z.numel()].view_as(z)
+            torch.mm(self.w[part], self.z, out=out).addcmul_(z, mass[part], value=-1)
+            if not whole:
+                grad[rows] = out.to(grad.dtype)
 
 
 def _places(masks: Tensor) -> list[Tensor | slice]:
