@@ -1,0 +1,35 @@
+"""Runs a function on several gloo processes: what the tests across ranks share."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed as dist
+from torch.multiprocessing.spawn import start_processes
+
+
+def on_ranks(size: int, worker: Callable[..., None], *args: Any) -> None:
+    """worker(*args) on `size` processes of one group; an error of one of them is raised here.
+
+    worker: a function at the top of a module. The processes are forked from a server that has imported torch once.
+    """
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "csaligner.ops.ring"])
+    with tempfile.TemporaryDirectory() as folder:
+        start = (size, Path(folder) / "meeting-point", worker, args)
+        start_processes(_enter, start, nprocs=size, start_method="forkserver")  # type: ignore[no-untyped-call]
+
+
+def _enter(rank: int, size: int, meeting_point: Path, worker: Callable[..., None], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=meeting_point.as_uri(), rank=rank, world_size=size, timeout=timedelta(seconds=60)
+    )
+    worker(*args)
+    dist.barrier()
+    dist.destroy_process_group()
