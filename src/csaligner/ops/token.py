@@ -105,7 +105,10 @@ class _Sweep:
         """With k_ij = a_i e_ij a_j and e_ij = exp(z_i.z_j / sigma^2), as in folded.py: all weights are e_ij times
         a factor of its row and one of its column."""
         v, a = self.v, norms.mul_(-0.5 * rate).exp_()
-        e = torch.addmm(self.w, self.z, self.z.T, beta=0, alpha=rate, out=self.w).exp_()
+        e, x, y = self.w, self.z[:v], self.z[v:]
+        for own, other, block in ((x, x, e[:v, :v]), (x, y, e[:v, v:]), (y, y, e[v:, v:])):
+            torch.addmm(block, own, other.T, beta=0, alpha=rate, out=block).exp_()
+        e[v:, :v] = e[:v, v:].T
         to_x, to_y = e[:, :v] @ a[:v], e[:, v:] @ a[v:]
         products = torch.stack([a[:v] @ to_x[:v], a[v:] @ to_y[v:], a[:v] @ to_y[:v]])
         within_x, within_y, between = products.to(totals_dtype(a)).unbind()
