@@ -22,6 +22,12 @@ DIVERGENCES: Mapping[str, str] = {
     "hoelder": "csaligner.divergences.hoelder:hoelder_divergence",
 }
 
+# Losses of pairs beside InfoNCE: functions of (x, y, logit scale, ids of x, ids of y).
+PAIRED_LOSSES: Mapping[str, str] = {
+    "siglip": "csaligner.losses.siglip:siglip",
+    "paired_l2": "csaligner.losses.paired:paired_l2",
+}
+
 ADAPTERS: Mapping[str, str] = {
     "identity": "csaligner.adapters.identity:IdentityAdapter",
     "linear": "csaligner.adapters.linear:LinearAdapter",

@@ -17,7 +17,7 @@ from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
 from csaligner.ops.kernels import KERNELS, Kernel, make_kernel
 from csaligner.ops.pairs import Rows
 from csaligner.ops.reference import id_weights
-from csaligner.registry import DIVERGENCES, load
+from csaligner.registry import DIVERGENCES, PAIRED_LOSSES, load
 from csaligner.types import LossTerms
 
 from .infonce import NAMES
@@ -25,7 +25,7 @@ from .infonce import NAMES
 INFO_NCE = "info_nce"
 
 # Terms that are functions of the three log kernel means, which are computed once for all of them.
-_KERNEL_TERMS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+KERNEL_TERMS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "cauchy_schwarz": cauchy_schwarz.from_log_means,
     "mmd": mmd.from_log_means,
 }
@@ -34,7 +34,7 @@ _KERNEL_TERMS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 class Objective:
     """total = sum over names of weight * term, for example {"info_nce": 1.0, "cauchy_schwarz": 1.0}.
 
-    terms: "info_nce" and any registered divergence, each with its weight lambda >= 0; weight 0 skips the
+    terms: "info_nce", any registered loss of pairs or divergence, each with its weight lambda >= 0; weight 0 skips the
     work. bandwidth: of the kernel in all kernel terms, see ops.bandwidth.resolve_bandwidth ("temperature"
     follows the logit scale of each call); kernel: a name of ops.kernels.KERNELS. impl: see ops.dispatch. InfoNCE and
     kernel terms share the products of the same points.
@@ -49,7 +49,7 @@ class Objective:
     ) -> None:
         if not terms:
             raise InputError('terms: empty; give at least one, such as {"info_nce": 1.0}')
-        self.terms = _checked(terms, (INFO_NCE, *DIVERGENCES))
+        self.terms = _checked(terms, (INFO_NCE, *PAIRED_LOSSES, *DIVERGENCES))
         self.bandwidth = bandwidth
         self.kernel = check_choice("kernel", kernel, KERNELS)
         self.impl = check_choice("impl", impl, dispatch.IMPLEMENTATIONS)
@@ -71,17 +71,19 @@ class Objective:
         weight 0 the samples may differ in size without ids.
         weights: other weights for this call, by name (schedules). Raises InputError.
         """
-        lambdas = {**self.terms, **_checked(weights or {}, self.terms)}
+        lambdas = self.lambdas(weights)
         active = {name for name, weight in lambdas.items() if weight > 0}
         s = samples(image_features, text_features, names=NAMES, impl=self.impl)
-        rows = _rows(s, image_ids, text_ids, need_pairs=INFO_NCE in active)
+        rows = _rows(s, image_ids, text_ids, need_pairs=not active.isdisjoint((INFO_NCE, *PAIRED_LOSSES)))
         s = Samples(s.x, s.y, rows.weights_x, rows.weights_y)
         scale = scale_of(logit_scale, s.x)
         kernel = make_kernel(self.kernel, self.bandwidth, s.x, s.y, scale)
         values = _values(active, _Batch(s, scale, rows, kernel, self.impl))
-        weighted = [lambdas[name] * value for name, value in values.items()]
-        total = torch.stack(weighted).sum() if weighted else s.x.sum().to(s.dtype) * 0
-        return LossTerms(total, {name: value.detach() for name, value in values.items()}, lambdas)
+        return weighted(values, lambdas, s)
+
+    def lambdas(self, weights: Mapping[str, float] | None = None) -> dict[str, float]:
+        """The weight of each term, those of this call before the general ones. Raises InputError."""
+        return {**self.terms, **_checked(weights or {}, self.terms)}
 
 
 class CSAlignerLoss(nn.Module):
@@ -114,6 +116,13 @@ class CSAlignerLoss(nn.Module):
         return self.objective(image_features, text_features, logit_scale, image_ids, text_ids)
 
 
+def weighted(values: Mapping[str, Tensor], lambdas: Mapping[str, float], s: Samples) -> LossTerms:
+    """The terms and their weighted sum; without any term a 0 that depends on the samples."""
+    parts = [lambdas[name] * value for name, value in values.items()]
+    total = torch.stack(parts).sum() if parts else s.x.sum().to(s.dtype) * 0
+    return LossTerms(total, {name: value.detach() for name, value in values.items()}, lambdas)
+
+
 @dataclass(frozen=True)
 class _Batch:
     samples: Samples
@@ -127,7 +136,7 @@ def _values(names: set[str], batch: _Batch) -> dict[str, Tensor]:
     """The unweighted terms, each product of features computed once."""
     s, kernel, impl = batch.samples, batch.kernel, batch.impl
     values: dict[str, Tensor] = {}
-    kernel_terms = names & set(_KERNEL_TERMS)
+    kernel_terms = names & set(KERNEL_TERMS)
     if INFO_NCE in names and kernel_terms:
         nce, between = dispatch.info_nce_and_between(s.x, s.y, batch.scale, batch.rows, kernel, impl)
         values[INFO_NCE] = nce
@@ -139,8 +148,10 @@ def _values(names: set[str], batch: _Batch) -> dict[str, Tensor]:
         within_x = dispatch.within(s.x, kernel, s.weights_x, impl)
         within_y = dispatch.within(s.y, kernel, s.weights_y, impl)
         for name in sorted(kernel_terms):
-            values[name] = _KERNEL_TERMS[name](within_x, within_y, between)
-    for name in sorted(names - set(_KERNEL_TERMS) - {INFO_NCE}):
+            values[name] = KERNEL_TERMS[name](within_x, within_y, between)
+    for name in sorted(names & set(PAIRED_LOSSES)):
+        values[name] = load("loss", PAIRED_LOSSES, name)(s.x, s.y, batch.scale, batch.rows.ids_x, batch.rows.ids_y)
+    for name in sorted(names & set(DIVERGENCES) - set(KERNEL_TERMS)):
         divergence = load("divergence", DIVERGENCES, name)
         values[name] = divergence(s.x, s.y, weights_x=s.weights_x, weights_y=s.weights_y, impl=impl)
     return {name: value.to(s.dtype) for name, value in values.items()}
