@@ -37,9 +37,13 @@ def resolve_bandwidth(spec: Bandwidth, x: Tensor, y: Tensor, logit_scale: Any = 
     return check_positive("bandwidth", spec.detach() if isinstance(spec, Tensor) else spec)
 
 
+def median_rows(total: int) -> Tensor:
+    """Which of all rows, x before y, the median rule looks at: int64, ascending."""
+    return torch.linspace(0, total - 1, min(total, MEDIAN_ROWS), dtype=torch.float64).round().long()
+
+
 def _median(x: Tensor, y: Tensor) -> float:
-    total = len(x) + len(y)
-    take = torch.linspace(0, total - 1, min(total, MEDIAN_ROWS), dtype=torch.float64).round().long()
+    take = median_rows(len(x) + len(y))
     in_x, in_y = take[take < len(x)], take[take >= len(x)] - len(x)
     dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
     rows = torch.cat([x.detach()[in_x.to(x.device)].to(dtype), y.detach()[in_y.to(y.device)].to(dtype)])
