@@ -94,6 +94,26 @@ class Encoder(Protocol):
     def encode(self, prepared: Sequence[Any]) -> Tensor: ...
 
 
+@runtime_checkable
+class StoredImage(Protocol):
+    """A picture inside something larger: a tar file, a table. Small and picklable; read in worker processes.
+
+    name: a file name, its suffix tells the kind; stamp: another text where the picture is another one. str() is
+    what messages and the store call it. read raises OSError or ImageError.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def stamp(self) -> str: ...
+
+    def read(self) -> bytes: ...
+
+
+ImageSource = Path | StoredImage
+
+
 @dataclass(frozen=True)
 class Item:
     """One image and its captions, as a reader finds them.
@@ -102,7 +122,7 @@ class Item:
     """
 
     image_id: str
-    image: Path
+    image: ImageSource
     captions: tuple[str, ...]
     group: str
     split: Split | None = None

@@ -161,7 +161,7 @@ def test_no_store(tmp_path: Path) -> None:
 
 def test_an_unfinished_store(store: Store) -> None:
     edit(store, lambda value: value.update(complete=False))
-    with pytest.raises(InputError, match=r"not finished .* again to go on"):
+    with pytest.raises(InputError, match=r"not finished; .* again to go on"):
         Store.open(store.path)
 
 

@@ -21,6 +21,7 @@ from .decode import Decoded, decoded_batches
 from .items import Cleaned, clean_items
 from .manifest import MANIFEST, Manifest, Skipped, read_manifest, write_manifest
 from .shards import Rows, damaged_files, remove_temporaries, write_shard
+from .sources import stamp_of, written
 from .split import item_split
 from .store import DTYPES, DType, Store, finish
 
@@ -89,8 +90,7 @@ def _plan(
             raise InputError(f"{modality}_encoder: {info.id} encodes {info.modality}s")
     digest = hashlib.sha256(json.dumps([image.fingerprint, text.fingerprint, settings.dtype]).encode())
     for item in cleaned.items:
-        size = item.image.stat().st_size if item.image.is_file() else -1
-        row = [item.image_id, str(item.image.absolute()), size, item.captions, item.group, item_split(item)]
+        row = [item.image_id, *stamp_of(item.image), item.captions, item.group, item_split(item)]
         digest.update(json.dumps(row).encode())
     return Manifest(
         plan=digest.hexdigest(),
@@ -130,10 +130,9 @@ def _claim(out: Path, wanted: Manifest) -> Manifest:
 
 
 def _difference(found: Manifest, wanted: Manifest) -> str:
-    if found.image != wanted.image:
-        return f"image features ({found.image.id}, {found.image.fingerprint})"
-    if found.text != wanted.text:
-        return f"text features ({found.text.id}, {found.text.fingerprint})"
+    for side, info in found.encoders.items():
+        if wanted.encoders.get(side) != info:
+            return f"{side} features ({info.id}, {info.fingerprint})"
     return f"data ({found.dataset}, {found.dtype})"
 
 
@@ -205,7 +204,7 @@ class _Work:
             raise InputError(f"text_encoder: {self.text_encoder.info.id} gives NaN or infinity for {caption!r}")
         repeats = torch.tensor([len(item.captions) for item in used])
         metadata = [
-            (item.image_id, caption, str(item.image.absolute()), item_split(item), item.group)
+            (item.image_id, caption, written(item.image), item_split(item), item.group)
             for item in used
             for caption in item.captions
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import warnings
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from csaligner.checks import CSAlignerError
+from csaligner.types import ImageSource
 
 SUFFIXES = frozenset({".svg", ".svgz", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 MAX_PIXELS = 50_000_000  # refused above this, before decoding: 200 MB of RGBA
@@ -20,51 +22,67 @@ class ImageError(CSAlignerError, ValueError):
     """A picture that cannot be read; the text names the file and the reason in one line."""
 
 
-def load_image(path: Path, size: int = 224) -> Image.Image:
-    """The picture in `path` as RGB, upright (EXIF), transparency on white, aspect ratio kept.
+def load_image(source: ImageSource, size: int = 224) -> Image.Image:
+    """The picture in `source` as RGB, upright (EXIF), transparency on white, aspect ratio kept.
 
     size: pixels of the longer side of a drawing (svg, svgz). Other pictures keep their own size, but a JPEG much
     larger than `size` may be decoded at a half, a quarter or an eighth of it, never below 2 * size.
 
     Raises ImageError for a missing, empty, truncated or unknown file and for more than MAX_PIXELS pixels.
     """
-    if not path.is_file():
-        raise ImageError(f"{path}: no such file")
-    if path.suffix.lower() in {".svg", ".svgz"}:
-        return _on_white(_draw(path, size))
+    if isinstance(source, Path) and not source.is_file():
+        raise ImageError(f"{source}: no such file")
+    if Path(source.name).suffix.lower() in {".svg", ".svgz"}:
+        return _on_white(_draw(source, size))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large pictures and odd metadata; the limit is ours
-            return _decode(path, size)
+            return _decode(source, size)
     except ImageError:
         raise
     except Exception as error:  # Pillow's plugins raise many kinds for broken files
-        raise ImageError(f"{path}: cannot be read as a picture ({_one_line(error)})") from None
+        raise ImageError(f"{source}: cannot be read as a picture ({_one_line(error)})") from None
 
 
-def _decode(path: Path, size: int) -> Image.Image:
-    with Image.open(path) as image:
+def read_bytes(source: ImageSource) -> bytes:
+    """The encoded picture as it lies there; ImageError where it cannot be had."""
+    try:
+        return source.read_bytes() if isinstance(source, Path) else source.read()
+    except OSError as error:
+        raise ImageError(f"{source}: {error.strerror or _one_line(error)}") from None
+
+
+def _decode(source: ImageSource, size: int) -> Image.Image:
+    with Image.open(source if isinstance(source, Path) else io.BytesIO(read_bytes(source))) as image:
         image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction where that is enough
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise ImageError(f"{path}: {width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
+            raise ImageError(f"{source}: {width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return _on_white(image)
 
 
-def _draw(path: Path, size: int) -> Image.Image:
+def _draw(source: ImageSource, size: int) -> Image.Image:
     try:
         import resvg_py
     except ImportError:
-        raise ImageError(f"{path}: drawing SVG needs resvg; pip install 'csaligner[bundled]'") from None
+        raise ImageError(f"{source}: drawing SVG needs resvg; pip install 'csaligner[bundled]'") from None
     try:
-        png = resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size, dpi=DPI)
+        if isinstance(source, Path):
+            png = resvg_py.svg_to_bytes(svg_path=str(source), width=size, height=size, dpi=DPI)
+        else:
+            png = resvg_py.svg_to_bytes(svg_string=_svg_text(source), width=size, height=size, dpi=DPI)
         return Image.open(io.BytesIO(bytes(png)))
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, ImageError):
         raise
     except BaseException as error:  # a panic inside resvg is a BaseException
-        raise ImageError(f"{path}: cannot be drawn ({_one_line(error)})") from None
+        raise ImageError(f"{source}: cannot be drawn ({_one_line(error)})") from None
+
+
+def _svg_text(source: ImageSource) -> str:
+    content = read_bytes(source)
+    return (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("utf-8")
 
 
 def _on_white(image: Image.Image) -> Image.Image:

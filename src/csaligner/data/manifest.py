@@ -10,7 +10,7 @@ from typing import Any
 
 from csaligner.checks import InputError
 from csaligner.files import write_json
-from csaligner.types import EncoderInfo
+from csaligner.types import EncoderInfo, Modality
 
 MANIFEST = "csaligner.json"
 FORMAT_VERSION = 1
@@ -18,11 +18,16 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Shard:
-    """rows: captions; images: pictures; files: path below the store -> SHA-256."""
+    """rows: captions, or pictures where there are no captions; images: pictures; files: path below the store ->
+    SHA-256, "" where it is not known."""
 
     rows: int
     images: int
     files: Mapping[str, str]
+
+    def file(self, folder: str) -> str | None:
+        """Its file in img_emb, text_emb or metadata."""
+        return next((name for name in self.files if name.startswith(f"{folder}/")), None)
 
 
 @dataclass(frozen=True)
@@ -40,14 +45,14 @@ class Manifest:
 
     dtype: of the .npy files; shard_size: pictures a shard; mean_norm: mean length of the rows, by modality, set
     when the store is complete. Rows are as the encoders gave them: EncoderInfo.normalized tells whether they have
-    length 1.
+    length 1. image, text: who made the rows; None for the side that a store of one modality does not have.
     """
 
     plan: str
     dataset: str
     attribution: str
-    image: EncoderInfo
-    text: EncoderInfo
+    image: EncoderInfo | None
+    text: EncoderInfo | None
     dtype: str
     shard_size: int
     empty_captions: int = 0
@@ -63,13 +68,23 @@ class Manifest:
 
     @property
     def n_captions(self) -> int:
+        return self.n_rows if self.text else 0
+
+    @property
+    def n_rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
+
+    @property
+    def encoders(self) -> dict[Modality, EncoderInfo]:
+        """Of the sides that there are."""
+        sides: dict[Modality, EncoderInfo | None] = {"image": self.image, "text": self.text}
+        return {side: info for side, info in sides.items() if info is not None}
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Atomically. Totals and fingerprints are written for readers of the file; read_manifest ignores them."""
     value = {"format_version": FORMAT_VERSION} | asdict(manifest)
-    for side, info in (("image", manifest.image), ("text", manifest.text)):
+    for side, info in manifest.encoders.items():
         value[side] |= {"fingerprint": info.fingerprint}
     value |= {"n_images": manifest.n_images, "n_captions": manifest.n_captions}
     write_json(folder / MANIFEST, value)
@@ -99,6 +114,8 @@ def _manifest(value: dict[str, Any]) -> Manifest:
     for derived in ("format_version", "n_images", "n_captions"):
         del value[derived]
     for side in ("image", "text"):
+        if value[side] is None:
+            continue
         del value[side]["fingerprint"]
         value[side] = EncoderInfo(**value[side])
     value["skipped"] = tuple(Skipped(**entry) for entry in value["skipped"])

@@ -4,70 +4,80 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from csaligner.checks import InputError
 from csaligner.files import sha256_of, write_atomically
+from csaligner.types import Modality
 
 from .manifest import Shard
 
+FOLDERS: dict[Modality, str] = {"image": "img_emb", "text": "text_emb"}
+METADATA = "metadata"
 COLUMNS = ("image_id", "caption", "image_path", "split", "group")
 Array = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """image: (R, d_image); text: (R, d_text); metadata: R tuples in the order of COLUMNS."""
+    """image: (R, d_image); text: (R, d_text); metadata: R tuples in the order of COLUMNS. None: no such side."""
 
-    image: Array
-    text: Array
+    image: Array | None
+    text: Array | None
     metadata: Sequence[tuple[str, ...]]
 
 
-def image_file(number: int) -> str:
-    return f"img_emb/img_emb_{number}.npy"
-
-
-def text_file(number: int) -> str:
-    return f"text_emb/text_emb_{number}.npy"
+def array_file(side: Modality, number: int) -> str:
+    folder = FOLDERS[side]
+    return f"{folder}/{folder}_{number}.npy"
 
 
 def metadata_file(number: int) -> str:
-    return f"metadata/metadata_{number}.parquet"
+    return f"{METADATA}/metadata_{number}.parquet"
 
 
 def write_shard(folder: Path, number: int, rows: Rows, dtype: str) -> Shard:
-    """Three files, each under its final name only when whole. The same rows give the same bytes.
+    """Two or three files, each under its final name only when whole. The same rows give the same bytes.
 
     Raises InputError, writing nothing, for values that dtype cannot hold.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    image, text = _as_dtype("image", rows.image, dtype), _as_dtype("text", rows.text, dtype)
+    given: dict[Modality, Array | None] = {"image": rows.image, "text": rows.text}
+    arrays = {side: _as_dtype(side, array, dtype) for side, array in given.items() if array is not None}
     columns = {name: [row[i] for row in rows.metadata] for i, name in enumerate(COLUMNS)}
     table = pa.table({name: pa.array(values, type=pa.string()) for name, values in columns.items()})
-    names = (image_file(number), text_file(number), metadata_file(number))
+    names = [*(array_file(side, number) for side in arrays), metadata_file(number)]
     for name in names:
         (folder / name).parent.mkdir(exist_ok=True)
-    write_atomically(folder / names[0], lambda path: _save(path, image))
-    write_atomically(folder / names[1], lambda path: _save(path, text))
-    write_atomically(folder / names[2], lambda path: pq.write_table(table, path))
-    images = len({row[0] for row in rows.metadata})
+    for side, array in arrays.items():
+        write_atomically(folder / array_file(side, number), partial(_save, array=array))
+    write_atomically(folder / names[-1], lambda path: pq.write_table(table, path))
+    images = len({row[0] for row in rows.metadata}) if rows.image is not None else 0
     return Shard(len(rows.metadata), images, {name: sha256_of(folder / name) for name in names})
 
 
-def read_metadata(folder: Path, number: int) -> dict[str, list[str]]:
-    """COLUMNS of one shard."""
+def read_metadata(path: Path) -> Any:
+    """The pyarrow table of one metadata file, COLUMNS only."""
     import pyarrow.parquet as pq
 
     # one plain file: read_table would start a thread pool and look for partitions
-    with pq.ParquetFile(folder / metadata_file(number)) as file:
-        table = file.read(columns=list(COLUMNS), use_threads=False)
-    return {name: table.column(name).to_pylist() for name in COLUMNS}
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=list(COLUMNS), use_threads=False)
+
+
+def metadata_columns(path: Path) -> tuple[list[str], int]:
+    """Names of the columns and number of rows, from the file's footer; ValueError or OSError where there is none."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        return list(file.schema_arrow.names), int(file.metadata.num_rows)
 
 
 def map_array(path: Path, shape: tuple[int, int], dtype: str) -> Array:
@@ -75,12 +85,19 @@ def map_array(path: Path, shape: tuple[int, int], dtype: str) -> Array:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"store: {path} cannot be read ({error}); embed again") from None
+        reason = _cut_short(path, shape, dtype) or error
+        raise InputError(f"store: {path} cannot be read ({reason}); embed again") from None
     if array.shape != shape or array.dtype != np.dtype(dtype):
         raise InputError(
             f"store: {path} holds {array.shape} {array.dtype}, its manifest says {shape} {dtype}; embed again"
         )
     return array  # type: ignore[no-any-return]
+
+
+def check_file(folder: Path, name: str, digest: str) -> None:
+    """Read it once; InputError where its SHA-256 is not the one that was written down ("": none was)."""
+    if digest and sha256_of(folder / name) != digest:
+        raise InputError(f"store: {folder}: {name} is not as it was written (its SHA-256 differs); embed again")
 
 
 def damaged_files(folder: Path, shards: Iterable[Shard]) -> list[str]:
@@ -113,3 +130,10 @@ def _as_dtype(side: str, array: Array, dtype: str) -> Array:
 def _save(path: Path, array: Array) -> None:
     with path.open("wb") as file:
         np.save(file, array, allow_pickle=False)
+
+
+def _cut_short(path: Path, shape: tuple[int, int], dtype: str) -> str:
+    """The reason in words where the file is smaller than its values alone."""
+    least = shape[0] * shape[1] * np.dtype(dtype).itemsize
+    size = path.stat().st_size if path.is_file() else least
+    return f"it is cut short: {size:,} bytes, wanted more than {least:,}" if size < least else ""

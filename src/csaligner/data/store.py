@@ -4,55 +4,133 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from csaligner.checks import InputError, as_features, check_choice, check_length
 from csaligner.files import sha256_of, write_folder
-from csaligner.types import SPLITS, EncoderInfo, Modality, PairedFeatures, Split
+from csaligner.types import SPLITS, EncoderInfo, ImageSource, Modality, PairedFeatures, Split
 
 from .manifest import MANIFEST, Manifest, read_manifest, write_manifest
-from .shards import COLUMNS, Array, Rows, damaged_files, image_file, map_array, read_metadata, text_file, write_shard
+from .metadata import Index, Metadata, Read
+from .rows import RowReader
+from .shards import Rows, array_file, damaged_files, write_shard
+from .sources import source_of
 from .split import split_of
 
 DType = Literal["float32", "float16"]
 DTYPES = ("float32", "float16")
+SIDES: tuple[Modality, ...] = ("image", "text")
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Which rows of a store belong together, N images and M captions, all int64; for Store.rows.
+
+    image_rows: (N,) the first row of each image; text_rows: (M,); text_to_image: (M,), the image of each caption
+    as a position in image_rows.
+    """
+
+    image_rows: Tensor
+    text_rows: Tensor
+    text_to_image: Tensor
 
 
 class Store:
-    """A finished store, open for reading. Files are mapped, not loaded; rows are matched by image id."""
+    """A finished store, open for reading. Files are mapped, not loaded; rows are matched by image id.
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
-        """Use Store.open."""
+    A store of one modality (`sides`) has rows and no pairs.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        *,
+        verify: bool = True,
+        metadata: Read | None = None,
+    ) -> None:
+        """Use Store.open. metadata: see Metadata."""
         self.path, self.manifest = path, manifest
+        self._readers = {side: RowReader(path, manifest, side, verify) for side in manifest.encoders}
+        self._metadata = Metadata(path, manifest, verify, metadata)
 
     @classmethod
-    def open(cls, path: Path | str) -> Store:
-        """Raises InputError where there is no manifest, it is of another format version or not complete, or a file
-        is missing or has another shape than the manifest says."""
+    def open(cls, path: Path | str, *, verify: bool = True) -> Store:
+        """A folder that `embed` or write_store wrote, or one of clip-retrieval (see clip_retrieval.py).
+
+        verify: check the SHA-256 of each file when it is first read.
+
+        Raises InputError where there is no manifest, it is of another format version or not complete, or a file
+        is missing or has another shape than the manifest says.
+        """
         path = Path(path)
         if not path.is_dir():
             raise InputError(f"store: no such folder: {path}")
+        if not (path / MANIFEST).is_file():
+            from .clip_retrieval import is_clip_retrieval, open_clip_retrieval
+
+            if is_clip_retrieval(path):
+                return open_clip_retrieval(path)
         manifest = read_manifest(path)
         if not manifest.complete:
-            raise InputError(
-                f"store: {path} is not finished ({manifest.n_images} images so far); "
-                "run the same `csaligner embed` again to go on"
-            )
-        store = cls(path, manifest)
-        for number, shard in enumerate(manifest.shards):
-            store._map("image", number)
-            store._map("text", number)
-            rows = len(store._metadata[number]["image_id"])
-            if rows != shard.rows:
-                raise InputError(f"store: {path}: shard {number} has {rows} rows of metadata, wanted {shard.rows}")
+            raise InputError(f"store: {path} is not finished; run the same `csaligner embed` again to go on")
+        store = cls(path, manifest, verify=verify)
+        store.check()
         return store
+
+    def check(self) -> None:
+        """InputError unless every file is there and as large as the manifest says; cheap: contents are not read."""
+        for reader in self._readers.values():
+            reader.check_shapes()
+        self._metadata.check()
+
+    @property
+    def sides(self) -> tuple[Modality, ...]:
+        """The modalities that it holds rows of."""
+        return tuple(self._readers)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of each side: one per caption, the picture's row repeated; one per picture without captions."""
+        return self.manifest.n_rows
+
+    def rows(self, side: Modality, rows: npt.ArrayLike | Tensor) -> Tensor:
+        """(len(rows), d) float32: the features in those rows, counted from 0 through all shards, in that order.
+
+        Reads only these rows. Raises InputError for a side that the store does not have and a row beyond its end.
+        """
+        reader = self._reader(side)
+        wanted = np.asarray(rows, dtype=np.int64)
+        if wanted.ndim != 1 or (len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.n_rows):
+            raise InputError(f"rows: got shape {wanted.shape}, wanted numbers from 0 to {self.n_rows - 1} in one list")
+        return reader(wanted)
+
+    def pairing(self, split: Split | None = None) -> Pairing:
+        """The pairs of a split (None: of all), images in the order of their first row.
+
+        Raises InputError where the split is empty or the store holds one modality.
+        """
+        for side in SIDES:
+            self._reader(side)
+        rows, codes = self._coded_rows(split)
+        _, first = np.unique(codes, return_index=True)
+        return Pairing(torch.from_numpy(rows[first]), torch.from_numpy(rows), torch.from_numpy(codes))
+
+    def rows_of(self, side: Modality, split: Split | None = None) -> Tensor:
+        """The distinct rows of one side without their pairing, (n,) int64: each image once, or every caption."""
+        self._reader(side)
+        rows, codes = self._coded_rows(split)
+        if side == "text":
+            return torch.from_numpy(rows)
+        return torch.from_numpy(rows[np.unique(codes, return_index=True)[1]])
 
     @property
     def n_images(self) -> int:
@@ -64,15 +142,15 @@ class Store:
 
     @property
     def image_fingerprint(self) -> str:
-        return self.manifest.image.fingerprint
+        return self._info("image").fingerprint
 
     @property
     def text_fingerprint(self) -> str:
-        return self.manifest.text.fingerprint
+        return self._info("text").fingerprint
 
     @property
     def encoders(self) -> Mapping[Modality, EncoderInfo]:
-        return {"image": self.manifest.image, "text": self.manifest.text}
+        return self.manifest.encoders
 
     @property
     def dataset(self) -> str:
@@ -85,7 +163,8 @@ class Store:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the manifest, which holds the SHA-256 of every other file."""
-        return sha256_of(self.path / MANIFEST)
+        path = self.path / MANIFEST
+        return sha256_of(path) if path.is_file() else self.manifest.plan
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -109,24 +188,32 @@ class Store:
     @property
     def counts(self) -> dict[Split, tuple[int, int]]:
         """(images, captions) of each split that is not empty."""
-        owners: dict[Split, list[str]] = {split: [] for split in SPLITS}
-        for image_id, split in zip(self._columns["image_id"], self._columns["split"], strict=True):
-            owners[cast(Split, split)].append(image_id)
-        return {split: (len(set(ids)), len(ids)) for split, ids in owners.items() if ids}
+        found: dict[Split, tuple[int, int]] = {}
+        for split in SPLITS:
+            rows, codes = self._metadata.coded_rows(split)
+            if len(rows):
+                images = len(np.unique(codes)) if "image" in self.sides else 0
+                found[split] = (images, len(rows) if "text" in self.sides else 0)
+        return found
 
     @property
     def image_paths(self) -> Mapping[str, Path]:
-        """Image id -> the picture it was made from, where that is known."""
-        columns = self._columns
-        pairs = zip(columns["image_id"], columns["image_path"], strict=True)
-        return {image_id: Path(path) for image_id, path in pairs if path}
+        """Image id -> the picture it was made from, where that is known and a file of its own."""
+        return {image_id: source for image_id, source in self.image_sources.items() if isinstance(source, Path)}
+
+    @property
+    def image_sources(self) -> Mapping[str, ImageSource]:
+        """Image id -> the picture it was made from, where that is known: a file or a part of one."""
+        pairs = zip(self._metadata.column("image_id"), self._metadata.column("image_path"), strict=True)
+        return {image_id: source_of(path) for image_id, path in pairs if path}
 
     def require(self, *, image: EncoderInfo | str | None = None, text: EncoderInfo | str | None = None) -> None:
         """Raises InputError unless the store was made by these encoders (or these fingerprints); None: any will do."""
-        for side, wanted in (("image", image), ("text", text)):
+        asked: dict[Modality, EncoderInfo | str | None] = {"image": image, "text": text}
+        for side, wanted in asked.items():
             if wanted is None:
                 continue
-            made_by = self.manifest.image if side == "image" else self.manifest.text
+            made_by = self._info(side)
             fingerprint = wanted if isinstance(wanted, str) else wanted.fingerprint
             if fingerprint != made_by.fingerprint:
                 name = "the one" if isinstance(wanted, str) else wanted.id
@@ -140,24 +227,14 @@ class Store:
 
         Images stand in the order of their first row. Raises InputError where the split is empty.
         """
-        columns = self._columns
-        rows = range(len(columns["split"]))
-        if split is not None:
-            check_choice("split", split, SPLITS)
-            rows = [row for row in rows if columns["split"][row] == split]  # type: ignore[assignment]
-        if not rows:
-            held = ", ".join(f"{images} images in {name}" for name, (images, _) in self.counts.items())
-            raise InputError(f"store: {self.path} has no images in split {split!r}; it has {held}")
-        first: dict[str, int] = {}
-        for row in rows:
-            first.setdefault(columns["image_id"][row], row)
-        position = {image_id: i for i, image_id in enumerate(first)}
+        pairing = self.pairing(split)
+        ids, captions = self._metadata.column("image_id"), self._metadata.column("caption")
         return PairedFeatures(
-            image=self._gather("image", list(first.values())),
-            text=self._gather("text", list(rows)),
-            text_to_image=torch.tensor([position[columns["image_id"][row]] for row in rows]),
-            image_ids=tuple(first),
-            captions=tuple(columns["caption"][row] for row in rows),
+            image=self.rows("image", pairing.image_rows),
+            text=self.rows("text", pairing.text_rows),
+            text_to_image=pairing.text_to_image,
+            image_ids=tuple(ids[row] for row in pairing.image_rows.tolist()),
+            captions=tuple(captions[row] for row in pairing.text_rows.tolist()),
         )
 
     def verify(self) -> None:
@@ -166,50 +243,40 @@ class Store:
         if damaged:
             raise InputError(f"store: {self.path}: damaged or missing files: {', '.join(damaged)}; embed again")
 
-    @cached_property
-    def _metadata(self) -> list[dict[str, list[str]]]:
-        try:
-            return [read_metadata(self.path, number) for number in range(len(self.manifest.shards))]
-        except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors, KeyErrors or OSErrors
-            reason = str(error).splitlines()[0]
-            raise InputError(f"store: metadata of {self.path} cannot be read ({reason}); embed again") from None
+    def _info(self, side: Modality) -> EncoderInfo:
+        self._reader(side)
+        return self.manifest.encoders[side]
 
-    @cached_property
-    def _columns(self) -> dict[str, list[str]]:
-        return {name: [value for shard in self._metadata for value in shard[name]] for name in COLUMNS}
+    def _reader(self, side: Modality) -> RowReader:
+        check_choice("side", side, SIDES)
+        if side not in self._readers:
+            raise InputError(f"store: {self.path} holds no {side} features; give one that does")
+        return self._readers[side]
 
-    def _map(self, side: Modality, number: int) -> Array:
-        dim = self.manifest.image.dim if side == "image" else self.manifest.text.dim
-        name = image_file(number) if side == "image" else text_file(number)
-        return map_array(self.path / name, (self.manifest.shards[number].rows, dim), self.manifest.dtype)
-
-    def _gather(self, side: Modality, rows: list[int]) -> Tensor:
-        """Rows, counted through all shards, in the order given and as float32."""
-        wanted = np.asarray(rows)
-        dim = self.manifest.image.dim if side == "image" else self.manifest.text.dim
-        found = np.empty((len(rows), dim), dtype=np.float32)
-        start = 0
-        for number, shard in enumerate(self.manifest.shards):
-            here = (wanted >= start) & (wanted < start + shard.rows)
-            if here.any():
-                found[here] = self._map(side, number)[wanted[here] - start]
-            start += shard.rows
-        return torch.from_numpy(found)
+    def _coded_rows(self, split: Split | None) -> tuple[Index, Index]:
+        """As Metadata.coded_rows; an empty split is an InputError."""
+        if split is not None:
+            check_choice("split", split, SPLITS)
+        rows, codes = self._metadata.coded_rows(split)
+        if not len(rows):
+            what = "images" if "image" in self.sides else "captions"
+            held = ", ".join(f"{n[0] or n[1]} {what} in {name}" for name, n in self.counts.items())
+            raise InputError(f"store: {self.path} has no {what} in split {split!r}; it has {held}")
+        return rows, codes
 
 
 def finish(folder: Path, manifest: Manifest) -> None:
     """Measure the rows and mark the store as complete."""
-    norms = {side: _mean_norm(folder, manifest, side) for side in ("image", "text")}
+    norms: dict[str, float] = {side: _mean_norm(folder, manifest, side) for side in manifest.encoders}
     write_manifest(folder, replace(manifest, mean_norm=norms, complete=True))
 
 
-def _mean_norm(folder: Path, manifest: Manifest, side: str) -> float:
-    name = image_file if side == "image" else text_file
+def _mean_norm(folder: Path, manifest: Manifest, side: Modality) -> float:
     total = 0.0
     for number in range(len(manifest.shards)):
-        rows = np.load(folder / name(number), mmap_mode="r", allow_pickle=False)
+        rows = np.load(folder / array_file(side, number), mmap_mode="r", allow_pickle=False)
         total += float(np.linalg.norm(rows.astype(np.float64), axis=1).sum())
-    return total / manifest.n_captions
+    return total / manifest.n_rows
 
 
 def write_store(
@@ -254,7 +321,7 @@ def write_store(
     def write(folder: Path) -> None:
         shard = write_shard(folder, 0, rows, dtype)
         manifest = Manifest(
-            plan=shard.files[image_file(0)],
+            plan=shard.files[array_file("image", 0)],
             dataset=dataset,
             attribution="",
             image=encoders[0],

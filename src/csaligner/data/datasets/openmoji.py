@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from csaligner.checks import InputError
+from csaligner.data.images import read_bytes
 from csaligner.types import Item
 
 SKIN_TONES = frozenset(range(0x1F3FB, 0x1F400))
@@ -58,7 +59,7 @@ def _joined(items: Sequence[Item]) -> list[Item]:
     renamed: dict[str, str] = {}
     for item in items:
         group = renamed.get(item.group, item.group)
-        first = first_group.setdefault(item.image.read_bytes(), group)
+        first = first_group.setdefault(read_bytes(item.image), group)
         if first != group:
             renamed |= dict.fromkeys((item.group, *(g for g, to in renamed.items() if to == group)), first)
             first_group = {drawing: first if g == group else g for drawing, g in first_group.items()}
