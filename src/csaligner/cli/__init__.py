@@ -6,10 +6,10 @@ import sys
 
 from csaligner.checks import CSAlignerError
 
-from . import pipeline
+from . import generate, pipeline
 from .common import app, err
 
-__all__ = ["app", "main", "pipeline"]
+__all__ = ["app", "generate", "main", "pipeline"]
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 

@@ -1,0 +1,1 @@
+"""Pictures from image embeddings: unCLIP decoders and our own small one."""

@@ -1,0 +1,87 @@
+"""Pictures for the training of a decoder: small pixels beside the embeddings of the pictures they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from csaligner.checks import InputError
+from csaligner.data.images import load_image
+from csaligner.data.store import Store
+from csaligner.decoders.micro_training import Pictures
+from csaligner.encoders import open_encoder
+from csaligner.encoders.pixels import fit_square, to_tensor
+from csaligner.files import write_atomically
+from csaligner.types import Encoder, Split
+
+CHUNK = 32
+DRAWN = 224  # pixels that a drawing is drawn at before it is made small
+Progress = Callable[[int, int], None]
+
+
+def gather_pictures(stores: Sequence[Store], size: int, cache: Path, progress: Progress) -> Pictures:
+    """The train splits of the stores, each picture twice: as it is, and mirrored with the embedding of its mirror
+    image. A store that is given twice counts twice.
+
+    cache: a file that is written, or read where it is there and was made from the same stores at the same size.
+
+    Raises InputError where stores were made by different image encoders, or a store knows no picture files.
+    """
+    first = stores[0]
+    for store in stores[1:]:
+        store.require(image=first.manifest.image)
+    source = f"{size} " + " ".join(store.sha256 for store in stores)
+    if cache.is_file():
+        found = load_file(cache)
+        if bytes(found["source"].tolist()).decode() == source:
+            return Pictures(found["pixels"], found["embeddings"])
+    encoder = open_encoder(first.manifest.image.id)
+    by_store = {s.sha256: s for s in stores}
+    total, done = sum(len(s.features("train").image_ids) for s in by_store.values()), 0
+    parts: dict[str, Pictures] = {}
+    for key, store in by_store.items():
+        parts[key] = _of_store(store, size, encoder, lambda n, done=done: progress(done + n, total))  # type: ignore[misc]
+        done += len(parts[key].pixels) // 2
+    pixels = torch.cat([parts[s.sha256].pixels for s in stores])
+    embeddings = torch.cat([parts[s.sha256].embeddings for s in stores])
+    tensors = {"pixels": pixels, "embeddings": embeddings, "source": torch.tensor(list(source.encode()))}
+    write_atomically(cache, lambda temporary: save_file(tensors, temporary))
+    return Pictures(pixels, embeddings)
+
+
+def small_pixels(store: Store, split: Split, size: int, limit: int | None = None) -> Tensor:
+    """(N, 3, size, size) uint8 of the first `limit` pictures of a split, in the order of Store.features."""
+    ids = store.features(split).image_ids[:limit]
+    paths = picture_paths(store, ids)
+    return torch.stack([to_tensor(fit_square(load_image(path, DRAWN), size)) for path in paths])
+
+
+def picture_paths(store: Store, ids: Sequence[str]) -> list[Path]:
+    known: Mapping[str, Path] = store.image_paths
+    missing = next((i for i in ids if i not in known), None)
+    if missing is not None:
+        raise InputError(f"store: {store.path} does not know the file of {missing!r}; embed the pictures themselves")
+    return [known[i] for i in ids]
+
+
+def _of_store(store: Store, size: int, encoder: Encoder, progress: Callable[[int], None]) -> Pictures:
+    features = store.features("train")
+    paths = picture_paths(store, features.image_ids)
+    pixels, mirrored = [], []
+    for start in range(0, len(paths), CHUNK):
+        images = [load_image(path, DRAWN) for path in paths[start : start + CHUNK]]
+        flipped = [ImageOps.mirror(image) for image in images]
+        pixels += [_small(image, size) for image in images]
+        mirrored.append(encoder.encode([encoder.prepare(image) for image in flipped]))
+        progress(start + len(images))
+    straight = torch.stack(pixels)
+    return Pictures(torch.cat([straight, straight.flip(3)]), torch.cat([features.image, *mirrored]))
+
+
+def _small(image: Image.Image, size: int) -> Tensor:
+    return to_tensor(fit_square(image, size))
