@@ -30,7 +30,7 @@ def cached_features(encode: Encode, inputs: Any, chunk_size: int) -> Tensor:
     call backward on it as usual. Each chunk is encoded once forward and once more in backward, under the random state
     and the autocast settings of the first time, so that values and gradients are those of the line above, dropout
     included. Where chunks and the whole batch draw the same random numbers, or none, they are those of the whole batch.
-    Layers that look across rows (batch normalisation in training) see chunks instead of the batch. DistributedDataParallel
+    Layers that look across rows (batch normalisation in training) see chunks instead. DistributedDataParallel
     with broadcast_buffers talks to the other ranks in every forward pass: give each rank as many chunks, or switch it
     off. Raises InputError.
     """
