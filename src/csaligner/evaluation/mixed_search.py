@@ -63,7 +63,7 @@ def mixed_search_per_query(features: PairedFeatures) -> dict[str, Tensor]:
             same_item = owner[chunk][:, None] == owner
             own = is_text.expand_as(scores) if not suffix else ~is_text.expand_as(scores)
             found.setdefault(f"mixed_ndcg@{K}{suffix}", []).append(_ndcg(scores, same_item))
-            found.setdefault(f"modality_bias@{K}{suffix}", []).append(_bias(scores, own))
+            found.setdefault(f"modality_bias@{K}{suffix}", []).append(modality_bias(scores, own))
             if not suffix:
                 image_only = scores.masked_fill(same_item & is_text, -torch.inf)
                 hit = ranks(image_only, same_item & ~is_text).hit_at(K)
@@ -82,7 +82,9 @@ def _ndcg(scores: Tensor, relevant: Tensor) -> Tensor:
     return gained / best.clamp_min(1e-12)
 
 
-def _bias(scores: Tensor, own: Tensor) -> Tensor:
+def modality_bias(scores: Tensor, own: Tensor) -> Tensor:
+    """modality_bias@10 of each query. scores: (Q, G), -inf for what is no candidate; own: (Q, G) bool, the
+    candidates of the query's own modality."""
     candidate = scores > -torch.inf
     k = min(K, scores.shape[1] - 1)
     last = scores.topk(k, dim=1).values[:, -1:]

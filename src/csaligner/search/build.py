@@ -1,0 +1,307 @@
+"""From data to an index, and from new data to the same index: only what changed is embedded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csaligner.adapters.aligner import encode
+from csaligner.checks import InputError, check_choice
+from csaligner.data.images import ImageError, load_image
+from csaligner.files import sha256_of, write_folder
+from csaligner.types import Encoder, Modality
+
+from .approximate import build_approximate
+from .entries import INDEX_FILE, Entry, EntrySettings, Found, find_entries
+from .index import ALIGNER, LOCK, Index
+from .items import INDEX_TYPES, Items, Row, Stamp
+from .manifest import IndexManifest, write_manifest
+from .origin import Origin, open_origin
+from .spaces import raw_dim, raw_vectors
+
+A_WRITE: Mapping[Modality, int] = {"image": 64, "text": 256}  # entries a write: what a kill can lose
+AUTO_ROWS = 200_000  # above, `auto` builds an approximate index
+Progress = Callable[[int, int], object]  # entries done, entries in all
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """entries: what of the data is indexed. approximate: exact, auto (ivf_pq above 200,000 rows), ivf_pq, ivf_sq or
+    hnsw. workers: threads that decode pictures. raw: keep raw vectors, for comparison (half a vector more)."""
+
+    entries: EntrySettings = field(default_factory=EntrySettings)
+    approximate: str = "auto"
+    workers: int = 2
+    raw: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice("approximate", self.approximate, ("exact", "auto", *INDEX_TYPES))
+        if self.workers < 1:
+            raise InputError(f"workers: got {self.workers}, wanted at least 1")
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """How many entries were added, embedded again, deleted, and left as they were; skipped: reasons, a line each."""
+
+    added: int
+    updated: int
+    deleted: int
+    unchanged: int
+    skipped: tuple[str, ...]
+
+
+@dataclass
+class _Plan:
+    embed: list[tuple[Entry, str]] = field(default_factory=list)  # with the digest
+    restamp: dict[str, dict[str, Any]] = field(default_factory=dict)
+    gone: list[str] = field(default_factory=list)
+    new: set[str] = field(default_factory=set)
+    unchanged: int = 0
+    skipped: list[str] = field(default_factory=list)
+
+
+def build_index(
+    data: str,
+    out: Path | str,
+    run: str | None = None,
+    *,
+    encoders: Sequence[Encoder] = (),
+    settings: BuildSettings | None = None,
+    progress: Progress | None = None,
+) -> tuple[Index, BuildReport]:
+    """Index `data` at `out` with the aligner of `run`, or bring an index there up to date.
+
+    data: see search.entries. run: a run folder, a saved aligner or "bundled"; may be left out where the index
+    exists. encoders: instead of those that the run names. Entries of the same data that are gone are deleted;
+    entries of other data stay. Interrupted at any moment, the index opens, and the same call goes on.
+
+    Raises InputError for data without anything to index, an index of another run, encoders that are not the run's,
+    and while another process writes to `out`.
+    """
+    out, settings = Path(out), settings or BuildSettings()
+    found = find_entries(data, settings.entries)
+    if not (out / INDEX_FILE).exists():
+        if run is None:
+            raise InputError(f"run: needed to make a new index at {out}; give a run folder, or 'bundled'")
+        create_index(out, open_origin(run, encoders), raw=settings.raw)
+    with writing(out):
+        index = Index.open(out, encoders)
+        if run is not None and open_origin(run, encoders).fingerprint != index.manifest.fingerprint:
+            raise InputError(f"run: the index at {out} was made by another run ({index.manifest.run}); use another out")
+        report = _sync(index, found, settings, progress)
+        finish(index, settings.approximate)
+    return index, report
+
+
+def create_index(out: Path, origin: Origin, *, raw: bool = True) -> None:
+    """An empty index; it appears whole or not at all. Raises InputError where something else is at `out`."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"out: {out} exists and holds no csaligner index; choose an empty or a new folder")
+    model = origin.model
+    manifest = IndexManifest(
+        run=origin.name,
+        fingerprint=origin.fingerprint,
+        image=origin.image,
+        text=origin.text,
+        dim=model.config.dim,
+        raw_dim=raw_dim(model) if raw else None,
+    )
+
+    def write(folder: Path) -> None:
+        origin.copy_to(folder / ALIGNER)
+        Items.create(folder, manifest.dim, manifest.raw_dim)
+        write_manifest(folder, manifest)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_folder(out, write)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Hold the folder for writing. The lock is the system's, so that a killed process leaves none."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(path / LOCK, timeout=0):
+            yield
+    except Timeout:
+        raise InputError(f"index: {path} is being written by another process; wait for it to end") from None
+
+
+def delete(index: Index, ids: Sequence[str]) -> int:
+    """Delete items by id, and measure again; returns how many there were."""
+    with writing(index.path):
+        index.items = Items.open(index.path)
+        there = [row.id for row in index.items.by_id(ids)]
+        index.items.delete(there)
+        finish(index, "exact" if index.manifest.approximate is None else index.manifest.approximate.kind)
+    return len(there)
+
+
+def add_features(
+    index: Index, modality: Modality, ids: Sequence[str], features: Tensor, texts: Sequence[str] | None = None
+) -> None:
+    """Add or replace items by the features (N, d_encoder) that their encoder gave; call `finish` at the end.
+
+    texts: what they say (texts), or their captions (images).
+    """
+    words = texts or [""] * len(ids)
+    rows = [
+        Row(
+            i,
+            modality,
+            "",
+            t if modality == "text" else "",
+            "" if modality == "text" else t,
+            "",
+            "features",
+            -1,
+            -1,
+            "",
+        )
+        for i, t in zip(ids, words, strict=True)
+    ]
+    known = {row.id for row in index.items.by_id(ids)} if len(index) else set()
+    _put(index, modality, rows, features, new=not known)
+    index.forget()
+
+
+def finish(index: Index, approximate: str) -> None:
+    """Tidy the table, build the approximate index that is wanted, calibrate; the index is ready to be asked."""
+    index.items.tidy()
+    index.forget()
+    wanted = approximate
+    if approximate == "auto":
+        wanted = "ivf_pq" if len(index) > AUTO_ROWS else "exact"
+    how = index.manifest.approximate
+    if wanted == "exact":
+        how = None
+    elif how is None or how.kind != wanted or not how.rows / 2 <= len(index) <= how.rows * 2:
+        how = build_approximate(index, wanted)
+    index.manifest = replace(index.manifest, pending="", approximate=how)
+    index.measure(write=True)
+    write_manifest(index.path, index.manifest)
+
+
+def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progress | None) -> BuildReport:
+    sources = index.manifest.sources
+    sources = sources if found.source in sources else (*sources, found.source)
+    index.manifest = replace(index.manifest, sources=sources, pending=found.source)
+    plan = _plan(index.items.stamps(), found)
+    write_manifest(index.path, index.manifest)
+    index.items.restamp(plan.restamp)
+    index.items.delete(plan.gone)
+    done, total = 0, len(plan.embed)
+    embedded: set[str] = set()
+    for modality, size in A_WRITE.items():
+        work = [pair for pair in plan.embed if pair[0].modality == modality]
+        for start in range(0, len(work), size):
+            part = work[start : start + size]
+            embedded |= _embed(index, modality, part, plan, found.source, settings.workers)
+            done += len(part)
+            if progress:
+                progress(done, total)
+    added = len(embedded & plan.new)
+    skipped = (*found.skipped, *plan.skipped)
+    return BuildReport(added, len(embedded) - added, len(plan.gone), plan.unchanged + len(plan.restamp), skipped)
+
+
+def _plan(stamps: dict[str, Stamp], found: Found) -> _Plan:
+    plan = _Plan()
+    present = set()
+    for entry in found.entries:
+        stamp = stamps.get(entry.id)
+        if stamp is not None and stamp.source != found.source:
+            raise InputError(
+                f"data: the id {entry.id!r} is in the index already, from {stamp.source}; "
+                "index the folder above both, or give them ids of their own"
+            )
+        if entry.modality == "image" and not (entry.path and entry.path.is_file()):
+            plan.skipped.append(f"{entry.id}: no such file: {entry.path}")
+            continue
+        present.add(entry.id)
+        _plan_entry(plan, entry, stamp)
+    plan.gone = [i for i, stamp in stamps.items() if stamp.source == found.source and i not in present]
+    return plan
+
+
+def _plan_entry(plan: _Plan, entry: Entry, stamp: Stamp | None) -> None:
+    size, mtime = _size_and_time(entry)
+    words: dict[str, Any] = {"path": str(entry.path or ""), "caption": entry.caption, "owner": entry.owner}
+    words |= {"size": size, "mtime_ns": mtime}
+    same_file = stamp is not None and entry.modality == "image" and (stamp.size, stamp.mtime_ns) == (size, mtime)
+    digest = stamp.sha256 if stamp is not None and same_file else _digest(entry)
+    if stamp is None or stamp.modality != entry.modality or stamp.sha256 != digest:
+        plan.embed.append((entry, digest))
+        if stamp is None:
+            plan.new.add(entry.id)
+    elif any(getattr(stamp, name) != value for name, value in words.items()):
+        plan.restamp[entry.id] = words
+    else:
+        plan.unchanged += 1
+
+
+def _embed(
+    index: Index, modality: Modality, part: list[tuple[Entry, str]], plan: _Plan, source: str, workers: int
+) -> set[str]:
+    """Encode and write one batch; returns the ids that could be."""
+    encoder = index.encoder(modality)
+    prepared: list[Any] = []
+    rows: list[Row] = []
+    with ThreadPoolExecutor(workers) as pool:
+        ready = pool.map(lambda pair: _prepare(encoder, pair[0]), part)
+        for (entry, digest), value in zip(part, ready, strict=True):
+            if isinstance(value, ImageError):
+                plan.skipped.append(str(value))
+                continue
+            prepared.append(value)
+            path = str(entry.path or "")
+            words = (entry.text, entry.caption, entry.owner, source)
+            rows.append(Row(entry.id, entry.modality, path, *words, *_size_and_time(entry), digest))
+    if rows:
+        features = encoder.encode(torch.stack(prepared) if isinstance(prepared[0], Tensor) else prepared)  # type: ignore[arg-type]
+        _put(index, modality, rows, features, new=all(row.id in plan.new for row in rows))
+    return {row.id for row in rows}
+
+
+def _put(index: Index, modality: Modality, rows: list[Row], features: Tensor, *, new: bool) -> None:
+    features = features.float()
+    aligned = encode(index.model, modality, features)
+    raw = raw_vectors(index.model, modality, features) if index.manifest.raw_dim is not None else None
+    index.items.put(rows, aligned, raw, new=new)
+
+
+def _prepare(encoder: Encoder, entry: Entry) -> Any:
+    """What the encoder wants of an entry, or the ImageError that says why there is none."""
+    if entry.modality == "text":
+        return encoder.prepare(entry.text)
+    assert entry.path is not None
+    try:
+        return encoder.prepare(load_image(entry.path))
+    except ImageError as error:
+        return error
+
+
+def _size_and_time(entry: Entry) -> tuple[int, int]:
+    if entry.modality == "text" or entry.path is None:
+        return -1, -1
+    try:
+        stat = entry.path.stat()
+    except OSError:
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _digest(entry: Entry) -> str:
+    if entry.modality == "text" or entry.path is None:
+        return hashlib.sha256(entry.text.encode("utf-8", "surrogatepass")).hexdigest()
+    return sha256_of(entry.path)

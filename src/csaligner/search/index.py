@@ -1,0 +1,287 @@
+"""A mixed index of pictures and texts that answers both kinds of query without preferring their own."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from csaligner.adapters.aligner import Aligner, encode
+from csaligner.checks import InputError, check_choice
+from csaligner.data.images import load_image
+from csaligner.encoders import open_encoder
+from csaligner.files import sha256_of, write_json
+from csaligner.types import Encoder, Modality
+
+from .calibration import MODALITIES, Calibration
+from .items import Items, Row
+from .manifest import IndexManifest, read_manifest
+from .spaces import SPACES, Space, SpaceName, biases, load_space, raw_vectors
+
+ALIGNER, CALIBRATION, LOCK = "aligner", "calibration.json", ".lock"
+ONLY: Mapping[str, tuple[Modality, ...]] = {"images": ("image",), "texts": ("text",)}
+REMEMBERED = 1024  # text queries whose features are kept
+
+Query = str | Path | Image.Image
+Only = Literal["images", "texts"]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """score: comparable over both modalities (see search.calibration), equal to the cosine where there is nothing to
+    calibrate by. path: the picture, or the file that the text is from; "" for texts of a table. owner: the id of the
+    picture that a text describes. missing: the file is not there any more."""
+
+    id: str
+    modality: Modality
+    score: float
+    cosine: float
+    path: str
+    text: str
+    caption: str
+    owner: str
+    missing: bool
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """only: one modality; space: aligned, raw or centred; calibrated: aligned scores made comparable;
+    approximate: None takes the approximate index where there is one (aligned space only)."""
+
+    only: Only | None = None
+    space: SpaceName = "aligned"
+    calibrated: bool = True
+    approximate: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("space", self.space, SPACES)
+        if self.only is not None:
+            check_choice("only", self.only, ONLY)
+
+
+class Index:
+    """An index folder, open for questions.
+
+    >>> index = Index.open("my-index")
+    >>> for hit in index.search("a red apple", k=5): print(hit.score, hit.modality, hit.path or hit.text)
+
+    Vectors of a space are read into memory when it is first asked (exact search), unless an approximate index was
+    built. Safe to ask from several threads.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: IndexManifest,
+        items: Items,
+        model: Aligner,
+        encoders: Mapping[Modality, Encoder] | None = None,
+    ) -> None:
+        """Use Index.open, or build_index."""
+        self.path, self.manifest, self.items, self.model = path, manifest, items, model
+        self._encoders: dict[Modality, Encoder] = dict(encoders or {})
+        self._spaces: dict[str, Space] = {}
+        self._measured: dict[str, Any] | None = None
+        self._lock = threading.RLock()
+        self._encoding = threading.Lock()
+        self._text_features = lru_cache(REMEMBERED)(self._encode_text)
+
+    @classmethod
+    def open(cls, path: Path | str, encoders: Iterable[Encoder] = ()) -> Index:
+        """encoders: to ask with, if not those that the index names; each must have the same fingerprint.
+
+        Raises InputError for a folder that is no index, a damaged one, and an encoder that does not match.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        model = Aligner.load(path / ALIGNER)
+        if fingerprint_of(path / ALIGNER) != manifest.fingerprint:
+            raise InputError(f"index: {path / ALIGNER} is not the aligner that made these vectors; index again")
+        given: dict[Modality, Encoder] = {e.info.modality: e for e in encoders}
+        for encoder in given.values():
+            _check_encoder(manifest, encoder)
+        return cls(path, manifest, Items.open(path), model, given)
+
+    def __len__(self) -> int:
+        return self.items.count()
+
+    @property
+    def counts(self) -> dict[Modality, int]:
+        return {m: self.items.count(m) for m in MODALITIES}
+
+    @property
+    def spaces(self) -> tuple[SpaceName, ...]:
+        """What can be asked: raw and centred only where raw vectors are kept and both modalities are there."""
+        both = self.manifest.raw_dim is not None and all(self.counts.values())
+        return SPACES if both else ("aligned",)
+
+    @property
+    def bias(self) -> dict[str, dict[str, float]]:
+        """modality_bias@10 by space and modality of the query. aligned: as searched; aligned_cosine: without
+        calibration. A sample of the index's own items asks, each with its own row left out."""
+        found: dict[str, dict[str, float]] = self._measures()["bias"]
+        return found
+
+    def encoder(self, modality: Modality) -> Encoder:
+        """Opened on first use. Raises InputError where it is not the one that made the index."""
+        with self._lock:
+            if modality not in self._encoders:
+                encoder = open_encoder(getattr(self.manifest, modality).id)
+                _check_encoder(self.manifest, encoder)
+                self._encoders[modality] = encoder
+            return self._encoders[modality]
+
+    def search(self, query: Query, k: int = 10, options: SearchOptions | None = None, **words: Any) -> list[Hit]:
+        """The k best items, best first.
+
+        query: words, or a picture (a Path or a PIL image). options: see SearchOptions; its fields may also be given
+        as keywords: search("an apple", only="images").
+        """
+        modality: Modality = "text" if isinstance(query, str) else "image"
+        return self.search_features(self.features(query), modality, k, options or SearchOptions(**words))
+
+    def features(self, query: Query) -> Tensor:
+        """(d_encoder,), what the encoder says of a query. Raises InputError for empty words and unreadable pictures."""
+        if isinstance(query, str):
+            words = " ".join(query.split())
+            if not words:
+                raise InputError("query: is empty; give some words or a picture")
+            return self._text_features(words)
+        encoder = self.encoder("image")
+        if isinstance(query, Path):
+            query = load_image(query)
+        prepared = encoder.prepare(query.convert("RGB"))
+        with self._encoding:
+            return encoder.encode([prepared])[0]
+
+    def search_features(
+        self, features: Tensor, modality: Modality, k: int = 10, options: SearchOptions | None = None
+    ) -> list[Hit]:
+        """As search, for encoder features (d_encoder,) of a query of that modality."""
+        if k < 1:
+            raise InputError(f"k: got {k}, wanted at least 1")
+        options = options or SearchOptions()
+        if options.space not in self.spaces:
+            raise InputError(
+                f"space: {options.space!r} cannot be shown; the index keeps no raw vectors or lacks a modality"
+            )
+        use = self.manifest.approximate is not None if options.approximate is None else options.approximate
+        if use and self.manifest.approximate is None:
+            raise InputError("approximate: the index has no approximate index; build one with `--approximate ivf_pq`")
+        found: list[tuple[float, float, int]] = []  # score, cosine, row
+        calibration = self.calibration if options.calibrated and options.space == "aligned" else None
+        for item in ONLY[options.only] if options.only else MODALITIES:
+            rows, cosines = self._nearest(features, modality, item, k, options.space, use)
+            scores = calibration.apply(modality, item, cosines) if calibration else cosines
+            found += zip(scores.tolist(), cosines.tolist(), rows, strict=True)
+        best = sorted(found, key=lambda entry: -entry[0])[:k]
+        rows_found = self.items.by_row([row for _, _, row in best])
+        return [_hit(row, score, cosine) for (score, cosine, _), row in zip(best, rows_found, strict=True)]
+
+    def row(self, item_id: str) -> Row | None:
+        """The item of that id, if there is one."""
+        return next(iter(self.items.by_id([item_id])), None)
+
+    def space(self, name: SpaceName) -> Space:
+        """All its vectors, in memory from then on."""
+        with self._lock:
+            if name not in self._spaces:
+                self._spaces[name] = load_space(self.items, name)
+            return self._spaces[name]
+
+    @property
+    def calibration(self) -> Calibration | None:
+        value = self._measures()["calibration"]
+        return Calibration.from_json(value) if value else None
+
+    def warm(self) -> None:
+        """Load what the first question would load: both encoders, the aligned vectors, the calibration."""
+        for modality in MODALITIES:
+            self.encoder(modality)
+        _ = self.calibration
+        if self.manifest.approximate is None:
+            self.space("aligned")
+
+    def measure(self, *, write: bool) -> None:
+        """Calibrate, and measure the biases; `write` is for whoever holds the lock of the folder."""
+        aligned = self.space("aligned")
+        calibration = Calibration.fit(aligned.vectors)
+        bias = {"aligned": biases(aligned, calibration), "aligned_cosine": biases(aligned)}
+        for name in self.spaces[1:]:
+            bias[name] = biases(load_space(self.items, name))
+        self._measured = {
+            "version": self.items.version,
+            "calibration": calibration.to_json() if calibration else None,
+            "bias": bias,
+        }
+        if write:
+            write_json(self.path / CALIBRATION, self._measured)
+
+    def forget(self) -> None:
+        """After a write: what is in memory is not true any more."""
+        with self._lock:
+            self._spaces.clear()
+            self._measured = None
+
+    def _measures(self) -> dict[str, Any]:
+        with self._lock:
+            if self._measured is None:
+                self._measured = _read_measures(self.path / CALIBRATION, self.items.version)
+            if self._measured is None:
+                self.measure(write=False)
+            assert self._measured is not None
+            return self._measured
+
+    def _nearest(
+        self, features: Tensor, modality: Modality, item: Modality, k: int, space: SpaceName, approximate: bool
+    ) -> tuple[list[int], Tensor]:
+        if space != "aligned":
+            here = self.space(space)
+            raw = raw_vectors(self.model, modality, features[None])[0]
+            return here.nearest(here.place(raw, modality), item, k)
+        query = normalize(encode(self.model, modality, features[None]), dim=1)[0]
+        how = self.manifest.approximate
+        if approximate and how is not None:
+            return self.items.nearest(query, item, k, nprobes=how.nprobes, refine=how.refine)
+        return self.space("aligned").nearest(query, item, k)
+
+    def _encode_text(self, words: str) -> Tensor:
+        encoder = self.encoder("text")
+        with self._encoding:
+            return encoder.encode([encoder.prepare(words)])[0]
+
+
+def fingerprint_of(folder: Path) -> str:
+    """Of an aligner's weights, 16 hexadecimal digits."""
+    return sha256_of(folder / "model.safetensors")[:16]
+
+
+def _check_encoder(manifest: IndexManifest, encoder: Encoder) -> None:
+    wanted = manifest.image if encoder.info.modality == "image" else manifest.text
+    if encoder.info.fingerprint != wanted.fingerprint:
+        raise InputError(
+            f"encoder: {encoder.info.id} ({encoder.info.fingerprint}) did not make the {wanted.modality}s of this "
+            f"index, {wanted.id} ({wanted.fingerprint}) did; ask with that one or index again"
+        )
+
+
+def _read_measures(path: Path, version: int) -> dict[str, Any] | None:
+    """What was measured on this very version of the table, if it was."""
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return value if value["version"] == version else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _hit(row: Row, score: float, cosine: float) -> Hit:
+    missing = bool(row.path) and not Path(row.path).is_file()
+    return Hit(row.id, row.modality, score, cosine, row.path, row.text, row.caption, row.owner, missing)

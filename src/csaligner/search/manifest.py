@@ -1,0 +1,69 @@
+"""index.json: who made the vectors of an index, and of what."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from csaligner.checks import InputError
+from csaligner.files import write_json
+from csaligner.types import EncoderInfo
+
+from .entries import INDEX_FILE
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Approximate:
+    """How an approximate index answers. kind: LanceDB's index type; nprobes: partitions that are read; refine:
+    candidates re-scored exactly, as a multiple of k; recall: recall@10 against exact search, measured when it was
+    built over `rows` rows."""
+
+    kind: str
+    nprobes: int
+    refine: int
+    recall: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class IndexManifest:
+    """run: where the aligner came from; fingerprint: of its weights; image, text: the encoders; dim: of the aligned
+    vectors; raw_dim: of the vectors before alignment, None where they are not kept; sources: what was indexed;
+    pending: a source whose indexing was begun and not ended, else ""."""
+
+    run: str
+    fingerprint: str
+    image: EncoderInfo
+    text: EncoderInfo
+    dim: int
+    raw_dim: int | None
+    sources: tuple[str, ...] = ()
+    pending: str = ""
+    approximate: Approximate | None = None
+
+
+def write_manifest(folder: Path, manifest: IndexManifest) -> None:
+    write_json(folder / INDEX_FILE, {"format_version": FORMAT_VERSION} | asdict(manifest))
+
+
+def read_manifest(folder: Path) -> IndexManifest:
+    """Raises InputError where there is none, where it does not parse, and for another format version."""
+    path = folder / INDEX_FILE
+    if not path.is_file():
+        raise InputError(f"index: {folder} holds no {INDEX_FILE}; give a folder that `csaligner index` wrote")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        version = value.pop("format_version")
+        if version != FORMAT_VERSION:
+            raise InputError(f"index: {path} has format {version}, this csaligner reads {FORMAT_VERSION}; index again")
+        for side in ("image", "text"):
+            value[side] = EncoderInfo(**value[side])
+        value["sources"] = tuple(value["sources"])
+        if value["approximate"] is not None:
+            value["approximate"] = Approximate(**value["approximate"])
+        return IndexManifest(**value)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"index: {path} does not read as a manifest ({error!r}); index again") from None
