@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -53,11 +53,13 @@ class LossTerms:
     total: the scalar to call backward on, sum over names of weights[name] * terms[name].
     terms: unweighted values, detached: for reading and logging.
     weights: the weight lambda of each term.
+    parts: weights[name] * terms[name] with their gradients, for trainers that want losses by name.
     """
 
     total: Tensor
     terms: Mapping[str, Tensor]
     weights: Mapping[str, float]
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -118,9 +118,9 @@ class CSAlignerLoss(nn.Module):
 
 def weighted(values: Mapping[str, Tensor], lambdas: Mapping[str, float], s: Samples) -> LossTerms:
     """The terms and their weighted sum; without any term a 0 that depends on the samples."""
-    parts = [lambdas[name] * value for name, value in values.items()]
-    total = torch.stack(parts).sum() if parts else s.x.sum().to(s.dtype) * 0
-    return LossTerms(total, {name: value.detach() for name, value in values.items()}, lambdas)
+    parts = {name: lambdas[name] * value for name, value in values.items()}
+    total = torch.stack(list(parts.values())).sum() if parts else s.x.sum().to(s.dtype) * 0
+    return LossTerms(total, {name: value.detach() for name, value in values.items()}, lambdas, parts)
 
 
 @dataclass(frozen=True)
