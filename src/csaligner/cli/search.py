@@ -1,0 +1,124 @@
+"""index, search, serve, index-export, quickstart: the search that people touch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from csaligner.checks import InputError
+
+from .common import Json, Quiet, app, err
+
+if TYPE_CHECKING:
+    from csaligner.search.build import BuildReport
+    from csaligner.search.index import Hit, Index
+
+SHOWN_REASONS = 5
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; the default is this machine only.")]
+Password = Annotated[str | None, typer.Option(envvar="CSALIGNER_PASSWORD", help="Ask for it (any user name).")]
+
+
+@app.command()
+def index(  # noqa: PLR0913, PLR0917  (what can be said about a table)
+    data: Annotated[str, typer.Option(help="A folder, a table (csv, tsv, jsonl, parquet) or a dataset's name.")],
+    out: Annotated[Path, typer.Option(help="Folder of the index; one that is there is brought up to date.")],
+    run: Annotated[str | None, typer.Option(help="A run folder, a saved aligner, or bundled.")] = None,
+    approximate: Annotated[str, typer.Option(help="auto, exact, ivf_pq, ivf_sq or hnsw.")] = "auto",
+    captions: Annotated[bool, typer.Option(help="Captions of pictures are texts of the index, too.")] = True,
+    csv_img_key: Annotated[str, typer.Option(help="Column with picture paths.")] = "image",
+    csv_caption_key: Annotated[str, typer.Option(help="Column with texts or captions.")] = "caption",
+    csv_id_key: Annotated[str | None, typer.Option(help="Column with ids.")] = None,
+    image_root: Annotated[Path | None, typer.Option(help="Folder of a table's pictures.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that decode pictures.")] = 2,
+    quiet: Quiet = False,
+) -> None:
+    """Put pictures and texts into one index; what has not changed is not embedded again."""
+    from csaligner.progress import progress
+    from csaligner.search.build import BuildSettings, build_index
+    from csaligner.search.entries import EntrySettings
+
+    entries = EntrySettings(captions, csv_img_key, csv_caption_key, csv_id_key, image_root)
+    settings = BuildSettings(entries, approximate, workers)
+    with progress(err, "index", quiet) as update:
+        made, report = build_index(data, out, run, settings=settings, progress=update)
+    _say_report(made, report)
+
+
+@app.command()
+def search(
+    index: Annotated[Path, typer.Argument(help="An index folder.")],
+    words: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture to look for, instead of words.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 10,
+    only: Annotated[str | None, typer.Option(help="images or texts.")] = None,
+    space: Annotated[str, typer.Option(help="aligned, raw or centred.")] = "aligned",
+    as_json: Json = False,
+) -> None:
+    """Look for words or a picture among pictures and texts."""
+    from csaligner.search.index import Index, SearchOptions
+
+    if (words is None) == (image is None):
+        raise InputError("search: give either words or --image FILE")
+    options = SearchOptions(only=only, space=space)  # type: ignore[arg-type]  # checked there
+    opened = Index.open(index)
+    hits = opened.search(words if words is not None else image, k, options)  # type: ignore[arg-type]  # one is there
+    if as_json:
+        print(json.dumps([asdict(hit) for hit in hits], indent=2, ensure_ascii=False))
+    else:
+        Console().print(_table(hits))
+
+
+@app.command("index-export")
+def index_export(
+    index: Annotated[Path, typer.Argument(help="An index folder.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    kind: Annotated[str, typer.Option("--format", help="parquet, npy, qdrant or pgvector.")] = "parquet",
+) -> None:
+    """Write the aligned vectors for the database that you already run."""
+    from csaligner.search.export import export_index
+    from csaligner.search.index import Index
+
+    for line in export_index(Index.open(index), out, kind):
+        err.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _say_report(made: Index, report: BuildReport) -> None:
+    for reason in report.skipped[:SHOWN_REASONS]:
+        err.print(f"left out: {_plain(reason)}", style="yellow", highlight=False, markup=False)
+    if len(report.skipped) > SHOWN_REASONS:
+        err.print(f"left out: {len(report.skipped) - SHOWN_REASONS} more", style="yellow", highlight=False)
+    counts = made.counts
+    err.print(
+        f"{report.added} added, {report.updated} updated, {report.deleted} deleted, {report.unchanged} unchanged; "
+        f"{counts['image']} pictures and {counts['text']} texts: {made.path}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+    how = made.manifest.approximate
+    if how is not None:
+        err.print(f"approximate ({how.kind}): recall@10 {how.recall:.3f} against exact search", highlight=False)
+
+
+def _table(hits: list[Hit]) -> Any:
+    table = Table(box=None, header_style="bold")
+    for name, right in (("", True), ("score", True), ("kind", False), ("what", False)):
+        table.add_column(name, justify="right" if right else "left", overflow="fold" if name == "what" else "ellipsis")
+    for number, hit in enumerate(hits, start=1):
+        what = f"{hit.path}  {hit.caption}" if hit.modality == "image" else hit.text
+        note = " (file is missing)" if hit.missing else ""
+        table.add_row(str(number), f"{hit.score:.3f}", hit.modality, escape(_plain(what.strip()) + note))
+    return table
+
+
+def _plain(text: str) -> str:
+    """One line without control characters: a terminal must not obey what a caption says."""
+    return "".join(c if c.isprintable() else " " for c in text)
