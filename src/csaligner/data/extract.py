@@ -1,31 +1,32 @@
-"""Pictures and captions to a store of features: in shards, resumable, with broken pictures counted and left out."""
+"""Pictures and captions to a store of features: in shards, resumable, with broken pictures counted and left out.
+
+One process, several (torchrun) or a Ray cluster: a shard is the unit of work, and whoever makes it makes the same
+bytes.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from csaligner.checks import InputError, check_choice, check_non_negative
+from csaligner.distributed import rank, world_size
+from csaligner.types import Dataset, Encoder, EncoderInfo, Modality
 
-from csaligner.checks import CSAlignerError, InputError, check_choice, check_non_negative
-from csaligner.types import Dataset, Encoder, EncoderInfo, Item
-
-from .decode import Decoded, decoded_batches
 from .items import Cleaned, clean_items
+from .lock import LOCK, only_writer
 from .manifest import MANIFEST, Manifest, Skipped, read_manifest, write_manifest
-from .shards import Rows, damaged_files, remove_temporaries, write_shard
-from .sources import stamp_of, written
+from .parts import check_parts, join_parts, read_parts, remove_parts
+from .ranks import join_ranks, on_first, wait_for_all
+from .shards import remove_temporaries
+from .sources import stamp_of
 from .split import item_split
 from .store import DTYPES, DType, Store, finish
-
-ProgressCallback = Callable[[int, int], object]  # pictures done, pictures in all
+from .work import Encoders, ProgressCallback, Work
 
 
 @dataclass(frozen=True)
@@ -51,44 +52,153 @@ class ExtractSettings:
 
 def embed(
     dataset: Dataset,
-    image_encoder: Encoder,
-    text_encoder: Encoder,
+    image_encoder: Encoder | None,
+    text_encoder: Encoder | None,
     out: Path | str,
     settings: ExtractSettings | None = None,
     progress: ProgressCallback | None = None,
 ) -> Store:
     """Encode every picture and caption of `dataset` into a store at `out`.
 
+    Without a text encoder the store holds the pictures alone, captions or not; without an image encoder the
+    captions alone, and no picture is read.
+
     A finished store of the same items and encoders is reused at once. An unfinished one is gone on with, shard by
     shard (its shard size stays); the result is the same to the byte as without the interruption. Pictures that
-    cannot be read are left out and listed in the store.
+    cannot be read are left out and listed in the store. Under torchrun the ranks share the shards out; `out` must
+    be a folder that all of them see.
 
-    Raises InputError, touching nothing, where `out` holds anything else; and where more than max_bad of the
-    pictures are broken: the finished shards stay, and a call with a larger max_bad goes on from them.
+    Raises InputError, touching nothing, where `out` holds anything else or another process writes it; and where
+    more than max_bad of the pictures are broken: the finished shards stay, and a call with a larger max_bad goes
+    on from them.
     """
-    out, settings = Path(out), settings or ExtractSettings()
-    cleaned = clean_items(dataset)
-    manifest = _claim(out, _plan(dataset, cleaned, (image_encoder.info, text_encoder.info), settings))
-    _check_bad(manifest, len(cleaned.items), settings.max_bad)
-    if not manifest.complete:
-        work = _Work(cleaned.items, image_encoder, text_encoder, out, settings, progress)
-        with _threads_beside(settings.workers):
-            manifest = work.run(manifest)
-        if not manifest.n_images:
-            raise InputError(f"{manifest.dataset}: not one picture could be used; first: {manifest.skipped[0].reason}")
-        finish(out, manifest)
+    join_ranks()
+    job = Job.of(dataset, Encoders(image_encoder, text_encoder), Path(out), settings or ExtractSettings())
+    with ExitStack() as held:
+        todo = on_first(lambda: held.enter_context(job.claimed()))
+        bad = list(job.skipped())
+        for part in job.work.run(todo[rank() :: world_size()], job.progress(todo, progress)):
+            bad += part.skipped
+            job.check_bad(bad)
+        wait_for_all()
+        on_first(job.finish)
+    wait_for_all()
     return Store.open(out)
 
 
+@dataclass(frozen=True)
+class Job:
+    """A dataset on its way into a folder."""
+
+    work: Work
+    wanted: Manifest
+    max_bad: float
+
+    @classmethod
+    def of(cls, dataset: Dataset, encoders: Encoders, out: Path, settings: ExtractSettings) -> Job:
+        """Nothing is written yet; a shard size that `out` has already stays."""
+        infos = {side: encoder.info for side, encoder in _sides(encoders).items()}
+        for side, info in infos.items():
+            if info.modality != side:
+                raise InputError(f"{side}_encoder: {info.id} encodes {info.modality}s")
+        cleaned = clean_items(dataset, sides=tuple(infos))
+        wanted = _plan(dataset, cleaned, infos, settings)
+        size = read_manifest(out).shard_size if (out / MANIFEST).is_file() else settings.shard_size
+        work = Work(cleaned.items, encoders, out, size, settings.dtype, settings.batch_size, settings.workers)
+        return cls(work, wanted, settings.max_bad)
+
+    @contextmanager
+    def claimed(self) -> Iterator[list[int]]:
+        """Make the folder this store's, or take up what is there of it already, and hold it against others.
+
+        The numbers of the shards that are still to be made.
+        """
+        out = self.work.out
+        self._check_free()
+        out.mkdir(parents=True, exist_ok=True)
+        with only_writer(out):
+            if not (out / MANIFEST).exists():
+                write_manifest(out, self.wanted)
+            found = self._found()
+            self.check_bad(found.skipped if found.complete else self.skipped())
+            if found.complete:
+                remove_parts(out)
+                yield []
+                return
+            parts = read_parts(out)
+            check_parts(out, parts)
+            remove_temporaries(out)
+            count = -(-len(self.work.items) // found.shard_size)
+            yield [number for number in range(count) if number not in parts]
+
+    def progress(self, todo: Sequence[int], tell: ProgressCallback | None) -> ProgressCallback | None:
+        """Counts what was there before too; on several ranks each tells of its own share."""
+        if tell is None or world_size() > 1:
+            return tell
+        before = len(self.work.items) - sum(len(self.work.range_of(number)) for number in todo)
+        return lambda done, total: tell(before + done, before + total)
+
+    def skipped(self) -> list[Skipped]:
+        """The pictures that earlier calls left out."""
+        return [entry for part in read_parts(self.work.out).values() for entry in part.skipped]
+
+    def finish(self) -> None:
+        """Join the finished shards into the store; nothing where that was done before."""
+        out = self.work.out
+        manifest = read_manifest(out)
+        if manifest.complete:
+            return
+        manifest = join_parts(manifest, read_parts(out))
+        self.check_bad(manifest.skipped)
+        if not manifest.n_rows:
+            raise InputError(f"{manifest.dataset}: not one picture could be used; first: {manifest.skipped[0].reason}")
+        finish(out, manifest)
+        remove_parts(out)
+
+    def check_bad(self, bad: Sequence[Skipped]) -> None:
+        total = len(self.work.items)
+        if len(bad) > self.max_bad * total:
+            first = "; ".join(entry.reason for entry in bad[:3])
+            raise InputError(
+                f"{self.wanted.dataset}: {len(bad)} of {total} pictures cannot be used, more than max_bad = "
+                f"{self.max_bad:g} allows; mend them or raise max_bad (first: {first})"
+            )
+
+    def _check_free(self) -> None:
+        out = self.work.out
+        if (out / MANIFEST).exists():
+            self._found()
+        elif out.exists() and (not out.is_dir() or any(p for p in out.iterdir() if not _ours(p.name))):
+            raise InputError(f"out: {out} exists and holds no csaligner store; choose an empty or a new folder")
+
+    def _found(self) -> Manifest:
+        found = read_manifest(self.work.out)
+        if found.plan != self.wanted.plan:
+            raise InputError(
+                f"out: {self.work.out} holds a store of other {_difference(found, self.wanted)}; "
+                "choose another folder or delete it"
+            )
+        return found
+
+
+def _ours(name: str) -> bool:
+    return name.endswith(".tmp") or name == LOCK
+
+
+def _sides(encoders: Encoders) -> dict[Modality, Encoder]:
+    sides: dict[Modality, Encoder | None] = {"image": encoders.image, "text": encoders.text}
+    found = {side: encoder for side, encoder in sides.items() if encoder is not None}
+    if not found:
+        raise InputError("image_encoder and text_encoder are both None; give at least one")
+    return found
+
+
 def _plan(
-    dataset: Dataset, cleaned: Cleaned, encoders: tuple[EncoderInfo, EncoderInfo], settings: ExtractSettings
+    dataset: Dataset, cleaned: Cleaned, infos: Mapping[Modality, EncoderInfo], settings: ExtractSettings
 ) -> Manifest:
     """The manifest of the empty store; its plan covers ids, paths, file sizes, captions, groups and splits."""
-    image, text = encoders
-    for info, modality in ((image, "image"), (text, "text")):
-        if info.modality != modality:
-            raise InputError(f"{modality}_encoder: {info.id} encodes {info.modality}s")
-    digest = hashlib.sha256(json.dumps([image.fingerprint, text.fingerprint, settings.dtype]).encode())
+    fingerprints = [info.fingerprint for info in infos.values()]
+    digest = hashlib.sha256(json.dumps([*fingerprints, settings.dtype]).encode())
     for item in cleaned.items:
         row = [item.image_id, *stamp_of(item.image), item.captions, item.group, item_split(item)]
         digest.update(json.dumps(row).encode())
@@ -96,8 +206,8 @@ def _plan(
         plan=digest.hexdigest(),
         dataset=dataset.name,
         attribution=dataset.attribution,
-        image=image,
-        text=text,
+        image=infos.get("image"),
+        text=infos.get("text"),
         dtype=settings.dtype,
         shard_size=settings.shard_size,
         empty_captions=cleaned.empty_captions,
@@ -105,131 +215,8 @@ def _plan(
     )
 
 
-def _claim(out: Path, wanted: Manifest) -> Manifest:
-    """Make `out` the place of this store, or take up what is there of it already."""
-    if not (out / MANIFEST).exists():
-        if out.exists() and (not out.is_dir() or any(p for p in out.iterdir() if not p.name.endswith(".tmp"))):
-            raise InputError(f"out: {out} exists and holds no csaligner store; choose an empty or a new folder")
-        out.mkdir(parents=True, exist_ok=True)
-        write_manifest(out, wanted)
-        return wanted
-    found = read_manifest(out)
-    if found.plan != wanted.plan:
-        raise InputError(
-            f"out: {out} holds a store of other {_difference(found, wanted)}; choose another folder or delete it"
-        )
-    if found.complete:
-        return found
-    damaged = damaged_files(out, found.shards)
-    if damaged:
-        raise InputError(
-            f"out: {out}: damaged or missing files: {', '.join(damaged)}; delete the folder and embed again"
-        )
-    remove_temporaries(out)
-    return found
-
-
 def _difference(found: Manifest, wanted: Manifest) -> str:
     for side, info in found.encoders.items():
         if wanted.encoders.get(side) != info:
             return f"{side} features ({info.id}, {info.fingerprint})"
     return f"data ({found.dataset}, {found.dtype})"
-
-
-def _check_bad(manifest: Manifest, total: int, max_bad: float) -> None:
-    bad = manifest.skipped
-    if len(bad) > max_bad * total:
-        first = "; ".join(entry.reason for entry in bad[:3])
-        raise InputError(
-            f"{manifest.dataset}: {len(bad)} of {total} pictures cannot be used, more than max_bad = {max_bad:g} "
-            f"allows; mend them or raise max_bad (first: {first})"
-        )
-
-
-@dataclass(frozen=True)
-class _Work:
-    items: Sequence[Item]
-    image_encoder: Encoder
-    text_encoder: Encoder
-    out: Path
-    settings: ExtractSettings
-    progress: ProgressCallback | None
-
-    def run(self, manifest: Manifest) -> Manifest:
-        """Every shard that the manifest does not list yet; the manifest is written after each."""
-        size, total = manifest.shard_size, len(self.items)
-        starts = range(len(manifest.shards) * size, total, size)
-        shards = [range(start, min(start + size, total)) for start in starts]
-        batches = self._batches(shards)
-        self._tell(starts.start if shards else total)
-        for shard in shards:
-            rows, skipped = self._shard(shard, batches)
-            written = write_shard(self.out, len(manifest.shards), rows, manifest.dtype)
-            manifest = replace(manifest, shards=(*manifest.shards, written), skipped=(*manifest.skipped, *skipped))
-            write_manifest(self.out, manifest)
-            _check_bad(manifest, total, self.settings.max_bad)
-        return manifest
-
-    def _batches(self, shards: Sequence[range]) -> Iterator[Decoded]:
-        size = self.settings.batch_size
-        index = [list(shard[start : start + size]) for shard in shards for start in range(0, len(shard), size)]
-        return decoded_batches(self.items, self.image_encoder, index, self.settings.workers)
-
-    def _shard(self, shard: range, batches: Iterator[Decoded]) -> tuple[Rows, list[Skipped]]:
-        features: list[Tensor] = []
-        used: list[Item] = []
-        skipped: list[Skipped] = []
-        for batch in islice(batches, math.ceil(len(shard) / self.settings.batch_size)):
-            bad = dict(batch.bad)
-            if batch.good:
-                x = _encode(self.image_encoder, batch.prepared)
-                finite = torch.isfinite(x).all(dim=1)
-                broken = [i for i, ok in zip(batch.good, finite.tolist(), strict=True) if not ok]
-                bad |= {i: f"{self.items[i].image}: its features are NaN or infinite" for i in broken}
-                features.append(x[finite])
-                used += [self.items[i] for i in batch.good if i not in bad]
-            skipped += [Skipped(self.items[i].image_id, str(self.items[i].image), bad[i]) for i in sorted(bad)]
-            self._tell(batch.last + 1)
-        return self._rows(features, used), skipped
-
-    def _rows(self, features: Sequence[Tensor], used: Sequence[Item]) -> Rows:
-        captions = [caption for item in used for caption in item.captions]
-        if not captions:
-            image, text = (torch.empty(0, e.info.dim) for e in (self.image_encoder, self.text_encoder))
-            return Rows(image.numpy(), text.numpy(), [])
-        text = _encode(self.text_encoder, [self.text_encoder.prepare(caption) for caption in captions])
-        finite = torch.isfinite(text).all(dim=1)
-        if not bool(finite.all()):
-            caption = captions[int((~finite).nonzero()[0])]
-            raise InputError(f"text_encoder: {self.text_encoder.info.id} gives NaN or infinity for {caption!r}")
-        repeats = torch.tensor([len(item.captions) for item in used])
-        metadata = [
-            (item.image_id, caption, written(item.image), item_split(item), item.group)
-            for item in used
-            for caption in item.captions
-        ]
-        return Rows(torch.cat(list(features)).repeat_interleave(repeats, dim=0).numpy(), text.numpy(), metadata)
-
-    def _tell(self, done: int) -> None:
-        if self.progress is not None:
-            self.progress(done, len(self.items))
-
-
-@contextmanager
-def _threads_beside(workers: int) -> Iterator[None]:
-    """Leave cores to the workers: torch's threads wait for each other, and one that has no core holds up all."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads - workers))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _encode(encoder: Encoder, prepared: Sequence[object]) -> Tensor:
-    x = encoder.encode(prepared).detach().to("cpu", torch.float32)
-    if x.shape != (len(prepared), encoder.info.dim):
-        raise CSAlignerError(
-            f"encoder {encoder.info.id} returned shape {tuple(x.shape)}, wanted {(len(prepared), encoder.info.dim)}"
-        )
-    return x

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from csaligner.checks import InputError
-from csaligner.types import Dataset, Item
+from csaligner.types import Dataset, Item, Modality
+
+from .sources import Unusable
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,11 @@ class Cleaned:
     without_caption: tuple[str, ...]
 
 
-def clean_items(dataset: Dataset) -> Cleaned:
+def clean_items(dataset: Dataset, sides: Sequence[Modality] = ("image", "text")) -> Cleaned:
     """Items with their captions stripped and empty captions dropped; the same id with the same picture is merged.
+
+    Items without a caption are left out unless the image side alone is wanted. Unusable ones stay, to be listed
+    with the pictures that cannot be read. A caption that is not text reaches here as "".
 
     Raises InputError for no items, no item with a caption, and one id with two different pictures.
     """
@@ -31,7 +36,7 @@ def clean_items(dataset: Dataset) -> Cleaned:
     for item in merged:
         captions = tuple(text for text in (" ".join(caption.split()) for caption in item.captions) if text)
         empty += len(item.captions) - len(captions)
-        if captions:
+        if captions or "text" not in sides or (isinstance(item.image, Unusable) and "image" in sides):
             items.append(replace(item, captions=captions))
         else:
             without.append(item.image_id)

@@ -1,34 +1,129 @@
-"""From features to batches. Stateless: epoch e of seed s is always the same, so a run resumes exactly."""
+"""From features to batches. Stateless: epoch e of seed s is always the same, so a run resumes exactly.
+
+Across ranks every process draws the same global batches and reads its own rows of them alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
+from torch import Tensor
 
-from csaligner.types import Batch, PairedFeatures
+from csaligner.distributed import rank, world_size
+from csaligner.types import Batch, Modality, Sampler, Split
+
+from .store import Store
+
+UNPAIRED = -1
+
+
+class Rows(Protocol):
+    """Features that are read by row number: a tensor, or rows that stay on disk."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor: ...
+
+
+class Pairs(Protocol):
+    """PairedFeatures, or the same on disk. text_to_image: (M,) int64, the row in `image` of each caption."""
+
+    @property
+    def image(self) -> Rows: ...
+
+    @property
+    def text(self) -> Rows: ...
+
+    @property
+    def text_to_image(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows of one side of a store, read from its files when they are asked for."""
+
+    store: Store
+    side: Modality
+    numbers: Tensor
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor:
+        return self.store.rows(self.side, self.numbers[rows])
+
+
+@dataclass(frozen=True)
+class StoredPairs:
+    """The pairs of a store, their features left on disk."""
+
+    image: StoredRows
+    text: StoredRows
+    text_to_image: Tensor
+
+    @classmethod
+    def of(cls, store: Store, split: Split | None = None) -> StoredPairs:
+        """Raises InputError where the split is empty or the store holds one modality."""
+        pairing = store.pairing(split)
+        image, text = (
+            StoredRows(store, "image", pairing.image_rows),
+            StoredRows(store, "text", pairing.text_rows),
+        )
+        return cls(image, text, pairing.text_to_image)
+
+
+class JoinedRows:
+    """Rows of several sources, one after the other."""
+
+    def __init__(self, sources: Sequence[Rows]) -> None:
+        self._sources = sources
+        self._ends = torch.tensor([len(source) for source in sources]).cumsum(dim=0)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor:
+        where = torch.searchsorted(self._ends, rows, right=True)
+        found: Tensor | None = None
+        for number, source in enumerate(self._sources):
+            here = where == number
+            if number and not bool(here.any()):
+                continue
+            values = source[rows[here] - (int(self._ends[number]) - len(source))]
+            found = values.new_empty(len(rows), values.shape[1]) if found is None else found
+            found[here] = values
+        assert found is not None  # there is a first source
+        return found
+
+
+def own_part(rows: Tensor) -> Tensor:
+    """This rank's rows of a global batch; the first ranks have one more where they do not divide it."""
+    return torch.tensor_split(rows, world_size())[rank()]
 
 
 class PairSampler:
     """Batches of images with one random caption each, or with all of them.
 
-    N images make ceil(N / batch_size) batches of nearly equal size; no image is left out of an epoch.
+    N images make ceil(N / batch_size) batches of nearly equal size; no image is left out of an epoch. batch_size
+    counts the images of all ranks together.
     """
 
     def __init__(
         self,
-        features: PairedFeatures,
+        pairs: Pairs,
         batch_size: int,
         captions: Literal["one", "all"] = "one",
         seed: int = 0,
     ) -> None:
-        self._features = features
+        self._pairs = pairs
         self._captions = captions
         self._seed = seed
-        n = len(features.image)
-        self._counts = torch.bincount(features.text_to_image, minlength=n)
-        self._by_image = torch.argsort(features.text_to_image, stable=True)
+        n = len(pairs.image)
+        self._counts = torch.bincount(pairs.text_to_image, minlength=n)
+        self._by_image = torch.argsort(pairs.text_to_image, stable=True)
         self._first = torch.cumsum(self._counts, dim=0) - self._counts
         self.batches_per_epoch = -(-n // batch_size)
 
@@ -38,14 +133,78 @@ class PairSampler:
         order = torch.randperm(len(self._counts), generator=generator)
         choice = torch.rand(len(self._counts), generator=generator)
         for rows in torch.tensor_split(order, self.batches_per_epoch):
-            yield self._batch(rows, choice[rows])
+            own = own_part(rows)
+            yield self._batch(own, choice[own])
 
-    def _batch(self, rows: torch.Tensor, choice: torch.Tensor) -> Batch:
+    def _batch(self, rows: Tensor, choice: Tensor) -> Batch:
         counts, first = self._counts[rows], self._first[rows]
         if self._captions == "one":
             picked = first + (choice * counts).long()
-        else:
-            picked = torch.cat([torch.arange(int(f), int(f + c)) for f, c in zip(first, counts, strict=True)])
+        else:  # first, first + 1, ... of each image
+            start = torch.repeat_interleave(first - (torch.cumsum(counts, dim=0) - counts), counts)
+            picked = start + torch.arange(len(start))
         captions = self._by_image[picked]
-        f = self._features
-        return Batch(f.image[rows], f.text[captions], rows, f.text_to_image[captions])
+        p = self._pairs
+        return Batch(p.image[rows], p.text[captions], rows, p.text_to_image[captions])
+
+
+@dataclass(frozen=True)
+class UnpairedRows:
+    """Rows of one modality without partners, and how many of them go into each global batch."""
+
+    rows: Rows
+    per_batch: int
+
+
+class UnpairedSampler:
+    """The batches of another sampler with unpaired rows beside them, which have the id -1.
+
+    Each side goes through its rows in an order that is drawn anew for every pass, over the borders of epochs, so that
+    no row is seen twice before all were seen once.
+    """
+
+    def __init__(
+        self, paired: Sampler, image: UnpairedRows | None = None, text: UnpairedRows | None = None, seed: int = 0
+    ) -> None:
+        self._paired = paired
+        self._image = _Shuffled(image, 2 * seed) if image else None
+        self._text = _Shuffled(text, 2 * seed + 1) if text else None
+        self.batches_per_epoch = paired.batches_per_epoch
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of one pass over the pairs, numbered from 0."""
+        for position, batch in enumerate(self._paired.epoch(number), number * self.batches_per_epoch):
+            image, image_ids, text, text_ids = batch.image, batch.image_ids, batch.text, batch.text_ids
+            if self._image:
+                image, image_ids = _beside(image, image_ids, self._image.batch(position))
+            if self._text:
+                text, text_ids = _beside(text, text_ids, self._text.batch(position))
+            yield Batch(image, text, image_ids, text_ids)
+
+
+def _beside(paired: object, ids: Tensor, unpaired: Tensor) -> tuple[Tensor, Tensor]:
+    assert isinstance(paired, Tensor)  # rows of features; inputs of an encoder are paired
+    return torch.cat([paired, unpaired.to(paired.dtype)]), torch.cat([ids, ids.new_full((len(unpaired),), UNPAIRED)])
+
+
+class _Shuffled:
+    """An endless stream of rows: pass k over them in the order that seed and k give."""
+
+    def __init__(self, unpaired: UnpairedRows, seed: int) -> None:
+        self._rows = unpaired.rows
+        self._size = min(unpaired.per_batch, len(unpaired.rows))
+        self._seed = seed
+        self._order: tuple[int, Tensor] | None = None
+
+    def batch(self, position: int) -> Tensor:
+        """This rank's rows of the global batch at that position of the stream."""
+        own = own_part(torch.arange(position * self._size, (position + 1) * self._size))
+        passes, places = own // len(self._rows), own % len(self._rows)
+        rows = [self._pass(int(k))[places[passes == k]] for k in passes.unique()]
+        return self._rows[torch.cat(rows) if rows else places]
+
+    def _pass(self, number: int) -> Tensor:
+        if self._order is None or self._order[0] != number:
+            generator = torch.Generator().manual_seed((self._seed << 32) + number)
+            self._order = number, torch.randperm(len(self._rows), generator=generator)
+        return self._order[1]

@@ -1,0 +1,64 @@
+"""Finished shards of an unfinished store, one small file each, so that any process can write any shard."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from csaligner.checks import InputError
+from csaligner.files import write_json
+
+from .manifest import Manifest, Shard, Skipped
+from .shards import damaged_files
+
+PARTS = "unfinished"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A shard on the disk, and the pictures that are not in it."""
+
+    shard: Shard
+    skipped: tuple[Skipped, ...]
+
+
+def write_part(folder: Path, number: int, part: Part) -> None:
+    (folder / PARTS).mkdir(exist_ok=True)
+    write_json(folder / PARTS / f"{number}.json", asdict(part))
+
+
+def read_parts(folder: Path) -> dict[int, Part]:
+    """Number of a finished shard -> what it is. A record that cannot be read is none: its shard is made again."""
+    found = {int(path.stem): _read(path) for path in (folder / PARTS).glob("*.json")}
+    return {number: part for number, part in sorted(found.items()) if part is not None}
+
+
+def _read(path: Path) -> Part | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        return Part(Shard(**value["shard"]), tuple(Skipped(**entry) for entry in value["skipped"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def check_parts(folder: Path, parts: Mapping[int, Part]) -> None:
+    """InputError where a finished shard is not as it was written."""
+    damaged = damaged_files(folder, [part.shard for part in parts.values()])
+    if damaged:
+        raise InputError(
+            f"out: {folder}: damaged or missing files: {', '.join(damaged)}; delete the folder and embed again"
+        )
+
+
+def join_parts(manifest: Manifest, parts: Mapping[int, Part]) -> Manifest:
+    """The manifest with all shards in order, whoever wrote them."""
+    ordered = [parts[number] for number in sorted(parts)]
+    skipped = tuple(entry for part in ordered for entry in part.skipped)
+    return replace(manifest, shards=tuple(part.shard for part in ordered), skipped=skipped)
+
+
+def remove_parts(folder: Path) -> None:
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
