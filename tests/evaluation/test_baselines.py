@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
+from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import normalize
 
-from csaligner.evaluation.baselines import MeanCentring
+from csaligner.evaluation.baselines import CanonicalCorrelation, MeanCentring, Procrustes, Standardising
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.pairing import pair_features
 from csaligner.types import PairedFeatures
@@ -49,3 +51,38 @@ def test_what_it_costs_and_gives_on_clip(clip_coco: tuple[torch.Tensor, torch.Te
     for name, (of_raw, of_centred, near) in wanted.items():
         for folds, value in ((raw, of_raw), (centred, of_centred)):
             assert abs(np.mean([m[name] for m in folds]) - value) <= near, name
+
+
+def test_standardising_is_that_of_scikit_learn(captioned: Callable[..., PairedFeatures]) -> None:
+    train, test = captioned(12, 12, 4), captioned(7, 7, 4, seed=1)
+    found = Standardising.fit(train).transform(test)
+    scaler = StandardScaler().fit(normalize(train.image, dim=1).numpy())
+    wanted = torch.from_numpy(scaler.transform(normalize(test.image, dim=1).numpy()))
+    torch.testing.assert_close(found.image, normalize(wanted, dim=1).to(found.image.dtype), atol=1e-5, rtol=1e-4)
+
+
+def test_procrustes_finds_the_rotation() -> None:
+    g = torch.Generator().manual_seed(0)
+    image = torch.randn(50, 5, generator=g)
+    rotation = torch.linalg.qr(torch.randn(5, 5, generator=g))[0]
+    pairs = pair_features(image, normalize(image, dim=1) @ rotation)
+    found = Procrustes.fit(pairs).transform(pairs)
+    torch.testing.assert_close(found.image, found.text, atol=1e-5, rtol=0)
+
+
+def test_cca_finds_what_both_sides_share() -> None:
+    g = torch.Generator().manual_seed(0)
+    shared = torch.randn(400, 3, generator=g)
+    image = torch.cat([shared, torch.randn(400, 4, generator=g)], dim=1)
+    text = torch.cat([torch.randn(400, 2, generator=g), shared], dim=1)
+    train, test = (pair_features(image[a:b], text[a:b]) for a, b in ((0, 300), (300, 400)))
+    found = CanonicalCorrelation.fit(train).transform(test)
+    assert found.image.shape == found.text.shape == (100, 5)
+    rotated = Procrustes.fit(_padded(train)).transform(_padded(test))
+    cca, procrustes = (evaluate(f, intervals=False).metrics["mean_recall@1"] for f in (found, rotated))
+    assert cca > 0.5
+    assert cca > 2 * procrustes
+
+
+def _padded(pairs: PairedFeatures) -> PairedFeatures:
+    return replace(pairs, text=torch.nn.functional.pad(pairs.text, (0, 2)))

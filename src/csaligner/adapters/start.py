@@ -41,6 +41,10 @@ class Affine:
     def identity(cls, dim: int) -> Affine:
         return cls(torch.zeros(dim), None, torch.zeros(dim))
 
+    def __call__(self, x: Tensor) -> Tensor:
+        centred = normalize(x, dim=1) - self.mean
+        return (centred if self.map is None else centred @ self.map) + self.offset
+
 
 @dataclass(frozen=True)
 class _Moments:

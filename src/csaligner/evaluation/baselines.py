@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from csaligner.adapters.start import Affine, fit_starts
+from csaligner.config import StartConfig
 from csaligner.types import PairedFeatures
 
 from .gap import caption_weights
@@ -28,3 +31,73 @@ class MeanCentring:
         image = normalize(normalize(features.image, dim=1) - self.mean_image, dim=1)
         text = normalize(normalize(features.text, dim=1) - self.mean_text, dim=1)
         return replace(features, image=image, text=text)
+
+
+@dataclass(frozen=True)
+class Standardising:
+    """x -> normalise((x / |x| - mean) / sd), coordinate by coordinate, each modality by its own training features."""
+
+    centring: MeanCentring
+    sd_image: Tensor
+    sd_text: Tensor
+
+    @classmethod
+    def fit(cls, train: PairedFeatures) -> Standardising:
+        centring = MeanCentring.fit(train)
+        image, text = _centred(centring, train)
+        w = caption_weights(train).to(text.dtype)
+        return cls(centring, _floored(image.square().mean(dim=0).sqrt()), _floored((w @ text.square()).sqrt()))
+
+    def transform(self, features: PairedFeatures) -> PairedFeatures:
+        image, text = _centred(self.centring, features)
+        return replace(
+            features, image=normalize(image / self.sd_image, dim=1), text=normalize(text / self.sd_text, dim=1)
+        )
+
+
+@dataclass(frozen=True)
+class Procrustes:
+    """Mean-centring, then the rotation of the texts that brings pairs closest (Schoenemann 1966)."""
+
+    centring: MeanCentring
+    rotation: Tensor
+
+    @classmethod
+    def fit(cls, train: PairedFeatures) -> Procrustes:
+        centring = MeanCentring.fit(train)
+        image, text = _centred(centring, train)
+        w = caption_weights(train).to(text.dtype)
+        u, _, vh = torch.linalg.svd((w[:, None] * text).T @ image[train.text_to_image])
+        return cls(centring, u @ vh)
+
+    def transform(self, features: PairedFeatures) -> PairedFeatures:
+        image, text = _centred(self.centring, features)
+        return replace(features, image=normalize(image, dim=1), text=normalize(text @ self.rotation, dim=1))
+
+
+@dataclass(frozen=True)
+class CanonicalCorrelation:
+    """Regularised canonical correlation analysis (Hotelling 1936), directions weighted by their correlations.
+
+    Covariances S become S + shrinkage * tr(S)/d * I before they are inverted; shrinkage 12/sqrt(N) as in the start of
+    the adapters.
+    """
+
+    starts: tuple[Affine, Affine]
+
+    @classmethod
+    def fit(cls, train: PairedFeatures) -> CanonicalCorrelation:
+        return cls(fit_starts(train, StartConfig(kind="projection")))
+
+    def transform(self, features: PairedFeatures) -> PairedFeatures:
+        image, text = (start(x) for start, x in zip(self.starts, (features.image, features.text), strict=True))
+        return replace(features, image=normalize(image, dim=1), text=normalize(text, dim=1))
+
+
+def _centred(centring: MeanCentring, features: PairedFeatures) -> tuple[Tensor, Tensor]:
+    return normalize(features.image, dim=1) - centring.mean_image, normalize(features.text, dim=1) - centring.mean_text
+
+
+def _floored(sd: Tensor) -> Tensor:
+    """A coordinate that never moves stays as it is."""
+    return sd.clamp_min(1e-6 * float(sd.max()))

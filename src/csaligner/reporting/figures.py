@@ -78,13 +78,13 @@ def map_panels(maps: Sequence[Projection], prefix: str) -> list[str]:
     radius = _radius(maps)
     panels = []
     for i, p in enumerate(maps):
-        figure, axes = _figure(SQUARE)
+        figure, axes = new_figure(SQUARE)
         _draw_map(axes, p, radius)
         alt = (
             f"{p.label}: {len(p.image)} images and {len(p.text)} texts on two principal axes; "
             f"their centroids are {p.gap:.3f} apart"
         )
-        panels.append(_svg(figure, f"{prefix}{i}", alt))
+        panels.append(inline_svg(figure, f"{prefix}{i}", alt))
     return panels
 
 
@@ -100,7 +100,7 @@ def cosine_panels(samples: Mapping[str, CosineSample], prefix: str) -> dict[str,
     bins = np.linspace(low - pad, high + pad, 41)
     panels = {}
     for i, (name, (paired, unpaired)) in enumerate(kept.items()):
-        figure, axes = _figure(PANEL)
+        figure, axes = new_figure(PANEL)
         for part, colour in ((unpaired, "unpaired"), (paired, "paired")):
             weights = np.full(len(part), 1 / len(part))
             axes.hist(part, bins=bins, weights=weights, histtype="stepfilled", color=LIGHT[colour], alpha=0.35)
@@ -111,7 +111,7 @@ def cosine_panels(samples: Mapping[str, CosineSample], prefix: str) -> dict[str,
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("cosine")
         alt = f"{name}: cosines of pairs, mean {paired.mean():.3f}, and of non-pairs, mean {unpaired.mean():.3f}"
-        panels[name] = _svg(figure, f"{prefix}{i}", alt)
+        panels[name] = inline_svg(figure, f"{prefix}{i}", alt)
     return panels
 
 
@@ -131,7 +131,7 @@ def curve_panels(results: Sequence[MethodResult], colours: Mapping[str, int], pr
     """One SVG a key; one line a run, thinner where a method has several seeds."""
     panels = {}
     for i, key in enumerate(curve_keys(results)):
-        figure, axes = _figure(PANEL)
+        figure, axes = new_figure(PANEL)
         drawn = 0
         for r in results:
             points = [(row["step"], row[key]) for row in r.history if "step" in row and key in row]
@@ -153,7 +153,7 @@ def curve_panels(results: Sequence[MethodResult], colours: Mapping[str, int], pr
             axes.set_xlabel("step")
             axes.locator_params(axis="x", nbins=5, integer=True)
             axes.grid(axis="y", color=LIGHT["rule"], linewidth=0.7)
-            panels[key] = _svg(figure, f"{prefix}{i}", f"{key} against the training step, {drawn} runs")
+            panels[key] = inline_svg(figure, f"{prefix}{i}", f"{key} against the training step, {drawn} runs")
     return panels
 
 
@@ -247,7 +247,7 @@ def _finite(values: Array) -> Array:
     return flat[np.isfinite(flat)]
 
 
-def _figure(size: tuple[float, float]) -> tuple[Any, Any]:
+def new_figure(size: tuple[float, float]) -> tuple[Any, Any]:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -267,7 +267,7 @@ def _style(axes: Any) -> None:
         spine.set_visible(side in ("left", "bottom"))
 
 
-def _svg(figure: Any, prefix: str, alt: str) -> str:
+def inline_svg(figure: Any, prefix: str, alt: str) -> str:
     """Inline SVG: theme colours as CSS variables, ids of its own, no metadata, the page's font."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG

@@ -1,0 +1,182 @@
+"""Train any list of methods under one budget, tune each with the same number of trials, and measure all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from statistics import mean
+from typing import Any
+
+import torch
+
+from csaligner.adapters.aligner import align
+from csaligner.config import TrainConfig
+from csaligner.divergences.gaussian import bures_wasserstein
+from csaligner.estimator import CSAligner
+from csaligner.evaluation.clustering import clustering_metrics
+from csaligner.evaluation.evaluate import evaluate
+from csaligner.types import PairedFeatures
+
+from .folds import Fold
+from .methods import FREE, TRAINED, NotApplicable, Trained, check_methods
+
+Report = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The same for every method. trials: settings that are tried on validation; seeds: trained runs that are
+    measured; base: adapters, steps, batches and rates; jobs: processes, one thread each."""
+
+    base: TrainConfig = field(default_factory=TrainConfig)
+    trials: int = 12
+    seeds: int = 3
+    jobs: int = 2
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One method on one fold with one seed. settings: what was tuned, and its score on validation."""
+
+    dataset: str
+    method: str
+    fold: int
+    seed: int
+    metrics: Mapping[str, float]
+    settings: Mapping[str, float] = field(default_factory=dict)
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """measured: one entry for each method, fold and seed. left_out: data set -> method -> why. trials: all tried."""
+
+    measured: list[Measured]
+    left_out: dict[str, dict[str, str]]
+    trials: list[dict[str, Any]]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "score": score.__doc__,
+            "measured": [asdict(m) for m in self.measured],
+            "left_out": self.left_out,
+            "trials": self.trials,
+        }
+
+
+def score(metrics: Mapping[str, float]) -> float:
+    """What tuning maximises on validation: mean_recall@1 + mixed_image_recall@10 - gap/centroid."""
+    return metrics["mean_recall@1"] + metrics["mixed_image_recall@10"] - metrics["gap/centroid"]
+
+
+def compare(
+    folds: Sequence[Fold], methods: Sequence[str], budget: Budget, report: Report = lambda done, total, what: None
+) -> Comparison:
+    """Every method on every fold. Settings are chosen on the fold's own validation part, never on its test part.
+
+    Raises InputError for an unknown method.
+    """
+    names = check_methods(list(methods))
+    tasks = [(fold, name, budget) for name in names for fold in folds]
+    found: dict[tuple[str, str, int], _Outcome] = {}
+    with ProcessPoolExecutor(budget.jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        futures = {pool.submit(_run, *task): task for task in tasks}
+        for done, future in enumerate(as_completed(futures), 1):
+            fold, name, _ = futures[future]
+            found[fold.dataset, name, fold.number] = future.result()
+            report(done, len(tasks), f"{fold.dataset}: {name}")
+    result = Comparison([], {}, [])
+    for fold, name, _ in tasks:
+        outcome = found[fold.dataset, name, fold.number]
+        result.measured.extend(outcome.measured)
+        result.trials.extend(outcome.trials)
+        if outcome.left_out:
+            result.left_out.setdefault(fold.dataset, {})[name] = outcome.left_out
+    return result
+
+
+@dataclass
+class _Outcome:
+    measured: list[Measured] = field(default_factory=list)
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    left_out: str | None = None
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _run(fold: Fold, name: str, budget: Budget) -> _Outcome:
+    outcome = _Outcome()
+    if name in FREE:
+        try:
+            transform = FREE[name](fold.train, budget.base)
+        except NotApplicable as reason:
+            outcome.left_out = str(reason)
+            return outcome
+        metrics = measures(transform(fold.test))
+        outcome.measured = [Measured(fold.dataset, name, fold.number, s, metrics) for s in range(budget.seeds)]
+        return outcome
+    method = TRAINED[name]
+    settings = _tuned(fold, name, method, budget, outcome)
+    for seed in range(budget.seeds):
+        started = time.perf_counter()
+        aligned = _fit_and_align(method, fold.train, fold.test, budget, settings, seed)
+        seconds = time.perf_counter() - started
+        measured = Measured(fold.dataset, name, fold.number, seed, measures(aligned), settings, seconds)
+        outcome.measured.append(measured)
+    return outcome
+
+
+def _tuned(fold: Fold, name: str, method: Trained, budget: Budget, outcome: _Outcome) -> dict[str, float]:
+    """The best of `trials` settings on validation, found by optuna's seeded TPE; {} where nothing is tuned."""
+    space = method.space()
+    if not space or budget.trials == 0:
+        return {}
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    def objective(trial: Any) -> float:
+        settings = {key: trial.suggest_float(key, *bounds, log=True) for key, bounds in space.items()}
+        aligned = _fit_and_align(method, fold.train, fold.val, budget, settings, seed=0)
+        value = score(evaluate(aligned, intervals=False).metrics)
+        record = {"dataset": fold.dataset, "method": name, "fold": fold.number, "score": value}
+        outcome.trials.append(record | settings)
+        return value
+
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
+    study.optimize(objective, n_trials=budget.trials)
+    return dict(study.best_params)
+
+
+def _fit_and_align(
+    method: Trained,
+    train: PairedFeatures,
+    test: PairedFeatures,
+    budget: Budget,
+    settings: Mapping[str, float],
+    seed: int,
+) -> PairedFeatures:
+    config = method.config(budget.base, settings, seed)
+    return align(CSAligner(config).fit_features(train).model, test)
+
+
+def measures(features: PairedFeatures) -> dict[str, float]:
+    """All of evaluation.evaluate; gap/frechet: squared Frechet distance of the two sets (Gaussians with their means
+    and covariances); clustering/*: see evaluation.clustering."""
+    found = evaluate(features, intervals=False).metrics
+    found["gap/frechet"] = float(bures_wasserstein(features.text, features.image))
+    return found | clustering_metrics(features)
+
+
+def averages(measured: Sequence[Measured], metric: str) -> dict[tuple[str, str], list[float]]:
+    """(dataset, method) -> one value a seed, the mean over folds."""
+    cells: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for m in measured:
+        if metric in m.metrics:
+            cells.setdefault((m.dataset, m.method), {}).setdefault(m.seed, []).append(m.metrics[metric])
+    return {key: [mean(values) for _, values in sorted(seeds.items())] for key, seeds in cells.items()}

@@ -1,0 +1,112 @@
+"""The methods of a comparison: what costs no training, and what the one trainer can do under one budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from csaligner.adapters.aligner import Aligner, align
+from csaligner.checks import InputError, check_choice
+from csaligner.config import TrainConfig, build_config
+from csaligner.evaluation.baselines import CanonicalCorrelation, MeanCentring, Procrustes, Standardising
+from csaligner.types import PairedFeatures
+
+Transform = Callable[[PairedFeatures], PairedFeatures]
+Settings = Mapping[str, float]
+
+SCALE = (8.0, 80.0)  # the range of fixed logit scales that are tried
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One objective for the trainer; everything else of the config is the same for all.
+
+    terms: weights that stand. weight: the term whose weight is tuned, and its range. tunes_scale: whether the logit
+    scale is fixed at a tuned value (else learnt from 1/0.07, as CLIP's). objective: further keys of
+    ObjectiveConfig. about: one line for the page.
+    """
+
+    terms: Mapping[str, float | str]
+    about: str
+    weight: tuple[str, float, float] | None = None
+    tunes_scale: bool = True
+    objective: Mapping[str, Any] | None = None
+
+    def space(self) -> dict[str, tuple[float, float]]:
+        """Names and ranges of what is tuned, all on a logarithmic scale."""
+        space = {"logit_scale": SCALE} if self.tunes_scale else {}
+        return space | ({"weight": self.weight[1:]} if self.weight else {})
+
+    def config(self, base: TrainConfig, settings: Settings, seed: int) -> TrainConfig:
+        objective = base.objective.model_dump() | {"terms": dict(self.terms)} | dict(self.objective or {})
+        if self.weight and "weight" in settings:
+            objective["terms"][self.weight[0]] = settings["weight"]
+        if self.tunes_scale and "logit_scale" in settings:
+            objective |= {"logit_scale": settings["logit_scale"], "learn_logit_scale": False}
+        return build_config(TrainConfig, base.model_dump() | {"objective": objective, "seed": seed})
+
+
+def _with(term: str, low: float, high: float, about: str, **objective: Any) -> Trained:
+    return Trained({"info_nce": 1.0}, about, (term, low, high), objective=objective)
+
+
+def _same_dims(fit: Callable[[PairedFeatures], Any]) -> Callable[[PairedFeatures, TrainConfig], Transform]:
+    def method(train: PairedFeatures, config: TrainConfig) -> Transform:
+        if train.image.shape[1] != train.text.shape[1]:
+            raise NotApplicable("needs features of one dimension")
+        transform: Transform = fit(train).transform
+        return transform
+
+    return method
+
+
+class NotApplicable(InputError):
+    """A method that has no meaning on these features; the comparison leaves it out and says so."""
+
+
+class _Raw:
+    def transform(self, features: PairedFeatures) -> PairedFeatures:
+        return features
+
+
+def _start(train: PairedFeatures, config: TrainConfig) -> Transform:
+    model = Aligner.fit_start(train, config).eval()
+    return lambda features: align(model, features)
+
+
+FREE: Mapping[str, Callable[[PairedFeatures, TrainConfig], Transform]] = {
+    "none": _same_dims(lambda train: _Raw()),
+    "mean-centring": _same_dims(MeanCentring.fit),
+    "standardising": _same_dims(Standardising.fit),
+    "procrustes": _same_dims(Procrustes.fit),
+    "cca": lambda train, config: CanonicalCorrelation.fit(train).transform,
+    "closed-form start": _start,
+}
+
+TRAINED: Mapping[str, Trained] = {
+    "infonce": Trained({"info_nce": 1.0}, "InfoNCE, temperature learnt from 0.07", tunes_scale=False),
+    "infonce-scale": Trained({"info_nce": 1.0}, "InfoNCE, fixed temperature, tuned"),
+    "siglip": Trained({"siglip": 1.0}, "sigmoid loss, fixed scale, tuned; bias at its optimum"),
+    "l2": _with("paired_l2", 0.03, 10, "InfoNCE + L2 of pairs: ECLIPSE's objective, and the bottleneck regulariser"),
+    "mmd": _with("mmd", 0.3, 100, "InfoNCE + MMD, same kernel"),
+    "energy": _with("energy", 0.1, 30, "InfoNCE + energy distance"),
+    "sinkhorn": _with("sinkhorn", 0.1, 30, "InfoNCE + Sinkhorn divergence"),
+    "gaussian-kl": _with("gaussian_kl", 0.003, 3, "InfoNCE + symmetric KL of Gaussians"),
+    "bures-wasserstein": _with("bures_wasserstein", 0.1, 30, "InfoNCE + Bures-Wasserstein distance of Gaussians"),
+    "cs-alone": Trained({"cauchy_schwarz": 1.0}, "D_CS without pairs", tunes_scale=False),
+    "cs-tied": _with("cauchy_schwarz", 0.03, 3, "InfoNCE + D_CS, sigma^2 = temperature", bandwidth="temperature"),
+    "cs-aligner": _with("cauchy_schwarz", 0.1, 10, "InfoNCE + lambda D_CS, tuned"),
+    "cs-aligner-default": Trained(
+        {"info_nce": 1.0, "cauchy_schwarz": 1.0}, "the defaults, nothing tuned", tunes_scale=False
+    ),
+}
+
+QUICK = ("none", "mean-centring", "cca", "closed-form start", "infonce", "l2", "mmd", "cs-aligner")
+
+
+def check_methods(names: list[str]) -> list[str]:
+    for name in names:
+        check_choice("methods", name, (*FREE, *TRAINED))
+    return names

@@ -1,0 +1,129 @@
+"""The comparison: parts that never mix, settings that never see the test part, the same budget for all."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from csaligner.checks import InputError
+from csaligner.comparison.compare import Budget, averages, compare
+from csaligner.comparison.folds import Fold, open_folds
+from csaligner.comparison.methods import FREE, TRAINED
+from csaligner.comparison.run import JSON, PAGE, compare_and_write
+from csaligner.config import AdapterConfig, TrainConfig
+from csaligner.pairing import pair_features
+from csaligner.types import PairedFeatures
+
+ADAPTER = AdapterConfig(hidden=8)
+BUDGET = Budget(
+    TrainConfig(epochs=3, batch_size=32, image_adapter=ADAPTER, text_adapter=ADAPTER), trials=2, seeds=2, jobs=1
+)
+
+
+def pairs(rows: int, seed: int, dims: tuple[int, int] = (6, 6)) -> PairedFeatures:
+    rng = np.random.default_rng(seed)
+    shared = rng.normal(size=(rows, 4))
+    maps = np.random.default_rng(99)
+    image = shared @ maps.normal(size=(4, dims[0])) + 0.3 * rng.normal(size=(rows, dims[0])) + 1
+    text = shared @ maps.normal(size=(4, dims[1])) + 0.3 * rng.normal(size=(rows, dims[1]))
+    return pair_features(image.astype(np.float32), text.astype(np.float32))
+
+
+def fold(dims: tuple[int, int] = (6, 6), test_seed: int = 3) -> Fold:
+    return Fold("made", 0, pairs(60, 1, dims), pairs(20, 2, dims), pairs(20, test_seed, dims))
+
+
+def test_folds_of_an_array_are_the_stated_ones_and_never_mix(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).normal(size=(2, 40, 3)).astype(np.float32)
+    np.save(tmp_path / "pairs.npy", array)
+    folds = open_folds(tmp_path / "pairs.npy")
+    order = np.random.RandomState(0).permutation(40)
+    assert len(folds) == 5
+    for number, f in enumerate(folds):
+        torch.testing.assert_close(f.test.image, torch.from_numpy(array[0][order[number::5]]))
+        rows = [{tuple(row) for row in part.text.tolist()} for part in (f.train, f.val, f.test)]
+        assert sum(map(len, rows)) == 40 == len(set.union(*rows))
+        assert [len(r) for r in rows] == [25, 7, 8]
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3), (3, 40, 3), (40, 3)])
+def test_other_shapes_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.save(tmp_path / "pairs.npy", np.zeros(shape))
+    with pytest.raises(InputError, match="wanted \\(2, N, d\\)"):
+        open_folds(tmp_path / "pairs.npy")
+
+
+def test_settings_do_not_depend_on_the_test_part() -> None:
+    chosen, measured = [], []
+    for test_seed in (3, 4):
+        result = compare([fold(test_seed=test_seed)], ["l2"], BUDGET)
+        chosen.append([dict(m.settings) for m in result.measured])
+        measured.append([m.metrics["gap/centroid"] for m in result.measured])
+    assert chosen[0] == chosen[1]
+    assert set(chosen[0][0]) == {"logit_scale", "weight"}
+    assert measured[0] != measured[1]
+
+
+def test_the_best_trial_is_taken_and_every_tuned_method_has_as_many() -> None:
+    result = compare([fold()], ["infonce-scale", "mmd", "infonce"], BUDGET)
+    for name in ("infonce-scale", "mmd"):
+        trials = [t for t in result.trials if t["method"] == name]
+        assert len(trials) == BUDGET.trials
+        best = max(trials, key=lambda t: float(t["score"]))
+        for m in result.measured:
+            if m.method == name:
+                assert dict(m.settings) == {k: best[k] for k in m.settings}
+    assert not any(t["method"] == "infonce" for t in result.trials)
+
+
+def test_methods_without_meaning_are_left_out_and_named() -> None:
+    result = compare([fold(dims=(6, 5))], ["none", "procrustes", "cca"], replace(BUDGET, seeds=1))
+    assert {m.method for m in result.measured} == {"cca"}
+    assert set(result.left_out["made"]) == {"none", "procrustes"}
+
+
+def test_an_unknown_method_is_an_error_with_the_nearest_name() -> None:
+    with pytest.raises(InputError, match="infonce"):
+        compare([fold()], ["infonec"], BUDGET)
+
+
+@pytest.mark.parametrize("name", list(TRAINED))
+def test_every_method_has_a_config(name: str) -> None:
+    method = TRAINED[name]
+    config = method.config(TrainConfig(), {key: low for key, (low, _) in method.space().items()}, seed=7)
+    assert config.seed == 7
+    if method.weight:
+        assert config.objective.terms[method.weight[0]] == method.weight[1]
+    assert config.objective.learn_logit_scale == (not method.tunes_scale)
+
+
+def test_averages_are_over_folds_for_each_seed() -> None:
+    result = compare([fold(), replace(fold(test_seed=4), number=1)], ["closed-form start"], BUDGET)
+    values = [m.metrics["gap/centroid"] for m in result.measured if m.seed == 0]
+    assert len(values) == 2
+    got = averages(result.measured, "gap/centroid")["made", "closed-form start"]
+    assert got == pytest.approx([sum(values) / 2] * 2)
+
+
+def test_both_files_are_written(tmp_path: Path) -> None:
+    array = np.stack([pairs(40, 5).image.numpy(), pairs(40, 5).text.numpy()])
+    np.save(tmp_path / "pairs.npy", array)
+    budget = replace(BUDGET, trials=0, seeds=2)
+    compare_and_write(
+        [tmp_path / "pairs.npy"], ["none", "mean-centring", "infonce"], budget, tmp_path / "out", lambda *_: None
+    )
+    record = json.loads((tmp_path / "out" / JSON).read_text(encoding="utf-8"))
+    assert {m["method"] for m in record["measured"]} == {"none", "mean-centring", "infonce"}
+    assert len(record["measured"]) == 3 * 5 * 2
+    page = (tmp_path / "out" / PAGE).read_text(encoding="utf-8")
+    assert "mean-centring" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_free_and_trained_names_do_not_clash() -> None:
+    assert not set(FREE) & set(TRAINED)
