@@ -1,0 +1,1 @@
+"""Doors into other people's trainers; each module stands alone and imports its library only where it must."""

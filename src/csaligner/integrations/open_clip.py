@@ -1,0 +1,73 @@
+"""A loss for open_clip's trainer, in the place of its ClipLoss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from csaligner import distributed
+from csaligner.checks import InputError
+from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
+from csaligner.parallel import ParallelCSAlignerLoss
+
+
+class CSAlignerClipLoss(nn.Module):
+    """InfoNCE + weight * D_CS with the arguments, the inputs and the outputs of open_clip's ClipLoss.
+
+    rank, world_size: as open_clip gives them; they are compared with the process group, which is what counts: the loss
+    gathers over it, also where they are left out. local_loss, gather_with_grad, cache_labels: taken and not needed;
+    every rank computes the loss of the whole batch, with the gradients of all rows. Where the gathered batch is too
+    large, exchange="ring" does what local_loss does there. use_horovod must be False.
+    weight, bandwidth and options (impl, kernel, exchange) as in parallel.ParallelCSAlignerLoss. The module holds no
+    parameters. open_clip itself is not imported. Raises InputError.
+    """
+
+    def __init__(
+        self,
+        local_loss: bool = False,
+        gather_with_grad: bool = False,
+        cache_labels: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        use_horovod: bool = False,
+        weight: float = 1.0,
+        bandwidth: Bandwidth | Sequence[Bandwidth] = DEFAULT_BANDWIDTH,
+        **options: str,
+    ) -> None:
+        super().__init__()
+        if use_horovod:
+            raise InputError("use_horovod: True is not supported; start the ranks with torchrun")
+        self._claimed = (rank, world_size)
+        self.loss = ParallelCSAlignerLoss(weight, bandwidth, **options)
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor | float,
+        logit_bias: Tensor | None = None,
+        output_dict: bool = False,
+    ) -> Tensor | dict[str, Tensor]:
+        """The total, or {"contrastive_loss", "cs_loss"} with output_dict, whose values sum to it, as the trainer does.
+
+        image_features, text_features: (n, d), the unit rows that open_clip's models return; logit_scale: 1/temperature,
+        already exponentiated. logit_bias changes no softmax; it is taken for its gradient of 0, which
+        DistributedDataParallel waits for. Raises InputError.
+        """
+        self._check_ranks()
+        parts = self.loss(image_features, text_features, logit_scale).parts
+        contrastive = parts["info_nce"]
+        if logit_bias is not None:
+            contrastive = contrastive + 0 * logit_bias.sum()
+        cs = parts.get("cauchy_schwarz", torch.zeros_like(contrastive))
+        return {"contrastive_loss": contrastive, "cs_loss": cs} if output_dict else contrastive + cs
+
+    def _check_ranks(self) -> None:
+        rank, world_size = self._claimed
+        if world_size > 1 and (rank, world_size) != (distributed.rank(), distributed.world_size()):
+            raise InputError(
+                f"rank {rank} of world_size {world_size}: torch.distributed is at rank {distributed.rank()} of "
+                f"{distributed.world_size()}; initialise the process group first and give its numbers"
+            )

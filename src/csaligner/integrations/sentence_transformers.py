@@ -1,0 +1,84 @@
+"""A loss for SentenceTransformerTrainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from csaligner.checks import InputError, check_positive
+from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
+from csaligner.parallel import ParallelCSAlignerLoss
+
+CITATION = """
+@inproceedings{yin2026distributional,
+    title={Distributional Vision-Language Alignment by Cauchy-Schwarz Divergence},
+    author={Wenzhe Yin and Zehao Xiao and Pan Zhou and Shujian Yu and Jiayi Shen and Jan-Jakob Sonke and Efstratios
+        Gavves},
+    booktitle={International Conference on Learning Representations},
+    year={2026},
+    url={https://arxiv.org/abs/2502.17028},
+}
+"""
+
+
+class CSAlignerEmbeddingLoss(nn.Module):
+    """InfoNCE + weight * D_CS between the columns (anchor, positive) of a data set: two languages, queries and
+    documents, captions and pictures of a multimodal model.
+
+        loss = CSAlignerEmbeddingLoss(model, weight=1.0)
+        SentenceTransformerTrainer(model=model, args=args, train_dataset=pairs, loss=loss).train()
+
+    model: a SentenceTransformer, or anything that maps the features of a column to {"sentence_embedding": (N, d)}.
+    scale: 1/temperature, 20 as in MultipleNegativesRankingLoss. weight, bandwidth and options (impl, kernel, exchange)
+    as in parallel.ParallelCSAlignerLoss: with exchange "gather" the loss is that of all ranks. output_dict: return the
+    terms by name, which the trainer sums and logs; losses that wrap others want the default, one scalar.
+    A column "label" of whole numbers says which pairs belong together: they are no negatives of each other. The
+    embeddings are normalised here. sentence_transformers itself is not imported. Raises InputError.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        scale: float = 20.0,
+        weight: float = 1.0,
+        bandwidth: Bandwidth | Sequence[Bandwidth] = DEFAULT_BANDWIDTH,
+        output_dict: bool = False,
+        **options: str,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = ParallelCSAlignerLoss(weight, bandwidth, **options)
+        self._scale, self._output_dict = check_positive("scale", scale), output_dict
+        self._config = {"scale": scale, "weight": weight, "bandwidth": bandwidth, **options}
+
+    def forward(
+        self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None
+    ) -> Tensor | dict[str, Tensor]:
+        """sentence_features: the tokenised columns, as the trainer gives them. labels: (N,) or None."""
+        embeddings = [self.model(column)["sentence_embedding"] for column in sentence_features]
+        return self.compute_loss_from_embeddings(embeddings, labels)
+
+    def compute_loss_from_embeddings(
+        self, embeddings: Sequence[Tensor], labels: Tensor | None = None
+    ) -> Tensor | dict[str, Tensor]:
+        """embeddings: the anchors (N, d) and the positives (N, d)."""
+        if len(embeddings) != 2:
+            raise InputError(f"data set: {len(embeddings)} columns of texts; wanted two, (anchor, positive)")
+        if labels is not None and labels.is_floating_point():
+            raise InputError(
+                "label: floats; wanted whole numbers, equal where pairs belong together, or no such column"
+            )
+        anchors, positives = (normalize(each, dim=1) for each in embeddings)
+        loss = self.loss(anchors, positives, self._scale, labels)
+        return dict(loss.parts) if self._output_dict else loss.total
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """What the model card lists."""
+        return dict(self._config)
+
+    @property
+    def citation(self) -> str:
+        return CITATION
