@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -32,18 +32,36 @@ class PairedFeatures:
     captions: tuple[str, ...] | None = None
 
 
+Inputs = Tensor | Mapping[str, Tensor]  # features, or what an encoder that is trained takes (token ids, pixels)
+
+
 @dataclass(frozen=True)
 class Batch:
-    """What one training step sees.
+    """What one training step sees of one process.
 
-    image: (N, d_image); text: (M, d_text); image_ids: (N,) and text_ids: (M,) int64, equal where a caption
-    belongs to an image.
+    image: (N, d_image); text: (M, d_text), or mappings of tensors with N and M rows; image_ids: (N,) and text_ids:
+    (M,) int64, equal where a caption belongs to an image, -1 for a row without a partner.
     """
 
-    image: Tensor
-    text: Tensor
+    image: Inputs
+    text: Inputs
     image_ids: Tensor
     text_ids: Tensor
+
+
+class Sampler(Protocol):
+    """A stream of batches that depends on nothing but the epoch's number, so that a run resumes exactly.
+
+    Across ranks each process yields its own rows of every global batch (see data.samplers.own_part), as many batches
+    as one process would.
+    """
+
+    @property
+    def batches_per_epoch(self) -> int: ...
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of one pass over the data, numbered from 0."""
+        ...
 
 
 @dataclass(frozen=True)
