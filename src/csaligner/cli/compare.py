@@ -1,4 +1,4 @@
-"""compare: every method under one budget."""
+"""compare, sweep: every method under one budget; every point of a grid."""
 
 from __future__ import annotations
 
@@ -37,3 +37,26 @@ def compare(  # noqa: PLR0913, PLR0917  (the budget is part of the question)
     with progress(err, "compare", quiet) as update:
         compare_and_write(data, names, budget, out, lambda done, total, what: update(done, total, {}))
     err.print(f"results: {out / 'compare.json'}, page: {out / 'compare.html'}", highlight=False)
+
+
+@app.command()
+def sweep(
+    data: Annotated[list[Path], typer.Option(help="A store, or an .npy of paired features (2, N, d); repeatable.")],
+    out: Annotated[Path, typer.Option(help="Folder for sweep.json and sweep.html.")] = Path("runs/sweep"),
+    grids: Annotated[str, typer.Option(help="Comma-separated: bandwidth, temperature, batch, adapter.")] = "bandwidth",
+    seeds: Annotated[int, typer.Option(min=1)] = 1,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
+    quiet: Quiet = False,
+) -> None:
+    """How much sigma, lambda, temperature, batch and adapter size matter, and what `auto` makes of it."""
+    from csaligner.comparison.compare import Budget
+    from csaligner.comparison.sweep import sweep_and_write
+    from csaligner.config import TrainConfig, load_config
+    from csaligner.progress import progress
+
+    base = load_config(TrainConfig, None, [f"epochs={epochs}"] if epochs else [])
+    budget = Budget(base, seeds=seeds, jobs=jobs)
+    with progress(err, "sweep", quiet) as update:
+        sweep_and_write(data, grids.split(","), budget, out, lambda done, total, what: update(done, total, {}))
+    err.print(f"results: {out / 'sweep.json'}, page: {out / 'sweep.html'}", highlight=False)

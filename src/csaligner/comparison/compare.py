@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from statistics import mean
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,6 +23,7 @@ from csaligner.types import PairedFeatures
 from .folds import Fold
 from .methods import FREE, TRAINED, NotApplicable, Trained, check_methods
 
+T = TypeVar("T")
 Report = Callable[[int, int, str], None]
 
 
@@ -81,21 +82,28 @@ def compare(
     """
     names = check_methods(list(methods))
     tasks = [(fold, name, budget) for name in names for fold in folds]
-    found: dict[tuple[str, str, int], _Outcome] = {}
-    with ProcessPoolExecutor(budget.jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        futures = {pool.submit(_run, *task): task for task in tasks}
-        for done, future in enumerate(as_completed(futures), 1):
-            fold, name, _ = futures[future]
-            found[fold.dataset, name, fold.number] = future.result()
-            report(done, len(tasks), f"{fold.dataset}: {name}")
+    outcomes = spread_over_processes(
+        _run, tasks, budget.jobs, lambda done, total: report(done, total, ", ".join(names))
+    )
     result = Comparison([], {}, [])
-    for fold, name, _ in tasks:
-        outcome = found[fold.dataset, name, fold.number]
+    for (fold, name, _), outcome in zip(tasks, outcomes, strict=True):
         result.measured.extend(outcome.measured)
         result.trials.extend(outcome.trials)
         if outcome.left_out:
             result.left_out.setdefault(fold.dataset, {})[name] = outcome.left_out
     return result
+
+
+def spread_over_processes(
+    function: Callable[..., T], tasks: Sequence[Sequence[Any]], jobs: int, report: Callable[[int, int], None]
+) -> list[T]:
+    """function(*task) of every task, in order, on `jobs` processes of one thread each."""
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        futures = [pool.submit(function, *task) for task in tasks]
+        for done, future in enumerate(as_completed(futures), 1):
+            future.result()
+            report(done, len(tasks))
+        return [future.result() for future in futures]
 
 
 @dataclass

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-from csaligner.files import write_text
-
+from .page import write_page
 from .plots import scatter_panel
 from .record import MethodResult
-from .style import style_sheet
 from .summary import (
     CENTROID,
     DASH,
@@ -69,18 +67,7 @@ def pareto_front(summary: Summary, keys: Sequence[str] = FRONT_KEYS) -> list[str
 
 def write_comparison(title: str, intro: str, datasets: Sequence[DatasetComparison], path: Path) -> None:
     """Writes the page (UTF-8, atomic); nothing on it asks the network."""
-    body = "".join(_section(data) for data in datasets)
-    links = "".join(f'<a href="#{escape(d.name, quote=True)}">{escape(d.name)}</a>' for d in datasets)
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    write_text(
-        path,
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{style_sheet()}</style></head>"
-        f'<body><div class="wrap"><header><h1>{escape(title)}</h1><p class="more">{escape(intro)}</p>'
-        f'<nav aria-label="Data sets">{links}</nav></header><main>{body}</main></div></body></html>\n',
-    )
+    write_page(title, intro, {data.name: _section(data) for data in datasets}, path)
 
 
 def _section(data: DatasetComparison) -> str:
@@ -89,14 +76,12 @@ def _section(data: DatasetComparison) -> str:
     names = ", ".join(front)
     left = "".join(f"<li>{escape(k)}: {escape(why)}</li>" for k, why in data.left_out.items())
     left = f'<details><summary>Left out</summary><ul class="note">{left}</ul></details>' if left else ""
-    ident = escape(data.name, quote=True)
     return (
-        f'<section id="{ident}"><h2>{escape(data.name)}</h2>'
         f"<p>No other method is at least as good on recall, mixed recall and gap together as these: "
         f"{escape(names)}.</p>"
         f'<figure class="card">{_scatter(summary, front)}<figcaption><b>Recall against mixed search</b>'
         "Up and to the right is better; the darker a point, the smaller the gap. A ring marks the front.</figcaption>"
-        f'</figure><div class="card scroll">{_table(data, summary, front)}</div>{left}</section>'
+        f'</figure><div class="card scroll">{_table(data, summary, front)}</div>{left}'
     )
 
 

@@ -1,0 +1,155 @@
+"""Sensitivity: one training run for each point of a grid of settings, and what `auto` chooses beside the best."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from csaligner.adapters.aligner import align
+from csaligner.checks import InputError
+from csaligner.config import TrainConfig, build_config, override
+from csaligner.estimator import CSAligner
+from csaligner.files import write_json
+from csaligner.reporting.sweep import SweepPage, write_sweep
+from csaligner.runs import provenance
+
+from .compare import Budget, Report, measures, score, spread_over_processes
+from .folds import Fold, open_folds
+
+JSON, PAGE = "sweep.json", "sweep.html"
+LAMBDA, SIGMA, SCALE = "objective.terms.cauchy_schwarz", "objective.bandwidth", "objective.logit_scale"
+FIXED_SCALE = {"objective.learn_logit_scale": "false"}
+HIDDEN = "hidden"  # of both adapters
+
+# name -> axes; two axes make a heat map
+GRIDS: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "bandwidth": {SIGMA: ("0.2", "0.35", "0.5", "0.7", "1.0"), LAMBDA: ("0.1", "0.3", "1", "3", "10")},
+    "temperature": {SCALE: ("10", "15", "20", "30", "50"), LAMBDA: ("0.1", "0.3", "1", "3", "10")},
+    "batch": {"batch_size": ("64", "128", "256", "512")},
+    "adapter": {HIDDEN: ("64", "256", "512", "1024")},
+}
+AUTO: Mapping[str, Mapping[str, str]] = {
+    "lambda auto": {LAMBDA: "auto"},
+    "sigma median": {SIGMA: "median"},
+    "lambda auto, sigma median": {LAMBDA: "auto", SIGMA: "median"},
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting on one data set. grid: the name of its grid, or "auto". metrics: means over folds, one entry a
+    seed."""
+
+    dataset: str
+    grid: str
+    settings: Mapping[str, str]
+    metrics: Mapping[str, Sequence[float]]
+
+    def mean(self, metric: str) -> float:
+        return fmean(self.metrics[metric])
+
+
+def configure(base: TrainConfig, settings: Mapping[str, str], seed: int = 0) -> TrainConfig:
+    """`base` with settings by their dotted names; a swept logit scale stays fixed. Raises InputError."""
+    words = dict(settings)
+    if SCALE in words:
+        words |= FIXED_SCALE
+    if HIDDEN in words:
+        hidden = words.pop(HIDDEN)
+        words |= {f"{side}_adapter.hidden": hidden for side in ("image", "text")}
+    data: dict[str, Any] = base.model_dump()
+    for key, value in words.items():
+        override(data, f"{key}={value}")
+    return build_config(TrainConfig, data | {"seed": seed})
+
+
+def sweep(
+    folds: Sequence[Fold],
+    grids: Mapping[str, Mapping[str, Sequence[str]]],
+    budget: Budget,
+    report: Report = lambda done, total, what: None,
+) -> list[Point]:
+    """Every point of every grid, and what chooses by itself, on every data set with every seed."""
+    wanted: list[tuple[str, Mapping[str, str]]] = [
+        (name, dict(zip(axes, values, strict=True)))
+        for name, axes in grids.items()
+        for values in itertools.product(*axes.values())
+    ]
+    wanted += [("auto", settings) for settings in AUTO.values()]
+    for _, settings in wanted:
+        configure(budget.base, settings)
+    tasks = [
+        (fold, configure(budget.base, settings, seed), (name, settings, seed))
+        for name, settings in wanted
+        for seed in range(budget.seeds)
+        for fold in folds
+    ]
+    found = spread_over_processes(_run, [task[:2] for task in tasks], budget.jobs, lambda d, t: report(d, t, "sweep"))
+    return _gathered([(fold.dataset, *label) for fold, _, label in tasks], found)
+
+
+def _gathered(
+    labels: Sequence[tuple[str, str, Mapping[str, str], int]], found: Sequence[Mapping[str, float]]
+) -> list[Point]:
+    """Means over folds, by data set and setting, one entry a seed."""
+    cells: dict[tuple[str, str, tuple[tuple[str, str], ...]], dict[int, list[Mapping[str, float]]]] = {}
+    for (dataset, grid, settings, seed), metrics in zip(labels, found, strict=True):
+        cells.setdefault((dataset, grid, tuple(settings.items())), {}).setdefault(seed, []).append(metrics)
+    points = []
+    for (dataset, grid, items), seeds in cells.items():
+        keys = next(iter(seeds.values()))[0]
+        means = {key: [fmean(m[key] for m in folds) for folds in seeds.values()] for key in keys}
+        points.append(Point(dataset, grid, dict(items), means))
+    return points
+
+
+def _run(fold: Fold, config: TrainConfig) -> dict[str, float]:
+    return measures(align(CSAligner(config).fit_features(fold.train).model, fold.test))
+
+
+def sweep_and_write(data: Sequence[Path], names: Sequence[str], budget: Budget, out: Path, report: Report) -> None:
+    """Sweep the named grids on every data set; sweep.json and sweep.html in `out`. Raises InputError."""
+    for name in names:
+        if name not in GRIDS:
+            raise InputError(f"grids: {name!r} is not known; wanted some of {', '.join(GRIDS)}")
+    folds = [fold for path in data for fold in open_folds(path)]
+    points = sweep(folds, {name: GRIDS[name] for name in names}, budget, report)
+    out.mkdir(parents=True, exist_ok=True)
+    record = {
+        "provenance": provenance(budget.seeds - 1),
+        "budget": {"seeds": budget.seeds, "base": budget.base.model_dump(mode="json")},
+        "score": score.__doc__,
+        "points": [p.__dict__ for p in points],
+    }
+    write_json(out / JSON, record)
+    write_sweep([_page(dataset, names, points) for dataset in dict.fromkeys(p.dataset for p in points)], out / PAGE)
+
+
+def best(points: Sequence[Point]) -> Point:
+    """The point with the highest score; a choice on the test part, for comparison with `auto` alone."""
+    return max(points, key=lambda p: score({k: p.mean(k) for k in p.metrics}))
+
+
+def _page(dataset: str, names: Sequence[str], points: Sequence[Point]) -> SweepPage:
+    here = [p for p in points if p.dataset == dataset]
+    maps = {}
+    for name in names:
+        axes = list(GRIDS[name].items())
+        rows, columns = (axes[0], axes[1]) if len(axes) == 2 else (("", [""]), axes[0])
+        for metric in ("mean_recall@1", "mixed_image_recall@10", "gap/centroid"):
+            values = np.full((len(rows[1]), len(columns[1])), np.nan)
+            for p in (p for p in here if p.grid == name):
+                i = list(rows[1]).index(p.settings[rows[0]]) if rows[0] else 0
+                values[i, list(columns[1]).index(p.settings[columns[0]])] = p.mean(metric)
+            maps[name, metric] = (values, list(rows[1]), list(columns[1]), (rows[0], columns[0]))
+    grid = [p for p in here if p.grid != "auto"]
+    chosen = {"best of the grids": best(grid)} if grid else {}
+    chosen |= {name: p for name, settings in AUTO.items() for p in here if dict(p.settings) == dict(settings)}
+    table = {name: ({k: p.mean(k) for k in p.metrics}, dict(p.settings)) for name, p in chosen.items()}
+    return SweepPage(dataset, maps, table)

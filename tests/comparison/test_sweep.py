@@ -1,0 +1,57 @@
+"""The sweep: every point once, settings that arrive in the config, pages that show them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from csaligner.checks import InputError
+from csaligner.comparison import sweep as module
+from csaligner.comparison.compare import Budget
+from csaligner.comparison.sweep import AUTO, GRIDS, HIDDEN, JSON, LAMBDA, PAGE, SCALE, SIGMA, configure, sweep_and_write
+from csaligner.config import AdapterConfig, TrainConfig
+
+ADAPTER = AdapterConfig(hidden=8)
+BUDGET = Budget(TrainConfig(epochs=2, batch_size=32, image_adapter=ADAPTER, text_adapter=ADAPTER), seeds=1, jobs=1)
+
+
+def test_settings_arrive_and_leave_the_base_alone() -> None:
+    config = configure(BUDGET.base, {SIGMA: "0.3", LAMBDA: "2", SCALE: "20", HIDDEN: "4"}, seed=5)
+    assert config.objective.bandwidth == 0.3
+    assert config.objective.terms["cauchy_schwarz"] == 2
+    assert config.objective.logit_scale == 20
+    assert not config.objective.learn_logit_scale
+    assert config.image_adapter.hidden == config.text_adapter.hidden == 4
+    assert config.seed == 5
+    assert BUDGET.base.objective.terms["cauchy_schwarz"] == 1
+
+
+@pytest.mark.parametrize("settings", [*AUTO.values(), *({k: v[0] for k, v in grid.items()} for grid in GRIDS.values())])
+def test_every_named_setting_is_a_config(settings: dict[str, str]) -> None:
+    configure(TrainConfig(), settings)
+
+
+def test_an_unknown_grid_is_an_error() -> None:
+    with pytest.raises(InputError, match="bandwidth"):
+        sweep_and_write([], ["bandwith"], BUDGET, Path("unused"), lambda *_: None)
+
+
+def test_all_points_are_measured_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "pairs.npy", rng.normal(size=(2, 40, 5)).astype(np.float32))
+    monkeypatch.setattr(module, "GRIDS", {"small": {SIGMA: ("0.4", "0.8"), LAMBDA: ("0.5", "5")}})
+    monkeypatch.setattr(module, "AUTO", {"sigma median": {SIGMA: "median"}})
+    sweep_and_write([tmp_path / "pairs.npy"], ["small"], replace(BUDGET, seeds=2), tmp_path / "out", lambda *_: None)
+    points = json.loads((tmp_path / "out" / JSON).read_text(encoding="utf-8"))["points"]
+    assert len(points) == 5
+    assert all(len(p["metrics"]["gap/cs"]) == 2 for p in points)
+    gaps = {(p["settings"].get(SIGMA), p["settings"].get(LAMBDA)): p["metrics"]["gap/cs"][0] for p in points}
+    assert gaps["0.4", "5"] != gaps["0.4", "0.5"]
+    page = (tmp_path / "out" / PAGE).read_text(encoding="utf-8")
+    assert page.count("<svg") == 3
+    assert "best of the grids" in page
+    assert "sigma median" in page
