@@ -32,6 +32,8 @@ ADAPTERS: Mapping[str, str] = {
     "identity": "csaligner.adapters.identity:IdentityAdapter",
     "linear": "csaligner.adapters.linear:LinearAdapter",
     "mlp": "csaligner.adapters.mlp:MLPAdapter",
+    "prior": "csaligner.adapters.prior:PriorAdapter",
+    "standardise": "csaligner.adapters.standardise:StandardiseAdapter",
 }
 
 ENCODERS: Mapping[str, str] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,10 +22,12 @@ from csaligner.files import write_folder, write_json
 from csaligner.registry import ADAPTERS, load
 from csaligner.types import PairedFeatures
 
+from .standardise import StandardiseAdapter
 from .start import Affine, fit_starts
 
 WEIGHTS = "model.safetensors"
 CHUNK = 8192
+FIXED = ("identity", "standardise")  # adapters that learn nothing: the other side lands on theirs
 
 
 class AlignerConfig(Strict):
@@ -71,13 +74,22 @@ class Aligner(nn.Module):
             (
                 side
                 for side, adapter in (("image", config.image_adapter), ("text", config.text_adapter))
-                if adapter.name == "identity"
+                if adapter.name in FIXED
             ),
             None,
         )
-        starts = fit_starts(features, config.start, config.dim, fixed)
+        standardise = {
+            side: StandardiseAdapter(Affine.identity(x.shape[1]), adapter).fit(x)
+            for side, x, adapter in (
+                ("image", features.image, config.image_adapter),
+                ("text", features.text, config.text_adapter),
+            )
+            if adapter.name == "standardise"
+        }
+        seen = replace(features, **{side: fitted(getattr(features, side)) for side, fitted in standardise.items()})
+        starts = fit_starts(seen, config.start, config.dim, fixed)
         scale = config.objective.logit_scale
-        return cls(
+        model = cls(
             AlignerConfig(
                 dim_image=features.image.shape[1],
                 dim_text=features.text.shape[1],
@@ -90,6 +102,9 @@ class Aligner(nn.Module):
             starts,
             scale if isinstance(scale, float) else scale.start,
         )
+        for side, fitted in standardise.items():
+            getattr(model, f"{side}_adapter").load_state_dict(fitted.state_dict())
+        return model
 
     @property
     def logit_scale(self) -> Tensor:
