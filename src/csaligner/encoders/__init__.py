@@ -2,12 +2,70 @@
 
 from __future__ import annotations
 
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
+from csaligner.checks import InputError
+from csaligner.config import build_config
 from csaligner.registry import ENCODERS, load
-from csaligner.types import Encoder
+from csaligner.types import Encoder, Modality
+
+from .spec import ImageOptions, TextOptions, split_name
 
 
-def open_encoder(name: str) -> Encoder:
-    """The encoder of that name, ready to use; an unknown name is an InputError with the nearest known one."""
-    return cast(Encoder, load("encoder", ENCODERS, name)())
+def open_encoder(name: str, modality: Modality | None = None) -> Encoder:
+    """The encoder of that name, ready to use.
+
+    name: `bundled:all-MiniLM-L6-v2`, `bundled:efficientnet-lite0`; `hf:org/name`, `hf:path` or the path of a
+    transformers folder; `open_clip:ViT-B-32/laion2b_s34b_b79k`. Options follow as `?key=value&key=value`
+    (encoders/spec.py). modality: which tower of a model that has two; `?modality=` in the name says the same.
+
+    Raises InputError, one line: an unknown name (with the nearest), an unknown option, a folder without weights, a
+    package that is not installed.
+    """
+    base, words = split_name(name)
+    wanted = words.get("modality", modality)
+    if base in ENCODERS or base.startswith("bundled:"):
+        return cast(Encoder, load("encoder", ENCODERS, base)(**_of_bundled(base, words)))
+    if base.startswith("open_clip:"):
+        from .open_clip import open_open_clip
+
+        return open_open_clip(base.removeprefix("open_clip:"), _options(words, wanted, name))
+    if base.startswith("hf:") or Path(base).expanduser().is_dir():
+        return _open_hf(base.removeprefix("hf:"), words, wanted, name)
+    if "/" in base:
+        raise InputError(f"encoder: no such folder: {base}; a model of the hub is hf:{base}")
+    return cast(Encoder, load("encoder", ENCODERS, base)())
+
+
+def _open_hf(source: str, words: dict[str, str], wanted: str | None, name: str) -> Encoder:
+    from .folder import open_folder
+    from .transformers_text import open_text
+    from .transformers_vision import open_image
+
+    folder = open_folder(source, words.get("revision"))
+    if wanted is None and not folder.two_towers:
+        wanted = "image" if _sees(folder.path) else "text"
+    options = _options(words, wanted, name)
+    return open_image(folder, options) if isinstance(options, ImageOptions) else open_text(folder, options)
+
+
+def _sees(path: Path) -> bool:
+    """A folder with an image processor and no tokenizer is a vision model's."""
+    return (path / "preprocessor_config.json").is_file() and not (path / "tokenizer_config.json").is_file()
+
+
+def _options(words: dict[str, str], wanted: str | None, name: str) -> ImageOptions | TextOptions:
+    if wanted is None:
+        raise InputError(f"encoder: {name} has an image and a text tower; say ?modality=image or ?modality=text")
+    kind: type[ImageOptions] | type[TextOptions] = ImageOptions if wanted == "image" else TextOptions
+    return build_config(kind, {**words, "modality": wanted})
+
+
+def _of_bundled(base: str, words: dict[str, str]) -> dict[str, Any]:
+    words = {key: value for key, value in words.items() if key != "modality"}
+    if not words:
+        return {}
+    if base != "bundled:all-MiniLM-L6-v2":
+        raise InputError(f"encoder: {base} takes no options; got {', '.join(words)}")
+    return {"options": build_config(TextOptions, words)}

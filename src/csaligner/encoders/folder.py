@@ -1,0 +1,102 @@
+"""Where a transformers model lies: a local folder, or a snapshot of one commit of the Hugging Face hub."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from csaligner.checks import InputError
+from csaligner.files import sha256_of
+
+WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")  # no pickle, no code
+UNWANTED = ("onnx/*", "openvino/*", "original/*", "*/onnx/*", "coreml/*")
+DESCRIPTIONS = ("trainer_state.json",)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """path: a folder with config.json and *.safetensors; base: the name without options; revision: the commit on
+    the hub, or the first 16 digits of a SHA-256 over the files of a local folder; config: of config.json."""
+
+    path: Path
+    base: str
+    revision: str
+    config: Mapping[str, Any]
+
+    @property
+    def model_type(self) -> str:
+        return str(self.config.get("model_type", ""))
+
+    @property
+    def two_towers(self) -> bool:
+        """Whether the folder holds an image and a text tower."""
+        return "text_config" in self.config and "vision_config" in self.config
+
+
+def open_folder(source: str, revision: str | None = None) -> ModelFolder:
+    """source: a folder, or a name on the hub (downloaded once, then read from the cache).
+
+    Raises InputError, one line: no such folder, nothing on the hub under that name or no network, no config.json,
+    no weights in safetensors format.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise InputError(f"encoder: revision={revision}: {source} is a local folder and has none; leave it out")
+        path = path.resolve()
+        config = _config(path, source)
+        return ModelFolder(path, f"hf:{path}", _content_hash(path), config)
+    if source.startswith((".", "/", "~")) or source.count("/") > 1 or not source:
+        raise InputError(f"encoder: no such folder: {source}")
+    snapshot = _snapshot(source, revision)
+    return ModelFolder(snapshot, f"hf:{source}", snapshot.name, _config(snapshot, source))
+
+
+def _snapshot(name: str, revision: str | None) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise InputError("encoder: huggingface_hub is not installed; pip install 'csaligner[hf]'") from None
+    try:
+        found = snapshot_download(name, revision=revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED))
+    except Exception as error:  # the hub's client has many kinds: no network, no such name, a private repository
+        reason = " ".join(str(error).split())[:200]
+        at = f" at revision {revision!r}" if revision else ""
+        raise InputError(
+            f"encoder: {name!r}{at} is no folder here and could not be had from the hub ({reason}); "
+            "download it once, or give the path of a folder"
+        ) from None
+    return Path(found)
+
+
+def _config(path: Path, source: str) -> Mapping[str, Any]:
+    file = path / "config.json"
+    if not file.is_file() and not (path / "modules.json").is_file():
+        raise InputError(f"encoder: {source} holds no config.json; give a folder that save_pretrained wrote")
+    if not any(path.rglob("*.safetensors")):
+        others = sorted(p.name for p in path.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
+        found = f" (only {others[0]}, which may hold code)" if others else ""
+        raise InputError(f"encoder: {source} holds no weights in safetensors format{found}; save the model again")
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"encoder: {file} is not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise InputError(f"encoder: {file} holds no model configuration")
+    return config
+
+
+def _content_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    files = {f for pattern in WANTED for f in path.rglob(pattern)}
+    for file in sorted(files):
+        name = file.relative_to(path).as_posix()
+        if not name.startswith(".") and name not in DESCRIPTIONS:
+            digest.update(f"{name}\0{sha256_of(file)}\n".encode())
+    return digest.hexdigest()[:16]

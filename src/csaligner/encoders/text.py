@@ -1,0 +1,206 @@
+"""What all text encoders through transformers share: tokens, long texts, batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from csaligner.checks import InputError
+from csaligner.types import EncoderInfo
+
+LongText = Literal["error", "truncate", "split"]
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@dataclass(frozen=True)
+class States:
+    """What a tower gives: pooled (B, d); tokens (B, T, d_token), None where it is not known."""
+
+    pooled: Tensor
+    tokens: Tensor | None
+
+
+class Tower(Protocol):
+    """A module that runs inside an encoder; adapters/lora.py trains inside `backbone`."""
+
+    @property
+    def backbone(self) -> torch.nn.Module: ...
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> States: ...
+
+
+@dataclass(frozen=True)
+class Tokenization:
+    """tokenizer: a fast tokenizer of transformers; max_tokens: special ones included; pad_to_max: texts are padded
+    to max_tokens, as SigLIP was trained; prompt: before every text."""
+
+    tokenizer: Any
+    max_tokens: int
+    long_text: LongText = "truncate"
+    pad_to_max: bool = False
+    prompt: str = ""
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A text, or a part of it that fits: owner: the number of the text; inputs: for tokenizer.pad."""
+
+    owner: int
+    inputs: Mapping[str, list[int]]
+
+    @property
+    def content(self) -> int:
+        return self.inputs["special_tokens_mask"].count(0)
+
+
+class TextEncoder:
+    """A frozen tower with its tokenizer: texts -> features, un-normalised.
+
+    Texts are sorted by length and encoded in batches, so a text's features depend on its company by rounding only.
+    `truncated` counts the texts that were cut off since the encoder was opened.
+    """
+
+    def __init__(self, tower: Tower, how: Tokenization, info: EncoderInfo, device: str = "cpu") -> None:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns when workers are forked later
+        self.tower, self.how, self._info, self._device = tower, how, info, device
+        self.truncated = 0
+
+    @property
+    def info(self) -> EncoderInfo:
+        return self._info
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest text that is encoded in one piece, special tokens included."""
+        return self.how.max_tokens
+
+    def token_count(self, text: str) -> int:
+        """Tokens of the whole text, with its prompt and the special ones."""
+        return len(self.how.tokenizer(self.how.prompt + text, truncation=False, verbose=False)["input_ids"])
+
+    def prepare(self, item: str) -> str:
+        return item
+
+    @torch.inference_mode()
+    def encode(self, prepared: Sequence[str]) -> Tensor:
+        """B texts -> (B, dim) float32 on the CPU."""
+        pieces = self._pieces(prepared)
+        pooled = torch.zeros(len(pieces), self._info.dim)
+        for rows, inputs, _ in self._batches(pieces):
+            pooled[rows] = self.tower(inputs).pooled.to("cpu", torch.float32)
+        owners = torch.tensor([piece.owner for piece in pieces])
+        weights = torch.tensor([float(max(1, piece.content)) for piece in pieces])
+        if len(pieces) == len(prepared):
+            return pooled[torch.argsort(owners)]
+        total = torch.zeros(len(prepared)).index_add_(0, owners, weights)
+        mean = torch.zeros(len(prepared), self._info.dim)
+        return mean.index_add_(0, owners, pooled * (weights / total[owners])[:, None])
+
+    @torch.inference_mode()
+    def encode_tokens(self, prepared: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """B texts -> states (B, T, d_token) float32, and a mask (B, T) that is True at the text's own tokens.
+
+        Special tokens and padding are left out; T is the longest text's number of tokens. The pieces of a text that
+        was split follow each other.
+        """
+        pieces = self._pieces(prepared)
+        found: list[Tensor | None] = [None] * len(pieces)
+        for rows, inputs, content in self._batches(pieces):
+            states = self.tower(inputs).tokens
+            if states is None:
+                raise InputError(f"encoder: {self._info.id} gives no token outputs")
+            for row, state, own in zip(rows, states.to("cpu", torch.float32), content, strict=True):
+                found[row] = state[own]
+        by_text: list[list[Tensor]] = [[] for _ in prepared]
+        for piece, state in zip(pieces, found, strict=True):
+            by_text[piece.owner].append(cast(Tensor, state))
+        return pad_tokens([torch.cat(states) for states in by_text])
+
+    def inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """What the tower takes, padded, one row a text: for training inside the tower.
+
+        Raises InputError where the encoder splits long texts: a training step needs one row a text.
+        """
+        if self.how.long_text == "split":
+            raise InputError("encoder: long_text=split cannot be trained through; use truncate or error")
+        return self._pad(self._pieces(texts))[0]
+
+    def _pieces(self, texts: Sequence[str]) -> list[_Piece]:
+        how = self.how
+        if not texts:
+            return []
+        found = how.tokenizer(
+            [how.prompt + text for text in texts],
+            truncation=True,
+            max_length=how.max_tokens,
+            return_overflowing_tokens=True,
+            return_special_tokens_mask=True,
+            return_attention_mask=True,
+        )
+        owners = list(found.pop("overflow_to_sample_mapping"))
+        pieces = [
+            _Piece(owner, self._never_empty({key: values[row] for key, values in found.items()}))
+            for row, owner in enumerate(owners)
+        ]
+        if len(pieces) == len(texts) or how.long_text == "split":
+            return pieces
+        first = [p for n, p in enumerate(pieces) if n == 0 or owners[n - 1] != p.owner]
+        long = sorted({owner for n, owner in enumerate(owners) if n and owners[n - 1] == owner})
+        if how.long_text == "error":
+            raise InputError(
+                f"encoder: {len(long)} of {len(texts)} texts have more than {how.max_tokens} tokens (first: "
+                f"{texts[long[0]][:60]!r}...); shorten them, or say long_text=truncate or long_text=split"
+            )
+        self.truncated += len(long)
+        return first
+
+    def _never_empty(self, inputs: dict[str, list[int]]) -> dict[str, list[int]]:
+        """An empty text of a tokenizer without special tokens becomes one padding token."""
+        if inputs["input_ids"]:
+            return inputs
+        filler = {"input_ids": self.how.tokenizer.pad_token_id, "attention_mask": 1, "special_tokens_mask": 1}
+        return {key: [filler.get(key, 0)] for key in inputs}
+
+    def _batches(self, pieces: Sequence[_Piece]) -> Iterator[tuple[list[int], dict[str, Tensor], Tensor]]:
+        order = sorted(range(len(pieces)), key=lambda row: -len(pieces[row].inputs["input_ids"]))
+        for start in range(0, len(order), self.how.batch_size):
+            rows = order[start : start + self.how.batch_size]
+            inputs, content = self._pad([pieces[row] for row in rows])
+            yield rows, {key: value.to(self._device) for key, value in inputs.items()}, content
+
+    def _pad(self, pieces: Sequence[_Piece]) -> tuple[dict[str, Tensor], Tensor]:
+        padded = self.how.tokenizer.pad(
+            {key: [piece.inputs[key] for piece in pieces] for key in pieces[0].inputs},
+            padding="max_length" if self.how.pad_to_max else True,
+            max_length=self.how.max_tokens if self.how.pad_to_max else None,
+            return_tensors="pt",
+        )
+        content = padded["attention_mask"].bool() & (padded["special_tokens_mask"] == 0)
+        inputs = {key: padded[key] for key in MODEL_INPUTS if key in padded}
+        return inputs | {"content_mask": content}, content
+
+
+def pad_tokens(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """B tensors (T_b, d) -> (B, max T_b, d), zeros after each, and the mask (B, max T_b)."""
+    lengths = torch.tensor([len(state) for state in states])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    return torch.nn.utils.rnn.pad_sequence(list(states), batch_first=True), mask
+
+
+def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
+    """(B, T, d), (B, T) -> (B, d): the mean over the positions of the mask."""
+    weights = mask.to(states.dtype)[..., None]
+    return (states * weights).sum(1) / weights.sum(1).clamp_min(1)
+
+
+def last_state(states: Tensor, mask: Tensor) -> Tensor:
+    """(B, T, d), (B, T) -> (B, d): the state at the last position of the mask."""
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    last = torch.where(mask.bool(), positions, 0).amax(1)
+    return states[torch.arange(len(states), device=states.device), last]

@@ -1,0 +1,109 @@
+"""Text towers: a transformers model and how its states become one vector."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from csaligner.checks import CSAlignerError
+
+from .text import States, last_state, masked_mean
+
+Pooling = Literal["mean", "last", "cls"]
+
+
+class ProjectedTextTower(nn.Module):
+    """The text tower of CLIP (pooled state, projected) or SigLIP (its head): `pooled` is what the model calls so.
+
+    with_mask: whether the model was trained with an attention mask; SigLIP was not.
+    """
+
+    def __init__(self, model: Any, with_mask: bool) -> None:
+        super().__init__()
+        self.model, self._with_mask = model, with_mask
+
+    @property
+    def backbone(self) -> nn.Module:
+        model: nn.Module = self.model
+        return model
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> States:
+        mask = {"attention_mask": inputs["attention_mask"]} if self._with_mask else {}
+        out = self.model(input_ids=inputs["input_ids"], **mask)
+        projected = getattr(out, "text_embeds", None)
+        return States(out.pooler_output if projected is None else projected, out.last_hidden_state)
+
+
+class PooledTextTower(nn.Module):
+    """Any model with last_hidden_state, pooled over its tokens.
+
+    over: "all" takes special tokens into the mean, as sentence encoders are trained; "content" leaves them out, since
+    the first state of a causal language model is large and says nothing (attention sinks).
+    """
+
+    def __init__(self, model: Any, pooling: Pooling, over: Literal["all", "content"] = "all") -> None:
+        super().__init__()
+        self.model, self._pooling, self._over = model, pooling, over
+        self._takes = set(inspect.signature(model.forward).parameters)
+
+    @property
+    def backbone(self) -> nn.Module:
+        model: nn.Module = self.model
+        return model
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> States:
+        known = {key: value for key, value in inputs.items() if key in self._takes}
+        states: Tensor = self.model(**known).last_hidden_state
+        attended = inputs["attention_mask"].bool()
+        if self._pooling == "cls":
+            return States(states[:, 0], states)
+        if self._pooling == "last":
+            return States(last_state(states, attended), states)
+        mask = attended
+        if self._over == "content":
+            content = inputs["content_mask"]
+            mask = torch.where(content.any(1, keepdim=True), content, attended)
+        return States(masked_mean(states, mask), states)
+
+
+class SentenceTower(nn.Module):
+    """A SentenceTransformer without its normalisation."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def backbone(self) -> nn.Module:
+        model: nn.Module = self.model[0].auto_model
+        return model
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> States:
+        out = self.model({key: value for key, value in inputs.items() if key != "content_mask"})
+        return States(out["sentence_embedding"], out.get("token_embeddings"))
+
+
+def make_bidirectional(model: Any) -> None:
+    """Let each token of a causal language model see those after it, too.
+
+    Raises CSAlignerError where the model's own code does not heed the setting: the first state must change when the
+    last token does.
+    """
+    model.config.is_causal = False
+    for module in model.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = False
+    rows = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=model.device)
+    with torch.inference_mode():
+        states = model(input_ids=rows, attention_mask=torch.ones_like(rows)).last_hidden_state
+    if torch.equal(states[0, 0], states[1, 0]):
+        import transformers
+
+        raise CSAlignerError(
+            f"encoder: {type(model).__name__} of transformers {transformers.__version__} stays causal; "
+            "leave bidirectional out, or upgrade transformers"
+        )

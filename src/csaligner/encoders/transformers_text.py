@@ -1,0 +1,253 @@
+"""Text encoders through transformers: CLIP, SigLIP, sentence encoders, causal language models, other encoders."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from csaligner.checks import InputError
+from csaligner.types import EncoderInfo
+
+from .folder import ModelFolder
+from .spec import TextOptions, changed_options, name_with
+from .text import TextEncoder, Tokenization, Tower
+from .towers import PooledTextTower, Pooling, ProjectedTextTower, SentenceTower, make_bidirectional
+
+PROJECTED = {
+    "clip": "CLIPTextModelWithProjection",
+    "clip_text_model": "CLIPTextModelWithProjection",
+    "siglip": "SiglipTextModel",
+    "siglip_text_model": "SiglipTextModel",
+    "siglip2": "Siglip2TextModel",
+    "siglip2_text_model": "Siglip2TextModel",
+}
+NO_LIMIT = 10**6  # tokenizers say 10^30 where they know no limit
+
+
+def open_text(folder: ModelFolder, options: TextOptions) -> TextEncoder:
+    """The text encoder in `folder`. Raises InputError, one line, for what does not load or does not fit together."""
+    device = resolve_device(options.device)
+    with quiet_loading():
+        if (folder.path / "modules.json").is_file():
+            tower, tokenizer, limit, pooling = _sentence(folder, options)
+        else:
+            tower, tokenizer, limit, pooling = _plain(folder, options)
+    _check_vocabulary(folder, tokenizer, tower.backbone)
+    module = cast(nn.Module, tower).eval().requires_grad_(False).to(device)
+    how = Tokenization(
+        tokenizer,
+        _limit(folder, options, limit),
+        options.long_text,
+        pad_to_max=folder.model_type.startswith("siglip"),
+        prompt=_prompt(module, options),
+        batch_size=options.batch_size,
+    )
+    return TextEncoder(tower, how, _info(folder, options, how, pooling, _dim(tower, tokenizer, device)), device)
+
+
+def resolve_device(device: str) -> str:
+    """`auto` is a GPU where there is one. Raises InputError for a name that torch does not know or has not."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device: {device!r} cannot be used ({str(error).splitlines()[0]})") from None
+    return device
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """No progress bars and no remarks from transformers while weights are read."""
+    try:
+        from transformers.utils import logging as hf
+    except ImportError:
+        raise InputError("encoder: transformers is not installed; pip install 'csaligner[hf]'") from None
+    bars, level = hf.is_progress_bar_enabled(), hf.get_verbosity()
+    hf.disable_progress_bar()
+    hf.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        hf.set_verbosity(level)
+        if bars:
+            hf.enable_progress_bar()
+
+
+def load_model(kind: str, folder: ModelFolder, dtype: str) -> tuple[Any, bool]:
+    """The class `kind` of transformers with the folder's weights (safetensors only, no code from the folder), and
+    whether its pooler, if it has one, has weights too."""
+    import transformers
+
+    name = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
+    try:
+        model = getattr(transformers, kind).from_pretrained(
+            folder.path,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            **_tower_config(kind, folder),
+            **{name: getattr(torch, dtype)},
+        )
+    except Exception as error:  # each architecture fails in its own way
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"encoder: {folder.base} does not load as {kind} ({reason})") from None
+    model, report = model
+    poolers = [k for k in report["missing_keys"] if "pooler" in k]
+    missing = sorted(k for k in report["missing_keys"] if k not in poolers and "position_ids" not in k)
+    if missing:
+        raise InputError(
+            f"encoder: {folder.base} lacks {len(missing)} of the weights of {kind} (first: {missing[0]}); "
+            "give a folder that save_pretrained wrote"
+        )
+    return model, not poolers
+
+
+def _tower_config(kind: str, folder: ModelFolder) -> dict[str, Any]:
+    """CLIP's projections have the width of the whole model's config; that of a tower may say another."""
+    if folder.model_type != "clip":
+        return {}
+    from transformers import CLIPConfig
+
+    whole = CLIPConfig.from_pretrained(folder.path, local_files_only=True)
+    tower = whole.text_config if "Text" in kind else whole.vision_config
+    tower.projection_dim = whole.projection_dim
+    return {"config": tower}
+
+
+def _plain(folder: ModelFolder, options: TextOptions) -> tuple[Tower, Any, int, str]:
+    tokenizer = _tokenizer(folder)
+    kind = PROJECTED.get(folder.model_type)
+    causal = any(str(name).endswith("CausalLM") for name in folder.config.get("architectures") or ())
+    if options.bidirectional and not causal:
+        raise InputError(f"bidirectional: {folder.base} is no causal language model; leave it out")
+    model, _ = load_model(kind or "AutoModel", folder, options.dtype)
+    limit = min(_positions(model), int(tokenizer.model_max_length))
+    if kind is not None:
+        if options.pooling != "auto":
+            raise InputError(f"pooling: {folder.base} has its own; got {options.pooling!r}, wanted auto")
+        return ProjectedTextTower(model, "siglip" not in folder.model_type), tokenizer, limit, "projected"
+    if not hasattr(model, "get_input_embeddings") or model.main_input_name != "input_ids":
+        raise InputError(f"encoder: {folder.base} ({folder.model_type}) encodes no text; say ?modality=image")
+    if options.bidirectional:
+        make_bidirectional(model.eval())
+    own: Pooling = "last" if causal and not options.bidirectional else "mean"
+    pooling: Pooling = own if options.pooling == "auto" else options.pooling
+    return PooledTextTower(model, pooling, "content" if causal else "all"), tokenizer, limit, pooling
+
+
+def _sentence(folder: ModelFolder, options: TextOptions) -> tuple[Tower, Any, int, str]:
+    if options.pooling != "auto" or options.bidirectional:
+        raise InputError(f"pooling: {folder.base} is a sentence encoder with its own pooling; leave pooling out")
+    model = open_sentence_transformer(folder.path, options.dtype)
+    pooling = str(getattr(model[1], "pooling_mode", "own")) if len(model) > 1 else "own"
+    limit = int(model.max_seq_length or NO_LIMIT)
+    return SentenceTower(model), _as_fast(model.tokenizer, folder), limit, pooling
+
+
+def open_sentence_transformer(path: Any, dtype: str = "float32") -> Any:
+    """The SentenceTransformer in a folder, on the CPU, without the normalisation at its end."""
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise InputError(f"encoder: {error}; pip install 'csaligner[bundled]'") from None
+    try:
+        model = SentenceTransformer(
+            str(path),
+            device="cpu",
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"encoder: {path} does not load as a sentence encoder ({reason})") from None
+    while len(model) and type(model[-1]).__name__ == "Normalize":
+        model.pop(len(model) - 1)
+    if not hasattr(model[0], "auto_model"):
+        raise InputError(f"encoder: {path} starts with {type(model[0]).__name__}; wanted a transformer")
+    return model.to(getattr(torch, dtype))
+
+
+def _tokenizer(folder: ModelFolder) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        found = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        if (folder.path / "tokenizer.json").is_file():
+            return _as_fast(None, folder)
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"encoder: {folder.base} holds no tokenizer that loads ({reason})") from None
+    return _as_fast(found, folder)
+
+
+def _as_fast(found: Any, folder: ModelFolder) -> Any:
+    """The folder's tokenizer in the fast kind, padding to the right; a slow one is replaced where tokenizer.json is
+    there."""
+    if not getattr(found, "is_fast", False):
+        from transformers import PreTrainedTokenizerFast
+
+        if not (folder.path / "tokenizer.json").is_file():
+            raise InputError(f"encoder: {folder.base} has no tokenizer.json; save its tokenizer in the fast format")
+        found = PreTrainedTokenizerFast.from_pretrained(folder.path, local_files_only=True)
+    if found.pad_token is None:
+        if found.eos_token is None:
+            raise InputError(f"encoder: the tokenizer of {folder.base} has neither a pad nor an eos token; set one")
+        found.pad_token = found.eos_token
+    found.padding_side = "right"
+    return found
+
+
+def _check_vocabulary(folder: ModelFolder, tokenizer: Any, backbone: Any) -> None:
+    rows = backbone.get_input_embeddings().weight.shape[0]
+    top = max(tokenizer.get_vocab().values(), default=-1)
+    if top >= rows:
+        raise InputError(
+            f"encoder: the tokenizer of {folder.base} knows {top + 1} tokens, its model {rows}; "
+            "they do not belong together"
+        )
+
+
+def _positions(model: Any) -> int:
+    config = getattr(model.config, "text_config", None) or model.config
+    return int(getattr(config, "max_position_embeddings", None) or NO_LIMIT)
+
+
+def _limit(folder: ModelFolder, options: TextOptions, limit: int) -> int:
+    if options.max_tokens is not None and options.max_tokens > limit:
+        raise InputError(f"max_tokens: got {options.max_tokens}, {folder.base} reads at most {limit}")
+    return options.max_tokens or limit
+
+
+def _prompt(module: Any, options: TextOptions) -> str:
+    if options.prompt is not None:
+        return options.prompt
+    model = getattr(module, "model", None)
+    name = getattr(model, "default_prompt_name", None)
+    return str(model.prompts[name]) if name and model is not None else ""
+
+
+def _info(folder: ModelFolder, options: TextOptions, how: Tokenization, pooling: str, dim: int) -> EncoderInfo:
+    preprocessing = {"max_tokens": how.max_tokens, "pooling": pooling} | {
+        key: value
+        for key, value in changed_options(options).items()
+        if key not in {"pooling", "max_tokens", "revision"}
+    }
+    if how.prompt:
+        preprocessing["prompt"] = how.prompt
+    return EncoderInfo(name_with(folder.base, options, folder.two_towers), folder.revision, "text", dim, preprocessing)
+
+
+def _dim(tower: Tower, tokenizer: Any, device: str) -> int:
+    """Measured on one text: projections, poolings and layers behind them are told apart by nothing else."""
+    inputs = dict(tokenizer(["a a"], return_tensors="pt"))
+    inputs["content_mask"] = inputs["attention_mask"].bool()
+    with torch.inference_mode():
+        return int(tower({key: value.to(device) for key, value in inputs.items()}).pooled.shape[1])
