@@ -62,7 +62,7 @@ def embed_dataset(
     settings: for data.extract.embed.
     """
     dataset = open_dataset(data, **(options or {}))
-    image, text = (open_encoder(name) for name in encoders)
+    image, text = open_encoder(encoders[0], "image"), open_encoder(encoders[1], "text")
     return embed(dataset, image, text, out, settings, progress)
 
 
