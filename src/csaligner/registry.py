@@ -47,6 +47,16 @@ DATASETS: Mapping[str, str] = {
     "openclipart": "csaligner.data.datasets.openclipart:OpenClipart",
     "table": "csaligner.data.datasets.table:Table",
     "folder": "csaligner.data.datasets.folder:Folder",
+    "karpathy": "csaligner.data.datasets.karpathy:Karpathy",
+    "coco": "csaligner.data.datasets.coco:CocoCaptions",
+    "flickr": "csaligner.data.datasets.flickr:FlickrTokens",
+    "urban1k": "csaligner.data.datasets.urban1k:Urban1k",
+    "docci": "csaligner.data.datasets.docci:Docci",
+    "sharegpt4v": "csaligner.data.datasets.sharegpt4v:ShareGPT4V",
+    "webdataset": "csaligner.data.datasets.tars:WebDataset",
+    "img2dataset": "csaligner.data.datasets.img2dataset:Img2Dataset",
+    "huggingface": "csaligner.data.datasets.huggingface:HuggingFace",
+    "texts": "csaligner.data.datasets.texts:Texts",
 }
 
 

@@ -16,7 +16,9 @@ from csaligner.data.datasets.openclipart import OpenClipart
 from csaligner.data.datasets.openmoji import OpenMoji, base_of, captions_of
 from csaligner.data.datasets.table import Table
 from csaligner.data.datasets.tuxpaint import TuxPaint
-from csaligner.data.images import ImageError, load_image
+from csaligner.data.images import ImageError, load_image, read_bytes
+from csaligner.data.items import clean_items
+from csaligner.data.sources import Unusable
 from csaligner.types import Dataset, Item
 
 ROWS = [("a.png", "a cat"), ("b.png", 'ein "Hund", groß 🐕'), ("a.png", "une 猫")]
@@ -97,9 +99,6 @@ def test_an_absolute_image_path_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("t.csv", "image,caption\n,x\n", "row 1 has nothing in column 'image'"),
-        ("t.jsonl", '{"image": "a", "caption": "b"}\n{oops\n', "line 2 is not JSON"),
-        ("t.jsonl", "[1]\n", "line 1 is not a JSON object"),
         ("t.parquet", "no parquet", r"t\.parquet: does not read as parquet"),
         ("t.xlsx", "x", r"\.xlsx is not known; wanted \.csv"),
         ("t.csv", "", "has no column 'image'"),
@@ -113,6 +112,44 @@ def test_a_broken_table(tmp_path: Path, name: str, text: str, message: str) -> N
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", "image,caption\n,x\na.png,y\n", "row 1 has nothing in column 'image'"),
+        ("t.jsonl", '{"image": "a.png", "caption": "y"}\n{oops\n', "line 2 is not JSON"),
+        ("t.jsonl", '[1]\n{"image": "a.png", "caption": "y"}\n', "line 1 is not a JSON object"),
+        ("t.jsonl", '{"image": "a.png", "caption": "y"}\n{"image": "b.png"}\n', "line 2 has no 'caption'"),
+    ],
+)
+def test_a_broken_row_costs_itself(tmp_path: Path, name: str, text: str, message: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    items = {type(item.image): item for item in Table(path).items()}
+    assert [(item.image_id, item.captions) for item in items.values() if isinstance(item.image, Path)] == [
+        ("a.png", ("y",))
+    ]
+    with pytest.raises(ImageError, match=message) as caught:
+        load_image(items[Unusable].image)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_caption_that_is_not_text_is_dropped_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"image": "a.png", "caption": ["x", 7, null]}\n{"image": "b.png", "caption": {"x": 1}}\n')
+    cleaned = clean_items(Table(path))
+    assert [item.captions for item in cleaned.items] == [("x",)]
+    assert (cleaned.empty_captions, cleaned.without_caption) == (3, ("b.png",))
+
+
+def test_a_column_of_splits(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("image,caption,split\na.png,x,validation\nb.png,y,\nc.png,z,other\n")
+    items = Table(path, split_key="split").items()
+    assert [item.split for item in items] == ["val", None, None]
+    with pytest.raises(ImageError, match="row 3 has the split 'other', wanted train, val or test"):
+        load_image(items[2].image)
+
+
 def test_a_table_that_is_not_utf8(tmp_path: Path) -> None:
     for name in ("t.csv", "t.jsonl"):
         (tmp_path / name).write_bytes("image,caption\na.png,Hündin\n".encode("latin-1"))
@@ -123,8 +160,10 @@ def test_a_table_that_is_not_utf8(tmp_path: Path) -> None:
 def test_one_id_for_two_pictures_in_a_table(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("image,caption,id\na.png,x,1\nb.png,y,1\n")
-    with pytest.raises(InputError, match=r"row 2 gives the id '1' to .*b\.png, but it stands for .*a\.png"):
-        Table(path, id_key="id").items()
+    first, second = Table(path, id_key="id").items()
+    assert first.image == tmp_path / "a.png"
+    with pytest.raises(ImageError, match=r"row 2 gives the id '1' to .*b\.png, but it stands for .*a\.png"):
+        load_image(second.image)
 
 
 def test_no_such_table_root_or_separator(tmp_path: Path) -> None:
@@ -161,7 +200,7 @@ def test_openmoji_is_complete_and_has_no_skin_tones() -> None:
     dataset = OpenMoji()
     items = {item.image_id: item for item in dataset.items()}
     assert len(items) > 1800
-    assert all(item.image.is_file() and item.captions for item in items.values())
+    assert all(Path(str(item.image)).is_file() and item.captions for item in items.values())
     assert not any(tone in name for name in items for tone in ("1F3FB", "1F3FF"))
     assert "OpenMoji" in dataset.attribution
     assert items["openmoji/1F600"].captions == ("grinning face", "grinning")
@@ -173,7 +212,7 @@ def test_identical_drawings_share_a_group_and_so_do_their_bases() -> None:
     groups: dict[bytes, set[str]] = {}
     bases: dict[str, set[str]] = {}
     for item in items:
-        groups.setdefault(item.image.read_bytes(), set()).add(item.group)
+        groups.setdefault(read_bytes(item.image), set()).add(item.group)
         points = [int(p, 16) for p in item.image_id.removeprefix("openmoji/").split("-")]
         bases.setdefault(base_of(points), set()).add(item.group)
     assert len(groups) < len(items)  # there are such drawings
@@ -202,7 +241,7 @@ def test_tuxpaint(tmp_path: Path) -> None:
     assert pairs(TuxPaint(root=tmp_path)) == [("tuxpaint/animals/cow", ("A cow.",)), ("tuxpaint/empty", ("",))]
     assert pairs(TuxPaint("de", tmp_path))[0][1] == ("Eine Kuh.",)
     assert pairs(TuxPaint("pt_BR", tmp_path))[0][1] == ("Uma vaca.",)
-    assert TuxPaint(root=tmp_path).items()[0].image.suffix == ".svg"
+    assert TuxPaint(root=tmp_path).items()[0].image.name[-4:] == ".svg"
 
 
 CLIP = """<svg xmlns="http://www.w3.org/2000/svg" width="2" height="2"><metadata>

@@ -40,7 +40,7 @@ def check_content(store: Store, items: Sequence[Item], text_features: Callable[[
     seen = [(found.image_ids[i], caption) for caption, i, _ in rows]
     assert seen == [(item.image_id, caption) for item in items for caption in item.captions]
     for item, x in zip(items, found.image, strict=True):
-        with Image.open(item.image) as picture:
+        with Image.open(str(item.image)) as picture:
             assert x.tolist() == list(picture.getpixel((0, 0)))  # type: ignore[arg-type]
     for caption, y in zip(found.captions, found.text, strict=True):
         assert torch.equal(y, text_features(caption))
@@ -119,7 +119,7 @@ def test_another_store_in_out_is_left_alone(
     for other, encoder, message in cases:
         with pytest.raises(InputError, match=f"out: {out} holds a store {message}"):
             embed(listed(other), encoder, text_encoder, out, ONE)
-    Image.new("RGB", (40, 40), "red").save(items[2].image)
+    Image.new("RGB", (40, 40), "red").save(str(items[2].image))
     with pytest.raises(InputError, match="of other data"):
         embed(listed(items), image_encoder, text_encoder, out, ONE)
     assert files(out) == before
@@ -141,9 +141,9 @@ def broken_items(make_items: MakeItems, n: int, broken: Sequence[int]) -> list[I
     items = make_items(n)
     for i in broken:
         if i % 2:
-            items[i].image.unlink()
+            Path(str(items[i].image)).unlink()
         else:
-            items[i].image.write_bytes(items[i].image.read_bytes()[:30])
+            Path(str(items[i].image)).write_bytes(Path(str(items[i].image)).read_bytes()[:30])
     return items
 
 

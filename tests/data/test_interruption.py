@@ -77,8 +77,8 @@ def test_broken_pictures_are_remembered_over_an_interruption(
     tmp_path: Path, make_items: MakeItems, listed: Listed, image_encoder: Any, text_encoder: Any
 ) -> None:
     items = make_items(11)
-    items[1].image.unlink()
-    items[9].image.unlink()
+    Path(str(items[1].image)).unlink()
+    Path(str(items[9].image)).unlink()
     settings = dataclasses.replace(SETTINGS, max_bad=0.2)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     embed(listed(items), image_encoder, text_encoder, whole, settings)
@@ -154,7 +154,7 @@ if __name__ == "__main__":
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_process(tmp_path: Path, make_items: MakeItems, number: signal.Signals) -> None:
-    folder = make_items(11)[0].image.parent
+    folder = Path(str(make_items(11)[0].image)).parent
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from csaligner.checks import InputError, nearest
+from csaligner.checks import InputError, check_choice, nearest
 from csaligner.registry import DATASETS, load
 from csaligner.types import Dataset, Item
 
-BY_PATH = ("table", "folder")  # readers that a path stands for
-ALL = ("openmoji", "tuxpaint", "openclipart")
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonlines", ".parquet")
+from .formats import format_of
+
+ALL = ("openmoji", "tuxpaint", "openclipart")  # readers that need no path
 
 
 class Joined:
@@ -34,27 +34,34 @@ class Joined:
         return [item for part in self._parts for item in part.items()]
 
 
-def open_dataset(spec: str, **options: Any) -> Dataset:
-    """openmoji, tuxpaint, openclipart, all (the three together), a table (csv, tsv, jsonl, parquet) or a folder.
+def open_dataset(spec: str, data_format: str | None = None, **options: Any) -> Dataset:
+    """openmoji, tuxpaint, openclipart, all (the three together), or a path; docs/data.md lists the formats.
 
-    options: for the reader, for example image_key and caption_key of a table; None stands for its default.
+    data_format: the name of a reader, where the path alone does not tell. options: for the reader, for example
+    image_key and caption_key of a table; None stands for its default.
 
     Raises InputError for a name or a path that is not there, and for an option that the reader does not have.
     """
     options = {key: value for key, value in options.items() if value is not None}
-    names = [name for name in DATASETS if name not in BY_PATH]
-    if spec == "all":
+    if data_format is not None:
+        check_choice("data_format", data_format, [name for name in DATASETS if name not in ALL])
+    elif spec == "all":
         return Joined([_make(name, (), options) for name in ALL])
-    if spec in names:
+    elif spec in ALL:
         return _make(spec, (), options)
     path = Path(spec)
-    if spec and path.is_dir():
-        return _make("folder", (path,), options)
-    if path.is_file():
-        return _make("table", (path,), options)
+    pattern = "{" in path.name and path.suffix == ".tar"
+    if spec and (path.exists() or pattern):
+        name = data_format or ("webdataset" if pattern else format_of(path))
+        return _make(name, (path,), options)
     if path.suffix or len(path.parts) > 1:
         raise InputError(f"dataset: no such file or folder: {spec}")
-    raise InputError(f"dataset: {spec!r} is neither a path nor a known name; {nearest(spec, [*names, 'all'])}")
+    raise InputError(f"dataset: {spec!r} is neither a path nor a known name; {nearest(spec, [*ALL, 'all'])}")
+
+
+def notes_of(dataset: Dataset) -> tuple[str, ...]:
+    """What a reader has to say about items it left out, one line each; after items()."""
+    return tuple(getattr(dataset, "notes", ()))
 
 
 def _make(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Dataset:

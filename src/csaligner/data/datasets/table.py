@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from csaligner.checks import InputError
 from csaligner.types import Item
+
+from .records import SPLIT_NAMES, BadRecord, captions, items_of, json_lines, merged
 
 Row = Mapping[str, Any]
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -25,8 +26,11 @@ class Table:
     of csv and tsv files, a tab also as \\t. image_root: what relative image paths start from; without it
     the table's folder.
 
-    Raises InputError for a missing file, a column that is not there (and says which are), a row without an image,
-    an id with two pictures, and a file that does not parse.
+    split_key: a column with train, val or test; without it the hash rule decides.
+
+    A row without an image, with another picture for an id, or that does not parse is an unusable item: the rest goes
+    on. Raises InputError for a missing file, a column that is not there (and says which are), and a file that does
+    not parse at all.
     """
 
     attribution = ""
@@ -39,9 +43,10 @@ class Table:
         id_key: str | None = None,
         separator: str | None = None,
         image_root: Path | str | None = None,
+        split_key: str | None = None,
     ) -> None:
         self._path = Path(path)
-        self._keys = (image_key, caption_key, id_key or image_key)
+        self._keys = (image_key, caption_key, id_key or image_key, *([split_key] if split_key else []))
         self._separator = separator or SEPARATORS.get(self._path.suffix.lower(), ",")
         if self._separator == r"\t":  # what a shell makes of '\t'
             self._separator = "\t"
@@ -53,25 +58,23 @@ class Table:
         return self._path.name
 
     def items(self) -> Sequence[Item]:
-        image_key, caption_key, id_key = self._keys
-        images: dict[str, Path] = {}
-        captions: dict[str, list[str]] = {}
-        for number, row in enumerate(self._rows(), start=1):
-            image, image_id = _cell(row.get(image_key)), _cell(row.get(id_key))
-            if not image or not image_id:
-                missing = image_key if not image else id_key
-                raise InputError(
-                    f"{self._path}: row {number} has nothing in column {missing!r}; fill it or remove the row"
-                )
-            path = self._root / image
-            first = images.setdefault(image_id, path)
-            if first != path:
-                raise InputError(
-                    f"{self._path}: row {number} gives the id {image_id!r} to {path}, but it stands for {first}; "
-                    "give each picture its own id"
-                )
-            captions.setdefault(image_id, []).extend(_captions(row.get(caption_key)))
-        return [Item(i, path, tuple(captions[i]), group=i) for i, path in images.items()]
+        pictures: dict[str, Path] = {}
+        return merged(items_of(self._path, self._rows(), lambda row: self._item(row, pictures)))
+
+    def _item(self, row: Row, pictures: dict[str, Path]) -> Item:
+        image_key, caption_key, id_key, *split_key = self._keys
+        image, image_id = _cell(row.get(image_key)), _cell(row.get(id_key))
+        if not image or not image_id:
+            raise BadRecord(f"has nothing in column {(image_key if not image else id_key)!r}")
+        path = self._root / image
+        first = pictures.setdefault(image_id, path)
+        if first != path:
+            raise BadRecord(f"gives the id {image_id!r} to {path}, but it stands for {first}")
+        split = _cell(row.get(split_key[0])) if split_key else ""
+        if split and split not in SPLIT_NAMES:
+            raise BadRecord(f"has the split {split!r}, wanted train, val or test")
+        found = row.get(caption_key)
+        return Item(image_id, path, captions(found), group=image_id, split=SPLIT_NAMES.get(split))
 
     def _check(self) -> None:
         if not self._path.is_file():
@@ -81,14 +84,14 @@ class Table:
         if len(self._separator) != 1:
             raise InputError(f"separator: got {self._separator!r}, wanted one character")
 
-    def _rows(self) -> Iterator[Row]:
+    def _rows(self) -> Iterator[tuple[str, Row | BadRecord]]:
         suffix = self._path.suffix.lower()
         if suffix in SEPARATORS:
-            return self._csv()
+            return _numbered(self._csv())
         if suffix in JSON_LINES:
             return self._json_lines()
         if suffix == ".parquet":
-            return self._parquet()
+            return _numbered(self._parquet())
         raise InputError(f"{self._path}: {suffix or 'a file without suffix'} is not known; wanted {KINDS}")
 
     def _csv(self) -> Iterator[Row]:
@@ -100,22 +103,15 @@ class Table:
         except (csv.Error, UnicodeDecodeError) as error:
             raise InputError(f"{self._path}: does not read as UTF-8 text with separators ({error})") from None
 
-    def _json_lines(self) -> Iterator[Row]:
-        try:
-            text = self._path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{self._path}: is not UTF-8 text ({error})") from None
-        for number, line in enumerate(text.split("\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{self._path}: line {number} is not JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise InputError(f"{self._path}: line {number} is not a JSON object")
-            self._check_columns(row)
-            yield row
+    def _json_lines(self) -> Iterator[tuple[str, Row | BadRecord]]:
+        """The columns are those of the first line; another that lacks one is a bad record."""
+        checked = False
+        for where, row in json_lines(self._path):
+            if not checked and not isinstance(row, BadRecord):
+                self._check_columns(row)
+                checked = True
+            missing = [] if isinstance(row, BadRecord) else [key for key in self._keys if key not in row]
+            yield where, BadRecord(f"has no {missing[0]!r}") if missing else row
 
     def _parquet(self) -> Iterator[Row]:
         import pyarrow as pa
@@ -138,9 +134,9 @@ class Table:
                 )
 
 
+def _numbered(rows: Iterator[Row]) -> Iterator[tuple[str, Row]]:
+    return ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+
+
 def _cell(value: Any) -> str:
     return "" if value is None else str(value).strip()
-
-
-def _captions(value: Any) -> list[str]:
-    return [_cell(entry) for entry in value] if isinstance(value, list) else [_cell(value)]

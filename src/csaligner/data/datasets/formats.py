@@ -1,0 +1,66 @@
+"""Which reader a path is for, where the path alone tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from csaligner.checks import InputError
+
+from .docci import FILE as DOCCI_FILE
+from .img2dataset import shard_names
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonlines", ".parquet")
+HEAD = 1 << 16  # characters of a JSON file that are looked at
+
+
+def format_of(path: Path) -> str:
+    """The name of a reader in registry.DATASETS; InputError where several would do."""
+    if path.is_dir():
+        return _of_folder(path)
+    suffix = path.suffix.lower()
+    if path.name == DOCCI_FILE:
+        return "docci"
+    if suffix in TABLE_SUFFIXES:
+        return "table"
+    if suffix == ".json":
+        return _of_json(path)
+    simple = {".token": "flickr", ".tar": "webdataset", ".txt": "texts"}
+    if suffix in simple:
+        return simple[suffix]
+    raise InputError(f"dataset: {path}: {suffix or 'a file without suffix'} is not known; give --data-format")
+
+
+def _of_folder(path: Path) -> str:
+    if (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file():
+        return "huggingface"
+    if (path / DOCCI_FILE).is_file():
+        return "docci"
+    if (path / "img_emb").is_dir() or (path / "text_emb").is_dir():
+        raise InputError(f"dataset: {path} holds features, no pictures; it is a store already: give it to train")
+    names = set(shard_names(path))
+    if any((path / f"{name}.parquet").is_file() for name in names):
+        return "img2dataset"
+    if any(path.glob("*.tar")):
+        return "webdataset"
+    if (path / "image").is_dir() and (path / "caption").is_dir():
+        return "urban1k"
+    return "folder"
+
+
+def _of_json(path: Path) -> str:
+    """By words that stand near the start of each format."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        head = file.read(HEAD)
+    if head.lstrip().startswith("["):
+        found = [("sharegpt4v", '"conversations"')]
+    else:
+        found = [
+            ("karpathy", '"sentences"'),
+            ("coco", '"annotations"'),
+            ("coco", '"coco_url"'),
+            ("coco", '"file_name"'),
+        ]
+    for name, word in found:
+        if word in head:
+            return name
+    raise InputError(f"dataset: {path}: its start tells no known format; give --data-format")

@@ -1,0 +1,206 @@
+"""Hugging Face `datasets`: a folder that save_to_disk wrote, a dataset in memory, or a stream."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from csaligner.checks import InputError, nearest
+from csaligner.data.images import ImageError
+from csaligner.data.sources import FilePart
+from csaligner.types import ImageSource, Item
+
+from .records import SPLIT_NAMES, BadRecord, captions, field, items_of
+
+IMAGE_KEYS = ("image", "img", "jpg", "png")
+CAPTION_KEYS = ("caption", "captions", "text", "sentences", "raw", "alt_caption")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The picture in one row of a saved dataset. stamp: the dataset's own fingerprint and the place in it."""
+
+    folder: Path
+    part: str
+    column: str
+    row: int
+    stamp: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.row}"
+
+    def read(self) -> bytes:
+        value = _saved(self.folder, self.part, self.column)[self.row][self.column]
+        content, path = _bytes_or_path(value)
+        if content is not None:
+            return content
+        if path is None:
+            raise ImageError(f"{self}: holds no picture")
+        return (self.folder / path).read_bytes()
+
+    def __str__(self) -> str:
+        return f"{self.folder}: {self.part or 'row'} {self.row}"
+
+
+class HuggingFace:
+    """source: the folder, or a Dataset, DatasetDict, IterableDataset or any iterable of dicts (Python only).
+
+    image_key, caption_key: its columns; without them the usual names. A picture may be a PIL image, bytes, the dict
+    of bytes and path that `datasets` keeps, or a path (below image_root); a caption a text or a list. id_key: a
+    column of image ids, without it part and row number. limit: rows that are taken of each part; a stream may have
+    no end. The splits of a DatasetDict stay; else the hash rule decides.
+
+    Rows of a folder are read by workers when they are wanted. Rows in memory or of a stream are gone through once:
+    their pictures go into a temporary file that lasts as long as this object.
+    """
+
+    attribution = ""
+
+    def __init__(
+        self,
+        source: Path | str | Iterable[Mapping[str, Any]],
+        image_key: str | None = None,
+        caption_key: str | None = None,
+        id_key: str | None = None,
+        image_root: Path | str | None = None,
+        limit: int | None = None,
+    ) -> None:
+        self._folder = Path(source).absolute() if isinstance(source, (str, Path)) else None
+        self._parts = _parts(load_saved(self._folder) if self._folder else source)
+        self._image_key, self._caption_key, self._id_key = image_key, caption_key, id_key
+        self._root = Path(image_root) if image_root else self._folder or Path()
+        self._limit = limit
+        self._spool: _Spool | None = None
+        self._items: list[Item] | None = None
+
+    @property
+    def name(self) -> str:
+        return self._folder.name if self._folder else "datasets"
+
+    def items(self) -> Sequence[Item]:
+        if self._items is None:  # a stream can be gone through once
+            self._items = [item for part, rows in self._parts.items() for item in self._of(part, rows)]
+        return self._items
+
+    def _of(self, part: str, rows: Any) -> list[Item]:
+        rows = _without_decoding(rows)
+        stream = iter(rows)
+        first = next(stream, None)
+        if first is None:
+            return []
+        image_key = _column("image_key", self._image_key, IMAGE_KEYS, first)
+        caption_key = _column("caption_key", self._caption_key, CAPTION_KEYS, first)
+        if self._id_key is not None:
+            _column("id_key", self._id_key, (), first)
+        if self._folder is None:
+            stream = chain([first], stream)
+        else:
+            stream = iter(rows.select_columns([name for name in (caption_key, self._id_key) if name is not None]))
+        mark = str(getattr(rows, "_fingerprint", ""))
+
+        def make(numbered: tuple[int, Mapping[str, Any]]) -> Item:
+            number, row = numbered
+            name = str(field(row, self._id_key)) if self._id_key else f"{part}/{number}" if part else str(number)
+            image: ImageSource
+            if self._folder is None:
+                image = self._kept(field(row, image_key), name)
+            else:
+                image = Cell(self._folder, part, image_key, number, f"{mark} {part} {number}")
+            return Item(name, image, captions(field(row, caption_key)), group=name, split=SPLIT_NAMES.get(part))
+
+        records = ((f"{part or 'row'} {n}", (n, row)) for n, row in enumerate(islice(stream, self._limit)))
+        return items_of(self.name, records, make)
+
+    def _kept(self, value: Any, name: str) -> ImageSource:
+        content, path = _bytes_or_path(value)
+        if content is not None:
+            self._spool = self._spool or _Spool()
+            return self._spool.add(content, name)
+        if path is None:
+            raise BadRecord(f"has {type(value).__name__} as picture, wanted a PIL image, bytes or a path")
+        return self._root / path
+
+
+class _Spool:
+    """Pictures one after the other in a temporary file, told apart by their SHA-256."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="csaligner-")
+        self._path = Path(self._folder.name) / "pictures"
+        self._file: BinaryIO = self._path.open("wb", buffering=0)
+        self._size = 0
+
+    def add(self, content: bytes, name: str) -> FilePart:
+        self._file.write(content)
+        part = FilePart(self._path, self._size, len(content), name, hashlib.sha256(content).hexdigest())
+        self._size += len(content)
+        return part
+
+
+def load_saved(folder: Path) -> Any:
+    """InputError where the package or the folder is missing."""
+    try:
+        from datasets import load_from_disk
+    except ImportError as error:
+        raise InputError(f"dataset: {error}; pip install 'csaligner[hf]'") from None
+    try:
+        return load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder}: does not read as a dataset that save_to_disk wrote ({reason})") from None
+
+
+@lru_cache(maxsize=8)
+def _saved(folder: Path, part: str, column: str) -> Any:
+    found = load_saved(folder)
+    return _without_decoding((found[part] if part else found).select_columns([column]))
+
+
+def _parts(source: Any) -> dict[str, Any]:
+    """Name of a part -> its rows; one part without a name where there are no parts."""
+    if isinstance(source, Mapping):  # DatasetDict and IterableDatasetDict are dicts
+        return {str(name): rows for name, rows in source.items()}
+    return {"": source}
+
+
+def _without_decoding(rows: Any) -> Any:
+    """Rows whose pictures stay bytes and paths, where `datasets` would make PIL images of them."""
+    for name, feature in (getattr(rows, "features", None) or {}).items():
+        if type(feature).__name__ == "Image":
+            from datasets import Image
+
+            rows = rows.cast_column(name, Image(decode=False))
+    return rows
+
+
+def _column(option: str, wanted: str | None, usual: Sequence[str], row: Mapping[str, Any]) -> str:
+    if wanted is not None:
+        if wanted not in row:
+            raise InputError(f"{option}: no column {wanted!r}; {nearest(wanted, row)}")
+        return wanted
+    found = [name for name in usual if name in row]
+    if not found:
+        raise InputError(f"{option}: none of the columns {', '.join(map(repr, row))} has a usual name; say which")
+    return found[0]
+
+
+def _bytes_or_path(value: Any) -> tuple[bytes | None, str | None]:
+    if isinstance(value, Mapping):
+        return value.get("bytes"), value.get("path")
+    if isinstance(value, (bytes, bytearray)):
+        return bytes(value), None
+    if isinstance(value, (str, Path)):
+        return None, str(value)
+    if hasattr(value, "save") and hasattr(value, "mode"):  # a PIL image
+        stream = io.BytesIO()
+        value.save(stream, format="PNG" if value.mode not in ("CMYK", "F", "YCbCr", "LAB", "HSV") else "TIFF")
+        return stream.getvalue(), None
+    return None, None

@@ -1,0 +1,47 @@
+"""Karpathy's JSON of COCO and Flickr30k: the splits that retrieval results are reported on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from csaligner.types import Item
+
+from .records import SPLIT_NAMES, BadRecord, captions, field, items_of, listed, numbered, read_json, root_of, text
+
+
+class Karpathy:
+    """dataset_coco.json, dataset_flickr30k.json: images[].{filepath, filename, split, sentences[].raw}.
+
+    image_root: holds train2014/ and val2014/ (COCO) or the pictures (Flickr30k); without it the file's folder, or
+    flickr30k-images in it. The image id is the file name. Split: its own; restval is train. All captions of an image
+    are kept, also a sixth and a seventh.
+    """
+
+    attribution = ""
+
+    def __init__(self, path: Path | str, image_root: Path | str | None = None) -> None:
+        self._path = Path(path)
+        self._root = root_of(self._path, image_root, self._path.parent / "flickr30k-images")
+
+    @property
+    def name(self) -> str:
+        return self._path.stem
+
+    def items(self) -> Sequence[Item]:
+        images = listed(self._path, read_json(self._path), "images")
+        return items_of(self._path, numbered("images", images), self._item)
+
+    def _item(self, record: dict[str, Any]) -> Item:
+        name, split = text(record, "filename"), text(record, "split")
+        if split not in SPLIT_NAMES:
+            raise BadRecord(f"has the split {split!r}, wanted train, restval, val or test")
+        folder = record.get("filepath", "")
+        if not isinstance(folder, str):
+            raise BadRecord(f"has {folder!r} as 'filepath', wanted a text")
+        sentences = field(record, "sentences")
+        if not isinstance(sentences, list):
+            raise BadRecord("has no list 'sentences'")
+        raw = [sentence.get("raw") if isinstance(sentence, dict) else None for sentence in sentences]
+        return Item(name, self._root / folder / name, captions(raw), group=name, split=SPLIT_NAMES[split])
