@@ -18,11 +18,12 @@ from csaligner.distributed import gather_ids, gather_rows, rank, row_counts, wor
 from csaligner.losses.infonce import NAMES
 from csaligner.losses.objective import INFO_NCE, KERNEL_TERMS, Objective, weighted
 from csaligner.ops import ring
-from csaligner.ops.arguments import Ids, Samples, pair_ids, samples, scale_of
+from csaligner.ops.arguments import Ids, Samples, pair_ids, samples, scale_of, whole_numbers
 from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth, median_rows
 from csaligner.ops.kernels import Kernel, make_kernel
 from csaligner.ops.pairs import Rows
 from csaligner.ops.reference import id_weights
+from csaligner.ops.tiles import uncompiled
 from csaligner.registry import DIVERGENCES
 from csaligner.types import LossTerms
 
@@ -43,6 +44,7 @@ class ParallelObjective:
         if objective.impl not in ("auto", "tiled"):
             raise InputError(f'exchange: "ring" has tiles of its own; impl {objective.impl!r} needs "gather"')
 
+    @uncompiled
     def __call__(
         self,
         image_features: Tensor,
@@ -59,8 +61,8 @@ class ParallelObjective:
         """
         if self.exchange == "none" or (self.exchange == "gather" and world_size() == 1):
             return self.objective(image_features, text_features, logit_scale, image_ids, text_ids, weights)
-        ids_x = _whole_numbers("image_ids", image_ids, image_features)
-        ids_y = _whole_numbers("text_ids", text_ids, text_features)
+        ids_x = None if image_ids is None else whole_numbers("image_ids", image_ids, image_features)
+        ids_y = None if text_ids is None else whole_numbers("text_ids", text_ids, text_features)
         lambdas = self.objective.lambdas(weights)
         active = {name for name, weight in lambdas.items() if weight > 0}
         if ids_y is None and not active <= set(DIVERGENCES):
@@ -176,16 +178,3 @@ def _own(positions: Tensor, counts: list[int]) -> Tensor:
 def _check_same_counts(x: Tensor, y: Tensor) -> None:
     if row_counts(x) != row_counts(y):
         raise InputError("image_ids, text_ids: missing, and a rank has more rows of one side; give both to pair them")
-
-
-def _whole_numbers(name: str, ids: Ids | None, features: Tensor) -> Tensor | None:
-    """Names of rows cannot be compared across ranks, numbers can."""
-    if ids is None:
-        return None
-    try:
-        numbers = torch.as_tensor(ids, device=features.device)
-    except (TypeError, ValueError, RuntimeError):
-        numbers = torch.empty(())
-    if numbers.is_floating_point() or numbers.ndim != 1:
-        raise InputError(f"{name}: across ranks ids must be whole numbers, -1 for a row without a partner")
-    return numbers.detach().to(torch.int64)

@@ -86,22 +86,22 @@ def fit_starts(
     else:
         zero = torch.zeros(m.x.shape[1])
         return Affine(m.mean_x.float(), None, zero), Affine(m.mean_y.float(), None, zero)
-    return _affine(m.x, m.mean_x, maps[0]), _affine(m.y, m.mean_y, maps[1])
+    return affine(m.x, m.mean_x, maps[0]), affine(m.y, m.mean_y, maps[1])
 
 
-def _affine(points: Tensor, mean: Tensor, map_: Tensor) -> Affine:
+def affine(points: Tensor, mean: Tensor, map_: Tensor) -> Affine:
     """Scaled so that mapped rows have length 1 in the mean: the scale the residual blocks expect."""
     length = ((points - mean) @ map_).norm(dim=1).mean().clamp_min(1e-12)
     return Affine(mean.float(), (map_ / length).float(), torch.zeros(map_.shape[1]))
 
 
 def _half_coral(m: _Moments, shrinkage: float) -> tuple[Tensor, Tensor]:
-    recolour = _power((m.cov_x + m.cov_y) / 2, 0.25, shrinkage)
-    return _power(m.cov_x, -0.5, shrinkage) @ recolour, _power(m.cov_y, -0.5, shrinkage) @ recolour
+    recolour = power((m.cov_x + m.cov_y) / 2, 0.25, shrinkage)
+    return power(m.cov_x, -0.5, shrinkage) @ recolour, power(m.cov_y, -0.5, shrinkage) @ recolour
 
 
 def _canonical(m: _Moments, shrinkage: float, dim: int | None) -> tuple[Tensor, Tensor]:
-    white_x, white_y = _power(m.cov_x, -0.5, shrinkage), _power(m.cov_y, -0.5, shrinkage)
+    white_x, white_y = power(m.cov_x, -0.5, shrinkage), power(m.cov_y, -0.5, shrinkage)
     u, r, vh = torch.linalg.svd(white_x @ m.cov_xy @ white_y, full_matrices=False)
     k = len(r) if dim is None else min(dim, len(r))
     map_x, map_y = white_x @ u[:, :k] * r[:k], white_y @ vh[:k].T * r[:k]
@@ -119,9 +119,9 @@ def _onto_fixed(m: _Moments, config: StartConfig, fixed: str) -> tuple[Affine, A
         cov, target_cov, cross, mean, target_mean = m.cov_x, m.cov_y, m.cov_xy, m.mean_x, m.mean_y
     same = len(mean) == len(target_mean)
     if config.kind == "projection" or not same:
-        map_ = _power(cov, -1.0, _projection_shrinkage(m, config)) @ cross
+        map_ = power(cov, -1.0, _projection_shrinkage(m, config)) @ cross
     elif config.kind == "moments":
-        map_ = _power(cov, -0.5, config.shrinkage) @ _power(target_cov, 0.5, config.shrinkage)
+        map_ = power(cov, -0.5, config.shrinkage) @ power(target_cov, 0.5, config.shrinkage)
     else:
         map_ = torch.eye(len(mean), dtype=cov.dtype)
     start = Affine(mean.float(), map_.float(), target_mean.float())
@@ -133,7 +133,7 @@ def _projection_shrinkage(m: _Moments, config: StartConfig) -> float:
     return config.projection_shrinkage / math.sqrt(len(m.x))
 
 
-def _power(cov: Tensor, exponent: float, shrinkage: float) -> Tensor:
+def power(cov: Tensor, exponent: float, shrinkage: float) -> Tensor:
     """(cov + shrinkage * mean eigenvalue * I)^exponent for a symmetric positive semi-definite matrix."""
     eigenvalues, vectors = torch.linalg.eigh(cov)
     eigenvalues = eigenvalues.clamp_min(0)

@@ -43,10 +43,11 @@ def hoelder_divergence(
     weights = [first.weights_x, first.weights_y, *(None for _ in others)]
     clouds = [(p.to(dtype), log_weights(p.to(dtype), w)) for p, w in zip(points, weights, strict=True)]
     k = make_kernel(kernel, bandwidth, first.x, first.y)
-    return _divergence(clouds, k, impl)
+    return of_clouds(clouds, k, impl)
 
 
-def _divergence(clouds: list[tuple[Tensor, Tensor]], kernel: Kernel, impl: str) -> Tensor:
+def of_clouds(clouds: Sequence[tuple[Tensor, Tensor]], kernel: Kernel, impl: str) -> Tensor:
+    """The divergence of m samples, each (points, log weights whose exponentials sum to 1)."""
     m = len(clouds)
     own, product = [], []
     for here, (points, log_a) in enumerate(clouds):

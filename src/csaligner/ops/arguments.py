@@ -105,6 +105,18 @@ def pair_ids(
     return a, b
 
 
+def whole_numbers(name: str, ids: Ids, features: Tensor) -> Tensor:
+    """Ids that mean the same everywhere, (N,) int64 on the device of the features: across ranks, or among several
+    samples, names of rows will not do. Raises InputError."""
+    try:
+        numbers = torch.as_tensor(ids, device=features.device)
+    except (TypeError, ValueError, RuntimeError):
+        numbers = torch.empty(())
+    if numbers.is_floating_point() or numbers.dtype == torch.bool or numbers.ndim != 1:
+        raise InputError(f"{name}: ids must be whole numbers here, -1 for a row without a partner")
+    return numbers.detach().to(torch.int64)
+
+
 def _integers(a: Ids, b: Ids, device: torch.device) -> tuple[Tensor, Tensor]:
     both = [_as_integers(ids) for ids in (a, b)]
     if all(ids is not None for ids in both):

@@ -1,0 +1,115 @@
+"""Adapters of any number of modalities into one space, with a closed-form start for all of them together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from csaligner.checks import InputError, check_positive
+from csaligner.config import AdapterConfig
+from csaligner.registry import ADAPTERS, load
+
+from .start import Affine, affine, power
+
+
+class MultiAligner(nn.Module):
+    """K adapters into one space of unit vectors: name -> (N_k, d_k) to name -> (N_k, d).
+
+    logit_scale: 1/temperature of InfoNCE, learnt; 1/0.07 at the start as in CLIP. Rows go to losses.ModalitiesLoss.
+    """
+
+    def __init__(
+        self, starts: Mapping[str, Affine], config: AdapterConfig | None = None, logit_scale: float = 1 / 0.07
+    ) -> None:
+        super().__init__()
+        config = config or AdapterConfig()
+        adapter = load("adapter", ADAPTERS, config.name)
+        self.adapters = nn.ModuleDict({name: adapter(start, config) for name, start in starts.items()})
+        self.log_logit_scale = nn.Parameter(torch.tensor(math.log(check_positive("logit_scale", logit_scale))))
+
+    @classmethod
+    def fit_start(
+        cls,
+        features: Mapping[str, Tensor],
+        ids: Mapping[str, Tensor] | None = None,
+        dim: int = 256,
+        config: AdapterConfig | None = None,
+    ) -> MultiAligner:
+        """Untrained, at the start that fit_joint_start finds; the arguments are described there."""
+        return cls(fit_joint_start(features, ids, dim), config)
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return self.log_logit_scale.exp()
+
+    def encode(self, name: str, x: Tensor) -> Tensor:
+        """(N, d_k) of one modality -> (N, d)."""
+        return normalize(self.adapters[name](x), dim=1)
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self.encode(name, x) for name, x in features.items()}
+
+
+def fit_joint_start(
+    features: Mapping[str, Tensor], ids: Mapping[str, Tensor] | None = None, dim: int = 256, shrinkage: float = 12.0
+) -> dict[str, Affine]:
+    """Canonical correlations of K sets of variables (MAXVAR: Kettenring 1971, eq. 3.3): start(x) = (x/|x| - mean) @ map.
+
+    With the shrunk covariances S_k' and their whitened cross-covariances R_kl = S_k'^(-1/2) S_kl S_l'^(-1/2), the
+    leading eigenvectors (v_1; ...; v_K) of the block matrix of the R_kl, R_kk = I, are the directions in which all
+    modalities agree most; map_k = sqrt(K) S_k'^(-1/2) v_k diag(r), r = (eigenvalue - 1) / (K - 1) the mean correlation,
+    at least 0. With two modalities this is the start of the kind "projection".
+
+    features: name -> (N_k, d_k). ids: name -> (N_k,) whole numbers, equal where rows belong together; None: row i
+    belongs to row i everywhere. Only ids that all modalities have take part, several rows of one by their mean. dim: of
+    the space; shrinkage: weight of the mean eigenvalue in S_k', divided by sqrt(N) (config.StartConfig). Raises InputError.
+    """
+    points = _matched(features, ids)
+    n, k = len(next(iter(points.values()))), len(points)
+    means = {name: x.mean(dim=0) for name, x in points.items()}
+    centred = {name: x - means[name] for name, x in points.items()}
+    whiteners = {name: power(x.T @ x / n, -0.5, shrinkage / math.sqrt(n)) for name, x in centred.items()}
+    white = torch.cat([centred[name] @ whiteners[name] for name in points], dim=1)  # (N, sum of d_k)
+    blocks = white.T @ white / n
+    start = 0
+    for x in points.values():
+        own = slice(start, start + x.shape[1])
+        blocks[own, own] = torch.eye(x.shape[1], dtype=x.dtype)
+        start += x.shape[1]
+    values, vectors = torch.linalg.eigh(blocks)
+    values, vectors = values.flip(0)[:dim], vectors.flip(1)[:, :dim]
+    agreement = ((values - 1) / (k - 1)).clamp_min(0)
+    maps = torch.split(math.sqrt(k) * vectors * agreement, [x.shape[1] for x in points.values()])
+    starts = {}
+    for (name, x), map_ in zip(points.items(), maps, strict=True):
+        missing = dim - map_.shape[1]  # more room than directions: the rest starts at zero
+        starts[name] = affine(x, means[name], torch.nn.functional.pad(whiteners[name] @ map_, (0, missing)))
+    return starts
+
+
+def _matched(features: Mapping[str, Tensor], ids: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Normalised rows in float64, one for each id that all modalities have, in the order of the ids."""
+    if len(features) < 2:
+        raise InputError(f"features: {len(features)} given, wanted at least two, by name")
+    if ids is None:
+        ids = {name: torch.arange(len(x)) for name, x in features.items()}
+        if len({len(x) for x in features.values()}) > 1:
+            raise InputError("ids: missing, while the modalities differ in their number of rows")
+    common = next(iter(ids.values()))
+    for own in ids.values():
+        common = common[torch.isin(common, own) & (common >= 0)]
+    common = torch.unique(common)
+    if len(common) < 2:
+        raise InputError(f"ids: {len(common)} occur in all of {', '.join(features)}; wanted at least 2")
+    found = {}
+    for name, x in features.items():
+        rows = torch.isin(ids[name], common)
+        place = torch.searchsorted(common, ids[name][rows])
+        sums = torch.zeros(len(common), x.shape[1], dtype=torch.float64)
+        sums.index_add_(0, place, normalize(x[rows].double(), dim=1))
+        found[name] = sums / torch.bincount(place, minlength=len(common))[:, None]
+    return found
