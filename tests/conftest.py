@@ -59,12 +59,13 @@ def make_siglip(folder: Path) -> None:
 
 
 def make_siglip2(folder: Path) -> None:
-    from transformers import Siglip2Config, Siglip2ImageProcessor, Siglip2Model
+    from transformers import Siglip2Config, Siglip2ImageProcessor, Siglip2Model, Siglip2Tokenizer
 
-    tokenizer = wordlevel(["<unk>", "<pad>", "<eos>"], ("", "<eos>"), pad_token="<pad>", eos_token="<eos>")
-    tokenizer.model_max_length = 8
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *"\N{LOWER ONE EIGHTH BLOCK}abcdefghinorstu"]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = Siglip2Tokenizer(vocab=vocab, merges=[], model_max_length=20, padding_side="right")
     size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**size, "vocab_size": 64, "max_position_embeddings": 8, "projection_size": 16}
+    text = {**size, "vocab_size": 64, "max_position_embeddings": 20, "projection_size": 16}
     vision = {**size, "num_patches": 16, "patch_size": 4}
     Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

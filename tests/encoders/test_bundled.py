@@ -98,6 +98,16 @@ def test_text_features_are_the_mean_of_the_token_states(text_encoder: Encoder) -
     assert (found.norm(dim=1) - 1).abs().min() > 1  # raw, not of length 1
 
 
+def test_long_texts_of_minilm(text_encoder: Encoder) -> None:
+    split = open_encoder("bundled:all-MiniLM-L6-v2?long_text=split")
+    assert split.info.fingerprint != text_encoder.info.fingerprint
+    assert split.max_tokens == text_encoder.max_tokens == 256  # type: ignore[attr-defined]
+    assert split.token_count("a cat " * 200) == 402  # type: ignore[attr-defined]
+    whole = split.encode(["a cat " * 200])[0]
+    parts = text_encoder.encode(["a cat " * 127, "a cat " * 73])
+    torch.testing.assert_close(whole, (254 * parts[0] + 146 * parts[1]) / 400, atol=1e-5, rtol=0)
+
+
 def test_encoders_travel_to_spawned_workers(image_encoder: Encoder, emoji: list[Item], prepared: list[Tensor]) -> None:
     copy = pickle.loads(pickle.dumps(image_encoder))
     assert torch.equal(copy.prepare(load_image(emoji[0].image)), prepared[0])

@@ -26,6 +26,7 @@ PROJECTED = {
     "siglip2": "Siglip2TextModel",
     "siglip2_text_model": "Siglip2TextModel",
 }
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
 NO_LIMIT = 10**6  # tokenizers say 10^30 where they know no limit
 
 
@@ -178,6 +179,8 @@ def open_sentence_transformer(path: Any, dtype: str = "float32") -> Any:
 def _tokenizer(folder: ModelFolder) -> Any:
     from transformers import AutoTokenizer
 
+    if not any((folder.path / name).is_file() for name in VOCABULARIES):  # transformers would make up an empty one
+        raise InputError(f"encoder: {folder.base} holds no tokenizer; save it beside the model")
     try:
         found = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
     except Exception as error:
@@ -189,8 +192,8 @@ def _tokenizer(folder: ModelFolder) -> Any:
 
 
 def _as_fast(found: Any, folder: ModelFolder) -> Any:
-    """The folder's tokenizer in the fast kind, padding to the right; a slow one is replaced where tokenizer.json is
-    there."""
+    """The folder's tokenizer in the fast kind; a slow one is replaced where tokenizer.json is there. It pads to the
+    right, but SigLIP's on the side that its positions were trained with."""
     if not getattr(found, "is_fast", False):
         from transformers import PreTrainedTokenizerFast
 
@@ -201,7 +204,8 @@ def _as_fast(found: Any, folder: ModelFolder) -> Any:
         if found.eos_token is None:
             raise InputError(f"encoder: the tokenizer of {folder.base} has neither a pad nor an eos token; set one")
         found.pad_token = found.eos_token
-    found.padding_side = "right"
+    if not folder.model_type.startswith("siglip"):
+        found.padding_side = "right"
     return found
 
 
