@@ -21,6 +21,9 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/loss.py --out benchmarks/results/loss.json
 	$(BIN)/python benchmarks/token_loss.py --out benchmarks/results/token.json
+	$(BIN)/python benchmarks/loss.py --sizes 16384 --repeats 1 --skip csaligner_mixed cdist checkpointed geomloss compiled keops \
+		--out benchmarks/results/loss_16384.json
+	$(BIN)/python benchmarks/scaling.py --out benchmarks/results/scaling.json --figure docs/scaling.svg
 	$(BIN)/python benchmarks/numerics.py --out benchmarks/results/numerics.json
 
 mutants: $(STAMP)

@@ -13,6 +13,7 @@ rounds.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import statistics
 import subprocess
@@ -32,6 +33,8 @@ from csaligner.ops import reference, tiles
 from csaligner.ops.kernels import Gaussian
 
 SCALE, SIGMA = 15.0, 0.5
+# Rows above which an implementation is not timed: KeOps takes minutes on a CPU.
+MOST_ROWS = {"keops": 1024}
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,8 @@ def errors(group: str, names: list[str], rows: int, dim: int) -> dict[str, dict[
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     records = []
     for group, losses in GROUPS.items():
-        names = [name for name in losses if name not in arguments.skip]
         for rows in arguments.sizes:
+            names = [n for n in losses if n not in arguments.skip and rows <= MOST_ROWS.get(n, rows)]
             seconds = timings(names, FLOPS[group], rows, arguments)
             for name, values in seconds.items():
                 wall, processor = ([round(value, 4) for value in kind] for kind in zip(*values, strict=True))
@@ -207,6 +210,8 @@ def main() -> None:
     arguments.place = Place(arguments.device, arguments.dtype)
     if arguments.device != "cuda" and "csaligner_triton" not in arguments.skip:
         arguments.skip = [*arguments.skip, "csaligner_triton"]
+    if importlib.util.find_spec("pykeops") is None:
+        arguments.skip = [*arguments.skip, "keops"]
     if arguments.memory_of:
         measure_memory(arguments.memory_of, arguments.sizes[0], arguments.dim, arguments.place)
     else:
