@@ -28,7 +28,10 @@ class MultiAligner(nn.Module):
         super().__init__()
         config = config or AdapterConfig()
         adapter = load("adapter", ADAPTERS, config.name)
-        self.adapters = nn.ModuleDict({name: adapter(start, config) for name, start in starts.items()})
+        try:
+            self.adapters = nn.ModuleDict({name: adapter(start, config) for name, start in starts.items()})
+        except KeyError as error:
+            raise InputError(f"modality: a name that torch does not take ({error}); use a plain word") from None
         self.log_logit_scale = nn.Parameter(torch.tensor(math.log(check_positive("logit_scale", logit_scale))))
 
     @classmethod
@@ -57,7 +60,7 @@ class MultiAligner(nn.Module):
 def fit_joint_start(
     features: Mapping[str, Tensor], ids: Mapping[str, Tensor] | None = None, dim: int = 256, shrinkage: float = 12.0
 ) -> dict[str, Affine]:
-    """Canonical correlations of K sets of variables (MAXVAR: Kettenring 1971, eq. 3.3): start(x) = (x/|x| - mean) @ map.
+    """Canonical correlations of K sets of variables (MAXVAR, Kettenring 1971): start(x) = (x / |x| - mean) @ map.
 
     With the shrunk covariances S_k' and their whitened cross-covariances R_kl = S_k'^(-1/2) S_kl S_l'^(-1/2), the
     leading eigenvectors (v_1; ...; v_K) of the block matrix of the R_kl, R_kk = I, are the directions in which all
@@ -66,7 +69,7 @@ def fit_joint_start(
 
     features: name -> (N_k, d_k). ids: name -> (N_k,) whole numbers, equal where rows belong together; None: row i
     belongs to row i everywhere. Only ids that all modalities have take part, several rows of one by their mean. dim: of
-    the space; shrinkage: weight of the mean eigenvalue in S_k', divided by sqrt(N) (config.StartConfig). Raises InputError.
+    the space; shrinkage: weight of the mean eigenvalue in S_k', divided by sqrt(N). Raises InputError.
     """
     points = _matched(features, ids)
     n, k = len(next(iter(points.values()))), len(points)
