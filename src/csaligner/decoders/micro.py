@@ -7,8 +7,10 @@ are a KandinskyV22Pipeline: saved, loaded and called as the public one.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -17,6 +19,9 @@ from torch import Tensor, nn
 
 from csaligner.checks import InputError
 from csaligner.config import Strict
+from csaligner.files import write_folder, write_text
+
+from .contract import Contract, write_contract
 
 GROUPS = 16  # of the group norms; divides every number of channels
 
@@ -134,4 +139,16 @@ def take_raw_embeddings(unet: Any, mean: Tensor, scale: Tensor) -> None:
     with torch.no_grad():
         for layer in layers.values():
             layer.weight /= scale
-            layer.bias -= layer.weight @ mean
+            layer.bias.sub_(layer.weight @ mean)
+
+
+def save_micro(parts: MicroParts, contract: Contract, folder: Path, card: str) -> None:
+    """The folder of a KandinskyV22Pipeline in half precision, with its contract and model card beside it."""
+
+    def write(temporary: Path) -> None:
+        half = MicroParts(copy.deepcopy(parts.unet).half(), copy.deepcopy(parts.movq).half(), parts.scheduler)
+        half.pipeline().save_pretrained(str(temporary), safe_serialization=True)
+        write_contract(contract, temporary)
+        write_text(temporary / "README.md", card)
+
+    write_folder(folder, write)

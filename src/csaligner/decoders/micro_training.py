@@ -6,6 +6,7 @@ would have seen, and a checkpoint needs no generator state.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,15 @@ from csaligner.checks import InputError
 from csaligner.config import NonNegative, Positive, Strict
 from csaligner.files import write_folder, write_json
 
-from .micro import MicroConfig, MicroParts, build_micro, encode_pictures, standardise_latents, to_unit
+from .micro import (
+    MicroConfig,
+    MicroParts,
+    build_micro,
+    encode_pictures,
+    standardise_latents,
+    take_raw_embeddings,
+    to_unit,
+)
 
 Report = Callable[[str, int, int, float], None]  # stage, step, steps, loss
 STATE, WEIGHTS = "state.json", "state.safetensors"
@@ -95,7 +104,20 @@ class DecoderTrainer:
         for module in (self.parts.unet, self.parts.movq):
             module.to(memory_format=torch.channels_last)
 
+    @property
+    def step(self) -> int:
+        """Steps of diffusion that have been done."""
+        return self._step if self._stage == 1 else 0
+
+    def finished(self) -> MicroParts:
+        """The averaged weights, taking raw embeddings."""
+        unet = copy.deepcopy(self.parts.unet)
+        unet.load_state_dict(self.averaged)
+        take_raw_embeddings(unet, self.moments.mean, self.moments.std)
+        return MicroParts(unet.eval(), self.parts.movq.eval(), self.parts.scheduler)
+
     def fit(self) -> None:
+        """Train to the end; where more steps than config.steps have been done already, stay there."""
         self.parts.movq.train()
         optimiser = self._optimiser(self.parts.movq, self._config.autoencoder_lr)
         self._resume(optimiser)
@@ -108,7 +130,7 @@ class DecoderTrainer:
 
     def _fit_autoencoder(self, optimiser: torch.optim.Optimizer) -> None:
         config = self._config
-        for self._step in range(self._step, config.autoencoder_steps):
+        while self._step < config.autoencoder_steps:
             self._set_lr(optimiser, config.autoencoder_lr * _one_cycle(self._step / config.autoencoder_steps))
             loss = self._autoencoder_loss(self._draw(config.autoencoder_batch_size)[0])
             self._update(optimiser, self.parts.movq, loss, config.autoencoder_steps)
@@ -120,12 +142,10 @@ class DecoderTrainer:
 
     def _fit_diffusion(self, optimiser: torch.optim.Optimizer, latents: Tensor) -> None:
         config, unet = self._config, self.parts.unet.train()
-        for self._step in range(self._step, config.steps):
+        while self._step < config.steps:
             self._set_lr(optimiser, config.lr * min(1.0, (self._step + 1) / config.warmup))
             loss = self._diffusion_loss(unet, latents)
             self._update(optimiser, unet, loss, config.steps)
-        self._step = config.steps
-        self._save(optimiser)
 
     def _autoencoder_loss(self, rows: Tensor) -> Tensor:
         """L1 of pixels + L1 of their differences + L1 of mean colours; half the pictures have their colours swapped,
@@ -141,7 +161,8 @@ class DecoderTrainer:
         y = y.float()
         edges = l1_loss(y.diff(dim=2), x.diff(dim=2)) + l1_loss(y.diff(dim=3), x.diff(dim=3))
         colours = l1_loss(avg_pool2d(y, COLOUR_POOL), avg_pool2d(x, COLOUR_POOL))
-        return l1_loss(y, x) + edges + colours + 1e-3 * z.float().square().mean()
+        loss: Tensor = l1_loss(y, x) + edges + colours + 1e-3 * z.float().square().mean()
+        return loss
 
     def _diffusion_loss(self, unet: Any, latents: Tensor) -> Tensor:
         """Mean |v - v'|^2, v = a e - s z (Salimans & Ho 2022), at uniformly drawn times."""
@@ -168,15 +189,14 @@ class DecoderTrainer:
             decay = min(self._config.ema, (1 + self._step) / (10 + self._step))
             for name, value in module.state_dict().items():
                 self.averaged[name].lerp_(value, 1 - decay)
-        done = self._step + 1
-        self._report(STAGES[self._stage], done, steps, float(loss.detach()))
-        if done % self._config.checkpoint_every == 0:
-            self._step = done
+        self._step += 1
+        self._report(STAGES[self._stage], self._step, steps, float(loss.detach()))
+        if self._step % self._config.checkpoint_every == 0 or self._step == steps:
             self._save(optimiser)
 
     def _latents(self) -> Tensor:
         with torch.inference_mode():
-            chunks = [encode_pictures(self.parts.movq, p) for p in self._pictures.pixels.split(CHUNK)]
+            chunks = [encode_pictures(self.parts.movq, p) for p in torch.split(self._pictures.pixels, CHUNK)]
         return torch.cat(chunks).clone()
 
     def _draw(self, count: int) -> tuple[Tensor, torch.Generator]:

@@ -17,7 +17,7 @@ from csaligner.decoders.micro_training import Pictures
 from csaligner.encoders import open_encoder
 from csaligner.encoders.pixels import fit_square, to_tensor
 from csaligner.files import write_atomically
-from csaligner.types import Encoder, Split
+from csaligner.types import Encoder, EncoderInfo, Split
 
 CHUNK = 32
 DRAWN = 224  # pixels that a drawing is drawn at before it is made small
@@ -32,15 +32,15 @@ def gather_pictures(stores: Sequence[Store], size: int, cache: Path, progress: P
 
     Raises InputError where stores were made by different image encoders, or a store knows no picture files.
     """
-    first = stores[0]
+    info = image_encoder(stores[0])
     for store in stores[1:]:
-        store.require(image=first.manifest.image)
+        store.require(image=info)
     source = f"{size} " + " ".join(store.sha256 for store in stores)
     if cache.is_file():
         found = load_file(cache)
         if bytes(found["source"].tolist()).decode() == source:
             return Pictures(found["pixels"], found["embeddings"])
-    encoder = open_encoder(first.manifest.image.id)
+    encoder = open_encoder(info.id)
     by_store = {s.sha256: s for s in stores}
     total, done = sum(len(s.features("train").image_ids) for s in by_store.values()), 0
     parts: dict[str, Pictures] = {}
@@ -67,6 +67,14 @@ def picture_paths(store: Store, ids: Sequence[str]) -> list[Path]:
     if missing is not None:
         raise InputError(f"store: {store.path} does not know the file of {missing!r}; embed the pictures themselves")
     return [known[i] for i in ids]
+
+
+def image_encoder(store: Store) -> EncoderInfo:
+    """Who made the image features; InputError where the store holds texts alone."""
+    info = store.manifest.image
+    if info is None:
+        raise InputError(f"store: {store.path} holds no image features; embed pictures")
+    return info
 
 
 def _of_store(store: Store, size: int, encoder: Encoder, progress: Callable[[int], None]) -> Pictures:

@@ -6,16 +6,77 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from csaligner.data.store import Store
+from csaligner.decoders.contract import Contract
+from csaligner.decoders.micro import save_micro
 from csaligner.decoders.micro_training import DecoderTrainer, DecoderTraining, Report
 
-from .pictures import Progress, gather_pictures
+from .pictures import Progress, gather_pictures, image_encoder
+
+DECODER = "decoder"
 
 
 def train_decoder(
     stores: Sequence[Store], config: DecoderTraining, out: Path, *, pictures: Progress, report: Report
 ) -> Path:
+    """Train (or go on training) the micro decoder on the train splits; returns the folder of the decoder.
+
+    An interrupted call goes on where it stopped. A call whose `steps` have been done already saves the decoder as
+    it is. Raises InputError for stores without picture files or of different image encoders, and for other settings
+    than those that `out` was begun with.
+    """
     out.mkdir(parents=True, exist_ok=True)
     found = gather_pictures(stores, config.model.size, out / "pictures.safetensors", pictures)
     trainer = DecoderTrainer(found, config, out, report)
     trainer.fit()
-    return out / "decoder"
+    encoder, moments = image_encoder(stores[0]), trainer.moments
+    contract = Contract(
+        "micro",
+        config.model.embedding_dim,
+        encoder_id=encoder.id,
+        encoder=encoder.fingerprint,
+        mean=moments.mean,
+        std=moments.std,
+        norm=moments.norm,
+        negative=moments.mean,
+    )
+    save_micro(trainer.finished(), contract, out / DECODER, model_card(stores, config, trainer.step))
+    return out / DECODER
+
+
+def model_card(stores: Sequence[Store], config: DecoderTraining, steps: int) -> str:
+    """What it is, what it has seen, how it was trained, whose pictures these are: README.md of the folder."""
+    distinct = {store.sha256: store for store in stores}.values()
+    data = "\n".join(
+        f"- {s.dataset}: {s.counts['train'][0]} pictures of the train split, counted {list(stores).count(s)}"
+        f" time(s) and once more mirrored. {s.attribution}"
+        for s in distinct
+    )
+    model = config.model
+    return f"""# A small unCLIP decoder
+
+Image embeddings in, pictures of {model.size} x {model.size} pixels out. Of the classes of Kandinsky 2.2's decoder
+(`KandinskyV22Pipeline` of diffusers), trained from nothing by `csaligner train-decoder`. For trying things out; too
+small for anything else.
+
+- Input: raw (not normalised) {model.embedding_dim}-dimensional embeddings of `{image_encoder(stores[0]).id}`.
+  Their mean stands for no picture (`negative_image_embeds`). Moments: `embedding.safetensors`.
+- Weights: half precision; the UNet's are averaged over training (decay {config.ema}).
+
+## Data
+
+{data}
+
+Pictures of the val and test splits (a hash of each picture's group decides) were never seen.
+
+## Training
+
+Auto-encoder: {config.autoencoder_steps} steps of {config.autoencoder_batch_size} pictures, L1 of pixels, of their
+differences and of mean colours. Diffusion: {steps} steps of {config.batch_size} pictures, v-prediction, learning rate
+{config.lr:g}, embedding replaced by the mean one for {config.condition_dropout:.0%} of the pictures. Seed
+{config.seed}. Code and settings: `decoders/micro_training.py`.
+
+## Licence
+
+Trained on drawings under the licences named above; the weights are given under CC BY-SA 4.0, the most demanding
+of them.
+"""

@@ -1,0 +1,113 @@
+"""A decoder on disk: a folder of diffusers, looked over before anything heavy is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from csaligner.checks import InputError, nearest
+
+INDEX = "model_index.json"
+NAMES: Mapping[str, str] = {
+    "micro": "",  # in the package
+    "kandinsky-2.2": "kandinsky-community/kandinsky-2-2-decoder",
+    "karlo": "kakaobrain/karlo-v1-alpha-image-variations",
+    "stable-unclip": "stabilityai/stable-diffusion-2-1-unclip",
+}
+NO_WEIGHTS = ("Scheduler", "Tokenizer", "TokenizerFast", "ImageProcessor", "ImageProcessorPil", "FeatureExtractor")
+HEADROOM = 1.3  # of the weights, for what is computed with them
+
+
+def decoder_folder(name_or_path: str) -> Path:
+    """The folder that a name, a path or the id of a repository on the Hub stands for.
+
+    Raises InputError for an unknown name, and for a repository that is neither in the cache nor can be downloaded.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    if name_or_path == "micro":
+        return Path(str(resources.files("csaligner"))) / "assets" / "micro-decoder"
+    repository = NAMES.get(name_or_path, name_or_path)
+    if repository.count("/") != 1 or path.suffix or name_or_path.startswith((".", "/")):
+        raise InputError(
+            f"decoder: {name_or_path!r} is neither a folder nor a known name; {nearest(name_or_path, NAMES)}"
+        )
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise InputError(f"decoder: {error}; pip install 'csaligner[generate]'") from None
+    try:
+        found = snapshot_download(repository, allow_patterns=["*.json", "*.txt", "*.safetensors"])
+    except Exception as error:  # the Hub's client raises many kinds, all of which mean that it is not to be had
+        reason = type(error).__name__
+        raise InputError(
+            f"decoder: {repository} is not in the cache and cannot be downloaded ({reason}); "
+            "give the path of a local copy, or --decoder micro, which needs no download"
+        ) from None
+    return Path(found)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+    except OSError:
+        raise InputError(f"decoder: {path.parent} holds no {path.name}; give a folder that diffusers saved") from None
+    except ValueError as error:
+        raise InputError(f"decoder: {path} is not JSON ({error}); copy the folder again") from None
+
+
+def check_parts(folder: Path, index: Mapping[str, Any]) -> dict[str, Path]:
+    """The parts that a pipeline folder names, by name. Raises InputError for one that is missing or has no weights
+    in safetensors (pickled ones are never read)."""
+    parts = {}
+    for name, entry in index.items():
+        if name.startswith("_") or not isinstance(entry, list) or entry[:1] == [None]:
+            continue
+        part = folder / name
+        if not part.is_dir():
+            raise InputError(f"decoder: {folder} lacks the part {name!r} that its {INDEX} names; copy it again")
+        if not str(entry[1]).endswith(NO_WEIGHTS):
+            if not (part / "config.json").is_file():
+                raise InputError(f"decoder: {part} holds no config.json; copy the folder again")
+            if not any(part.glob("*.safetensors")):
+                raise InputError(f"decoder: {part} holds no *.safetensors; copy it again, pickled weights are not read")
+        parts[name] = part
+    return parts
+
+
+def check_memory(folder: Path, parts: Mapping[str, Path], bytes_per_weight: int, free: int | None) -> None:
+    """Raises InputError where the weights and what is computed with them do not fit into `free` bytes."""
+    files = [file for part in parts.values() for file in sorted(part.glob("*.safetensors"))]
+    needed = math.ceil(sum(map(_weights_in, files)) * bytes_per_weight * HEADROOM)
+    if free is not None and needed > free:
+        raise InputError(
+            f"decoder: {folder} takes about {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free; "
+            "close other programs, or use a smaller decoder"
+        )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes; None where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+
+
+def _weights_in(file: Path) -> int:
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"decoder: {file} is damaged ({' '.join(str(error).split())}); copy it again") from None
