@@ -9,17 +9,19 @@ import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 
 from .adapters.aligner import Aligner, align
-from .checks import InputError
+from .checks import InputError, check_choice
 from .config import TrainConfig, dump_config, load_config
 from .data.datasets import open_dataset
 from .data.extract import ExtractSettings, ProgressCallback, embed
 from .data.store import Store
+from .data.work import Encoders
 from .encoders import open_encoder
 from .evaluation.baselines import MeanCentring
 from .evaluation.evaluate import evaluate
@@ -29,7 +31,7 @@ from .reporting.report import write_report
 from .reporting.tables import write_results_json
 from .showcase import report_data
 from .training.trainer import METRICS, Hooks, Report, Trainer, silent
-from .types import PairedFeatures, Split
+from .types import Dataset, PairedFeatures, Split
 
 IMAGE_ENCODER = "bundled:efficientnet-lite0"
 TEXT_ENCODER = "bundled:all-MiniLM-L6-v2"
@@ -48,22 +50,37 @@ class Run:
 
 
 def embed_dataset(
-    data: str,
+    data: str | Dataset,
     out: Path,
     *,
-    encoders: tuple[str, str] = (IMAGE_ENCODER, TEXT_ENCODER),
+    encoders: tuple[str | None, str | None] = (IMAGE_ENCODER, TEXT_ENCODER),
     options: Mapping[str, Any] | None = None,
     settings: ExtractSettings | None = None,
     progress: ProgressCallback | None = None,
+    runner: Literal["local", "ray"] = "local",
+    ray_actors: int | None = None,
 ) -> Store:
     """Features of a dataset in a store at `out`; a finished store of the same data and encoders is reused.
 
-    data: a name (openmoji, tuxpaint, openclipart, all), a table or a folder; options: for its reader;
-    settings: for data.extract.embed.
+    data: a name or a path for open_dataset (docs/data.md), or a dataset; options: for its reader; encoders: of the
+    pictures and the texts, None for a store without that side; settings: for data.extract.embed. runner: this
+    process (and the other ranks under torchrun), or Ray actors, ray_actors of them.
     """
-    dataset = open_dataset(data, **(options or {}))
-    image, text = open_encoder(encoders[0], "image"), open_encoder(encoders[1], "text")
-    return embed(dataset, image, text, out, settings, progress)
+    check_choice("runner", runner, ("local", "ray"))
+    dataset = open_dataset(data, **(options or {})) if isinstance(data, str) else data
+    if runner == "ray":
+        from .data.ray_runner import embed_on_ray
+
+        make = partial(open_encoders, encoders)
+        return embed_on_ray(dataset, make, out, settings, progress, actors=ray_actors)
+    opened = open_encoders(encoders)
+    return embed(dataset, opened.image, opened.text, out, settings, progress)
+
+
+def open_encoders(names: tuple[str | None, str | None]) -> Encoders:
+    """The encoders of those names, each as the modality that it is wanted for."""
+    image, text = names
+    return Encoders(open_encoder(image, "image") if image else None, open_encoder(text, "text") if text else None)
 
 
 def train(store: Store, config: TrainConfig, out: Path, report: Report = silent) -> Run:

@@ -202,7 +202,7 @@ def test_left_out_captions_are_told(
     items[2] = dataclasses.replace(items[2], captions=(" ",))
     store = embed(listed(items), image_encoder, text_encoder, out, ONE)
     assert store.notes == (
-        "empty captions, dropped: 2",
+        "captions that are empty or not text, dropped: 2",
         "pictures without a caption, left out: 1 (first: id2)",
     )
 

@@ -212,6 +212,7 @@ def _plan(
         shard_size=settings.shard_size,
         empty_captions=cleaned.empty_captions,
         without_caption=cleaned.without_caption,
+        notes=cleaned.notes,
     )
 
 

@@ -13,11 +13,13 @@ from .sources import Unusable
 
 @dataclass(frozen=True)
 class Cleaned:
-    """items: ready to embed; empty_captions: dropped; without_caption: ids of pictures left out for want of one."""
+    """items: ready to embed; empty_captions: dropped, with those that are not text; without_caption: ids of pictures
+    left out for want of one; notes: what the reader says about what it left out."""
 
     items: tuple[Item, ...]
     empty_captions: int
     without_caption: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def clean_items(dataset: Dataset, sides: Sequence[Modality] = ("image", "text")) -> Cleaned:
@@ -42,7 +44,7 @@ def clean_items(dataset: Dataset, sides: Sequence[Modality] = ("image", "text"))
             without.append(item.image_id)
     if not items:
         raise InputError(f"{dataset.name}: none of its {len(merged)} pictures has a caption that is not empty")
-    return Cleaned(tuple(items), empty, tuple(without))
+    return Cleaned(tuple(items), empty, tuple(without), tuple(getattr(dataset, "notes", ())))
 
 
 def _merge(name: str, items: Sequence[Item]) -> list[Item]:

@@ -43,7 +43,7 @@ class Skipped:
 class Manifest:
     """plan: SHA-256 over all that decides the store's content (items, encoders, dtype).
 
-    dtype: of the .npy files; shard_size: pictures a shard; mean_norm: mean length of the rows, by modality, set
+    notes: what the reader left out; dtype: of the .npy files; shard_size: pictures a shard; mean_norm: mean length of the rows, by modality, set
     when the store is complete. Rows are as the encoders gave them: EncoderInfo.normalized tells whether they have
     length 1. image, text: who made the rows; None for the side that a store of one modality does not have.
     """
@@ -57,6 +57,7 @@ class Manifest:
     shard_size: int
     empty_captions: int = 0
     without_caption: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     shards: tuple[Shard, ...] = ()
     mean_norm: Mapping[str, float] = field(default_factory=dict)
@@ -120,5 +121,5 @@ def _manifest(value: dict[str, Any]) -> Manifest:
         value[side] = EncoderInfo(**value[side])
     value["skipped"] = tuple(Skipped(**entry) for entry in value["skipped"])
     value["shards"] = tuple(Shard(**entry) for entry in value["shards"])
-    value["without_caption"] = tuple(value["without_caption"])
+    value["without_caption"], value["notes"] = tuple(value["without_caption"]), tuple(value.get("notes", ()))
     return Manifest(**value)

@@ -200,7 +200,7 @@ class _Shuffled:
         """This rank's rows of the global batch at that position of the stream."""
         own = own_part(torch.arange(position * self._size, (position + 1) * self._size))
         passes, places = own // len(self._rows), own % len(self._rows)
-        rows = [self._pass(int(k))[places[passes == k]] for k in passes.unique()]
+        rows = [self._pass(int(k))[places[passes == k]] for k in torch.unique(passes)]
         return self._rows[torch.cat(rows) if rows else places]
 
     def _pass(self, number: int) -> Tensor:

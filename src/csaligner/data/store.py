@@ -178,12 +178,12 @@ class Store:
                 f"(first: {first.reason}); all are listed in {self.path / MANIFEST}"
             )
         if m.empty_captions:
-            lines.append(f"empty captions, dropped: {m.empty_captions}")
+            lines.append(f"captions that are empty or not text, dropped: {m.empty_captions}")
         if m.without_caption:
             lines.append(
                 f"pictures without a caption, left out: {len(m.without_caption)} (first: {m.without_caption[0]})"
             )
-        return tuple(lines)
+        return (*lines, *m.notes)
 
     @property
     def counts(self) -> dict[Split, tuple[int, int]]:

@@ -59,11 +59,6 @@ def open_dataset(spec: str, data_format: str | None = None, **options: Any) -> D
     raise InputError(f"dataset: {spec!r} is neither a path nor a known name; {nearest(spec, [*ALL, 'all'])}")
 
 
-def notes_of(dataset: Dataset) -> tuple[str, ...]:
-    """What a reader has to say about items it left out, one line each; after items()."""
-    return tuple(getattr(dataset, "notes", ()))
-
-
 def _make(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Dataset:
     reader = load("dataset", DATASETS, name)
     known = inspect.signature(reader).parameters

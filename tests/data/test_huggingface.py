@@ -1,0 +1,116 @@
+"""Hugging Face `datasets`: saved folders, whose pictures workers read, and streams, gone through once."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from csaligner.checks import InputError
+from csaligner.data.datasets import open_dataset
+from csaligner.data.datasets.huggingface import HuggingFace
+from csaligner.data.images import ImageError, load_image
+from csaligner.data.sources import stamp_of
+
+datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
+
+
+def png(colour: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (3, 2), colour).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def colours(dataset: HuggingFace) -> list[Any]:
+    return [load_image(pickle.loads(pickle.dumps(item.image))).getpixel((0, 0)) for item in dataset.items()]
+
+
+def saved(tmp_path: Path, **columns: Any) -> Path:
+    features = datasets.Features(
+        {"image": datasets.Image(), "caption": datasets.List(datasets.Value("string"))}
+        if hasattr(datasets, "List")
+        else {"image": datasets.Image(), "caption": datasets.Sequence(datasets.Value("string"))}
+    )
+    data = {"image": [{"bytes": png("red"), "path": None}, {"bytes": png("blue"), "path": "b.png"}]} | columns
+    table = datasets.Dataset.from_dict({"caption": [["one", "uno"], ["two"]]} | data, features=features)
+    folder = tmp_path / "saved"
+    datasets.DatasetDict({"train": table, "validation": table.select([0])}).save_to_disk(str(folder))
+    return folder
+
+
+def test_a_saved_folder(tmp_path: Path) -> None:
+    dataset = open_dataset(str(saved(tmp_path)))
+    assert isinstance(dataset, HuggingFace)
+    assert [(i.image_id, i.captions, i.split) for i in dataset.items()] == [
+        ("train/0", ("one", "uno"), "train"),
+        ("train/1", ("two",), "train"),
+        ("validation/0", ("one", "uno"), "val"),
+    ]
+    assert colours(dataset) == [(255, 0, 0), (0, 0, 255), (255, 0, 0)]
+    again = open_dataset(str(tmp_path / "saved")).items()
+    assert [stamp_of(item.image) for item in again] == [stamp_of(item.image) for item in dataset.items()]
+    assert len({str(stamp_of(item.image)) for item in again}) == 3
+
+
+def test_columns_are_chosen_and_named_where_they_are_not_there(tmp_path: Path) -> None:
+    table = datasets.Dataset.from_dict({"pic": [png("red")], "title": ["x"], "nr": [7], "caption": ["not this"]})
+    dataset = HuggingFace(table, image_key="pic", caption_key="title", id_key="nr")
+    assert [(i.image_id, i.captions) for i in dataset.items()] == [("7", ("x",))]
+    with pytest.raises(InputError, match=r"image_key: none of the columns 'pic', .* has a usual name; say which"):
+        HuggingFace(table).items()
+    with pytest.raises(InputError, match="caption_key: no column 'titel'; did you mean 'title'"):
+        HuggingFace(table, image_key="pic", caption_key="titel").items()
+
+
+def rows(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    (tmp_path / "d.png").write_bytes(png("white"))
+    yield {"image": Image.new("RGB", (2, 2), "red"), "text": "pil"}
+    yield {"image": png("blue"), "text": "bytes"}
+    yield {"image": {"bytes": png("lime"), "path": None}, "text": "dict"}
+    yield {"image": "d.png", "text": "path"}
+    yield {"image": 3, "text": "a number"}
+    yield {"image": png("blue")}
+
+
+def test_a_generator_of_every_kind_of_picture(tmp_path: Path) -> None:
+    dataset = HuggingFace(rows(tmp_path), image_root=tmp_path)
+    items = dataset.items()
+    assert [item.captions for item in items[:4]] == [("pil",), ("bytes",), ("dict",), ("path",)]
+    assert dataset.items() == items  # though the generator is at its end
+    assert [load_image(i.image).getpixel((0, 0)) for i in items[:4]] == [
+        (255, 0, 0),
+        (0, 0, 255),
+        (0, 255, 0),
+        (255, 255, 255),
+    ]
+    for item, reason in zip(items[4:], ("row 4 has int as picture", "row 5 has no 'text'"), strict=True):
+        with pytest.raises(ImageError, match=reason):
+            load_image(item.image)
+    other = HuggingFace(rows(tmp_path), image_root=tmp_path)
+    assert [stamp_of(i.image) for i in other.items()] == [stamp_of(i.image) for i in items]
+
+
+def test_a_stream_and_its_limit() -> None:
+    def endless() -> Iterator[dict[str, Any]]:
+        number = 0
+        while True:
+            yield {"image": {"bytes": png((number, 0, 0)), "path": None}, "caption": f"{number}"}
+            number += 1
+
+    features = datasets.Features({"image": datasets.Image(), "caption": datasets.Value("string")})
+    stream = datasets.IterableDataset.from_generator(endless, features=features)
+    dataset = HuggingFace(stream, limit=3)
+    assert colours(dataset) == [(0, 0, 0), (1, 0, 0), (2, 0, 0)]
+    assert [item.captions for item in dataset.items()] == [("0",), ("1",), ("2",)]
+
+
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "dataset_info.json").write_text("{}")
+    with pytest.raises(InputError, match="does not read as a dataset that save_to_disk wrote") as caught:
+        open_dataset(str(tmp_path))
+    assert "\n" not in str(caught.value)
