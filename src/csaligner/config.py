@@ -65,19 +65,57 @@ class StartConfig(Strict):
     kind: auto (moments where the dimensions agree, else projection), identity, moments, projection.
     shrinkage: weight of the mean eigenvalue that is added to each covariance before it is inverted (moments).
     projection_shrinkage: the same for projections, divided by the square root of the number of images.
+    images: at most so many training images are read for the fit, at even steps.
     """
 
     kind: Literal["auto", "identity", "moments", "projection"] = "auto"
     shrinkage: Positive = 3.0
     projection_shrinkage: Positive = 12.0
+    images: Annotated[int, Field(ge=2)] = 20_000
+
+
+class BalanceConfig(Strict):
+    """How weights that are `auto` follow InfoNCE (losses/balance.py).
+
+    fraction: length of the weighted gradient of such a term at the embeddings, over that of InfoNCE. momentum: share of
+    the old moving average that stays at each measurement. max_weight: where the weights end.
+    """
+
+    fraction: Positive = 0.5
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    max_weight: Positive = 10.0
+
+
+class MemoryConfig(Strict):
+    """Past embeddings that enter the divergences beside the batch, without a gradient (training/memory.py).
+
+    size: rows of each modality that are kept, 0 for none; max_age: steps after which a row is dropped.
+    """
+
+    size: Annotated[int, Field(ge=0)] = 0
+    max_age: Annotated[int, Field(ge=1)] = 20
+
+
+class UnpairedConfig(Strict):
+    """Rows without a partner in each batch (of all ranks together), where a run has such data; CS term only."""
+
+    images: Annotated[int, Field(ge=1)] = 512
+    texts: Annotated[int, Field(ge=1)] = 512
 
 
 class ObjectiveConfig(Strict):
-    """Weighted named terms: total = sum over terms of weight * value. A weight may be a schedule."""
+    """Weighted named terms: total = sum over terms of weight * value.
 
-    terms: Mapping[str, NonNegative | Schedule] = Field(
+    A weight is a number, a schedule, or `auto` (see balance). bandwidth: a number, a schedule, median or temperature
+    (ops/bandwidth.py). measure_every: steps between two measurements of what follows the embeddings, the median
+    bandwidth and the auto weights.
+    """
+
+    terms: Mapping[str, NonNegative | Schedule | Literal["auto"]] = Field(
         default_factory=lambda: {"info_nce": 1.0, "cauchy_schwarz": 1.0}
     )
+    balance: BalanceConfig = BalanceConfig()
+    measure_every: Annotated[int, Field(ge=1)] = 10
     bandwidth: Positive | PositiveSchedule | Literal["median", "temperature"] = 0.5
     logit_scale: Positive | PositiveSchedule = 1 / 0.07
     learn_logit_scale: bool = True
@@ -85,8 +123,11 @@ class ObjectiveConfig(Strict):
 
     @model_validator(mode="after")
     def _something_to_do(self) -> ObjectiveConfig:
-        if not any(isinstance(w, Schedule) or w > 0 for w in self.terms.values()):
+        if not any(w != 0 for w in self.terms.values()):
             raise ValueError("terms: every weight is 0; give at least one term a weight above 0")
+        automatic = [name for name, weight in self.terms.items() if weight == "auto"]
+        if "info_nce" in automatic or (automatic and self.terms.get("info_nce", 0) == 0):
+            raise ValueError("terms: auto weighs a term against info_nce; give info_nce a number, 1.0 say")
         if self.learn_logit_scale and isinstance(self.logit_scale, Schedule):
             raise ValueError("logit_scale: follows a schedule, so it cannot be learnt; set learn_logit_scale=false")
         return self
@@ -96,9 +137,10 @@ class TrainConfig(Strict):
     """Everything that decides a training run, apart from the data and the output folder.
 
     epochs, batch_size, lr, wd, warmup (steps; none: a tenth of the run), precision and seed mean what they mean
-    in open_clip. captions: how many captions of each image a batch holds. monitor: the validation metric that
-    picks the checkpoint to keep (higher is better; score is the mean of mean_recall@10 and
-    mixed_image_recall@10); none: the last one. patience: evaluations without a better one before the run stops.
+    in open_clip, but batch_size counts the images of all processes together. captions: how many captions of each
+    image a batch holds. monitor: the validation metric that picks the checkpoint to keep (higher is better; score is
+    the mean of mean_recall@10 and mixed_image_recall@10); none: the last one. patience: evaluations without a better
+    one before the run stops. val_images: at most so many validation images are looked at, at even steps; none: all.
     """
 
     image_adapter: AdapterConfig = AdapterConfig()
@@ -106,6 +148,8 @@ class TrainConfig(Strict):
     dim: Annotated[int, Field(ge=1)] | None = None
     start: StartConfig = StartConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    memory: MemoryConfig = MemoryConfig()
+    unpaired: UnpairedConfig = UnpairedConfig()
     batch_size: Annotated[int, Field(ge=1)] = 512
     captions: Literal["one", "all"] = "one"
     epochs: Annotated[int, Field(ge=1)] = 40
@@ -117,6 +161,7 @@ class TrainConfig(Strict):
     evaluate_every: Annotated[int, Field(ge=1)] = 5
     patience: Annotated[int, Field(ge=1)] | None = None
     monitor: str | None = None
+    val_images: Annotated[int, Field(ge=1)] | None = 5000
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
@@ -147,7 +192,7 @@ def load_config(kind: type[C], path: Path | None = None, overrides: Sequence[str
             raise InputError(f"config: {path} holds a {type(loaded).__name__}, wanted keys and values")
         data = loaded or {}
     for word in overrides:
-        _override(data, word)
+        override(data, word)
     return build_config(kind, data)
 
 
@@ -163,7 +208,8 @@ def dump_config(config: BaseModel) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def _override(data: dict[str, Any], word: str) -> None:
+def override(data: dict[str, Any], word: str) -> None:
+    """Set the `key=value` of one word in `data`, dots for nested keys. Raises InputError."""
     key, equals, text = word.partition("=")
     if not equals or not key:
         raise InputError(f"override: got {word!r}, wanted key=value, for example epochs=20")

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .adapters.aligner import Aligner, align, encode
 from .checks import CSAlignerError, InputError, as_features
 from .config import TrainConfig, build_config
+from .data.samplers import PairSampler
+from .data.training_data import with_unpaired
 from .evaluation.evaluate import evaluate
 from .pairing import Ids, pair_features
 from .training.trainer import Trainer
@@ -41,25 +44,38 @@ class CSAligner:
         image_ids: Ids | None = None,
         *,
         text_image_ids: Ids | None = None,
+        unpaired_images: Any = None,
+        unpaired_texts: Any = None,
     ) -> CSAligner:
         """Train on pairs; returns self.
 
         image_features: (N, d_image), text_features: (M, d_text), raw or normalised. Without ids row i pairs with
         row i. image_ids of one entry a row: rows with one id are one image with several captions. With
         text_image_ids (M entries), image_ids names the N images and text_image_ids says whose caption a text is.
+        unpaired_images: (K, d_image), unpaired_texts: (L, d_text), rows without partners, for the divergence alone;
+        the settings unpaired.images and unpaired.texts say how many go into a batch.
         Raises InputError for NaN, infinity, shapes or ids that do not fit.
         """
-        return self.fit_features(pair_features(image_features, text_features, image_ids, text_image_ids))
+        features = pair_features(image_features, text_features, image_ids, text_image_ids)
+        return self.fit_features(features, unpaired_images, unpaired_texts)
 
-    def fit_features(self, features: PairedFeatures) -> CSAligner:
+    def fit_features(
+        self, features: PairedFeatures, unpaired_images: Any = None, unpaired_texts: Any = None
+    ) -> CSAligner:
         """As fit, for features that are paired already (a store's)."""
         if len(features.image) < 2:
             raise InputError(f"image_features: got {len(features.image)} image to train on, wanted at least 2")
+        c = self.config
+        images = _unpaired("unpaired_images", unpaired_images, features.image)
+        texts = _unpaired("unpaired_texts", unpaired_texts, features.text)
+        sampler = with_unpaired(
+            PairSampler(features, c.batch_size, c.captions, c.seed), images, texts, c.unpaired, c.seed
+        )
         state = torch.get_rng_state()
         try:
             torch.manual_seed(self.config.seed)
             self._model = Aligner.fit_start(features, self.config)
-            Trainer(self._model, features, self.config).fit()
+            Trainer(self._model, sampler, self.config).fit()
         finally:
             torch.set_rng_state(state)
         return self
@@ -122,3 +138,14 @@ class CSAligner:
         if x.shape[1] != wanted:
             raise InputError(f"{name}: got {x.shape[1]} dimensions, this aligner was trained on {wanted}")
         return encode(model, side, x).numpy()
+
+
+def _unpaired(name: str, rows: Any, paired: Tensor) -> Tensor | None:
+    if rows is None:
+        return None
+    x = as_features(name, rows).detach().to("cpu", paired.dtype)
+    if x.shape[1] != paired.shape[1]:
+        raise InputError(
+            f"{name}: got {x.shape[1]} dimensions, the paired features of that side have {paired.shape[1]}"
+        )
+    return x

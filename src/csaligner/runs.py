@@ -21,7 +21,9 @@ from .config import TrainConfig, dump_config, load_config
 from .data.datasets import open_dataset
 from .data.extract import ExtractSettings, ProgressCallback, embed
 from .data.store import Store
+from .data.training_data import TrainingData, some_pairs
 from .data.work import Encoders
+from .distributed import is_main
 from .encoders import open_encoder
 from .evaluation.baselines import MeanCentring
 from .evaluation.evaluate import evaluate
@@ -30,12 +32,15 @@ from .reporting.record import MethodResult
 from .reporting.report import write_report
 from .reporting.tables import write_results_json
 from .showcase import report_data
-from .training.trainer import METRICS, Hooks, Report, Trainer, silent
+from .training.parallel import start_ranks, wait_for_all
+from .training.tracking import read_values
+from .training.trainer import METRICS, Hooks, Report, RunOptions, Trainer, silent
 from .types import Dataset, PairedFeatures, Split
 
 IMAGE_ENCODER = "bundled:efficientnet-lite0"
 TEXT_ENCODER = "bundled:all-MiniLM-L6-v2"
 START, OURS = "closed-form start", "CS-Aligner"
+MORE_STORES = ("val", "unpaired_images", "unpaired_texts")  # of TrainingData.record
 CONFIG, RECORD, RESULTS, REPORT = "config.yaml", "run.json", "results.json", "report.html"
 
 
@@ -83,20 +88,39 @@ def open_encoders(names: tuple[str | None, str | None]) -> Encoders:
     return Encoders(open_encoder(image, "image") if image else None, open_encoder(text, "text") if text else None)
 
 
-def train(store: Store, config: TrainConfig, out: Path, report: Report = silent) -> Run:
-    """Train on the store's train split, choose on val; an interrupted run in `out` goes on where it stopped.
+def train(
+    data: Store | TrainingData,
+    config: TrainConfig,
+    out: Path,
+    report: Report = silent,
+    options: RunOptions | None = None,
+) -> Run:
+    """Train on the train split, choose on val; an interrupted run in `out` goes on where it stopped.
 
-    Raises InputError where `out` holds a run of other settings or another store.
+    data: a store of pairs, or that with others (see TrainingData). Under torchrun or accelerate launch every process
+    calls this; the first of them writes. Raises InputError where `out` holds a run of other settings or other stores.
     """
-    claim_run(out, config, store)
-    features = store.features("train")
+    data = data if isinstance(data, TrainingData) else TrainingData(data)
+    data.check()
+    start_ranks()
+    if is_main():
+        claim_run(out, config, data)
+    wait_for_all()
+    store = data.pairs
     torch.manual_seed(config.seed)
-    model = Aligner.fit_start(features, config, (store.image_fingerprint, store.text_fingerprint))
-    val = store.features("val")
-    hooks = Hooks(lambda m: validate(m, val), report)
+    first = some_pairs(store, "train", config.start.images)
+    model = Aligner.fit_start(first, config, (store.image_fingerprint, store.text_fingerprint))
+    del first
+    val = data.validation(config) if is_main() else None
+    hooks = Hooks((lambda m: validate(m, val)) if val else no_metrics, report)
     started = time.perf_counter()
-    state = Trainer(model, features, config, out, hooks).fit()
+    state = Trainer(model, data.sampler(config), config, out, hooks, options).fit()
     return Run(model, config, state.history, time.perf_counter() - started)
+
+
+def no_metrics(model: Aligner) -> dict[str, float]:
+    """The evaluation of a process that does not evaluate."""
+    return {}
 
 
 def validate(model: Aligner, val: PairedFeatures) -> dict[str, float]:
@@ -113,10 +137,10 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[Me
     model = Aligner.load(_model_folder(run))
     store.require(image=model.config.image_encoder, text=model.config.text_encoder)
     config = load_config(TrainConfig, run / CONFIG)
-    train_features, test = store.features("train"), store.features(split)
+    train_features, test = some_pairs(store, "train", config.start.images), store.features(split)
     start = Aligner.fit_start(train_features, config).eval()
     aligned = {START: align(start, test), OURS: align(model, test)}
-    history = [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
+    history = [read_values(json.loads(line)) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
     ours = measure(OURS, config.seed, aligned[OURS], Run(model, config, history))
     results = [replace(r, split=split) for r in [*baselines(train_features, test, config), ours]]
     write_results_json(results, run / RESULTS, provenance=record)
@@ -143,8 +167,9 @@ def baselines(train_features: PairedFeatures, test: PairedFeatures, config: Trai
     return results
 
 
-def claim_run(out: Path, config: TrainConfig, store: Store) -> None:
+def claim_run(out: Path, config: TrainConfig, data: TrainingData) -> None:
     """Make `out` this run's folder: write config.yaml and run.json, or check that they are the same ones."""
+    stores = data.record()
     if (out / RECORD).exists():
         record = read_record(out)
         theirs = load_config(TrainConfig, out / CONFIG)
@@ -153,17 +178,21 @@ def claim_run(out: Path, config: TrainConfig, store: Store) -> None:
             raise InputError(
                 f"out: {out} holds a run with other settings ({', '.join(changed)}); choose another folder"
             )
-        if record["store_sha256"] != store.sha256:
+        if record["store_sha256"] != data.pairs.sha256:
             raise InputError(f"out: {out} holds a run on another store ({record['store']}); choose another folder")
+        for name in MORE_STORES:
+            if _digests(record, name) != _digests(stores, name):
+                raise InputError(f"out: {out} holds a run with other stores as {name}; choose another folder")
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"out: {out} exists and holds no csaligner run; choose an empty or a new folder")
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / CONFIG, dump_config(config))
-    write_json(
-        out / RECORD,
-        provenance(config.seed) | {"store": str(store.path.resolve()), "store_sha256": store.sha256},
-    )
+    write_json(out / RECORD, provenance(config.seed) | stores)
+
+
+def _digests(record: Mapping[str, Any], name: str) -> list[str]:
+    return [entry["sha256"] for entry in record.get(name, [])]
 
 
 def read_record(run: Path) -> dict[str, Any]:

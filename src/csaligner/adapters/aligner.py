@@ -157,9 +157,10 @@ def align(model: Aligner, features: PairedFeatures) -> PairedFeatures:
 
 @torch.inference_mode()
 def encode(model: Aligner, side: str, x: Tensor) -> Tensor:
-    """All rows through one side of the model, in chunks."""
+    """All rows through one side of the model, in chunks, wherever the model is; the result is on the CPU."""
     apply: Callable[[Tensor], Tensor] = model.encode_image if side == "image" else model.encode_text
-    return torch.cat([apply(chunk) for chunk in torch.split(x, CHUNK)])
+    device = model.log_logit_scale.device
+    return torch.cat([apply(chunk.to(device)).cpu() for chunk in torch.split(x, CHUNK)])
 
 
 def _blank(dim_in: int, dim_out: int) -> Affine:

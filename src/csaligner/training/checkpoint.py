@@ -1,13 +1,15 @@
 """Training state on disk: step_K folders, with `latest` and `best` as links to two of them.
 
-A step folder holds the model (config.json, model.safetensors) and what an exact continuation needs
-(trainer.json, trainer.safetensors: optimiser moments and random state). No pickle.
+A step folder holds the model as its own `save` writes it (an Aligner: config.json, model.safetensors) and what an
+exact continuation needs: trainer.json, and trainer.safetensors with the trained weights, optimiser moments, random
+states of all processes and the memory bank. No pickle.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,22 +17,36 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.files import point, write_folder, write_json
+
+from .tracking import finite, read_values
+
+STATE, TENSORS = "trainer.json", "trainer.safetensors"
 
 
 @dataclass
 class TrainerState:
-    """Where a run stands after `step` optimiser steps."""
+    """Where a run stands after `step` optimiser steps. objective: see terms.LiveObjective.state."""
 
     step: int = 0
     best_step: int | None = None
     best_score: float | None = None
     evaluations_without_gain: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    objective: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """What a checkpoint holds beside TrainerState, by name. random: (processes, bytes) uint8."""
+
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    memory: Mapping[str, Tensor]
+    random: Tensor
 
 
 class Checkpoints:
@@ -39,19 +55,19 @@ class Checkpoints:
     def __init__(self, run: Path) -> None:
         self.folder = run / "checkpoints"
 
-    def save(self, model: Aligner, optimizer: torch.optim.Optimizer, state: TrainerState) -> None:
+    def save(self, model: Any, state: TrainerState, tensors: Tensors) -> None:
         """Write step_K, point `latest` (and `best`, where K is the best step) to it, drop what nothing points to."""
         name = f"step_{state.step}"
-        tensors = {f"optimizer.{k}": v for k, v in _flatten(optimizer).items()}
-        tensors["rng"] = torch.get_rng_state()
+        groups = {"weights": tensors.weights, "optimizer": tensors.optimizer, "memory": tensors.memory}
+        named = {f"{group}.{key}": t.contiguous().cpu() for group, part in groups.items() for key, t in part.items()}
 
         def write(temporary: Path) -> None:
             model.save(temporary / "model")
             for file in (temporary / "model").iterdir():
                 file.rename(temporary / file.name)
             (temporary / "model").rmdir()
-            save_file(tensors, temporary / "trainer.safetensors")
-            write_json(temporary / "trainer.json", asdict(state))
+            save_file(named | {"random": tensors.random.cpu()}, temporary / TENSORS)
+            write_json(temporary / STATE, asdict(state) | {"history": [finite(row) for row in state.history]})
 
         self.folder.mkdir(parents=True, exist_ok=True)
         write_folder(self.folder / name, write)
@@ -60,22 +76,10 @@ class Checkpoints:
         point(self.folder / "latest", name)
         self._drop_unused()
 
-    def restore(self, model: Aligner, optimizer: torch.optim.Optimizer) -> TrainerState:
-        """Load `latest` into model and optimiser and set the random state; a fresh state where there is none."""
-        latest = self.folder / "latest"
-        if not latest.exists():
-            return TrainerState()
-        try:
-            tensors = load_file(latest / "trainer.safetensors")
-            state = TrainerState(**json.loads((latest / "trainer.json").read_text(encoding="utf-8")))
-        except (OSError, SafetensorError, ValueError, TypeError) as error:
-            raise InputError(
-                f"checkpoint: {latest} cannot be read ({error}); delete {self.folder} to start over"
-            ) from None
-        model.load_state_dict(Aligner.load(latest).state_dict())
-        _unflatten(optimizer, {k.removeprefix("optimizer."): v for k, v in tensors.items() if k != "rng"})
-        torch.set_rng_state(tensors["rng"])
-        return state
+    @property
+    def latest(self) -> Path | None:
+        path = self.folder / "latest"
+        return path if path.exists() else None
 
     def _drop_unused(self) -> None:
         used = {link.resolve().name for link in (self.folder / "latest", self.folder / "best") if link.exists()}
@@ -84,12 +88,46 @@ class Checkpoints:
                 shutil.rmtree(folder)
 
 
-def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def read_checkpoint(folder: Path) -> tuple[TrainerState, Tensors]:
+    """What `save` wrote to a step folder. Raises InputError."""
+    if not folder.is_dir():
+        raise InputError(f"checkpoint: no such folder: {folder}")
+    try:
+        found = load_file(folder / TENSORS)
+        state = TrainerState(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+        state.history = [read_values(row) for row in state.history]
+        groups: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}, "memory": {}}
+        random = found.pop("random")
+        for name, tensor in found.items():
+            group, _, key = name.partition(".")
+            groups[group][key] = tensor
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"checkpoint: {folder} cannot be read ({error}); delete {folder.parent} to start over"
+        ) from None
+    return state, Tensors(groups["weights"], groups["optimizer"], groups["memory"], random)
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """All that a run changes: parameters that are trained, buffers, and single numbers, which may follow a schedule."""
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad and p.ndim}
+    return {name: t for name, t in model.state_dict().items() if name not in frozen}
+
+
+def load_trained(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """Put back what `trained_weights` gave. Raises InputError for another model's."""
+    wanted = trained_weights(model)
+    if set(wanted) != set(weights) or any(wanted[k].shape != weights[k].shape for k in wanted):
+        raise InputError(f"checkpoint: {where} holds the weights of another model; give the run's own settings")
+    model.load_state_dict(dict(weights), strict=False)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
     return {f"{i}.{key}": torch.as_tensor(value) for i, s in state.items() for key, value in s.items()}
 
 
-def _unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, _, key = name.partition(".")

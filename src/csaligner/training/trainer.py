@@ -1,30 +1,58 @@
-"""The one training loop, on Hugging Face Accelerate."""
+"""The one training loop, on one process or several, on Hugging Face Accelerate's devices and trackers."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
+from torch import Tensor, nn
 
-from csaligner.adapters.aligner import Aligner
 from csaligner.checks import CSAlignerError, InputError
-from csaligner.config import TrainConfig
-from csaligner.data.samplers import PairSampler
-from csaligner.losses.objective import Objective
-from csaligner.types import Batch, LossTerms, PairedFeatures
+from csaligner.config import Schedule, TrainConfig
+from csaligner.data.ahead import Waiting, read_ahead
+from csaligner.distributed import gather_ids, gather_rows, is_main, rank, world_size
+from csaligner.types import Batch, Inputs, LossTerms, Sampler
 
-from .checkpoint import Checkpoints, TrainerState
+from .checkpoint import (
+    Checkpoints,
+    Tensors,
+    TrainerState,
+    load_optimizer,
+    load_trained,
+    optimizer_tensors,
+    read_checkpoint,
+    trained_weights,
+)
+from .memory import Embeddings
+from .parallel import average_gradients, from_main, make_accelerator, same_start, wait_for_all
 from .schedules import value_at, warmup_cosine
+from .terms import LiveObjective
+from .tracking import check_trackers, flat, json_line
 
-Evaluate = Callable[[Aligner], Mapping[str, float]]
 Report = Callable[[int, int, Mapping[str, float]], None]
 
 METRICS = "metrics.jsonl"
+
+
+class Model(Protocol):
+    """What is trained: an nn.Module of this shape, Aligner for one.
+
+    Called with a batch's image and text it returns (N, d) and (M, d), rows of length 1. log_logit_scale: a scalar
+    parameter, its exponential is the scale of InfoNCE. save: writes what is needed to use the model to a new folder.
+    """
+
+    log_logit_scale: nn.Parameter
+
+    def __call__(self, image: Inputs, text: Inputs) -> tuple[Tensor, Tensor]: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+Evaluate = Callable[[Any], Mapping[str, float]]
 
 
 def silent(step: int, total: int, values: Mapping[str, float]) -> None:
@@ -33,7 +61,7 @@ def silent(step: int, total: int, values: Mapping[str, float]) -> None:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a run may call out to.
+    """What a run may call out to, on the main process alone.
 
     evaluate: validation metrics of the model, by name. report: called after each step with (step, total steps,
     values); the values hold the losses and, after an evaluation, the metrics.
@@ -43,123 +71,152 @@ class Hooks:
     report: Report = silent
 
 
-class Trainer:
-    """Trains an Aligner on paired features.
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out; nothing here changes its numbers.
 
-    `folder` is the run folder for metrics.jsonl and checkpoints/; without one nothing is written. With a
-    folder that already holds checkpoints, training goes on from the latest and ends at the same bits as a run
-    that was never interrupted (one CPU, same thread count).
+    workers: batches that a thread reads ahead, 0 for none. report_to: tensorboard, wandb, trackio. resume: a
+    checkpoint folder to go on from; none: the run folder's latest, where there is one.
+    """
+
+    workers: int = 2
+    report_to: tuple[str, ...] = ()
+    resume: Path | None = None
+
+
+class Trainer:
+    """Trains a model on the batches of a sampler.
+
+    `folder` is the run folder for metrics.jsonl and checkpoints/; without one nothing is written. With a folder that
+    already holds checkpoints, training goes on from the latest and ends at the same bits as a run that was never
+    interrupted (same devices, thread count and number of processes).
+
+    On R processes each works on its own rows of the same global batch. Embeddings and ids are gathered, every process
+    computes the global loss, gradients are averaged (csaligner.distributed says why that is right): the numbers are
+    those of one process, but for dropout, which each process draws for its own rows.
     """
 
     def __init__(
         self,
-        model: Aligner,
-        features: PairedFeatures,
+        model: nn.Module,
+        sampler: Sampler,
         config: TrainConfig,
         folder: Path | None = None,
         hooks: Hooks | None = None,
+        options: RunOptions | None = None,
     ) -> None:
-        self._model = model
-        self._config = config
-        self._folder = folder
-        self._hooks = hooks or Hooks()
-        self._sampler = PairSampler(features, config.batch_size, config.captions, config.seed)
-        self._steps = config.epochs * self._sampler.batches_per_epoch
-        model.log_logit_scale.requires_grad_(config.objective.learn_logit_scale)
-        self._optimizer = torch.optim.AdamW(_parameter_groups(model, config.wd), lr=config.lr)
+        self._module, self._model = model, cast(Model, model)
+        self._sampler, self._config, self._folder = sampler, config, folder
+        self._hooks, self._options = hooks or Hooks(), options or RunOptions()
+        check_trackers(self._options.report_to)
+        self._objective = LiveObjective(config.objective, config.memory)
+        self._steps = config.epochs * sampler.batches_per_epoch
+        self._model.log_logit_scale.requires_grad_(config.objective.learn_logit_scale)
         self._checkpoints = Checkpoints(folder) if folder else None
-        self._best: dict[str, torch.Tensor] | None = None
+        self._best: dict[str, Tensor] | None = None
+        self._waiting = Waiting()
 
     def fit(self) -> TrainerState:
         """Run to the end (or to the early stop). Afterwards the model holds the weights that the monitor
         chose, or the last ones without a monitor; it is in evaluation mode, on the CPU."""
-        accelerator = _accelerator()
-        torch.manual_seed(self._config.seed)
-        state = TrainerState()
-        if self._checkpoints:
-            state = self._checkpoints.restore(self._model, self._optimizer)
-            self._rewrite_metrics(state)
-        model, optimizer = accelerator.prepare(self._model, self._optimizer)
-        self._train(accelerator, model, optimizer, state)
+        self._accelerator = make_accelerator(log_with=list(self._options.report_to) or None, project_dir=self._folder)
+        if self._options.report_to and is_main():
+            self._accelerator.init_trackers("csaligner", flat(self._config.model_dump(mode="json")))
+        self._module.to(self._accelerator.device)
+        same_start(self._module)
+        groups = _parameter_groups(self._module, self._config.wd)
+        self._optimizer = torch.optim.AdamW(groups, lr=self._config.lr)
+        torch.manual_seed(self._config.seed + (rank() << 32))
+        state = self._restore()
+        self._train(state)
+        self._accelerator.end_training()
+        wait_for_all()  # the last checkpoint is there for every process
         if self._best is not None:
-            self._model.load_state_dict(self._best)
+            load_trained(self._module, self._best, "best")
         elif self._checkpoints and state.best_step is not None:
-            best = Aligner.load(self._checkpoints.folder / "best")
-            self._model.load_state_dict(best.state_dict())
-        self._model.to("cpu").eval()
+            best = self._checkpoints.folder / "best"
+            load_trained(self._module, read_checkpoint(best)[1].weights, str(best))
+        self._module.to("cpu").eval()
         return state
 
-    def _train(self, accelerator: Any, model: Any, optimizer: Any, state: TrainerState) -> None:
+    def _train(self, state: TrainerState) -> None:
         per_epoch = self._sampler.batches_per_epoch
-        started, first = time.perf_counter(), state.step
+        clock, first = time.perf_counter(), state.step
         while state.step < self._steps and not self._patience_spent(state):
             epoch, done = divmod(state.step, per_epoch)
-            for number, batch in enumerate(self._sampler.epoch(epoch)):
+            batches = read_ahead(self._sampler.epoch(epoch), self._options.workers)
+            for number, batch in enumerate(self._waiting.over(batches)):
                 if number < done:
                     continue
-                values = self._step(accelerator, model, optimizer, batch, state)
+                values = self._step(batch, state)
                 end_of_epoch = number == per_epoch - 1
                 if end_of_epoch and ((epoch + 1) % self._config.evaluate_every == 0 or state.step == self._steps):
-                    values["steps_per_second"] = (state.step - first) / (time.perf_counter() - started)
-                    self._evaluate(state, values)
-                self._hooks.report(state.step, self._steps, values)
+                    elapsed = time.perf_counter() - clock
+                    values["steps_per_second"] = (state.step - first) / elapsed
+                    values["data_wait"] = self._waiting.seconds / elapsed
+                    values = self._evaluate(state, values)
+                    clock, first, self._waiting.seconds = time.perf_counter(), state.step, 0.0
+                self._report(state.step, values)
 
-    def _step(
-        self, accelerator: Any, model: Any, optimizer: Any, batch: Batch, state: TrainerState
-    ) -> dict[str, float]:
-        lr = self._set_rate(optimizer, state.step)
-        objective, weights, sigma = self._objective_at(state.step / max(1, self._steps - 1))
-        model.train()
-        device = accelerator.device
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._config.precision == "bf16"):
-            image, text = model(batch.image.to(device).float(), batch.text.to(device).float())
-        if not bool(torch.isfinite(image).all() and torch.isfinite(text).all()):
+    def _step(self, batch: Batch, state: TrainerState) -> dict[str, float]:
+        lr = self._set_rate(state.step)
+        progress = state.step / max(1, self._steps - 1)
+        log_scale, c = self._model.log_logit_scale, self._config.objective
+        if isinstance(c.logit_scale, Schedule):
+            log_scale.data.fill_(float(torch.tensor(value_at(c.logit_scale, progress)).log()))
+        self._module.train()
+        rows = self._embed(batch)
+        if not bool(torch.isfinite(rows.image).all() and torch.isfinite(rows.text).all()):
             raise CSAlignerError(
                 f"training: the embeddings are not finite at step {state.step + 1}; lower lr (now {self._config.lr:g})"
             )
-        ids = batch.image_ids.to(device), batch.text_ids.to(device)
-        loss = objective(image.float(), text.float(), self._model.logit_scale, *ids)
-        optimizer.zero_grad()
-        accelerator.backward(loss.total)
-        optimizer.step()
-        if self._config.objective.learn_logit_scale:
+        loss, in_use = self._objective(rows, log_scale.exp(), progress, state.step)
+        self._optimizer.zero_grad()
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        average_gradients(self._module.parameters())
+        self._optimizer.step()
+        if c.learn_logit_scale:
             with torch.no_grad():
-                limit = torch.tensor(self._config.objective.max_logit_scale).log()
-                self._model.log_logit_scale.clamp_(max=float(limit))
+                log_scale.clamp_(max=float(torch.tensor(c.max_logit_scale).log()))
         state.step += 1
-        return {"step": float(state.step), "lr": lr, **_named(loss), **weights, **sigma}
+        return {"step": float(state.step), "lr": lr, **_named(loss), **in_use}
 
-    def _objective_at(self, progress: float) -> tuple[Objective, dict[str, float], dict[str, float]]:
-        c = self._config.objective
-        if not c.learn_logit_scale:
-            scale = value_at(c.logit_scale, progress)
-            self._model.log_logit_scale.data.fill_(float(torch.tensor(scale).log()))
-        weights = {name: value_at(weight, progress) for name, weight in c.terms.items()}
-        bandwidth = c.bandwidth if isinstance(c.bandwidth, str) else value_at(c.bandwidth, progress)
-        logged = {f"weight/{name}": weight for name, weight in weights.items()}
-        logged["logit_scale"] = float(self._model.logit_scale.detach())
-        sigma = {} if isinstance(bandwidth, str) else {"bandwidth": bandwidth}
-        return Objective(weights, bandwidth=bandwidth), logged, sigma
+    def _embed(self, batch: Batch) -> Embeddings:
+        """The embeddings of all ranks' rows, in the precision of the logit scale."""
+        from accelerate.utils import send_to_device
 
-    def _set_rate(self, optimizer: Any, step: int) -> float:
+        device, dtype = self._accelerator.device, self._model.log_logit_scale.dtype
+        inputs = [_as_dtype(send_to_device(side, device), dtype) for side in (batch.image, batch.text)]
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._config.precision == "bf16"):
+            image, text = self._model(*inputs)
+        ids = (gather_ids(side.to(device)) for side in (batch.image_ids, batch.text_ids))
+        return Embeddings(gather_rows(image.to(dtype)), gather_rows(text.to(dtype)), *ids)
+
+    def _set_rate(self, step: int) -> float:
         warmup = self._config.warmup
         factor = warmup_cosine(step, max(1, self._steps // 10) if warmup is None else warmup, self._steps)
-        for group in optimizer.param_groups:
+        for group in self._optimizer.param_groups:
             group["lr"] = self._config.lr * factor
         return self._config.lr * factor
 
-    def _evaluate(self, state: TrainerState, values: dict[str, float]) -> None:
+    def _report(self, step: int, values: Mapping[str, float]) -> None:
+        if is_main():
+            self._hooks.report(step, self._steps, values)
+            if self._options.report_to:
+                self._accelerator.log(dict(values), step=step)
+
+    def _evaluate(self, state: TrainerState, values: dict[str, float]) -> dict[str, float]:
+        """Validate on the main process, so that all agree on what comes next, and write."""
         if self._hooks.evaluate is not None:
-            self._model.eval()
-            metrics = self._hooks.evaluate(self._model)
-            values.update({f"val/{name}": value for name, value in metrics.items()})
+            self._module.eval()
+            metrics = from_main(dict(self._hooks.evaluate(self._module)) if is_main() else {})
+            values |= {f"val/{name}": value for name, value in metrics.items()}
             if self._config.monitor is not None:
                 self._compare(state, metrics, self._config.monitor)
+        values = from_main(values)  # times differ
         state.history.append(values)
-        if self._folder and self._checkpoints:
-            self._checkpoints.save(self._model, self._optimizer, state)
-            with (self._folder / METRICS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
+        self._save(state)
+        return values
 
     def _compare(self, state: TrainerState, metrics: Mapping[str, float], monitor: str) -> None:
         if monitor not in metrics:
@@ -167,7 +224,7 @@ class Trainer:
         score = metrics[monitor]
         if state.best_score is None or score > state.best_score:
             state.best_score, state.best_step, state.evaluations_without_gain = score, state.step, 0
-            self._best = {k: v.detach().clone() for k, v in self._model.state_dict().items()}
+            self._best = {k: v.detach().clone() for k, v in trained_weights(self._module).items()}
         else:
             state.evaluations_without_gain += 1
 
@@ -175,27 +232,75 @@ class Trainer:
         patience = self._config.patience
         return patience is not None and state.evaluations_without_gain >= patience
 
-    def _rewrite_metrics(self, state: TrainerState) -> None:
-        """metrics.jsonl may be ahead of the checkpoint that a run continues from; the checkpoint is right."""
-        assert self._folder is not None
-        self._folder.mkdir(parents=True, exist_ok=True)
-        lines = "".join(json.dumps(values) + "\n" for values in state.history)
-        (self._folder / METRICS).write_text(lines, encoding="utf-8")
-
-
-def _accelerator() -> Any:
-    from accelerate import Accelerator  # a second of import time
-
-    accelerator = Accelerator()
-    if accelerator.num_processes > 1:
-        raise InputError(
-            f"training: started on {accelerator.num_processes} processes; this version trains on one, "
-            "start it with plain `csaligner train`"
+    def _save(self, state: TrainerState) -> None:
+        random = gather_ids(_random_state(self._accelerator.device)[None])  # all processes take part
+        if self._folder is None or self._checkpoints is None or not is_main():
+            return
+        state = replace(state, objective=self._objective.state())
+        tensors = Tensors(
+            trained_weights(self._module), optimizer_tensors(self._optimizer), self._objective.memory.tensors(), random
         )
-    return accelerator
+        self._checkpoints.save(self._model, state, tensors)
+        with (self._folder / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json_line(state.history[-1]))
+
+    def _restore(self) -> TrainerState:
+        """The state to go on from, with model, optimiser, objective and random state set to it."""
+        path = self._options.resume or (self._checkpoints and self._checkpoints.latest)
+        state = TrainerState()
+        if path:
+            state, tensors = read_checkpoint(path)
+            self._load(path, state, tensors)
+        if from_main(state.step) != state.step:
+            raise InputError("checkpoint: processes read different ones; put the run folder where all can see it")
+        if self._folder and is_main():
+            self._rewrite_metrics(self._folder, state)
+        return state
+
+    def _load(self, path: Path, state: TrainerState, tensors: Tensors) -> None:
+        if state.step > self._steps:
+            raise InputError(
+                f"checkpoint: {path} is at step {state.step}, this run ends at {self._steps}; raise epochs"
+            )
+        device = self._accelerator.device
+        if self._checkpoints is None or path.resolve().parent != self._checkpoints.folder.resolve():
+            state.best_step, state.best_score = None, None  # those weights lie in another folder
+        load_trained(self._module, tensors.weights, str(path))
+        load_optimizer(self._optimizer, tensors.optimizer)
+        memory = {name: t.to(device) for name, t in tensors.memory.items()}
+        self._objective.restore(state.objective, memory)
+        if len(tensors.random) == world_size():
+            _set_random_state(tensors.random[rank()], device)
+        else:  # another number of processes: new random numbers, the same for each such continuation
+            torch.manual_seed(self._config.seed + state.step + (rank() << 32))
+
+    def _rewrite_metrics(self, folder: Path, state: TrainerState) -> None:
+        """metrics.jsonl may be ahead of the checkpoint that a run continues from; the checkpoint is right."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / METRICS).write_text("".join(map(json_line, state.history)), encoding="utf-8")
 
 
-def _parameter_groups(model: Aligner, wd: float) -> list[dict[str, Any]]:
+def _as_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
+    """Features in that precision; what an encoder takes is left as it is."""
+    return inputs.to(dtype) if isinstance(inputs, Tensor) else inputs
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """Of the CPU, and behind it of the GPU; (bytes,) uint8, where collectives can take it."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return torch.cat(states).to(device)
+
+
+def _set_random_state(state: Tensor, device: torch.device) -> None:
+    size = len(torch.get_rng_state())
+    torch.set_rng_state(state[:size].cpu())
+    if device.type == "cuda" and len(state) > size:
+        torch.cuda.set_rng_state(state[size:].cpu(), device)
+
+
+def _parameter_groups(model: nn.Module, wd: float) -> list[dict[str, Any]]:
     """Weight decay on matrices only: centres, offsets, biases and the logit scale keep their size."""
     learnt = [p for p in model.parameters() if p.requires_grad]
     return [

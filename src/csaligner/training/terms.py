@@ -1,0 +1,105 @@
+"""The objective at a point of the run: scheduled and balanced weights, the bandwidth, the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csaligner.config import MemoryConfig, ObjectiveConfig
+from csaligner.losses.balance import GradientBalance, gradient_norm
+from csaligner.losses.objective import INFO_NCE, Objective
+from csaligner.ops.bandwidth import resolve_bandwidth
+from csaligner.registry import DIVERGENCES
+from csaligner.types import LossTerms
+
+from .memory import Embeddings, MemoryBank
+from .parallel import from_main
+from .schedules import value_at
+
+
+class LiveObjective:
+    """config.objective with what changes while a run goes on.
+
+    Called with the embeddings of all ranks, once a step. All that is measured (the median bandwidth, gradient norms)
+    is measured every `measure_every` steps, carries no gradient, is the same on all ranks and is part of the
+    checkpoint.
+    """
+
+    def __init__(self, config: ObjectiveConfig, memory: MemoryConfig) -> None:
+        self._config = config
+        self._automatic = [name for name, weight in config.terms.items() if weight == "auto"]
+        balance = config.balance
+        self._balance = GradientBalance(INFO_NCE, balance.fraction, balance.momentum, balance.max_weight)
+        self._median: float | None = None
+        self.memory = MemoryBank(memory.size, memory.max_age)
+
+    def __call__(
+        self, rows: Embeddings, scale: Tensor, progress: float, step: int
+    ) -> tuple[LossTerms, dict[str, float]]:
+        """The loss at `step` (from 0; progress: 0 to 1), and the numbers in use by the names they are logged under."""
+        wider = self.memory.beside(rows, step)
+        due = step % self._config.measure_every == 0
+        sigma = self._bandwidth(rows, scale, progress, due)
+        if self._automatic and (due or not self._balance.averages):
+            self._measure(rows, wider, scale, sigma)
+        weights = {name: self._weight(name, progress) for name in self._config.terms}
+        loss = _loss(weights, sigma, rows, wider, scale)
+        self.memory.add(rows, step)
+        logged = {f"weight/{name}": weight for name, weight in weights.items()}
+        return loss, logged | {"logit_scale": float(scale.detach()), "bandwidth": sigma}
+
+    def state(self) -> dict[str, Any]:
+        """What was measured, as JSON; `memory.tensors()` is the rest."""
+        return {"median": self._median, "norms": dict(self._balance.averages)}
+
+    def restore(self, state: Mapping[str, Any], memory: dict[str, Tensor]) -> None:
+        self._median = state["median"]
+        self._balance.averages = dict(state["norms"])
+        self.memory.restore(memory)
+
+    def _bandwidth(self, rows: Embeddings, scale: Tensor, progress: float, due: bool) -> float:
+        spec = self._config.bandwidth
+        if spec != "median":
+            number = spec if isinstance(spec, str) else value_at(spec, progress)
+            return resolve_bandwidth(number, rows.image, rows.text, scale)
+        if due or self._median is None:
+            self._median = from_main(resolve_bandwidth("median", rows.image, rows.text))
+        return self._median
+
+    def _measure(self, rows: Embeddings, wider: Embeddings, scale: Tensor, sigma: float) -> None:
+        """The gradient norm of each term alone with respect to the embeddings of the batch."""
+        norms = {}
+        n, m = len(rows.image), len(rows.text)
+        for name in (INFO_NCE, *self._automatic):
+            image, text = (side.detach().requires_grad_() for side in (rows.image, rows.text))
+            leaves = Embeddings(image, text, rows.image_ids, rows.text_ids)
+            more = Embeddings(
+                torch.cat([image, wider.image[n:].detach()]),
+                torch.cat([text, wider.text[m:].detach()]),
+                wider.image_ids,
+                wider.text_ids,
+            )
+            value = _loss({name: 1.0}, sigma, leaves, more, scale.detach()).total
+            norms[name] = gradient_norm(value, (image, text))
+        self._balance.update(from_main(norms))
+
+    def _weight(self, name: str, progress: float) -> float:
+        weight = self._config.terms[name]
+        return self._balance.weight(name) if isinstance(weight, str) else value_at(weight, progress)
+
+
+def _loss(weights: Mapping[str, float], sigma: float, rows: Embeddings, wider: Embeddings, scale: Tensor) -> LossTerms:
+    """Divergences see the wider rows, losses of pairs those of the batch alone; in one sweep where these agree."""
+    wide = {name: weight for name, weight in weights.items() if name in DIVERGENCES}
+    narrow = {name: weight for name, weight in weights.items() if name not in DIVERGENCES}
+    if wider is rows or not wide or not narrow:
+        seen = wider if wide and not narrow else rows
+        return Objective(weights, bandwidth=sigma)(seen.image, seen.text, scale, seen.image_ids, seen.text_ids)
+    first = Objective(narrow, bandwidth=sigma)(rows.image, rows.text, scale, rows.image_ids, rows.text_ids)
+    second = Objective(wide, bandwidth=sigma)(wider.image, wider.text, scale, wider.image_ids, wider.text_ids)
+    return LossTerms(
+        first.total + second.total, {**first.terms, **second.terms}, weights, {**first.parts, **second.parts}
+    )
