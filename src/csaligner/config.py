@@ -133,6 +133,20 @@ class ObjectiveConfig(Strict):
         return self
 
 
+class LoRAConfig(Strict):
+    """Low-rank updates inside an encoder, trained with the adapters (adapters/lora.py).
+
+    sides: whose encoder. rank and alpha: W x + (alpha / rank) B A x. dropout: before A. targets: last names of the
+    layers; the queries, keys and values of the attention if not given.
+    """
+
+    sides: Literal["text", "image", "both"]
+    rank: Annotated[int, Field(ge=1)] = 8
+    alpha: Positive = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: tuple[str, ...] | None = None
+
+
 class TrainConfig(Strict):
     """Everything that decides a training run, apart from the data and the output folder.
 
@@ -146,6 +160,7 @@ class TrainConfig(Strict):
     image_adapter: AdapterConfig = AdapterConfig()
     text_adapter: AdapterConfig = AdapterConfig()
     dim: Annotated[int, Field(ge=1)] | None = None
+    lora: LoRAConfig | None = None
     start: StartConfig = StartConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     memory: MemoryConfig = MemoryConfig()
@@ -165,7 +180,7 @@ class TrainConfig(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
-        if self.image_adapter.name == self.text_adapter.name == "identity":
+        if self.image_adapter.name == self.text_adapter.name == "identity" and self.lora is None:
             raise ValueError("image_adapter and text_adapter are both identity: nothing would be trained")
         if self.patience is not None and self.monitor is None:
             raise ValueError("patience: needs a monitor to wait for; set monitor=score, say")
