@@ -17,10 +17,11 @@ from csaligner.checks import InputError
 from .common import Json, Quiet, app, err
 
 if TYPE_CHECKING:
+    from csaligner.app.server import ServeSettings
     from csaligner.search.build import BuildReport
     from csaligner.search.index import Hit, Index
 
-SHOWN_REASONS = 5
+SHOWN_REASONS, SHOWN_CHARACTERS = 5, 160
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")]
 Host = Annotated[str, typer.Option(help="Address to listen on; the default is this machine only.")]
 Password = Annotated[str | None, typer.Option(envvar="CSALIGNER_PASSWORD", help="Ask for it (any user name).")]
@@ -115,10 +116,40 @@ def _table(hits: list[Hit]) -> Any:
     for number, hit in enumerate(hits, start=1):
         what = f"{hit.path}  {hit.caption}" if hit.modality == "image" else hit.text
         note = " (file is missing)" if hit.missing else ""
-        table.add_row(str(number), f"{hit.score:.3f}", hit.modality, escape(_plain(what.strip()) + note))
+        what = _plain(what.strip())
+        what = what if len(what) <= SHOWN_CHARACTERS else what[: SHOWN_CHARACTERS - 1] + "…"
+        table.add_row(str(number), f"{hit.score:.3f}", hit.modality, escape(what + note))
     return table
 
 
 def _plain(text: str) -> str:
     """One line without control characters: a terminal must not obey what a caption says."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+@app.command()
+def serve(
+    index: Annotated[Path, typer.Argument(help="An index folder.")],
+    host: Host = "127.0.0.1",
+    port: Port = 7860,
+    password: Password = None,
+    name: Annotated[str, typer.Option(help="Shown on the page; the folder's name if not given.")] = "",
+) -> None:
+    """Search in the browser."""
+    from csaligner.app.server import ServeSettings
+    from csaligner.search.index import Index
+
+    _serve(Index.open(index), ServeSettings(host=host, port=port, password=password, name=name))
+
+
+def _serve(index: Index, settings: ServeSettings) -> None:
+    from csaligner.app.server import serve as serve_index
+
+    if settings.is_open:
+        err.print(
+            f"warning: {settings.host} can be reached from other machines and no --password is set: "
+            "anybody there can search this index and see its pictures",
+            style="yellow",
+            highlight=False,
+        )
+    serve_index(index, settings, lambda url: err.print(f"open {url}  (Ctrl-C ends it)", highlight=False))

@@ -141,10 +141,10 @@ def _folder(root: Path, settings: EntrySettings) -> Found:
         name = path.relative_to(root).as_posix()
         if path.suffix.lower() in SUFFIXES:
             captions = _read(path.with_suffix(".txt"), name, into.skipped) if path.with_suffix(".txt").is_file() else ""
-            into.picture(name, path, _clean(captions.splitlines()))
+            into.picture(name, path.resolve(), _clean(captions.splitlines()))
         elif path.with_suffix("") not in stems or path.suffix.lower() != ".txt":
             for number, passage in enumerate(split_passages(_read(path, name, into.skipped)), start=1):
-                into.add(Entry(f"{name}#{number}", "text", path, text=passage))
+                into.add(Entry(f"{name}#{number}", "text", path.resolve(), text=passage))
     return Found(str(root), tuple(into.entries.values()), tuple(into.skipped))
 
 

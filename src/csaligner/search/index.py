@@ -91,7 +91,7 @@ class Index:
         self._spaces: dict[str, Space] = {}
         self._measured: dict[str, Any] | None = None
         self._lock = threading.RLock()
-        self._encoding = threading.Lock()
+        self._opening, self._encoding = threading.Lock(), threading.Lock()
         self._text_features = lru_cache(REMEMBERED)(self._encode_text)
 
     @classmethod
@@ -132,7 +132,7 @@ class Index:
 
     def encoder(self, modality: Modality) -> Encoder:
         """Opened on first use. Raises InputError where it is not the one that made the index."""
-        with self._lock:
+        with self._opening:
             if modality not in self._encoders:
                 encoder = open_encoder(getattr(self.manifest, modality).id)
                 _check_encoder(self.manifest, encoder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -217,5 +217,5 @@ def _connect(folder: Path) -> Any:
         import lancedb
     except ImportError:
         raise InputError("index: needs LanceDB; pip install 'csaligner[search]'") from None
-    logging.getLogger("lance").setLevel(logging.ERROR)
+    os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")  # else it warns on every tidy()
     return cast(Any, lancedb.connect(str(folder)))

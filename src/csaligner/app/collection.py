@@ -1,0 +1,64 @@
+"""The map of a collection: its items in the plane, near where they are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from csaligner.search.calibration import MODALITIES
+from csaligner.search.index import Index
+from csaligner.search.spaces import SpaceName
+from csaligner.types import Modality
+
+MOST = 1500  # points: as many as can be told apart on a screen
+
+
+@dataclass(frozen=True)
+class Point:
+    """x, y: between 0 and 1."""
+
+    id: str
+    modality: Modality
+    label: str
+    x: float
+    y: float
+
+
+def collection_map(index: Index, space: SpaceName) -> list[Point]:
+    """The two main directions (PCA) of a space's vectors; both modalities weigh the same. A random sample of at most
+    MOST items, the same one in every space."""
+    vectors = index.space(space).vectors
+    sample = {m: _sample(len(vectors[m]), MOST // 2) for m in MODALITIES}
+    chosen = {m: vectors[m][sample[m]] for m in MODALITIES}
+    if not sum(len(v) for v in chosen.values()):
+        return []
+    placed = _unit_square(_plane(chosen))
+    rows = {m: index.space(space).rows[m][sample[m]].tolist() for m in MODALITIES}
+    points = []
+    for m in MODALITIES:
+        for row, (x, y) in zip(index.items.by_row(rows[m]), placed[m].tolist(), strict=True):
+            points.append(Point(row.id, m, row.caption or row.text[:80] or row.id, round(x, 4), round(y, 4)))
+    return points
+
+
+def _plane(vectors: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+    """(N, d) -> (N, 2) of each modality."""
+    there = [v for v in vectors.values() if len(v)]
+    mean = torch.stack([v.mean(dim=0) for v in there]).mean(dim=0)
+    cov = torch.stack([(v - mean).T @ (v - mean) / len(v) for v in there]).mean(dim=0)
+    main = torch.linalg.eigh(cov.double()).eigenvectors[:, -2:].flip(1).float()
+    main = main * main.sum(dim=0).sign()  # eigenvectors have no sign of their own
+    return {m: (v - mean) @ main for m, v in vectors.items()}
+
+
+def _unit_square(points: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+    every = torch.cat(list(points.values()))
+    low, high = every.min(dim=0).values, every.max(dim=0).values
+    return {m: (p - low) / (high - low).clamp_min(1e-9) for m, p in points.items()}
+
+
+def _sample(n: int, most: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))[:most].sort().values

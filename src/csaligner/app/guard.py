@@ -1,0 +1,89 @@
+"""What stands between the network and the app: host names, the password, headers for the browser."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import ipaddress
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+ASGIApp = Callable[[Any, Receive, Send], Awaitable[None]]
+
+# the page loads nothing from anywhere else and runs no script but its own file
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
+
+
+class Guard:
+    """An ASGI app around another one.
+
+    hosts: names that a request may address, None: any. On the loopback address only its own names will do, so that
+    a page elsewhere cannot reach the app through a name of its own (DNS rebinding). password: asked for by HTTP
+    basic authentication; any user name.
+    """
+
+    def __init__(self, app: ASGIApp, *, password: str | None = None, hosts: Collection[str] | None = None) -> None:
+        self._app, self._password, self._hosts = app, password, hosts
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        if self._hosts is not None and _host(headers) not in self._hosts:
+            await _refuse(send, 421, b"this host is not served here")
+        elif self._password is not None and not _knows(headers.get(b"authorization", b""), self._password):
+            await _refuse(send, 401, b"password needed", (b"www-authenticate", b'Basic realm="csaligner"'))
+        else:
+            await self._app(scope, receive, _with_headers(send))
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _host(headers: Mapping[bytes, bytes]) -> str:
+    """The host that is asked, without its port."""
+    value = headers.get(b"host", b"").decode("latin-1")
+    return value[: value.index("]") + 1] if value.startswith("[") and "]" in value else value.partition(":")[0]
+
+
+def _knows(header: bytes, password: str) -> bool:
+    scheme, _, encoded = header.partition(b" ")
+    try:
+        given = base64.b64decode(encoded, validate=True).partition(b":")[2]
+    except binascii.Error:
+        return False
+    return scheme.lower() == b"basic" and hmac.compare_digest(given, password.encode())
+
+
+async def _refuse(send: Send, status: int, words: bytes, *more: tuple[bytes, bytes]) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), *more]
+    await _with_headers(send)({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": words})
+
+
+def _with_headers(send: Send) -> Send:
+    async def wrapped(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+            message = {**message, "headers": [*message.get("headers", ()), *extra]}
+        await send(message)
+
+    return wrapped
