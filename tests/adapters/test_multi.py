@@ -42,8 +42,9 @@ def test_it_finds_what_three_views_share() -> None:
     starts = fit_joint_start({name: rows[:300] for name, rows in x.items()}, dim=3)
     image, english, german = (normalize(apply(starts[name], x[name][300:]), dim=1) for name in x)
     for a, b in ((image, english), (image, german), (english, german)):
-        assert float(((a @ b.T).argmax(dim=1) == torch.arange(100)).float().mean()) > 0.3  # chance: 0.01
-        assert float((a * b).sum(dim=1).mean()) > 0.9
+        cosines = a @ b.T
+        assert float((cosines > cosines.diag()[:, None]).sum(dim=1).float().mean()) < 8  # by chance: 49.5
+        assert float(cosines.diag().mean()) > 0.85
 
 
 def test_rows_are_matched_by_id_and_several_rows_count_once() -> None:
