@@ -41,6 +41,8 @@ def test_equals_the_formulas(several: PairedFeatures) -> None:
     by_image = [[(x[i] @ y[owner == j].T).mean() for j in range(n)] for i in range(n)]
     assert found["gap/paired_cosine"] == pytest.approx(np.trace(by_image) / n)
     assert found["gap/unpaired_cosine"] == pytest.approx((np.sum(by_image) - np.trace(by_image)) / (n * (n - 1)))
+    cross = ((x[:, None] - y[None]) ** 2).sum(axis=2)
+    assert found["uniformity/cross"] == pytest.approx(np.log(np.exp(-2 * cross).mean()), abs=2e-6)
     for name, z, weight in (("image", x, v), ("text", y, w)):
         t = ((z[:, None] - z[None]) ** 2).sum(axis=2)[np.triu_indices(len(z), 1)]
         assert found[f"uniformity/{name}"] == pytest.approx(np.log(np.exp(-2 * t).mean()), abs=2e-6)

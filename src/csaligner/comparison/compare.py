@@ -14,7 +14,6 @@ import torch
 
 from csaligner.adapters.aligner import align
 from csaligner.config import TrainConfig
-from csaligner.divergences.gaussian import bures_wasserstein
 from csaligner.estimator import CSAligner
 from csaligner.evaluation.clustering import clustering_metrics
 from csaligner.evaluation.evaluate import evaluate
@@ -174,11 +173,8 @@ def _fit_and_align(
 
 
 def measures(features: PairedFeatures) -> dict[str, float]:
-    """All of evaluation.evaluate; gap/frechet: squared Frechet distance of the two sets (Gaussians with their means
-    and covariances); clustering/*: see evaluation.clustering."""
-    found = evaluate(features, intervals=False).metrics
-    found["gap/frechet"] = float(bures_wasserstein(features.text, features.image))
-    return found | clustering_metrics(features)
+    """All of evaluation.evaluate, and clustering/* where the data have categories (evaluation.clustering)."""
+    return evaluate(features, intervals=False).metrics | clustering_metrics(features)
 
 
 def averages(measured: Sequence[Measured], metric: str) -> dict[tuple[str, str], list[float]]:

@@ -13,6 +13,7 @@ from csaligner.checks import check_same_dim
 from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
 from csaligner.divergences.mmd import mmd
 from csaligner.ops import dispatch
+from csaligner.ops.arguments import Samples
 from csaligner.ops.kernels import Gaussian
 from csaligner.pairing import Ids, pair_features
 from csaligner.types import PairedFeatures
@@ -37,9 +38,10 @@ def gap_metrics(
     squared MMD, both with a Gaussian kernel of sigma = bandwidth, diagonals kept. gap/probe_accuracy: a linear
     probe's share of right guesses of the modality on held-out images (probe.probe_accuracy; 0.5 is blind).
     gap/paired_cosine, gap/unpaired_cosine: mean cosine of an image with its captions, and with those of others.
-    gap/frechet: Frechet distance of the two sets. uniformity/image, /text: log mean exp(-2 |a - b|^2) over
-    pairs of different rows (Wang & Isola 2020). effective_rank/image, /text: exp of the entropy of the
-    singular values (Roy & Vetterli 2007, eq. 4); 1 for collapsed rows. Ids as in pairing.pair_features.
+    gap/frechet: Frechet distance of the two sets. uniformity/image, /text: log mean exp(-2 |a - b|^2) over pairs of
+    different rows (Wang & Isola 2020); /cross: over all pairs of an image and a text. effective_rank/image, /text:
+    exp of the entropy of the singular values (Roy & Vetterli 2007, eq. 4); 1 for collapsed rows. Ids as in
+    pairing.pair_features.
     Divergences and uniformity use at most 4,096 rows of each modality, chosen by `seed`. Raises InputError.
     """
     features = pair_features(image_features, text_features, image_ids, text_image_ids)
@@ -67,6 +69,7 @@ def gap_of(features: PairedFeatures, *, bandwidth: float = 0.5, seed: int = 0) -
         "gap/frechet": frechet_distance(x, y, w),
         "uniformity/image": _uniformity(few_x),
         "uniformity/text": _uniformity(few_y),
+        "uniformity/cross": float(dispatch.between(Samples(few_x, few_y), Gaussian(0.5), "auto")),
         "effective_rank/image": _effective_rank(x, torch.ones(n, dtype=x.dtype)),
         "effective_rank/text": _effective_rank(y, w),
     }
