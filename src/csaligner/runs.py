@@ -16,12 +16,14 @@ from typing import Any, Literal, cast
 import torch
 
 from .adapters.aligner import Aligner, align
+from .adapters.lora import MARK, LoRAAligner
 from .checks import InputError, check_choice
 from .config import TrainConfig, dump_config, load_config
 from .data.datasets import open_dataset
 from .data.extract import ExtractSettings, ProgressCallback, embed
 from .data.store import Store
 from .data.training_data import TrainingData, some_pairs
+from .data.tuned import TunedStore
 from .data.work import Encoders
 from .distributed import is_main
 from .encoders import open_encoder
@@ -46,12 +48,13 @@ CONFIG, RECORD, RESULTS, REPORT = "config.yaml", "run.json", "results.json", "re
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model with what it was trained from."""
+    """A trained model with what it was trained from. With LoRA, `model` is the heads and `lora` the whole."""
 
     model: Aligner
     config: TrainConfig
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float | None = None
+    lora: LoRAAligner | None = None
 
 
 def embed_dataset(
@@ -111,6 +114,8 @@ def train(
     first = some_pairs(store, "train", config.start.images)
     model = Aligner.fit_start(first, config, (store.image_fingerprint, store.text_fingerprint))
     del first
+    if config.lora is not None:
+        return _train_lora(data, config, out, model, (report, options))
     val = data.validation(config) if is_main() else None
     hooks = Hooks((lambda m: validate(m, val)) if val else no_metrics, report)
     started = time.perf_counter()
@@ -118,7 +123,26 @@ def train(
     return Run(model, config, state.history, time.perf_counter() - started)
 
 
-def no_metrics(model: Aligner) -> dict[str, float]:
+def _train_lora(
+    data: TrainingData, config: TrainConfig, out: Path, heads: Aligner, how: tuple[Report, RunOptions | None]
+) -> Run:
+    """As train, with the store's encoders inside the model; validation encodes anew each time."""
+    assert config.lora is not None
+    if data.val is not None or data.unpaired_images or data.unpaired_texts:
+        raise InputError("lora: takes one store of pairs; leave out val-data and unpaired data")
+    tuned = TunedStore.open(data.pairs, config.lora)
+    model = LoRAAligner(heads, tuned.towers, config.lora)
+
+    def evaluate_now(m: LoRAAligner) -> dict[str, float]:
+        return validate(m.heads, tuned.features("val", config.val_images))
+
+    hooks = Hooks(evaluate_now if is_main() else no_metrics, how[0])
+    started = time.perf_counter()
+    state = Trainer(model, tuned.sampler(config), config, out, hooks, how[1]).fit()
+    return Run(heads, config, state.history, time.perf_counter() - started, model)
+
+
+def no_metrics(model: Any) -> dict[str, float]:
     """The evaluation of a process that does not evaluate."""
     return {}
 
@@ -134,18 +158,34 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[Me
     baselines beside it. Also written to results.json and report.html in the run folder."""
     record = read_record(run)
     store = store or Store.open(Path(record["store"]))
-    model = Aligner.load(_model_folder(run))
-    store.require(image=model.config.image_encoder, text=model.config.text_encoder)
     config = load_config(TrainConfig, run / CONFIG)
+    model, theirs = load_run(run, store, split)
     train_features, test = some_pairs(store, "train", config.start.images), store.features(split)
     start = Aligner.fit_start(train_features, config).eval()
-    aligned = {START: align(start, test), OURS: align(model, test)}
+    aligned = {START: align(start, test), OURS: align(model, theirs)}
     history = [read_values(json.loads(line)) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
     ours = measure(OURS, config.seed, aligned[OURS], Run(model, config, history))
     results = [replace(r, split=split) for r in [*baselines(train_features, test, config), ours]]
     write_results_json(results, run / RESULTS, provenance=record)
     write_report(report_data(store, config, results, aligned, record), run / REPORT)
     return results
+
+
+def load_run(run: Path, store: Store, split: Split) -> tuple[Aligner, PairedFeatures]:
+    """The adapters of a finished run, and the features of a split that they take: the store's own, or with LoRA those
+    of the run's encoders. Raises InputError where the store was made by other encoders."""
+    folder, config = model_folder(run), load_config(TrainConfig, run / CONFIG)
+    model = Aligner.load(folder)
+    image, text = (print_.removesuffix(MARK) if print_ else None for print_ in _fingerprints(model))
+    store.require(image=image, text=text)
+    if config.lora is None:
+        return model, store.features(split)
+    tuned = TunedStore.open(store, config.lora)
+    return LoRAAligner.load(folder, tuned.towers).heads, tuned.features(split)
+
+
+def _fingerprints(model: Aligner) -> tuple[str | None, str | None]:
+    return model.config.image_encoder, model.config.text_encoder
 
 
 def measure(name: str, seed: int, features: PairedFeatures, run: Run | None = None) -> MethodResult:
@@ -213,7 +253,8 @@ def provenance(seed: int) -> dict[str, Any]:
     }
 
 
-def _model_folder(run: Path) -> Path:
+def model_folder(run: Path) -> Path:
+    """The checkpoint of a run to use: the one that the monitor chose, else the last."""
     for name in ("best", "latest"):
         if (run / "checkpoints" / name).exists():
             return run / "checkpoints" / name

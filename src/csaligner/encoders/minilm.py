@@ -51,4 +51,4 @@ class MiniLM(TextEncoder):
             preprocessing={"max_tokens": how.max_tokens, "pooling": "mean"} | changed,
         )
         device = resolve_device(options.device)
-        super().__init__(SentenceTower(model.eval().requires_grad_(False).to(device)), how, info, device)
+        super().__init__(SentenceTower(model.eval().requires_grad_(False).to(device)), how, info)

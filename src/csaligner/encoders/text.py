@@ -66,9 +66,9 @@ class TextEncoder:
     `truncated` counts the texts that were cut off since the encoder was opened.
     """
 
-    def __init__(self, tower: Tower, how: Tokenization, info: EncoderInfo, device: str = "cpu") -> None:
+    def __init__(self, tower: Tower, how: Tokenization, info: EncoderInfo) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns when workers are forked later
-        self.tower, self.how, self._info, self._device = tower, how, info, device
+        self.tower, self.how, self._info = tower, how, info
         self.truncated = 0
 
     @property
@@ -168,11 +168,12 @@ class TextEncoder:
         return {key: [filler.get(key, 0)] for key in inputs}
 
     def _batches(self, pieces: Sequence[_Piece]) -> Iterator[tuple[list[int], dict[str, Tensor], Tensor]]:
+        device = next(self.tower.backbone.parameters()).device
         order = sorted(range(len(pieces)), key=lambda row: -len(pieces[row].inputs["input_ids"]))
         for start in range(0, len(order), self.how.batch_size):
             rows = order[start : start + self.how.batch_size]
             inputs, content = self._pad([pieces[row] for row in rows])
-            yield rows, {key: value.to(self._device) for key, value in inputs.items()}, content
+            yield rows, {key: value.to(device) for key, value in inputs.items()}, content
 
     def _pad(self, pieces: Sequence[_Piece]) -> tuple[dict[str, Tensor], Tensor]:
         padded = self.how.tokenizer.pad(

@@ -48,7 +48,7 @@ def open_text(folder: ModelFolder, options: TextOptions) -> TextEncoder:
         prompt=_prompt(module, options),
         batch_size=options.batch_size,
     )
-    return TextEncoder(tower, how, _info(folder, options, how, pooling, _dim(tower, tokenizer, device)), device)
+    return TextEncoder(tower, how, _info(folder, options, how, pooling, _dim(tower, tokenizer, device)))
 
 
 def resolve_device(device: str) -> str:

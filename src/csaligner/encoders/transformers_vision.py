@@ -69,7 +69,7 @@ class ImageEncoder:
 
     def __init__(self, tower: ImageTower, processor: Any, info: EncoderInfo, how: ImageOptions) -> None:
         self.tower, self._processor, self._info = tower, processor, info
-        self._batch, self._device = how.batch_size, resolve_device(how.device)
+        self._batch = how.batch_size
 
     @property
     def info(self) -> EncoderInfo:
@@ -110,7 +110,8 @@ class ImageEncoder:
         return {key: torch.stack([picture[key] for picture in prepared]) for key in prepared[0]}
 
     def _run(self, prepared: Sequence[Any]) -> States:
-        found: States = self.tower({key: value.to(self._device) for key, value in self.inputs(prepared).items()})
+        device = next(self.tower.parameters()).device
+        found: States = self.tower({key: value.to(device) for key, value in self.inputs(prepared).items()})
         return found
 
 

@@ -1,0 +1,187 @@
+"""LoRA inside an encoder, trained together with the adapters behind it, saved as PEFT's own files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from torch import Tensor, nn
+
+from csaligner.checks import InputError
+from csaligner.config import LoRAConfig
+from csaligner.files import write_folder
+from csaligner.types import Inputs, Modality
+
+from .aligner import Aligner
+
+ATTENTION = (
+    *("q_proj", "k_proj", "v_proj", "query", "key", "value", "q_lin", "k_lin", "v_lin", "c_attn"),
+    *("qkv", "qkv_proj", "query_key_value", "Wqkv", "q", "k", "v"),
+)
+FOLDERS: Mapping[str, str] = {"image": "image_lora", "text": "text_lora"}
+MARK = "+lora"  # behind the fingerprint of an encoder that was changed: its frozen features do not fit any more
+
+
+class Pooled(Protocol):
+    pooled: Tensor
+
+
+class EncoderTower(Protocol):
+    """What runs inside an encoder: called with its inputs, it pools; LoRA goes into `backbone`."""
+
+    @property
+    def backbone(self) -> nn.Module: ...
+
+    def __call__(self, inputs: Mapping[str, Tensor]) -> Pooled: ...
+
+
+class LoRAAligner(nn.Module):
+    """An Aligner with one encoder, or both, inside: W x becomes W x + (alpha / rank) B A x in the attention layers.
+
+    Hu et al., ICLR 2022. A is (rank, d_in), B is (d_out, rank) and starts at zero, so a new model computes what the
+    frozen encoder and the adapters compute. W is never changed, until `merge`.
+
+    towers: modality -> the encoder's own tower, changed in place: afterwards the encoder itself encodes with LoRA. A
+    side without a tower takes cached features.
+    """
+
+    def __init__(self, heads: Aligner, towers: Mapping[Modality, EncoderTower], config: LoRAConfig) -> None:
+        super().__init__()
+        if not towers:
+            raise InputError("lora: no encoder was given; wanted that of the text, the image or both")
+        self.heads = heads
+        self.towers = nn.ModuleDict({side: cast(nn.Module, tower) for side, tower in towers.items()})
+        self._peft: dict[str, Any] = {side: _insert(tower.backbone, config) for side, tower in towers.items()}
+        for side in towers:
+            _mark(heads, side)
+
+    @property
+    def log_logit_scale(self) -> nn.Parameter:
+        return self.heads.log_logit_scale
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return self.heads.logit_scale
+
+    def encode_image(self, image: Inputs) -> Tensor:
+        """Features (N, dim_image), or what the image encoder takes -> (N, dim), rows of length 1."""
+        return self.heads.encode_image(self._features("image", image))
+
+    def encode_text(self, text: Inputs) -> Tensor:
+        """Features (M, dim_text), or what the text encoder takes -> (M, dim), rows of length 1."""
+        return self.heads.encode_text(self._features("text", text))
+
+    def forward(self, image: Inputs, text: Inputs) -> tuple[Tensor, Tensor]:
+        return self.encode_image(image), self.encode_text(text)
+
+    def merge(self) -> None:
+        """Add B A to W for good: as fast as the plain encoder, equal up to rounding; no longer saved as LoRA."""
+        for model in self._peft.values():
+            model.merge_and_unload()
+        self._peft = {}
+
+    def save(self, folder: Path) -> None:
+        """The heads as Aligner.save writes them, and for each tower a folder in PEFT's format (adapter_config.json,
+        adapter_model.safetensors) that PeftModel.from_pretrained reads. No weights of the encoders."""
+        if not self._peft:
+            raise InputError("lora: merged already; save before merging")
+
+        def write(temporary: Path) -> None:
+            self.heads.save(temporary / "heads")
+            for file in (temporary / "heads").iterdir():
+                file.rename(temporary / file.name)
+            (temporary / "heads").rmdir()
+            for side, model in self._peft.items():
+                model.save_pretrained(temporary / FOLDERS[side], safe_serialization=True)
+                (temporary / FOLDERS[side] / "README.md").unlink(missing_ok=True)  # a card with nothing filled in
+
+        write_folder(folder, write)
+
+    @classmethod
+    def load(cls, folder: Path, towers: Mapping[Modality, EncoderTower]) -> LoRAAligner:
+        """What `save` wrote, put into the towers of freshly opened encoders.
+
+        Raises InputError where the folder has no LoRA for a tower, or has one for a side without a tower.
+        """
+        sides = [side for side, name in FOLDERS.items() if (folder / name).is_dir()]
+        if set(sides) != set(towers):
+            raise InputError(
+                f"lora: {folder} holds LoRA of {' and '.join(sides) or 'no encoder'}, the towers given are "
+                f"{' and '.join(sorted(towers)) or 'none'}"
+            )
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model.heads = Aligner.load(folder)
+        model.towers = nn.ModuleDict({side: cast(nn.Module, tower) for side, tower in towers.items()})
+        model._peft = {side: _read(tower.backbone, folder / FOLDERS[side]) for side, tower in towers.items()}
+        return model.eval()
+
+    def _features(self, side: str, inputs: Inputs) -> Tensor:
+        if side not in self.towers:
+            return cast(Tensor, inputs)
+        pooled = cast(EncoderTower, self.towers[side])(cast(Mapping[str, Tensor], inputs)).pooled
+        return pooled.to(self.log_logit_scale.dtype)
+
+
+def _mark(heads: Aligner, side: Modality) -> None:
+    name = f"{side}_encoder"
+    fingerprint = getattr(heads.config, name)
+    if fingerprint is not None and not fingerprint.endswith(MARK):
+        heads.config = heads.config.model_copy(update={name: fingerprint + MARK})
+
+
+def _insert(backbone: nn.Module, config: LoRAConfig) -> Any:
+    """A PeftModel around `backbone`, whose attention layers it replaces in place."""
+    peft = _peft()
+    settings = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=list(config.targets) if config.targets else _attention_layers(backbone),
+        bias="none",
+    )
+    try:
+        return peft.get_peft_model(backbone, settings)
+    except ValueError as error:
+        raise InputError(f"lora: {' '.join(str(error).split())[:200]}") from None
+
+
+def _attention_layers(backbone: nn.Module) -> list[str]:
+    """The last names of the linear layers that make queries, keys and values."""
+    kinds = [n.rpartition(".")[2] for n, m in backbone.named_modules() if type(m).__name__ in {"Linear", "Conv1D"}]
+    found = sorted(set(kinds) & set(ATTENTION))
+    if not found:
+        raise InputError(
+            f"lora: no attention layer of {type(backbone).__name__} is known by name; set lora.targets, for example "
+            f"to {sorted(set(kinds))[:3]}"
+        )
+    return found
+
+
+def _read(backbone: nn.Module, folder: Path) -> Any:
+    try:
+        return _peft().PeftModel.from_pretrained(backbone, str(folder), is_trainable=False)
+    except (ValueError, OSError, RuntimeError, KeyError) as error:
+        raise InputError(f"lora: {folder} does not fit the encoder ({' '.join(str(error).split())[:160]})") from None
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise InputError("lora: peft is not installed; pip install 'csaligner[hf]'") from None
+    return peft
+
+
+def base_weights(tower: EncoderTower) -> dict[str, Tensor]:
+    """The frozen weights W inside a tower, by name: what training must leave as it is."""
+    return {name: p.detach() for name, p in tower.backbone.named_parameters() if not p.requires_grad}
+
+
+def trained_parameters(model: LoRAAligner) -> int:
+    """How many numbers are learnt, in the LoRA and in the heads."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+__all__ = ["LoRAAligner", "base_weights", "trained_parameters"]
