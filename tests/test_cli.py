@@ -144,7 +144,7 @@ def test_gap_measures_anybodys_arrays(tmp_path: Path) -> None:
     assert found["gap/paired_cosine"] == pytest.approx(1)
     points[0, 0] = np.inf
     np.save(tmp_path / "b.npy", points)
-    assert "text_features: 1 of 40 rows" in csaligner(*words).stderr
+    assert "b.npy: 1 of 40 rows" in csaligner(*words).stderr
 
 
 def test_a_missing_column_lists_the_columns(tmp_path: Path) -> None:

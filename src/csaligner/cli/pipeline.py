@@ -1,4 +1,4 @@
-"""demo, embed, train, eval, gap: from pictures and captions to a report."""
+"""demo, train, eval, gap: from pictures and captions to a report."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from csaligner.checks import InputError, check_choice
+from csaligner.checks import check_choice
 from csaligner.types import SPLITS
 
 from .common import Json, Quiet, app, err
@@ -32,52 +32,6 @@ def demo(
     results = run_demo(out, data, seeds, workers=workers, console=err, quiet=quiet)
     print_table(results, Console())
     Console().print(f"report: {out / 'report.html'}", highlight=False)
-
-
-@app.command()
-def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
-    out: Annotated[Path, typer.Option(help="Folder of the store.")],
-    train_data: Annotated[str, typer.Option(help="openmoji, tuxpaint, openclipart, all, a table or a folder.")],
-    csv_separator: Annotated[str | None, typer.Option(help="Of a csv file; a comma if not given.")] = None,
-    csv_img_key: Annotated[str, typer.Option(help="Column with the image paths.")] = "image",
-    csv_caption_key: Annotated[str, typer.Option(help="Column with the captions.")] = "caption",
-    csv_id_key: Annotated[str | None, typer.Option(help="Column with image ids; the path if not given.")] = None,
-    image_root: Annotated[Path | None, typer.Option(help="Folder that image paths are relative to.")] = None,
-    image_encoder: Annotated[str, typer.Option()] = "bundled:efficientnet-lite0",
-    text_encoder: Annotated[str, typer.Option()] = "bundled:all-MiniLM-L6-v2",
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")] = 2,
-    max_bad: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of unreadable pictures that is put up with.")
-    ] = 0.05,
-    quiet: Quiet = False,
-) -> None:
-    """Turn images and captions into a store of features; goes on after an interruption."""
-    from csaligner.data.extract import ExtractSettings
-    from csaligner.progress import progress
-    from csaligner.runs import embed_dataset
-
-    table = {
-        "separator": csv_separator,
-        "image_key": csv_img_key,
-        "caption_key": csv_caption_key,
-        "id_key": csv_id_key,
-        "image_root": image_root,
-    }
-    options = table if Path(train_data).is_file() else {}
-    settings = ExtractSettings(batch_size=batch_size, workers=workers, max_bad=max_bad)
-    with progress(err, "embed", quiet) as update:
-        store = embed_dataset(
-            train_data,
-            out,
-            encoders=(image_encoder, text_encoder),
-            options=options,
-            settings=settings,
-            progress=update,
-        )
-    for line in store.notes:
-        err.print(line, style="yellow", highlight=False)
-    err.print(f"{store.n_images} images, {store.n_captions} captions: {out}", highlight=False)
 
 
 @app.command()
@@ -134,32 +88,21 @@ def evaluate(
 
 @app.command()
 def gap(
-    image_features: Annotated[Path, typer.Option(help=".npy, (N, d)")],
-    text_features: Annotated[Path, typer.Option(help=".npy, (N, d); row i pairs with row i")],
+    image_features: Annotated[Path, typer.Option(help=".npy, .npz, .safetensors or .parquet, (N, d)")],
+    text_features: Annotated[Path, typer.Option(help="the same; row i pairs with row i")],
     bandwidth: Annotated[float, typer.Option(help="sigma of the kernel, on unit vectors")] = 0.5,
     as_json: Json = False,
 ) -> None:
     """Measure the modality gap between anybody's features."""
+    from csaligner.encoders.precomputed import load_features
     from csaligner.evaluation.gap import gap_metrics
 
-    arrays = (_load_array("image_features", image_features), _load_array("text_features", text_features))
-    metrics = gap_metrics(*arrays, bandwidth=bandwidth)
+    metrics = gap_metrics(load_features(image_features), load_features(text_features), bandwidth=bandwidth)
     if as_json:
         print(json.dumps({k: v if math.isfinite(v) else None for k, v in metrics.items()}, indent=2))
     else:
         for name, value in metrics.items():
             print(f"{name:24} {value:.4f}")
-
-
-def _load_array(name: str, path: Path) -> Any:
-    import numpy as np
-
-    if not path.is_file():
-        raise InputError(f"{name}: no such file: {path}")
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{name}: {path} is not a .npy file of numbers ({error})") from None
 
 
 def _glance(values: Mapping[str, float]) -> dict[str, float]:

@@ -43,9 +43,10 @@ class Skipped:
 class Manifest:
     """plan: SHA-256 over all that decides the store's content (items, encoders, dtype).
 
-    notes: what the reader left out; dtype: of the .npy files; shard_size: pictures a shard; mean_norm: mean length of the rows, by modality, set
-    when the store is complete. Rows are as the encoders gave them: EncoderInfo.normalized tells whether they have
-    length 1. image, text: who made the rows; None for the side that a store of one modality does not have.
+    image, text: who made the rows; None for the side that a store of one modality does not have. dtype: of the .npy
+    files; shard_size: pictures a shard; notes: what the reader left out; mean_norm: mean length of the rows, by
+    modality, set when the store is complete. Rows are as the encoders gave them: EncoderInfo.normalized tells
+    whether they have length 1.
     """
 
     plan: str

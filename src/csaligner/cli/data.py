@@ -1,0 +1,129 @@
+"""check-data, embed: from other people's files to a store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from csaligner.checks import InputError
+
+from .common import Json, Quiet, app, err
+
+Format = Annotated[
+    str | None, typer.Option("--data-format", help="Name of the reader, where the path does not tell (docs/data.md).")
+]
+Separator = Annotated[str | None, typer.Option("--csv-separator", help="Of a csv file; a comma if not given.")]
+ImgKey = Annotated[str | None, typer.Option("--csv-img-key", help="Column with the images; the usual if not given.")]
+CaptionKey = Annotated[str | None, typer.Option("--csv-caption-key", help="Column with the captions.")]
+IdKey = Annotated[str | None, typer.Option("--csv-id-key", help="Column with image ids; the path if not given.")]
+SplitKey = Annotated[str | None, typer.Option("--csv-split-key", help="Column with train, val or test.")]
+Root = Annotated[Path | None, typer.Option("--image-root", help="Folder that image paths are relative to.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")]
+
+
+@app.command()
+def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
+    out: Annotated[Path, typer.Option(help="Folder of the store.")],
+    train_data: Annotated[str, typer.Option(help="openmoji, tuxpaint, openclipart, all, or a path.")],
+    data_format: Format = None,
+    csv_separator: Separator = None,
+    csv_img_key: ImgKey = None,
+    csv_caption_key: CaptionKey = None,
+    csv_id_key: IdKey = None,
+    csv_split_key: SplitKey = None,
+    image_root: Root = None,
+    image_encoder: Annotated[str, typer.Option()] = "bundled:efficientnet-lite0",
+    text_encoder: Annotated[str, typer.Option()] = "bundled:all-MiniLM-L6-v2",
+    image_only: Annotated[bool, typer.Option("--image-only", help="A store of pictures; captions not needed.")] = False,
+    text_only: Annotated[bool, typer.Option("--text-only", help="A store of captions; no picture is read.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    shard_size: Annotated[int, typer.Option(min=1, help="Pictures a shard: what an interruption can lose.")] = 512,
+    precision: Annotated[str, typer.Option(help="Of the files: fp32 or fp16.")] = "fp32",
+    workers: Workers = 2,
+    max_bad: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of unreadable pictures that is put up with.")
+    ] = 0.05,
+    runner: Annotated[str, typer.Option(help="local (also under torchrun) or ray.")] = "local",
+    ray_actors: Annotated[int | None, typer.Option(min=1, help="Ray workers; one a GPU or core if not given.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Turn images and captions into a store of features; goes on after an interruption."""
+    from csaligner.data.extract import ExtractSettings
+    from csaligner.progress import progress
+    from csaligner.runs import embed_dataset
+
+    if image_only and text_only:
+        raise InputError("image_only: --image-only and --text-only leave nothing to do; give at most one")
+    if precision not in ("fp32", "fp16"):
+        raise InputError(f"precision: got {precision!r}, wanted fp32 or fp16")
+    keys = _options(csv_separator, csv_img_key, csv_caption_key, csv_id_key, csv_split_key, image_root)
+    settings = ExtractSettings(
+        shard_size, batch_size, workers, max_bad, dtype="float16" if precision == "fp16" else "float32"
+    )
+    with progress(err, "embed", quiet) as update:
+        store = embed_dataset(
+            train_data,
+            out,
+            encoders=(None if text_only else image_encoder, None if image_only else text_encoder),
+            options=keys | {"data_format": data_format},
+            settings=settings,
+            progress=update,
+            runner=runner,  # type: ignore[arg-type]  # it is checked there
+            ray_actors=ray_actors,
+        )
+    for line in store.notes:
+        err.print(line, style="yellow", highlight=False)
+    err.print(f"{store.n_images} images, {store.n_captions} captions: {out}", highlight=False)
+
+
+@app.command("check-data")
+def check_data(  # noqa: PLR0913, PLR0917  (as embed's)
+    data: Annotated[str, typer.Argument(help="openmoji, tuxpaint, openclipart, all, or a path.")],
+    data_format: Format = None,
+    csv_separator: Separator = None,
+    csv_img_key: ImgKey = None,
+    csv_caption_key: CaptionKey = None,
+    csv_id_key: IdKey = None,
+    csv_split_key: SplitKey = None,
+    image_root: Root = None,
+    text_encoder: Annotated[str | None, typer.Option(help="Count the captions that this one would cut off.")] = None,
+    workers: Workers = 2,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Count, decode and compare everything in a dataset. Exit code 1 where something should be mended."""
+    from csaligner.data.check import check_data as check
+    from csaligner.data.datasets import open_dataset
+    from csaligner.encoders import open_encoder
+    from csaligner.progress import progress
+    from csaligner.reporting.data_check import data_lines
+
+    keys = _options(csv_separator, csv_img_key, csv_caption_key, csv_id_key, csv_split_key, image_root)
+    dataset = open_dataset(data, data_format, **keys)
+    encoder = open_encoder(text_encoder, "text") if text_encoder else None
+    with progress(err, "check", quiet) as update:
+        report = check(dataset, encoder, workers, update)
+    if as_json:
+        print(json.dumps(report.as_json(), indent=2, ensure_ascii=False))
+    else:
+        for line in data_lines(report):
+            Console().print(line, highlight=False, soft_wrap=True, markup=False)
+    if report.problems:
+        raise typer.Exit(1)
+
+
+def _options(
+    separator: str | None,
+    image: str | None,
+    caption: str | None,
+    image_id: str | None,
+    split: str | None,
+    root: Path | None,
+) -> dict[str, Any]:
+    """For the reader: what is not given is left to it."""
+    keys = {"image_key": image, "caption_key": caption, "id_key": image_id, "split_key": split}
+    return keys | {"separator": separator, "image_root": root}

@@ -1,0 +1,37 @@
+"""A DataReport in lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from csaligner.data.check import DataReport, Finding
+
+WORDS = {
+    "broken_records": "records that cannot be used",
+    "missing": "pictures that are missing",
+    "unreadable": "pictures that cannot be read",
+    "ids_of_two_pictures": "ids that stand for two pictures",
+    "leaked_pictures": "pictures in train and in another split",
+    "leaked_captions": "captions in train and in another split",
+    "same_pictures": "pictures that are byte for byte another one",
+}
+
+
+def data_lines(report: DataReport) -> Iterator[str]:
+    """Counts first, then what was found; what should be mended is marked with a !."""
+    low, middle, high = report.captions_per_image
+    yield f"{report.dataset}: {report.images:,} images, {report.captions:,} captions"
+    yield "splits: " + ", ".join(f"{name} {n:,} images, {m:,} captions" for name, (n, m) in report.splits.items())
+    yield f"captions per image: min {low:g}, median {middle:g}, max {high:g}"
+    yield f"images without a caption: {report.without_caption:,}"
+    yield f"captions that are empty or not text: {report.empty_captions:,}"
+    for name, words in WORDS.items():
+        yield ("! " if name in report.problems else "") + _line(words, getattr(report, name))
+    if report.max_tokens is not None:
+        yield _line(f"captions of more than {report.max_tokens} tokens", report.long_captions)
+    yield from report.notes
+
+
+def _line(words: str, finding: Finding) -> str:
+    examples = f" ({'; '.join(finding.examples)}{'; ...' if finding.count > len(finding.examples) else ''})"
+    return f"{words}: {finding.count:,}{examples if finding.count else ''}"
