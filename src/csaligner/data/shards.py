@@ -19,6 +19,7 @@ from .manifest import Shard
 
 FOLDERS: dict[Modality, str] = {"image": "img_emb", "text": "text_emb"}
 METADATA = "metadata"
+NPY_HEADER = 128  # bytes before the values in a .npy file of ours
 COLUMNS = ("image_id", "caption", "image_path", "split", "group")
 Array = npt.NDArray[np.floating]
 
@@ -133,7 +134,7 @@ def _save(path: Path, array: Array) -> None:
 
 
 def _cut_short(path: Path, shape: tuple[int, int], dtype: str) -> str:
-    """The reason in words where the file is smaller than its values alone."""
-    least = shape[0] * shape[1] * np.dtype(dtype).itemsize
+    """The reason in words where the file is smaller than its header and values."""
+    least = NPY_HEADER + shape[0] * shape[1] * np.dtype(dtype).itemsize
     size = path.stat().st_size if path.is_file() else least
-    return f"it is cut short: {size:,} bytes, wanted more than {least:,}" if size < least else ""
+    return f"it is cut short: {size:,} bytes, wanted {least:,}" if size < least else ""
