@@ -1,0 +1,166 @@
+"""What is embedded again, what is deleted, and what an interruption leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csaligner.checks import InputError
+from csaligner.search.build import BuildReport, build_index, delete, writing
+from csaligner.search.entries import INDEX_FILE
+from csaligner.search.index import Index
+
+TESTS = Path(__file__).parents[1]
+
+
+def build(world: Any, out: Path, data: Path | None = None) -> tuple[Index, BuildReport]:
+    return build_index(str(data or world.folder), out, str(world.run), encoders=world.encoders)
+
+
+def numbers(report: BuildReport) -> tuple[int, int, int, int]:
+    return report.added, report.updated, report.deleted, report.unchanged
+
+
+def test_only_what_changed_is_embedded_again(world: Any, write: Any, tmp_path: Path) -> None:
+    world.picture("red.png", (255, 0, 0), "255 0 0")
+    blue = world.picture("blue.png", (0, 0, 255))
+    write("n.txt", "some words")
+    index, report = build(world, tmp_path / "ix")
+    assert numbers(report) == (4, 0, 0, 0)
+    assert index.counts == {"image": 2, "text": 2}
+    assert numbers(build(world, tmp_path / "ix")[1]) == (0, 0, 0, 4)
+    assert (world.images.seen, world.texts.seen) == (2, 2)
+
+    os.utime(blue, ns=(1, 1))  # another time, the same bytes
+    assert numbers(build(world, tmp_path / "ix")[1]) == (0, 0, 0, 4)
+    assert world.images.seen == 2
+
+    world.picture("blue.png", (0, 255, 0))
+    write("n.txt", "other words")
+    index, report = build(world, tmp_path / "ix")
+    assert numbers(report) == (0, 2, 0, 2)
+    assert (world.images.seen, world.texts.seen) == (3, 3)
+    assert index.search("0 255 0", k=1, only="images")[0].id == "blue.png"
+
+    blue.unlink()
+    assert numbers(build(world, tmp_path / "ix")[1]) == (0, 0, 1, 3)
+
+
+def test_a_new_caption_is_shown_without_embedding_the_picture(world: Any, tmp_path: Path) -> None:
+    world.picture("red.png", (255, 0, 0), "first")
+    build(world, tmp_path / "ix")
+    (world.folder / "red.txt").write_text("second")
+    index, _ = build(world, tmp_path / "ix")
+    assert index.row("red.png").caption == "second"  # type: ignore[union-attr]
+    assert world.images.seen == 1
+
+
+def test_other_data_stays_and_its_ids_are_safe(world: Any, write: Any, tmp_path: Path) -> None:
+    world.picture("a/red.png", (255, 0, 0))
+    world.picture("b/blue.png", (0, 0, 255))
+    build(world, tmp_path / "ix", world.folder / "a")
+    index, report = build(world, tmp_path / "ix", world.folder / "b")
+    assert numbers(report) == (1, 0, 0, 0)
+    assert len(index) == 2
+    world.picture("b/red.png", (1, 1, 1))
+    with pytest.raises(InputError, match=r"'red.png' is in the index already"):
+        build(world, tmp_path / "ix", world.folder / "b")
+
+
+def test_a_broken_picture_is_told_and_the_rest_is_there(world: Any, tmp_path: Path) -> None:
+    world.picture("red.png", (255, 0, 0))
+    (world.folder / "bad.png").write_bytes(b"\x89PNG broken")
+    index, report = build(world, tmp_path / "ix")
+    assert len(index) == 1
+    assert len(report.skipped) == 1
+    assert "bad.png" in report.skipped[0]
+
+
+def test_an_index_of_another_run_or_encoder_is_refused(world: Any, tmp_path: Path) -> None:
+    world.picture("red.png", (255, 0, 0))
+    build(world, tmp_path / "ix")
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (other / name).write_bytes((world.run / name).read_bytes())
+    data = (other / "model.safetensors").read_bytes()
+    (other / "model.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(InputError, match="made by another run"):
+        build_index(str(world.folder), tmp_path / "ix", str(other), encoders=world.encoders)
+    stranger = type(world.images)(revision="2")
+    with pytest.raises(InputError, match="trained on images of the encoder"):
+        build_index(str(world.folder), tmp_path / "new", str(world.run), encoders=(stranger, world.texts))
+
+
+def test_a_folder_with_something_else_is_not_touched(world: Any, tmp_path: Path) -> None:
+    world.picture("red.png", (255, 0, 0))
+    out = tmp_path / "full"
+    out.mkdir()
+    (out / "thesis.txt").write_text("x")
+    with pytest.raises(InputError, match="holds no csaligner index"):
+        build(world, out)
+    assert [p.name for p in out.iterdir()] == ["thesis.txt"]
+    with pytest.raises(InputError, match="run: needed"):
+        build_index(str(world.folder), tmp_path / "new")
+
+
+def test_two_writers_at_once(world: Any, tmp_path: Path) -> None:
+    world.picture("red.png", (255, 0, 0))
+    build(world, tmp_path / "ix")
+    with writing(tmp_path / "ix"), pytest.raises(InputError, match="written by another process"):
+        build(world, tmp_path / "ix")
+    assert numbers(build(world, tmp_path / "ix")[1]) == (0, 0, 0, 1)
+
+
+def test_delete_by_id(world: Any, tmp_path: Path) -> None:
+    world.picture("it's red.png", (255, 0, 0), "255 0 0")
+    world.picture("blue.png", (0, 0, 255))
+    index, _ = build(world, tmp_path / "ix")
+    assert delete(index, ["it's red.png", "unknown"]) == 1
+    assert [hit.id for hit in index.search("255 0 0", only="images")] == ["blue.png"]
+    assert len(Index.open(tmp_path / "ix", world.encoders)) == 2
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from conftest import ColourImages, ColourTexts
+from csaligner.search import build
+build.A_WRITE = {{"image": 4, "text": 4}}
+
+class Deadly(ColourImages):
+    def encode(self, prepared):
+        if self.seen >= 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode(prepared)
+
+build.build_index({data!r}, {out!r}, {run!r}, encoders=(Deadly(), ColourTexts()))
+"""
+
+
+def test_a_killed_indexer_leaves_an_index_that_opens_and_goes_on(world: Any, tmp_path: Path) -> None:
+    world.many(20)
+    out = tmp_path / "ix"
+    words = {"tests": str(TESTS), "data": str(world.folder), "out": str(out), "run": str(world.run)}
+    done = subprocess.run([sys.executable, "-c", KILLED.format(**words)], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    half = Index.open(out, world.encoders)
+    assert half.counts == {"image": 8, "text": 0}
+    assert half.manifest.pending == str(world.folder)
+    assert len(half.search("10 20 30", k=3)) == 3
+
+    index, report = build(world, out)
+    assert numbers(report) == (32, 0, 0, 8)
+    assert world.images.seen == 12
+    assert index.manifest.pending == ""
+    whole, _ = build(world, tmp_path / "whole")
+    for query in ("200 10 10", "3 200 100"):
+        again, straight = index.search(query, k=40), whole.search(query, k=40)
+        assert {hit.id: round(hit.score, 5) for hit in again} == {hit.id: round(hit.score, 5) for hit in straight}
+    assert (out / INDEX_FILE).is_file()

@@ -1,0 +1,55 @@
+"""The commands index, search and index-export, as people type them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from csaligner.cli import app
+from csaligner.runs import IMAGE_ENCODER, TEXT_ENCODER
+from csaligner.search import index as index_module
+from csaligner.search import origin
+
+
+@pytest.fixture
+def run(world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command line, with the colour encoders in place of the bundled ones."""
+    by_id = {encoder.info.id: encoder for encoder in world.encoders}
+    names = {IMAGE_ENCODER: world.images, TEXT_ENCODER: world.texts} | by_id
+    for module in (index_module, origin):
+        monkeypatch.setattr(module, "open_encoder", names.__getitem__)
+    return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_index_search_and_export(world: Any, run: Any, tmp_path: Path) -> None:
+    world.picture("red.png", (255, 0, 0), "255 0 0")
+    world.picture("blue.png", (0, 0, 255), "0 0 255")
+    made = run("index", "--run", world.run, "--data", world.folder, "--out", tmp_path / "ix", "-q")
+    assert made.exit_code == 0, made.output
+    assert "4 added, 0 updated, 0 deleted, 0 unchanged" in made.output
+    found = run("search", tmp_path / "ix", "250 10 10", "--only", "images", "--json")
+    assert [hit["id"] for hit in json.loads(found.stdout)] == ["red.png", "blue.png"]
+    found = run("search", tmp_path / "ix", "--image", world.folder / "blue.png", "-k", "1", "--only", "texts")
+    assert "0 0 255" in found.stdout
+    wrote = run("index-export", tmp_path / "ix", "--out", tmp_path / "e", "--format", "npy")
+    assert wrote.exit_code == 0
+    assert (tmp_path / "e" / "vectors.npy").is_file()
+
+
+def test_control_characters_do_not_reach_the_terminal(world: Any, run: Any, tmp_path: Path) -> None:
+    world.picture("x.png", (255, 0, 0), "\x1b[31mred [bold]and <b>loud</b>\x07")
+    run("index", "--run", world.run, "--data", world.folder, "--out", tmp_path / "ix", "-q")
+    shown = run("search", tmp_path / "ix", "red").stdout
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert "[bold]and <b>loud</b>" in " ".join(shown.split())
+
+
+def test_neither_or_both_is_one_line(run: Any, tmp_path: Path) -> None:
+    for words in ((), ("x", "--image", "y.png")):
+        failed = run("search", tmp_path, *words)
+        assert "either words or --image" in str(failed.exception)
