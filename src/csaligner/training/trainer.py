@@ -129,7 +129,8 @@ class Trainer:
         torch.manual_seed(self._config.seed + (rank() << 32))
         state = self._restore()
         self._train(state)
-        self._accelerator.end_training()
+        for tracker in self._accelerator.trackers if is_main() else ():
+            tracker.finish()  # end_training would leave the group of processes too
         wait_for_all()  # the last checkpoint is there for every process
         if self._best is not None:
             load_trained(self._module, self._best, "best")
@@ -189,8 +190,9 @@ class Trainer:
         inputs = [_as_dtype(send_to_device(side, device), dtype) for side in (batch.image, batch.text)]
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._config.precision == "bf16"):
             image, text = self._model(*inputs)
-        ids = (gather_ids(side.to(device)) for side in (batch.image_ids, batch.text_ids))
-        return Embeddings(gather_rows(image.to(dtype)), gather_rows(text.to(dtype)), *ids)
+        image, image_ids = _gathered(image.to(dtype), batch.image_ids.to(device))
+        text, text_ids = _gathered(text.to(dtype), batch.text_ids.to(device))
+        return Embeddings(image, text, image_ids, text_ids)
 
     def _set_rate(self, step: int) -> float:
         warmup = self._config.warmup
@@ -283,6 +285,15 @@ class Trainer:
 def _as_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
     """Features in that precision; what an encoder takes is left as it is."""
     return inputs.to(dtype) if isinstance(inputs, Tensor) else inputs
+
+
+def _gathered(rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of all ranks in the order of one process: pairs before unpaired rows."""
+    if world_size() == 1:
+        return rows, ids
+    rows, ids = gather_rows(rows), gather_ids(ids)
+    order = torch.argsort((ids < 0).int(), stable=True)
+    return rows[order], ids[order]
 
 
 def _random_state(device: torch.device) -> Tensor:

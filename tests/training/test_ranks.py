@@ -1,0 +1,141 @@
+"""Several processes give the numbers of one: gradients, weights, measurements, and what a resumed run ends with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from csaligner.adapters.aligner import Aligner
+from csaligner.config import TrainConfig, build_config
+from csaligner.data.samplers import PairSampler, UnpairedRows, UnpairedSampler
+from csaligner.distributed import is_main, rank, world_size
+from csaligner.training.parallel import from_main, wait_for_all
+from csaligner.training.trainer import METRICS, Hooks, Trainer
+from csaligner.types import Batch, PairedFeatures, Sampler
+from tests.ranks import on_ranks
+
+Numbers = dict[str, Tensor]
+EVERYTHING: dict[str, Any] = {
+    "captions": "all",
+    "objective": {
+        "terms": {"info_nce": 1.0, "cauchy_schwarz": "auto", "mmd": 0.5},
+        "bandwidth": "median",
+        "measure_every": 2,
+    },
+    "memory": {"size": 6, "max_age": 3},
+}
+
+
+def features(n: int = 11) -> PairedFeatures:
+    """The last batch of 3 leaves one of four ranks without a row."""
+    g = torch.Generator().manual_seed(0)
+    owner = torch.arange(n).repeat_interleave(2)
+    shared = torch.randn(n, 4, generator=g, dtype=torch.float64)
+    image = shared @ torch.randn(4, 6, generator=g, dtype=torch.float64)
+    text = shared[owner] @ torch.randn(4, 5, generator=g, dtype=torch.float64)
+    noise = torch.randn(2 * n, 5, generator=g, dtype=torch.float64)
+    return PairedFeatures(image, text + 0.1 * noise, owner, tuple(map(str, range(n))))
+
+
+def config(epochs: int, batch_size: int, dropout: float = 0.0, **settings: Any) -> TrainConfig:
+    adapter = {"hidden": 4, "dropout": dropout}
+    given = {"image_adapter": adapter, "text_adapter": adapter, "epochs": epochs, "batch_size": batch_size, "lr": 1e-2}
+    return build_config(TrainConfig, given | {"evaluate_every": 1, "patience": 2, "monitor": "score"} | settings)
+
+
+def train(c: TrainConfig, folder: Path | None = None, fails_in: int | None = None) -> Aligner:
+    torch.manual_seed(rank())  # all processes must end up with the main one's weights
+    model = Aligner.fit_start(features(), c).double()
+    pairs = PairSampler(features(), c.batch_size, c.captions)
+    sampler = Breaking(UnpairedSampler(pairs, UnpairedRows(features().image + 1, 5)), fails_in)
+    calls[0] = 0
+    Trainer(model, sampler, c, folder, Hooks(evaluate=score)).fit()
+    return model
+
+
+class Stop(Exception):
+    pass
+
+
+class Breaking:
+    """A sampler that fails in one epoch."""
+
+    def __init__(self, sampler: Sampler, epoch: int | None) -> None:
+        self._sampler, self._epoch = sampler, epoch
+        self.batches_per_epoch = sampler.batches_per_epoch
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        if number == self._epoch:
+            raise Stop
+        return self._sampler.epoch(number)
+
+
+calls = [0]
+
+
+def score(model: Aligner) -> dict[str, float]:
+    """Called on the main process alone; the second of its values stays the best."""
+    assert is_main()
+    calls[0] += 1
+    return {"score": float(min(calls[0], 2))}
+
+
+def numbers(model: Aligner) -> tuple[Numbers, Numbers]:
+    """Gradients of the last step, and weights."""
+    grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return grads, dict(model.state_dict())
+
+
+def check_numbers(c: TrainConfig, grads: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    for ours, wanted in zip(numbers(train(c)), (grads, weights), strict=True):
+        assert set(ours) == set(wanted)
+        for name, value in wanted.items():
+            torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_gradients_of_one_step_are_those_of_one_process(size: int) -> None:
+    """Adam forgets the length of a gradient, so the gradients themselves are compared."""
+    c = config(1, 11)
+    on_ranks(size, check_numbers, c, *numbers(train(c)))
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_weights_after_uneven_batches_are_those_of_one_process(size: int) -> None:
+    c = config(2, 4, **EVERYTHING)
+    on_ranks(size, check_numbers, c, *numbers(train(c)))
+
+
+def check_resume(folder: Path) -> None:
+    """With dropout: each process goes on with its own random numbers."""
+    c = config(4, 4, dropout=0.3, **EVERYTHING)
+    whole = train(c, folder / "whole")
+    with pytest.raises(Stop):
+        train(c, folder / "broken", fails_in=2)
+    wait_for_all()
+    again = train(c, folder / "broken").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in whole.state_dict().items())
+
+
+def test_an_interrupted_run_on_two_processes_ends_at_the_same_bits(tmp_path: Path) -> None:
+    on_ranks(2, check_resume, tmp_path)
+    runs = [(tmp_path / run / METRICS).read_text().splitlines() for run in ("whole", "broken")]
+    assert len(runs[0]) == len(runs[1]) == 4
+    last = json.loads(runs[0][-1])
+    assert {"weight/cauchy_schwarz", "bandwidth", "logit_scale", "data_wait"} <= set(last)
+
+
+def values_on_every_rank() -> None:
+    assert from_main({"a": [rank(), None, 0.1]}) == {"a": [0, None, 0.1]}
+    assert from_main("é") == "é"
+    assert world_size() == 2
+
+
+def test_all_processes_hear_the_main_one() -> None:
+    on_ranks(2, values_on_every_rank)
