@@ -110,7 +110,7 @@ def _top(f: PairedFeatures, scores: Tensor, wanted: int, paths: Sequence[Path]) 
     hits = []
     captions, n = f.captions or (), len(f.image)
     firsts = _first_captions(f)
-    for index in scores.topk(TOP).indices.tolist():
+    for index in scores.topk(min(TOP, len(scores) - 1)).indices.tolist():  # never the query itself
         score = float(scores[index])
         if index < n:
             hits.append(Hit("image", captions[int(firsts[index])], score, index == wanted, paths[index]))
