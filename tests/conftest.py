@@ -1,123 +1,156 @@
-"""A world of plain colours: pictures of one colour, texts that name one, and an aligner that is right about them."""
+"""Tiny transformers models with random weights, saved in the real format with real tokenizers and processors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor
 
-from csaligner.adapters.aligner import Aligner, AlignerConfig
-from csaligner.adapters.start import Affine
-from csaligner.config import AdapterConfig
-from csaligner.types import EncoderInfo
-
-GAP = 3.0  # how far apart pictures and texts lie, along the last of four dimensions
+WORDS = ["a", "b", "c", "red", "green", "blue", "cat", "dog", "house", "on", "the", "of", "and", "big", "small", "runs"]
+Maker = Callable[[Path], None]
 
 
-class ColourImages:
-    """(r, g, b, GAP): the mean colour of a picture, and how many pictures were asked for."""
+def wordlevel(specials: list[str], template: tuple[str, str] | None, **kwargs: Any) -> Any:
+    """A fast tokenizer that knows WORDS; template: the special tokens before and after every text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
 
-    def __init__(self, revision: str = "1") -> None:
-        self.info = EncoderInfo("colour-images", revision, "image", 4, {"size": 16})
-        self.seen = 0
-
-    def prepare(self, item: Image.Image) -> Tensor:
-        mean = np.array(item.resize((1, 1), Image.Resampling.BOX), dtype=np.float32).reshape(3) / 255
-        return torch.tensor([*mean.tolist(), GAP])
-
-    def encode(self, prepared: Sequence[Tensor]) -> Tensor:
-        self.seen += len(prepared)
-        return torch.stack(list(prepared))
-
-
-class ColourTexts:
-    """(r, g, b, -GAP) of "r g b", numbers up to 255; of other words, a colour by their letters."""
-
-    def __init__(self) -> None:
-        self.info = EncoderInfo("colour-texts", "1", "text", 4, {})
-        self.seen = 0
-
-    def prepare(self, item: str) -> str:
-        return item
-
-    def encode(self, prepared: Sequence[str]) -> Tensor:
-        self.seen += len(prepared)
-        return torch.tensor([[*_colour(text), -GAP] for text in prepared])
+    vocab = {word: i for i, word in enumerate([*specials, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=specials[0]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if template is not None:
+        before, after = template
+        used = [(token, vocab[token]) for token in template if token]
+        single = " ".join(part for part in (before, "$A", after) if part)
+        tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=used)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=specials[0], **kwargs)
 
 
-def _colour(text: str) -> list[float]:
-    words = text.split()[:3]
-    if len(words) == 3 and all(word.isdecimal() for word in words):
-        return [int(word) / 255 for word in words]
-    return [(sum(map(ord, text)) * (7 + i) % 256) / 255 for i in range(3)]
+def make_clip(folder: Path) -> None:
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-
-@dataclass(frozen=True)
-class World:
-    """run: a saved aligner; encoders: fresh ones; pictures: colours -> files in a new folder."""
-
-    folder: Path
-    run: Path
-    images: ColourImages
-    texts: ColourTexts
-
-    @property
-    def encoders(self) -> tuple[ColourImages, ColourTexts]:
-        return self.images, self.texts
-
-    def picture(self, name: str, colour: tuple[int, int, int], caption: str = "") -> Path:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (20, 12), colour).save(path)
-        if caption:
-            path.with_suffix(".txt").write_text(caption, encoding="utf-8")
-        return path
-
-    def many(self, count: int, seed: int = 0) -> None:
-        """Pictures of random colours, each with its colour as the caption."""
-        for n, colour in enumerate(np.random.default_rng(seed).integers(1, 255, (count, 3)).tolist()):
-            self.picture(f"{n:03}.png", tuple(colour), " ".join(map(str, colour)))
-
-
-def save_aligner(folder: Path) -> Path:
-    """It forgets the last dimension, and with it the gap."""
-    linear = AdapterConfig(name="linear")
-    config = AlignerConfig(
-        dim_image=4,
-        dim_text=4,
-        dim=4,
-        image_adapter=linear,
-        text_adapter=linear,
-        image_encoder=ColourImages().info.fingerprint,
-        text_encoder=ColourTexts().info.fingerprint,
+    specials = ["<unk>", "<pad>", "<bos>", "<eos>"]
+    tokenizer = wordlevel(
+        specials, ("<bos>", "<eos>"), pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", model_max_length=10
     )
-    start = Affine(torch.zeros(4), torch.diag(torch.tensor([1.0, 1.0, 1.0, 0.0])), torch.zeros(4))
-    Aligner(config, (start, start)).save(folder)
-    return folder
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**size, "vocab_size": len(tokenizer), "max_position_embeddings": 10, "eos_token_id": 3, "bos_token_id": 2}
+    vision = {**size, "image_size": 16, "patch_size": 8}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(folder)
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    (tmp_path / "data").mkdir()
-    run = save_aligner(tmp_path / "run")
-    return World((tmp_path / "data").resolve(), run, ColourImages(), ColourTexts())
+def make_siglip(folder: Path) -> None:
+    from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
+
+    tokenizer = wordlevel(["<unk>", "<pad>", "<eos>"], ("", "<eos>"), pad_token="<pad>", eos_token="<eos>")
+    tokenizer.model_max_length = 8
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**size, "vocab_size": len(tokenizer), "max_position_embeddings": 8, "projection_size": 16}
+    SiglipModel(
+        SiglipConfig(text_config=text, vision_config={**size, "image_size": 16, "patch_size": 8})
+    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    SiglipImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
 
 
-MakeFile = Callable[[str, str], Path]
+def make_siglip2(folder: Path) -> None:
+    from transformers import Siglip2Config, Siglip2ImageProcessor, Siglip2Model, Siglip2Tokenizer
+
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *"\N{LOWER ONE EIGHTH BLOCK}abcdefghinorstu"]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = Siglip2Tokenizer(vocab=vocab, merges=[], model_max_length=20, padding_side="right")
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**size, "vocab_size": 64, "max_position_embeddings": 20, "projection_size": 16}
+    vision = {**size, "num_patches": 16, "patch_size": 4}
+    Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    Siglip2ImageProcessor(patch_size=4, max_num_patches=16).save_pretrained(folder)
 
 
-@pytest.fixture
-def write(world: World) -> MakeFile:
-    def make(name: str, text: str) -> Path:
-        path = world.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        return path
+def make_dinov2(folder: Path) -> None:
+    from transformers import BitImageProcessor, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    config = Dinov2WithRegistersConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=8,
+        num_register_tokens=3,
+    )
+    Dinov2WithRegistersModel(config).save_pretrained(folder)
+    BitImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}).save_pretrained(folder)
+
+
+def make_bert(folder: Path) -> None:
+    from transformers import BertConfig, BertModel
+
+    specials = ["[UNK]", "[PAD]", "[CLS]", "[SEP]"]
+    tokenizer = wordlevel(
+        specials, ("[CLS]", "[SEP]"), pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", model_max_length=12
+    )
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=12,
+        pad_token_id=1,
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def make_llama(folder: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = wordlevel(["<unk>", "<bos>", "<eos>"], ("<bos>", ""), bos_token="<bos>", eos_token="<eos>")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=32,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+MAKERS: dict[str, Maker] = {
+    "clip": make_clip,
+    "siglip": make_siglip,
+    "siglip2": make_siglip2,
+    "dinov2": make_dinov2,
+    "bert": make_bert,
+    "llama": make_llama,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Family -> the folder of a tiny model, made on first use; large random weights, so that errors show."""
+    pytest.importorskip("transformers")
+    folders: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in folders:
+            folder = tmp_path_factory.mktemp("models") / family
+            state = torch.get_rng_state()
+            torch.manual_seed(0)
+            MAKERS[family](folder)
+            torch.set_rng_state(state)
+            folders[family] = folder
+        return folders[family]
 
     return make

@@ -16,7 +16,7 @@ from csaligner.search.build import BuildReport, build_index, delete, writing
 from csaligner.search.entries import INDEX_FILE
 from csaligner.search.index import Index
 
-TESTS = Path(__file__).parents[1]
+HERE = Path(__file__).parent
 
 
 def build(world: Any, out: Path, data: Path | None = None) -> tuple[Index, BuildReport]:
@@ -129,7 +129,7 @@ def test_delete_by_id(world: Any, tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {here!r})
 from conftest import ColourImages, ColourTexts
 from csaligner.search import build
 build.A_WRITE = {{"image": 4, "text": 4}}
@@ -147,7 +147,7 @@ build.build_index({data!r}, {out!r}, {run!r}, encoders=(Deadly(), ColourTexts())
 def test_a_killed_indexer_leaves_an_index_that_opens_and_goes_on(world: Any, tmp_path: Path) -> None:
     world.many(20)
     out = tmp_path / "ix"
-    words = {"tests": str(TESTS), "data": str(world.folder), "out": str(out), "run": str(world.run)}
+    words = {"here": str(HERE), "data": str(world.folder), "out": str(out), "run": str(world.run)}
     done = subprocess.run([sys.executable, "-c", KILLED.format(**words)], check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     half = Index.open(out, world.encoders)
