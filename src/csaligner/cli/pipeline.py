@@ -47,6 +47,8 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     warmup: Annotated[int | None, typer.Option(min=0, help="Steps.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
+    lora: Annotated[str | None, typer.Option(help="text, image or both: train inside these encoders, too.")] = None,
+    lora_rank: Annotated[int | None, typer.Option(min=1)] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train adapters on a store and evaluate them on its test split."""
@@ -57,7 +59,8 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     from csaligner.runs import evaluate_run
     from csaligner.runs import train as run_train
 
-    flags = {"batch_size": batch_size, "epochs": epochs, "lr": lr, "wd": wd, "warmup": warmup, "seed": seed}
+    flags: dict[str, object] = {"batch_size": batch_size, "epochs": epochs, "lr": lr, "wd": wd, "warmup": warmup}
+    flags |= {"seed": seed, "lora.sides": lora, "lora.rank": lora_rank}
     words = [f"{k}={v}" for k, v in (flags | {"precision": precision}).items() if v is not None]
     settings = load_config(TrainConfig, config, [*words, *(overrides or [])])
     store = Store.open(train_data)
