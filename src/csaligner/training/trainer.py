@@ -306,9 +306,9 @@ def _random_state(device: torch.device) -> Tensor:
 
 def _set_random_state(state: Tensor, device: torch.device) -> None:
     size = len(torch.get_rng_state())
-    torch.set_rng_state(state[:size].cpu())
+    torch.set_rng_state(state[:size].cpu().clone())  # a view of other rows is misread
     if device.type == "cuda" and len(state) > size:
-        torch.cuda.set_rng_state(state[size:].cpu(), device)
+        torch.cuda.set_rng_state(state[size:].cpu().clone(), device)
 
 
 def _parameter_groups(model: nn.Module, wd: float) -> list[dict[str, Any]]:
