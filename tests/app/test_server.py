@@ -1,0 +1,242 @@
+"""What the server answers, and what it refuses."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from csaligner.app.guard import is_loopback
+from csaligner.app.pictures import MAX_UPLOAD
+from csaligner.app.server import ServeSettings, make_app
+from csaligner.search.index import Index
+
+pytest.importorskip("starlette", reason="starlette is not installed")
+httpx = pytest.importorskip("httpx", reason="httpx is not installed")
+
+
+def client_of(index: Index, settings: ServeSettings | None = None, host: str = "127.0.0.1") -> Any:
+    from starlette.testclient import TestClient
+
+    return TestClient(make_app(index, settings), base_url=f"http://{host}", raise_server_exceptions=False)
+
+
+@pytest.fixture
+def client(index: Index) -> Any:
+    return client_of(index)
+
+
+def png(colour: tuple[int, int, int], size: tuple[int, int] = (8, 8)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG that says how large it is and holds almost nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_words_and_a_picture_find_the_same_pictures(client: Any) -> None:
+    by_words = client.get("/api/search", params={"q": "200 30 90", "only": "images", "k": 5}).json()
+    by_picture = client.post("/api/picture", params={"only": "images", "k": 5}, content=png((200, 30, 90))).json()
+    assert [h["id"] for h in by_words["hits"]] == [h["id"] for h in by_picture["hits"]]
+    assert len(by_words["hits"]) == 5
+
+
+def test_both_kinds_are_in_one_ranked_list(client: Any) -> None:
+    hits = client.get("/api/search", params={"q": "200 30 90"}).json()["hits"]
+    assert {hit["modality"] for hit in hits} == {"image", "text"}
+    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+
+
+def test_about_tells_the_spaces_and_their_bias(client: Any) -> None:
+    about = client.get("/api/about").json()
+    assert about["spaces"] == ["aligned", "raw", "centred"]
+    assert abs(about["bias"]["aligned"]["text"]) < 0.05 < about["bias"]["raw"]["text"]
+
+
+def test_the_map_holds_every_item_inside_the_square(client: Any, index: Index) -> None:
+    points = client.get("/api/map").json()["points"]
+    assert len(points) == len(index)
+    assert all(0 <= value <= 1 for point in points for value in point[3:])
+    assert client.get("/api/map", params={"space": "raw"}).json()["points"] != points
+
+
+def test_like_finds_an_item_itself_first(client: Any) -> None:
+    assert client.get("/api/like", params={"id": "003.png", "only": "images"}).json()["hits"][0]["id"] == "003.png"
+
+
+def test_thumbnails_are_small_pictures(client: Any) -> None:
+    answer = client.get("/api/thumb", params={"id": "003.png", "size": 160})
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert max(Image.open(io.BytesIO(answer.content)).size) <= 160
+
+
+@pytest.mark.parametrize(
+    "item", ["../../../etc/passwd", "/etc/passwd", "notes/read me.md#1", "003.png/../004.png", "no", "' OR '1'='1", ""]
+)
+def test_nothing_but_indexed_pictures_can_be_read(client: Any, item: str) -> None:
+    answer = client.get("/api/thumb", params={"id": item})
+    assert answer.status_code == 404
+    assert "/" not in answer.json()["error"].replace(item, "")
+
+
+@pytest.mark.parametrize(
+    "path", ["/../pyproject.toml", "/%2e%2e/%2e%2e/etc/passwd", "/app.py", "/static/app.js", "/.lock"]
+)
+def test_paths_that_climb_are_not_there(client: Any, path: str) -> None:
+    assert client.get(path).status_code == 404
+
+
+def test_a_picture_that_became_a_link_is_not_followed(client: Any, world: Any, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(secret)
+    (world.folder / "003.png").unlink()
+    os.symlink(secret, world.folder / "003.png")
+    assert client.get("/api/thumb", params={"id": "003.png"}).status_code == 404
+
+
+def test_a_vanished_picture_is_told(client: Any, world: Any) -> None:
+    (world.folder / "003.png").unlink()
+    assert client.get("/api/thumb", params={"id": "003.png"}).status_code == 404
+    hits = client.get("/api/search", params={"q": "9 9 9", "k": 60}).json()["hits"]
+    assert [hit["id"] for hit in hits if hit["missing"] and hit["modality"] == "image"] == ["003.png"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "not a picture"),
+        (b"hello", "not a picture"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='/etc/x.png'/></svg>", "not a picture"),
+        (bomb(60_000, 60_000), "larger than"),
+        (bomb(6_000, 6_000), "6000 x 6000 pixels; the limit is 25 million"),
+        (png((1, 2, 3), (64, 64))[:60], "damaged"),
+    ],
+)
+def test_bad_pictures_are_one_line(client: Any, content: bytes, words: str) -> None:
+    answer = client.post("/api/picture", content=content)
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]
+    assert "\n" not in answer.json()["error"]
+
+
+def test_a_hundred_megabytes_are_refused_before_they_are_read(client: Any) -> None:
+    sent = 0
+
+    def stream() -> Any:
+        nonlocal sent
+        for _ in range(100):
+            sent += 1
+            yield b"\0" * 1_000_000
+
+    declared = client.post("/api/picture", content=b"x", headers={"content-length": "100000000"})
+    assert declared.status_code == 413
+    chunked = client.post("/api/picture", content=stream())
+    assert chunked.status_code == 413
+    assert f"{MAX_UPLOAD // 1_000_000} MB" in chunked.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "params"),
+    [
+        ("search", {"q": ""}),
+        ("search", {"q": "x" * 3000}),
+        ("search", {"q": "x", "k": "-1"}),
+        ("search", {"q": "x", "k": "9999"}),
+        ("search", {"q": "x", "k": "٣"}),
+        ("search", {"q": "x", "space": "nope"}),
+        ("search", {"q": "x", "only": "nope"}),
+        ("map", {"space": "nope"}),
+        ("thumb", {"id": "003.png", "size": "huge"}),
+    ],
+)
+def test_wrong_words_are_a_400_with_a_reason(client: Any, path: str, params: dict[str, str]) -> None:
+    answer = client.get(f"/api/{path}", params=params)
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+
+
+def test_answers_hold_no_path_of_this_machine(client: Any, world: Any) -> None:
+    for answer in (
+        client.get("/api/search", params={"q": "1 2 3", "k": 60}),
+        client.get("/api/item", params={"id": "003.png#caption-1"}),
+        client.get("/api/about"),
+        client.get("/api/map"),
+    ):
+        assert str(world.folder) not in answer.text
+
+
+def test_every_answer_forbids_foreign_code(client: Any) -> None:
+    for path in ("/", "/app.js", "/api/about", "/nothing"):
+        headers = client.get(path).headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_names_no_other_host(client: Any) -> None:
+    for path in ("/", "/app.css", "/app.js", "/icon.svg"):
+        text = client.get(path).text.replace("http://www.w3.org/2000/svg", "")
+        assert "http://" not in text
+        assert "https://" not in text
+        assert "//cdn" not in text
+
+
+def test_a_foreign_host_name_is_refused_on_loopback_only(index: Index) -> None:
+    assert client_of(index, host="evil.example").get("/api/about").status_code == 421
+    assert client_of(index, host="localhost:7860").get("/api/about").status_code == 200
+    open_one = ServeSettings(host="0.0.0.0")
+    assert client_of(index, open_one, "my-server.example").get("/api/about").status_code == 200
+
+
+def test_a_password_is_asked_for(index: Index) -> None:
+    client = client_of(index, ServeSettings(password="pass:wörd"))
+    assert client.get("/").status_code == 401
+    assert "Basic" in client.get("/").headers["www-authenticate"]
+
+    def ask(words: bytes) -> int:
+        header = "Basic " + base64.b64encode(words).decode()
+        return int(client.get("/api/about", headers={"authorization": header}).status_code)
+
+    assert ask("me:pass:wörd".encode()) == 200
+    assert ask(b"me:wrong") == 401
+    assert ask(b"") == 401
+    assert client.get("/", headers={"authorization": "Basic %%%"}).status_code == 401
+
+
+def test_who_can_reach_it() -> None:
+    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "127.8.8.8")] == [True] * 4
+    assert [is_loopback(host) for host in ("0.0.0.0", "::", "192.168.0.4", "box.local")] == [False] * 4
+    assert ServeSettings(host="0.0.0.0").is_open
+    assert not ServeSettings(host="0.0.0.0", password="x").is_open
+    assert not ServeSettings().is_open
+
+
+def test_generation_only_where_a_decoder_is(index: Index) -> None:
+    assert not client_of(index).get("/api/about").json()["generate"]
+    assert client_of(index).post("/api/generate", params={"q": "red"}).status_code == 400
+    asked = []
+
+    def draw(words: str, seed: int) -> Image.Image:
+        asked.append((words, seed))
+        return Image.new("RGB", (4, 4), "red")
+
+    client = client_of(index, ServeSettings(generate=draw))
+    answer = client.post("/api/generate", params={"q": "red", "seed": "7"})
+    assert answer.headers["content-type"] == "image/png"
+    assert asked == [("red", 7)]
+    assert client.get("/api/generate", params={"q": "red"}).status_code == 405
