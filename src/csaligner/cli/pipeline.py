@@ -40,6 +40,11 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it goes on.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file.")] = None,
+    val_data: Annotated[Path | None, typer.Option(help="Another store, all of whose pairs validate.")] = None,
+    unpaired_images: Annotated[
+        list[Path] | None, typer.Option(help="Store; its images train without partners.")
+    ] = None,
+    unpaired_texts: Annotated[list[Path] | None, typer.Option(help="Store; its texts train without partners.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     lr: Annotated[float | None, typer.Option()] = None,
@@ -49,24 +54,38 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     lora: Annotated[str | None, typer.Option(help="text, image or both: train inside these encoders, too.")] = None,
     lora_rank: Annotated[int | None, typer.Option(min=1)] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Batches that are read ahead.")] = 2,
+    resume: Annotated[str, typer.Option(help="latest, or a checkpoint folder to start from.")] = "latest",
+    report_to: Annotated[str, typer.Option(help="tensorboard, wandb, trackio; commas between several.")] = "",
     quiet: Quiet = False,
 ) -> None:
-    """Train adapters on a store and evaluate them on its test split."""
+    """Train adapters on a store and evaluate them on its test split. Runs under torchrun and accelerate launch."""
     from csaligner.config import TrainConfig, load_config
     from csaligner.data.store import Store
+    from csaligner.data.training_data import TrainingData
+    from csaligner.distributed import is_main
     from csaligner.progress import progress
     from csaligner.reporting.tables import print_table
     from csaligner.runs import evaluate_run
     from csaligner.runs import train as run_train
+    from csaligner.training.parallel import start_ranks, stop_ranks
+    from csaligner.training.trainer import RunOptions
 
     flags: dict[str, object] = {"batch_size": batch_size, "epochs": epochs, "lr": lr, "wd": wd, "warmup": warmup}
     flags |= {"seed": seed, "lora.sides": lora, "lora.rank": lora_rank}
     words = [f"{k}={v}" for k, v in (flags | {"precision": precision}).items() if v is not None]
     settings = load_config(TrainConfig, config, [*words, *(overrides or [])])
-    store = Store.open(train_data)
-    with progress(err, "train", quiet) as update:
-        run_train(store, settings, out, lambda step, total, values: update(step, total, _glance(values)))
-    print_table(evaluate_run(out, "test", store), Console())
+    images, texts = (tuple(map(Store.open, paths or ())) for paths in (unpaired_images, unpaired_texts))
+    val = Store.open(val_data) if val_data else None
+    data = TrainingData(Store.open(train_data), val, images, texts)
+    trackers = tuple(name.strip() for name in report_to.split(",") if name.strip())
+    options = RunOptions(workers, trackers, None if resume == "latest" else Path(resume))
+    start_ranks()
+    with progress(err, "train", quiet or not is_main()) as update:
+        run_train(data, settings, out, lambda step, total, values: update(step, total, _glance(values)), options)
+    if is_main():
+        print_table(evaluate_run(out, "test", data.pairs), Console())
+    stop_ranks()
 
 
 @app.command("eval")
