@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -71,7 +72,8 @@ class CSAlignerEmbeddingLoss(nn.Module):
             raise InputError(
                 "label: floats; wanted whole numbers, equal where pairs belong together, or no such column"
             )
-        anchors, positives = (normalize(each, dim=1) for each in embeddings)
+        full = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in embeddings)
+        anchors, positives = (normalize(each, dim=1) for each in full)
         loss = self.loss(anchors, positives, self._scale, labels)
         return dict(loss.parts) if self._output_dict else loss.total
 
