@@ -76,11 +76,32 @@ MUTANTS = [
     ),
     Mutant("gradient: scale of the shift", "ops/tiled_contrastive.py", "* side.shift).sum()", ").sum()"),
     Mutant(
-        "gradient: kernel part twice",
-        "ops/tiled_contrastive.py",
-        "w.add_(r, alpha=-factor)",
-        "w.add_(r, alpha=-2 * factor)",
+        "gradient: kernel part twice", "ops/kernel_sums.py", "w.add_(r, alpha=-times)", "w.add_(r, alpha=-2 * times)"
     ),
+    Mutant(
+        "gradient: kernel sums of columns", "ops/kernel_sums.py", "b[j], e.T @ a[i])", "b[j], e.T @ a[i], value=0.9)"
+    ),
+    Mutant("gradient: folded kernel added", "ops/kernel_sums.py", "a[i][:, None], value=-1)", "a[i][:, None])"),
+    Mutant(
+        "gradient: tiles kept out of order",
+        "ops/tiled_contrastive.py",
+        "iter(self.norms.kept)",
+        "reversed(self.norms.kept)",
+    ),
+    Mutant("folded: mirrored tiles not counted", "ops/folded.py", "side.mass[j] += e.T", "side.mass[j] += 0 * e.T"),
+    Mutant(
+        "folded: gradient halved",
+        "ops/folded.py",
+        "self.x.gradient(2 / total), None",
+        "self.x.gradient(1 / total), None",
+    ),
+    Mutant("folded: diagonal kept", "ops/folded.py", "if i == j and not diagonal:", "if False:"),
+    Mutant("folded: weights ignored", "ops/folded.py", "log_a += sample.log_weights", "pass"),
+    Mutant("folded: norms forgotten", "ops/folded.py", "sample.square_norms * (-0.5", "sample.square_norms * (-0.4"),
+    Mutant("mixed: tiles with positives rounded", "ops/tiles.py", "is not None and not exact", "is not None"),
+    Mutant("token: between as within", "ops/token.py", "a[v:] * (-factor / between)", "a[v:] * (factor / between)"),
+    Mutant("siglip: bias at the prior", "losses/siglip.py", "_NEWTON_STEPS = 20", "_NEWTON_STEPS = 0"),
+    Mutant("L2 of pairs: captions not averaged", "losses/paired.py", "weights[rows, columns] * distances", "distances"),
     Mutant("token: padding read", "ops/token.py", "slice(0, count) if leads", "slice(0, len(mask)) if leads"),
     Mutant("token: sum for mean", "ops/token.py", "return total / len(x)", "return total"),
     Mutant("token: maximum not put back", "ops/token.py", "(log_means[2] + top)", "log_means[2]"),
