@@ -1,0 +1,238 @@
+"""Many processes and one folder: ranks, Ray workers, and those that must keep out."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import runpy
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csaligner.checks import CSAlignerError, InputError
+from csaligner.data import ray_runner
+from csaligner.data.extract import ExtractSettings, embed
+from csaligner.data.lock import LOCK, only_writer
+from csaligner.data.ray_runner import embed_on_ray
+from csaligner.types import Item
+
+MakeItems = Callable[[int], list[Item]]
+JOB = Path(__file__).parent / "embed_job.py"
+SMALL = ExtractSettings(shard_size=2, batch_size=1, workers=0)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def job() -> dict[str, Any]:
+    return runpy.run_path(str(JOB))
+
+
+@pytest.fixture
+def pictures(make_items: MakeItems) -> Path:
+    """11 of them, one of which is broken."""
+    items = make_items(11)
+    Path(str(items[5].image)).write_bytes(b"no picture")
+    return Path(str(items[0].image)).parent
+
+
+@pytest.fixture
+def whole(tmp_path: Path, pictures: Path, job: dict[str, Any]) -> dict[str, bytes]:
+    settings = ExtractSettings(shard_size=2, batch_size=1, workers=0, max_bad=0.1)
+    embed(job["Pictures"](pictures), job["MeanColour"](), job["Length"](), tmp_path / "whole", settings)
+    return files(tmp_path / "whole")
+
+
+RANKS = """
+import runpy, sys
+from pathlib import Path
+from csaligner.checks import InputError
+from csaligner.data.extract import ExtractSettings, embed
+job = runpy.run_path(sys.argv[1])
+def call(out):
+    words = (job["Pictures"](Path(sys.argv[2])), job["MeanColour"](), job["Length"](), out)
+    embed(*words, ExtractSettings(2, 1, 0, 0.1))
+call(sys.argv[3])
+call(sys.argv[3])
+try:
+    call(sys.argv[4])
+except InputError as error:
+    print(error)
+"""
+
+
+def test_ranks_make_the_store_of_one_process(
+    tmp_path: Path, pictures: Path, job: dict[str, Any], whole: dict[str, bytes]
+) -> None:
+    script, out, other = tmp_path / "ranks.py", tmp_path / "out", tmp_path / "other"
+    script.write_text(RANKS)
+    other.mkdir()
+    (other / "letter.txt").write_text("dear")
+    done = start_ranks(2, [str(script), str(JOB), str(pictures), str(out), str(other)])
+    assert [code for code, _, _ in done] == [0, 0], done
+    assert files(out) == whole
+    assert all("holds no csaligner store" in said for _, said, _ in done), done  # each rank knows
+
+
+def start_ranks(ranks: int, words: list[str]) -> list[tuple[int, str, str]]:
+    """As torchrun does: exit code, output and errors of each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = os.environ | {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    running = [
+        subprocess.Popen(
+            [sys.executable, *words],
+            env=shared | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    said = [process.communicate(timeout=120) for process in running]
+    return [(process.returncode, *words) for process, words in zip(running, said, strict=True)]
+
+
+@pytest.fixture
+def ray() -> Iterator[Any]:
+    found = pytest.importorskip("ray", reason="the package ray is not installed")
+    found.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield found
+    found.shutdown()
+
+
+def test_ray_workers_make_the_same_store_though_one_is_killed(
+    tmp_path: Path,
+    pictures: Path,
+    job: dict[str, Any],
+    whole: dict[str, bytes],
+    ray: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mark, path, seen = tmp_path / "killed", str(JOB), list[tuple[int, int]]()
+    dataset = job["Pictures"](pictures)
+
+    def make() -> Any:
+        import runpy
+
+        return runpy.run_path(path)["encoders"](mark)
+
+    def deadly() -> Any:
+        import os
+        import signal
+
+        found = make()
+        found.text.encode = lambda prepared: os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    settings = ExtractSettings(shard_size=2, batch_size=1, workers=0, max_bad=0.1)
+    with pytest.raises(KeyboardInterrupt):  # begun on one process
+        embed(dataset, StopsAt(job["MeanColour"](), 4), job["Length"](), tmp_path / "out", settings)
+    embed_on_ray(dataset, make, tmp_path / "out", settings, lambda done, all_: seen.append((done, all_)), actors=2)
+    assert mark.exists()  # a worker was killed
+    assert (len(seen), seen[-1]) == (5, (11, 11))  # the first shard was not made again
+    assert files(tmp_path / "out") == whole
+
+    monkeypatch.setattr(ray_runner, "RETRIES", 0)
+    with pytest.raises(CSAlignerError, match="finished shards are safe") as caught:
+        embed_on_ray(dataset, deadly, tmp_path / "other", settings, actors=1)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "other" / LOCK).exists()
+
+
+class StopsAt:
+    """Ctrl-C in the n-th call of encode."""
+
+    def __init__(self, encoder: Any, calls: int) -> None:
+        self.info, self.prepare, self._encoder, self._calls = encoder.info, encoder.prepare, encoder, calls
+
+    def encode(self, prepared: Any) -> Any:
+        self._calls -= 1
+        if self._calls == 0:
+            raise KeyboardInterrupt
+        return self._encoder.encode(prepared)
+
+
+def test_a_second_writer_is_refused_and_a_dead_ones_lock_taken_over(
+    tmp_path: Path, pictures: Path, job: dict[str, Any], whole: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    hold = (
+        "import sys, time\nfrom pathlib import Path\nfrom csaligner.data.lock import only_writer\n"
+        "with only_writer(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(600)\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", hold, str(out)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    settings = ExtractSettings(shard_size=2, batch_size=1, workers=0, max_bad=0.1)
+    words = (job["Pictures"](pictures), job["MeanColour"](), job["Length"](), out, settings)
+    with pytest.raises(InputError, match=f"is being written by process {other.pid} on {socket.gethostname()}; wait"):
+        embed(*words)
+    assert not (out / "csaligner.json").exists()
+    other.kill()
+    other.wait()
+    assert (out / LOCK).exists()
+    embed(*words)
+    assert files(out) == whole
+
+
+def test_a_lock_from_another_host_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text(json.dumps({"pid": 7, "host": "elsewhere"}))
+    wanted = r"by process 7 on elsewhere; wait for it, or delete .*embed\.lock"
+    with pytest.raises(InputError, match=wanted), only_writer(tmp_path):
+        raise AssertionError("held")
+    (tmp_path / LOCK).write_text("half a lo")  # killed while it wrote
+    with only_writer(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_ten_times_killed_at_a_random_moment(
+    tmp_path: Path, pictures: Path, job: dict[str, Any], whole: dict[str, bytes]
+) -> None:
+    """A signal from a timer in the process, at a moment between its start and somewhat after its end."""
+    chance = random.Random(0)
+    settings = ExtractSettings(shard_size=2, batch_size=1, workers=0, max_bad=0.1)
+
+    def run(out: Path, delay: float | None, number: int = 0) -> None:
+        if delay is not None:
+            threading.Timer(delay, os.kill, (os.getpid(), number)).start()
+        embed(job["Pictures"](pictures), job["MeanColour"](pause=0.005), job["Length"](), out, settings)
+        os._exit(0)
+
+    began = time.perf_counter()
+    assert exit_code(run, tmp_path / "timed", None) == 0
+    duration = time.perf_counter() - began
+    killed, out = 0, tmp_path / "out"
+    while killed < 10:
+        code = exit_code(run, out, chance.uniform(0, duration), chance.choice([signal.SIGKILL, signal.SIGTERM]))
+        killed += code < 0
+        if code == 0:  # it came to its end first: once more from the beginning
+            assert files(out) == whole
+            shutil.rmtree(out)
+    assert exit_code(run, out, None) == 0
+    assert files(out) == whole
+
+
+def exit_code(call: Callable[..., None], *words: Any) -> int:
+    """Of a fork that makes this call."""
+    process = multiprocessing.get_context("fork").Process(target=call, args=words)
+    process.start()
+    process.join(60)
+    assert process.exitcode is not None
+    return process.exitcode
