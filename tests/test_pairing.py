@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from csaligner.checks import InputError
-from csaligner.pairing import pair_features
+from csaligner.pairing import join_features, pair_features
 
 IMAGE = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
 TEXT = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 2.0], [3.0, 0.0]])
@@ -89,3 +89,14 @@ def test_what_does_not_match_is_named_in_one_line(arguments: tuple[object, ...],
     with pytest.raises(InputError, match=message) as caught:
         pair_features(*arguments)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+def test_joined_features_keep_their_captions() -> None:
+    one = pair_features(torch.eye(3), torch.eye(3)[[0, 1, 1, 2]], ["a", "b", "c"], ["a", "b", "b", "c"])
+    two = pair_features(torch.ones(2, 3), torch.ones(2, 3), ["d", "e"])
+    both = join_features(one, two)
+    assert both.image_ids == ("a", "b", "c", "d", "e")
+    assert both.text_to_image.tolist() == [0, 1, 1, 2, 3, 4]
+    torch.testing.assert_close(both.text[4:], two.text)
+    with pytest.raises(InputError, match="'a' is in both"):
+        join_features(one, one)

@@ -50,6 +50,21 @@ def pair_features(
     return _from_ids(image, text, ids, text_ids)
 
 
+def join_features(first: PairedFeatures, second: PairedFeatures) -> PairedFeatures:
+    """Both sets of pairs as one; an id that both hold is an error, since it would be two pictures of one name."""
+    shared = set(first.image_ids) & set(second.image_ids)
+    if shared:
+        raise InputError(f"image_ids: {min(shared)!r} is in both sets; give each picture its own id")
+    captions = None if first.captions is None or second.captions is None else first.captions + second.captions
+    return PairedFeatures(
+        torch.cat([first.image, second.image]),
+        torch.cat([first.text, second.text]),
+        torch.cat([first.text_to_image, second.text_to_image + len(first.image)]),
+        first.image_ids + second.image_ids,
+        captions,
+    )
+
+
 def _from_rows(image: Tensor, text: Tensor, ids: Sequence[str]) -> PairedFeatures:
     first: dict[str, int] = {}
     for row, image_id in enumerate(ids):

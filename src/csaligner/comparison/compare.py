@@ -75,7 +75,8 @@ def score(metrics: Mapping[str, float]) -> float:
 def compare(
     folds: Sequence[Fold], methods: Sequence[str], budget: Budget, report: Report = lambda done, total, what: None
 ) -> Comparison:
-    """Every method on every fold. Settings are chosen on the fold's own validation part, never on its test part.
+    """Every method on every fold. Settings are chosen on the fold's own validation part, never on its test part; then
+    the method is trained on both other parts.
 
     Raises InputError for an unknown method.
     """
@@ -120,7 +121,7 @@ def _run(fold: Fold, name: str, budget: Budget) -> _Outcome:
     outcome = _Outcome()
     if name in FREE:
         try:
-            transform = FREE[name](fold.train, budget.base)
+            transform = FREE[name](fold.train_and_val, budget.base)
         except NotApplicable as reason:
             outcome.left_out = str(reason)
             return outcome
@@ -131,7 +132,7 @@ def _run(fold: Fold, name: str, budget: Budget) -> _Outcome:
     settings = _tuned(fold, name, method, budget, outcome)
     for seed in range(budget.seeds):
         started = time.perf_counter()
-        aligned = _fit_and_align(method, fold.train, fold.test, budget, settings, seed)
+        aligned = _fit_and_align(method, fold.train_and_val, fold.test, budget, settings, seed)
         seconds = time.perf_counter() - started
         measured = Measured(fold.dataset, name, fold.number, seed, measures(aligned), settings, seconds)
         outcome.measured.append(measured)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from csaligner.checks import InputError
 from csaligner.data.store import Store
-from csaligner.pairing import pair_features
+from csaligner.pairing import join_features, pair_features
 from csaligner.types import PairedFeatures
 
 FOLDS = 5
@@ -24,6 +25,11 @@ class Fold:
     train: PairedFeatures
     val: PairedFeatures
     test: PairedFeatures
+
+    @cached_property
+    def train_and_val(self) -> PairedFeatures:
+        """What is trained on once the settings are chosen."""
+        return join_features(self.train, self.val)
 
 
 def open_folds(path: Path) -> list[Fold]:
@@ -57,6 +63,8 @@ def open_folds(path: Path) -> list[Fold]:
         shuffled = order[np.isin(order, rest)]
         val = shuffled[::INNER]
         train = np.setdiff1d(rest, val)
-        parts = [pair_features(array[0][rows], array[1][rows]) for rows in (train, val, test)]
+        parts = [
+            pair_features(array[0][rows], array[1][rows], [str(row) for row in rows]) for rows in (train, val, test)
+        ]
         folds.append(Fold(path.stem, number, *parts))
     return folds
