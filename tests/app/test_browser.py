@@ -1,0 +1,189 @@
+"""The page in a real browser: Debian's chromium, driven by Playwright. Screenshots go to build/screenshots."""
+
+from __future__ import annotations
+
+import base64
+import io
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from csaligner.app.server import make_app
+from csaligner.search.index import Index
+
+CHROMIUM = Path("/usr/bin/chromium")
+SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+DROP = """([data, name]) => {
+  const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], name));
+  for (const kind of ["dragenter", "dragover", "drop"])
+    document.body.dispatchEvent(new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: transfer }));
+}"""
+UNNAMED = """() => [...document.querySelectorAll("button, input, svg[tabindex]")].filter((e) => !(
+  e.getAttribute("aria-label") || e.textContent.trim() || (e.labels && e.labels.length))).map((e) => e.outerHTML)"""
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed")
+pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is not installed (apt install chromium)")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def url(index: Index) -> Iterator[str]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(make_app(index), log_level="error", lifespan="off")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        server.should_exit = True
+        thread.join(5)
+
+
+def open_page(browser: Any, url: str, width: int = 1280, scheme: str = "light") -> Any:
+    context = browser.new_context(viewport={"width": width, "height": 860}, color_scheme=scheme)
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    page.goto(url)
+    page.wait_for_selector("body[data-ready]")
+    return page
+
+
+def ids(page: Any) -> int:
+    page.wait_for_selector(".results:not([aria-busy]) .card")
+    return int(page.locator(".card").count())
+
+
+def picture(colour: tuple[int, int, int]) -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20), colour).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_what_people_do(browser: Any, url: str) -> None:
+    page = open_page(browser, url)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    assert page.evaluate(UNNAMED) == []
+
+    page.get_by_label("Words to look for").fill("200 30 90")
+    page.keyboard.press("Enter")
+    assert ids(page) == 20
+    assert page.locator(".card.image").count() > 0
+    assert page.locator(".card.text").count() > 0
+    page.screenshot(path=str(SHOTS / "words-light.png"))
+
+    page.get_by_role("radio", name="Raw").check()
+    page.wait_for_function("() => document.querySelectorAll('.card.image').length === 0")
+    assert page.locator("#bias .far").count() == 2
+    page.screenshot(path=str(SHOTS / "raw-light.png"))
+    page.get_by_role("radio", name="Aligned").check()
+    page.wait_for_function("() => document.querySelectorAll('.card.image').length > 0")
+    page.get_by_role("radio", name="Pictures").check()
+    page.wait_for_function("() => document.querySelectorAll('.card.text').length === 0")
+    page.get_by_role("radio", name="Both").check()
+
+    page.evaluate(DROP, [picture((20, 200, 40)), "leaf.png"])
+    page.wait_for_function("() => document.querySelector('#chip-label').textContent === 'leaf.png'")
+    assert ids(page) == 20
+    page.screenshot(path=str(SHOTS / "picture-light.png"))
+
+    box = page.locator("#map").bounding_box()
+    mark = page.locator("#map circle.image").first.bounding_box()
+    page.locator("#map").click(position={"x": mark["x"] - box["x"] + 3, "y": mark["y"] - box["y"] + 3})
+    page.wait_for_selector("dialog[open] #dialog-image")
+    page.screenshot(path=str(SHOTS / "map-light.png"))
+    page.get_by_role("button", name="Find what is like it").click()
+    page.wait_for_selector("dialog:not([open])", state="attached")
+    assert ids(page) == 20
+
+    assert all(address.startswith((url, "blob:", "data:")) for address in asked)
+    page.context.close()
+
+
+def test_a_bad_file_is_told_and_nothing_breaks(browser: Any, url: str) -> None:
+    page = open_page(browser, url)
+    page.evaluate(DROP, [base64.b64encode(b"no picture").decode(), "words.png"])
+    page.get_by_role("alert").wait_for()
+    assert "not a picture" in page.get_by_role("alert").inner_text()
+    page.screenshot(path=str(SHOTS / "bad-file-light.png"))
+    page.evaluate("() => { state.about.max_upload = 1_000_000; }")  # 10 MB would be slow to hand over
+    page.get_by_label("Look for a picture from a file").set_input_files(
+        {"name": "big.png", "mimeType": "image/png", "buffer": b"\0" * 2_000_000}
+    )
+    page.wait_for_function("() => document.querySelector('#error').textContent.includes('2 MB; the limit is 1 MB')")
+    page.get_by_label("Words to look for").fill("1 2 3")
+    page.keyboard.press("Enter")
+    assert ids(page) == 20
+    assert not page.get_by_role("alert").is_visible()
+    page.context.close()
+
+
+def test_hostile_names_are_text(browser: Any, url: str) -> None:
+    page = open_page(browser, url)
+    page.get_by_label("Words to look for").fill("250 250 5")
+    page.keyboard.press("Enter")
+    ids(page)
+    page.locator(".card.image").first.click()
+    page.wait_for_selector("dialog[open]")
+    assert page.locator("#dialog-title").inner_text().startswith("<img src=x onerror=")
+    page.screenshot(path=str(SHOTS / "hostile-light.png"))
+    assert page.evaluate("document.body.dataset.hacked") is None
+    assert page.locator("main script, dialog script, dialog b").count() == 0
+    page.context.close()
+
+
+def test_the_keyboard_is_enough(browser: Any, url: str) -> None:
+    page = open_page(browser, url)
+    page.keyboard.press("/")
+    page.keyboard.type("200 30 90")
+    page.keyboard.press("Enter")
+    ids(page)
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.classList.contains('card')"):
+            break
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog[open]")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog:not([open])", state="attached")
+    page.locator("#map").focus()
+    page.keyboard.press("ArrowRight")
+    first = page.locator("#map-label").inner_text()
+    moved = [page.keyboard.press(key) for key in ("ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp", "ArrowUp")]
+    assert len(moved) == 5
+    assert page.locator("#map-label").inner_text() != first
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog[open]")
+    page.context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "dark")])
+def test_phone_and_dark(browser: Any, url: str, width: int, scheme: str) -> None:
+    page = open_page(browser, url, width, scheme)
+    page.get_by_label("Words to look for").fill("200 30 90")
+    page.keyboard.press("Enter")
+    ids(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, ground[4:-1].split(","))) < 200) == (scheme == "dark")
+    page.screenshot(path=str(SHOTS / f"words-{scheme}-{width}.png"), full_page=width == 390)
+    page.context.close()
