@@ -40,6 +40,8 @@ def load_image(source: ImageSource, size: int = 224) -> Image.Image:
             return _decode(source, size)
     except ImageError:
         raise
+    except Image.DecompressionBombError:  # Pillow's own limit is higher and comes first
+        raise ImageError(f"{source}: has more pixels than the limit of {MAX_PIXELS:,}") from None
     except Exception as error:  # Pillow's plugins raise many kinds for broken files
         raise ImageError(f"{source}: cannot be read as a picture ({_one_line(error)})") from None
 

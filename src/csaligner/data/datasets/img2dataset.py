@@ -29,7 +29,7 @@ class Img2Dataset:
     def __init__(self, path: Path | str) -> None:
         self._path = Path(path)
         self._failed: Counter[str] = Counter()
-        self._shards = sorted(shard_names(self._path))
+        self._shards = sorted(shard_names(self._path)) if self._path.is_dir() else []
         if not self._shards:
             raise InputError(f"{self._path}: holds neither 00000.tar nor 00000/ of img2dataset")
 

@@ -30,7 +30,7 @@ class OpenClipart:
     """
 
     name = "openclipart"
-    attribution = "Clip art from the Open Clip Art Library (openclipart.org), public domain."
+    attribution = "Clip art from the Open Clip Art Library (openclipart.org), public domain (dedicated by its authors)."
 
     def __init__(self, root: Path = ROOT) -> None:
         if not (root / "png").is_dir() or not (root / "svg").is_dir():

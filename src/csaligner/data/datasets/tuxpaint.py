@@ -19,7 +19,7 @@ class TuxPaint:
     """
 
     name = "tuxpaint"
-    attribution = "Stamps by the Tux Paint contributors (tuxpaint.org), GPL-2.0-or-later and public domain."
+    attribution = "Stamps from Tux Paint (tuxpaint.org), copyright 2002-2022 Bill Kendrick, GPL-2.0-or-later."
 
     def __init__(self, language: str = "en", root: Path = ROOT) -> None:
         if not root.is_dir():
