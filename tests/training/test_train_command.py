@@ -1,0 +1,121 @@
+"""`csaligner train` from outside: on two processes, with unpaired stores, and from a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from csaligner.checks import InputError
+from csaligner.config import TrainConfig, load_config
+from csaligner.data.store import Store, write_store
+from csaligner.data.training_data import TrainingData
+from csaligner.runs import claim_run, train
+from csaligner.training.trainer import METRICS, RunOptions
+from csaligner.types import EncoderInfo, PairedFeatures, Split
+
+FAST = ["epochs=4", "evaluate_every=2", "image_adapter.hidden=8", "text_adapter.hidden=8", "batch_size=16"]
+MODULE = ["-m", "csaligner.cli"]
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *MODULE]
+
+
+def csaligner(*words: object, launcher: list[str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *(launcher or MODULE), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+
+
+def make_store(path: Path, n: int = 45, revision: str = "1", seed: int = 0) -> Path:
+    g = torch.Generator().manual_seed(seed)
+    shared = torch.randn(n, 4, generator=g)
+    image, text = shared @ torch.randn(4, 8, generator=g), shared @ torch.randn(4, 6, generator=g) + 0.1
+    infos = EncoderInfo("a", "1", "image", 8, {}), EncoderInfo("b", revision, "text", 6, {})
+    ids = tuple(f"{seed}-{i}" for i in range(n))
+    splits: list[Split] = ["train"] * (n - 20) + ["val"] * 10 + ["test"] * 10  # type: ignore[assignment]
+    features = PairedFeatures(image, text, torch.arange(n), ids, tuple(map(str, ids)))
+    write_store(path, features, infos, splits=dict(zip(ids, splits, strict=True)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stores")
+    make_store(folder / "pairs")
+    make_store(folder / "others", n=60, seed=1)
+    make_store(folder / "foreign", revision="2", seed=2)
+    return folder
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / "latest" / "model.safetensors")
+
+
+def test_two_processes_train_what_one_does(stores: Path, tmp_path: Path) -> None:
+    pairs, others = Store.open(stores / "pairs"), Store.open(stores / "others")
+    data = TrainingData(pairs, others, (others,), (others, pairs))
+    train(data, load_config(TrainConfig, None, [*FAST, "unpaired.texts=7"]), tmp_path / "one")
+    words: list[object] = ["--unpaired-images", others.path]
+    for store in data.unpaired_texts:
+        words += ["--unpaired-texts", store.path]
+    words += ["--train-data", pairs.path, "--val-data", others.path, "-q", "--workers", "0", "--resume", "latest"]
+    two = csaligner("train", *words, "--out", tmp_path / "two", *FAST, "unpaired.texts=7", launcher=TWO)
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("CS-Aligner") == 1  # one process talks
+    ours, wanted = weights(tmp_path / "two"), weights(tmp_path / "one")
+    assert max(float((ours[k] - wanted[k]).abs().max()) for k in wanted) < 1e-4
+    lines = [(tmp_path / run / METRICS).read_text().splitlines() for run in ("one", "two")]
+    assert len(lines[0]) == len(lines[1]) == 2
+    for a, b in zip(*map(loads, lines), strict=True):
+        assert a.keys() == b.keys()
+        assert a["val/score"] == pytest.approx(b["val/score"], abs=0.02)
+    assert (tmp_path / "one" / "config.yaml").read_text() == (tmp_path / "two" / "config.yaml").read_text()
+    record = json.loads((tmp_path / "two" / "run.json").read_text())
+    assert [Path(entry["store"]).name for entry in record["unpaired_texts"]] == ["others", "pairs"]
+    with pytest.raises(InputError, match="holds a run with other stores as val"):
+        claim_run(tmp_path / "two", load_config(TrainConfig, None, [*FAST, "unpaired.texts=7"]), TrainingData(pairs))
+
+
+def loads(lines: list[str]) -> list[dict[str, float]]:
+    """Strictly JSON: NaN is none."""
+
+    def refuse(word: str) -> None:
+        raise ValueError(word)
+
+    return [json.loads(line, parse_constant=refuse) for line in lines]
+
+
+def test_stores_of_other_encoders_are_refused_together(stores: Path, tmp_path: Path) -> None:
+    pairs, foreign = Store.open(stores / "pairs"), Store.open(stores / "foreign")
+    train(TrainingData(pairs, unpaired_images=(foreign,)), load_config(TrainConfig, None, FAST), tmp_path / "same-side")
+    for data in (TrainingData(pairs, unpaired_texts=(foreign,)), TrainingData(pairs, val=foreign)):
+        with pytest.raises(InputError, match=r"text features of .*foreign come from b"):
+            train(data, load_config(TrainConfig, None, FAST), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_run_may_start_from_a_checkpoint_elsewhere(stores: Path, tmp_path: Path) -> None:
+    store = Store.open(stores / "pairs")
+    train(store, load_config(TrainConfig, None, FAST), tmp_path / "short")
+    longer = load_config(TrainConfig, None, [*FAST, "epochs=6"])
+    options = RunOptions(workers=0, resume=tmp_path / "short" / "checkpoints" / "latest")
+    steps: list[int] = []
+    train(store, longer, tmp_path / "longer", lambda step, total, values: steps.append(step), options)
+    assert steps == [9, 10, 11, 12]
+    logged = loads((tmp_path / "longer" / METRICS).read_text().splitlines())
+    assert [row["step"] for row in logged] == [4, 8, 12]
+    with pytest.raises(InputError, match="checkpoint: no such folder"):
+        train(store, longer, tmp_path / "lost", options=RunOptions(resume=tmp_path / "nowhere"))
+    options = RunOptions(resume=tmp_path / "longer" / "checkpoints" / "latest")
+    with pytest.raises(InputError, match="is at step 12, this run ends at 8"):
+        train(store, load_config(TrainConfig, None, FAST), tmp_path / "shorter", options=options)
+
+
+def test_a_tracker_that_is_not_there_is_one_line(stores: Path, tmp_path: Path) -> None:
+    words = ["train", "--train-data", stores / "pairs", "--out", tmp_path / "run", "-q", *FAST]
+    unknown = csaligner(*words, "--report-to", "tensorbord")
+    assert unknown.stderr.strip() == "csaligner: report_to: 'tensorbord' is not known; did you mean 'tensorboard'?"
+    assert unknown.returncode == 1
