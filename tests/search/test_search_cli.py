@@ -21,7 +21,7 @@ def run(world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     by_id = {encoder.info.id: encoder for encoder in world.encoders}
     names = {IMAGE_ENCODER: world.images, TEXT_ENCODER: world.texts} | by_id
     for module in (index_module, origin):
-        monkeypatch.setattr(module, "open_encoder", names.__getitem__)
+        monkeypatch.setattr(module, "open_encoder", lambda name, modality: names[name])
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
 
 

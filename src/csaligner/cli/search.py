@@ -142,6 +142,34 @@ def serve(
     _serve(Index.open(index), ServeSettings(host=host, port=port, password=password, name=name))
 
 
+@app.command()
+def quickstart(
+    folder: Annotated[Path, typer.Argument(help="Pictures and texts; captions in a .txt of the same name.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the index; csaligner-NAME here, if not given.")] = None,
+    serve: Annotated[bool, typer.Option(help="Open the search page at the end.")] = True,
+    host: Host = "127.0.0.1",
+    port: Port = 7860,
+    password: Password = None,
+    quiet: Quiet = False,
+) -> None:
+    """From a folder to a search page: train if there are captions enough, index, serve."""
+    from csaligner.app.server import ServeSettings
+    from csaligner.progress import progress
+    from csaligner.search.quickstart import quickstart as start
+
+    out = out or Path(f"csaligner-{folder.resolve().name}")
+    with progress(err, "quickstart", quiet) as update:
+        result = start(folder, out, _say, update)
+    _say_report(result.index, result.report)
+    _say(f'from now on: csaligner search {out / "index"} "words", or csaligner serve {out / "index"}')
+    if serve:
+        _serve(result.index, ServeSettings(host=host, port=port, password=password, name=folder.resolve().name))
+
+
+def _say(line: str) -> None:
+    err.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def _serve(index: Index, settings: ServeSettings) -> None:
     from csaligner.app.server import serve as serve_index
 

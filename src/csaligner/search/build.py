@@ -24,7 +24,7 @@ from .entries import INDEX_FILE, Entry, EntrySettings, Found, find_entries
 from .index import ALIGNER, LOCK, Index
 from .items import INDEX_TYPES, Items, Row, Stamp
 from .manifest import IndexManifest, write_manifest
-from .origin import Origin, open_origin
+from .origin import Origin, open_origin, run_fingerprint
 from .spaces import raw_dim, raw_vectors
 
 A_WRITE: Mapping[Modality, int] = {"image": 64, "text": 256}  # entries a write: what a kill can lose
@@ -95,7 +95,7 @@ def build_index(
         create_index(out, open_origin(run, encoders), raw=settings.raw)
     with writing(out):
         index = Index.open(out, encoders)
-        if run is not None and open_origin(run, encoders).fingerprint != index.manifest.fingerprint:
+        if run is not None and run_fingerprint(run) != index.manifest.fingerprint:
             raise InputError(f"run: the index at {out} was made by another run ({index.manifest.run}); use another out")
         report = _sync(index, found, settings, progress)
         finish(index, settings.approximate)

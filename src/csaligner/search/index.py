@@ -134,7 +134,7 @@ class Index:
         """Opened on first use. Raises InputError where it is not the one that made the index."""
         with self._opening:
             if modality not in self._encoders:
-                encoder = open_encoder(getattr(self.manifest, modality).id)
+                encoder = open_encoder(getattr(self.manifest, modality).id, modality)
                 _check_encoder(self.manifest, encoder)
                 self._encoders[modality] = encoder
             return self._encoders[modality]

@@ -11,7 +11,7 @@ from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.data.manifest import read_manifest
 from csaligner.encoders import open_encoder
-from csaligner.runs import IMAGE_ENCODER, RECORD, TEXT_ENCODER, read_record
+from csaligner.runs import IMAGE_ENCODER, RECORD, TEXT_ENCODER, model_folder, read_record
 from csaligner.types import Encoder, EncoderInfo, Modality
 
 from .index import fingerprint_of
@@ -46,7 +46,7 @@ def open_origin(run: str, encoders: Sequence[Encoder] = ()) -> Origin:
     The encoders are those given, else those of the run's store, else the bundled ones; they must be the ones that
     the aligner was trained with. Raises InputError.
     """
-    folder = ASSET if run == BUNDLED else _model_folder(Path(run))
+    folder = _folder(run)
     model = Aligner.load(folder)
     image = _encoder_info(run, "image", encoders, model.config.image_encoder)
     text = _encoder_info(run, "text", encoders, model.config.text_encoder)
@@ -56,15 +56,20 @@ def open_origin(run: str, encoders: Sequence[Encoder] = ()) -> Origin:
     return Origin(run if run == BUNDLED else str(Path(run).resolve()), folder, model, image, text)
 
 
-def _model_folder(run: Path) -> Path:
+def run_fingerprint(run: str) -> str:
+    """Of the aligner that `run` names, without opening it."""
+    return fingerprint_of(_folder(run))
+
+
+def _folder(name: str) -> Path:
+    if name == BUNDLED:
+        return ASSET
+    run = Path(name)
     if not (run / RECORD).is_file():
         if (run / "model.safetensors").is_file():
             return run
         raise InputError(f"run: {run} is no run folder and no saved aligner; give one, or 'bundled'")
-    for name in ("best", "latest"):
-        if (run / "checkpoints" / name).exists():
-            return run / "checkpoints" / name
-    raise InputError(f"run: {run} holds no checkpoint yet; run `csaligner train` to its end first")
+    return model_folder(run)
 
 
 def _encoder_info(run: str, side: Modality, given: Sequence[Encoder], wanted: str | None) -> EncoderInfo:
@@ -86,4 +91,4 @@ def _named(run: str, side: Modality) -> EncoderInfo:
             info = manifest.image if side == "image" else manifest.text
             if info is not None:
                 return info
-    return open_encoder(IMAGE_ENCODER if side == "image" else TEXT_ENCODER).info
+    return open_encoder(IMAGE_ENCODER if side == "image" else TEXT_ENCODER, side).info

@@ -1,0 +1,77 @@
+"""The first run of a newcomer: with captions it trains, without it takes what is shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csaligner import runs
+from csaligner.adapters.aligner import Aligner
+from csaligner.checks import InputError
+from csaligner.config import TrainConfig
+from csaligner.search import index as index_module
+from csaligner.search import origin
+from csaligner.search import quickstart as module
+from csaligner.search.quickstart import QuickstartResult, quickstart
+
+
+@pytest.fixture
+def start(world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """quickstart with the colour encoders, and their aligner as the shipped one."""
+    names = {encoder.info.id: encoder for encoder in world.encoders}
+    names |= {runs.IMAGE_ENCODER: world.images, runs.TEXT_ENCODER: world.texts}
+    for place in (index_module, origin, runs):
+        monkeypatch.setattr(place, "open_encoder", lambda name, modality=None: names[name])
+    for place in (origin, module):
+        monkeypatch.setattr(place, "ASSET", world.run)
+    monkeypatch.setattr(module, "ENOUGH", 60)
+    config = TrainConfig(epochs=1, batch_size=16, image_adapter="linear", text_adapter="linear")  # type: ignore[arg-type]
+
+    def run(out: Path) -> tuple[QuickstartResult, list[str]]:
+        said: list[str] = []
+        result = quickstart(
+            world.folder, out, said.append, lambda done, total, values=None: None, config=config, workers=0
+        )
+        return result, said
+
+    return run
+
+
+def test_few_captions_take_the_shipped_aligner(world: Any, start: Any, tmp_path: Path) -> None:
+    world.many(20)
+    result, said = start(tmp_path / "out")
+    assert result.run == "bundled"
+    assert len(result.index) == 40
+    assert result.index.search("200 30 90", k=1)
+    assert "found 20 pictures (20 with captions) and 20 texts" in said[0]
+    assert any("about" in line for line in said)
+
+
+def test_many_captions_train_and_the_better_aligner_is_taken(world: Any, start: Any, tmp_path: Path) -> None:
+    world.many(90)
+    result, said = start(tmp_path / "out")
+    assert set(result.scores) == {"trained", "bundled"}
+    best = max(result.scores, key=lambda name: result.scores[name])
+    assert (result.run == "bundled") == (best == "bundled")
+    assert any("captions held out" in line for line in said)
+    again, said = start(tmp_path / "out")
+    assert (again.report.added, again.report.unchanged) == (0, 180)
+    assert any("only what changed" in line for line in said)
+
+
+def test_the_shipped_aligner_fits_the_bundled_encoders_and_is_small() -> None:
+    weights = origin.ASSET / "model.safetensors"
+    assert weights.stat().st_size < 3_000_000
+    config = Aligner.load(origin.ASSET).config
+    assert (config.dim_image, config.dim_text) == (1280, 384)
+    assert config.image_encoder is not None
+    assert config.text_encoder is not None
+    assert (origin.ASSET / "README.md").is_file()
+
+
+def test_a_folder_that_is_not_there(start: Any, world: Any, tmp_path: Path) -> None:
+    world.folder.rmdir()
+    with pytest.raises(InputError, match="no such folder"):
+        start(tmp_path / "out")
