@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csaligner.adapters.multi import MultiAligner
+from csaligner.adapters.multi import MultiAligner, fit_joint_start
 from csaligner.config import AdapterConfig
 from csaligner.data.datasets.tuxpaint import TuxPaint
 from csaligner.data.images import load_image
@@ -68,24 +68,20 @@ def part(rows: Rows, ids: Rows, keep: Tensor) -> tuple[Rows, Rows]:
     return {n: x[keep[ids[n]]] for n, x in rows.items()}, {n: i[keep[i]] for n, i in ids.items()}
 
 
-def train(loss: ModalitiesLoss | None, rows: Rows, ids: Rows, epochs: int, seed: int) -> MultiAligner:
-    torch.manual_seed(seed)
-    model = MultiAligner.fit_start(rows, ids, DIM, AdapterConfig(hidden=256))
+def train(model: MultiAligner, loss: ModalitiesLoss, rows: Rows, ids: Rows, epochs: int) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=WD)
     known = torch.unique(torch.cat(list(ids.values())))
     batches = max(1, len(known) // BATCH)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=epochs * batches)
-    for _ in range(epochs if loss is not None else 0):
+    for _ in range(epochs):
         for chosen in torch.chunk(known[torch.randperm(len(known))], batches):
             keep = torch.zeros(int(known.max()) + 1, dtype=torch.bool).index_fill_(0, chosen, True)
             batch, batch_ids = part(rows, ids, keep)
-            assert loss is not None
             total = loss(model(batch), model.logit_scale, batch_ids).total
             optimizer.zero_grad()
             total.backward()
             optimizer.step()
             rate.step()
-    return model.eval()
 
 
 @torch.inference_mode()
@@ -116,10 +112,13 @@ def main() -> None:
     rows, ids, test = features(options.language, options.items)
     train_rows, train_ids = part(rows, ids, ~test)
     test_rows, test_ids = part(rows, ids, test)
-    records = []
+    starts, records = fit_joint_start(train_rows, train_ids, DIM), []
     for method, loss in METHODS.items():
         for seed in range(options.seeds):
-            model = train(loss, train_rows, train_ids, options.epochs, seed)
+            torch.manual_seed(seed)
+            model = MultiAligner(starts, AdapterConfig(hidden=256))
+            if loss is not None:
+                train(model, loss, train_rows, train_ids, options.epochs)
             pairs, seen = measure(model, test_rows, test_ids), measure(model, train_rows, train_ids)
             records.append({"method": method, "seed": seed, "pairs": pairs, "train_pairs": seen})
             print(records[-1])
