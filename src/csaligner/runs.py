@@ -157,10 +157,12 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[Me
     """Metrics of a finished run on a split of its store (or of another store of the same encoders), with the free
     baselines beside it. Also written to results.json and report.html in the run folder."""
     record = read_record(run)
-    store = store or Store.open(Path(record["store"]))
+    trained_on = Path(record["store"])
+    store = store or Store.open(trained_on)
     config = load_config(TrainConfig, run / CONFIG)
     model, theirs = load_run(run, store, split)
-    train_features, test = some_pairs(store, "train", config.start.images), store.features(split)
+    own = Store.open(trained_on) if trained_on.exists() else store  # a store may hold a test split alone
+    train_features, test = some_pairs(own, "train", config.start.images), store.features(split)
     start = Aligner.fit_start(train_features, config).eval()
     aligned = {START: align(start, test), OURS: align(model, theirs)}
     history = [read_values(json.loads(line)) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,103 @@
+"""Recipes: a table of the paper as data, from encoders to the numbers beside those that were published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from .config import Strict, TrainConfig, load_config
+from .data.extract import ExtractSettings
+from .data.store import Store
+from .files import write_json, write_text
+from .runs import OURS, embed_dataset, evaluate_run, provenance, train
+
+Report = Callable[[str, int, int], None]
+JSON, TABLE = "paper_vs_ours.json", "paper_vs_ours.md"
+
+
+class DataConfig(Strict):
+    """data: a name or path for open_dataset; data_format and options: for its reader."""
+
+    data: str
+    data_format: str | None = None
+    options: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class TestConfig(DataConfig):
+    """paper: published values by our metric names, as fractions; rivals: the same for other methods of the table."""
+
+    paper: Mapping[str, float] = Field(default_factory=dict)
+    rivals: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
+
+
+class Recipe(Strict):
+    """One row of a table. source: where it stands; choices: what the paper leaves open and what is taken here."""
+
+    name: str
+    source: str
+    image_encoder: str
+    text_encoder: str
+    train: DataConfig
+    tests: Mapping[str, TestConfig]
+    config: TrainConfig = TrainConfig()
+    choices: Sequence[str] = ()
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe's YAML, changed by `key=value` words such as train.data=/data/cc3m. Raises InputError."""
+    return load_config(Recipe, path, overrides)
+
+
+def run_recipe(
+    recipe: Recipe, out: Path, settings: ExtractSettings | None = None, report: Report = lambda what, done, total: None
+) -> dict[str, dict[str, float]]:
+    """Embed, train, and measure on every test set; returns test set -> metrics. What is done already is not done
+    again. Writes paper_vs_ours.json and .md to `out`. Raises InputError."""
+    store = _store(recipe, recipe.train, out / "store-train", settings, report)
+    train(store, recipe.config, out / "run", lambda step, total, values: report("train", step, total))
+    found = {}
+    for name, test in recipe.tests.items():
+        theirs = _store(recipe, test, out / f"store-{name}", settings, report)
+        ours = next(r for r in evaluate_run(out / "run", "test", theirs) if r.name == OURS)
+        found[name] = dict(ours.metrics)
+    record = {"provenance": provenance(recipe.config.seed), "recipe": recipe.model_dump(mode="json"), "ours": found}
+    write_json(out / JSON, record)
+    write_text(out / TABLE, table(recipe, found))
+    return found
+
+
+def table(recipe: Recipe, found: Mapping[str, Mapping[str, float]]) -> str:
+    """Paper against ours in Markdown, in percent; a dash where a side has no number."""
+    lines = [
+        f"# {recipe.name}",
+        "",
+        recipe.source,
+        "",
+        "| test set | metric | paper | ours |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, test in recipe.tests.items():
+        for metric, value in test.paper.items():
+            ours = found.get(name, {}).get(metric)
+            shown = "-" if ours is None else f"{100 * ours:.1f}"
+            lines.append(f"| {name} | {metric} | {100 * value:.1f} | {shown} |")
+        for rival, values in test.rivals.items():
+            for metric, value in values.items():
+                lines.append(f"| {name} | {metric} ({rival}) | {100 * value:.1f} | |")
+    lines += ["", "Our choices where the paper leaves them open:", "", *(f"- {choice}" for choice in recipe.choices)]
+    return "\n".join(lines) + "\n"
+
+
+def _store(recipe: Recipe, data: DataConfig, folder: Path, settings: ExtractSettings | None, report: Report) -> Store:
+    options = dict(data.options) | ({"data_format": data.data_format} if data.data_format else {})
+    return embed_dataset(
+        data.data,
+        folder,
+        encoders=(recipe.image_encoder, recipe.text_encoder),
+        options=options,
+        settings=settings,
+        progress=lambda done, total, *_: report(f"embed {folder.name}", done, total),
+    )
