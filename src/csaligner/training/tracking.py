@@ -22,6 +22,13 @@ def check_trackers(names: Sequence[str]) -> None:
             raise InputError(f"report_to: {name} is not installed; pip install {name}")
 
 
+def check_used(wanted: Sequence[str], used: Sequence[Any]) -> None:
+    """InputError where accelerate has left out a tracker, which it does without a word."""
+    left_out = set(wanted) - {str(name) for name in used}
+    if left_out:
+        raise InputError(f"report_to: accelerate cannot use {sorted(left_out)[0]}; is the package installed whole?")
+
+
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
     """Nested settings as one level of `outer.inner` keys, which trackers take."""
     found: dict[str, str | int | float | bool] = {}

@@ -31,7 +31,7 @@ from .memory import Embeddings
 from .parallel import average_gradients, from_main, make_accelerator, same_start, wait_for_all
 from .schedules import value_at, warmup_cosine
 from .terms import LiveObjective
-from .tracking import check_trackers, flat, json_line
+from .tracking import check_trackers, check_used, flat, json_line
 
 Report = Callable[[int, int, Mapping[str, float]], None]
 
@@ -121,6 +121,7 @@ class Trainer:
         chose, or the last ones without a monitor; it is in evaluation mode, on the CPU."""
         self._accelerator = make_accelerator(log_with=list(self._options.report_to) or None, project_dir=self._folder)
         if self._options.report_to and is_main():
+            check_used(self._options.report_to, self._accelerator.log_with)
             self._accelerator.init_trackers("csaligner", flat(self._config.model_dump(mode="json")))
         self._module.to(self._accelerator.device)
         same_start(self._module)
