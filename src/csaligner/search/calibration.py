@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from csaligner.evaluation.mixed_search import modality_bias
+from csaligner.evaluation.mixed_search import K, modality_bias
 from csaligner.types import Modality
 
 MODALITIES: tuple[Modality, Modality] = ("image", "text")
-MIN_ITEMS = 20  # of each modality; below, cosines stay as they are
+MIN_ITEMS = 2 * K  # of each modality; below, cosines stay as they are
 QUERIES, CANDIDATES, KNOTS = 256, 20_000, 33
 STEPS = 30  # of the bisection for the offset: the last is 2^-30 wide
 
@@ -56,7 +56,7 @@ class Calibration:
             scores = _scores(sample, query)
             curves[query] = {m: _mean_curve(scores[m], levels).tolist() for m in MODALITIES}
             shared[query] = [sum(pair) / 2 for pair in zip(*curves[query].values(), strict=True)]
-            offset[query] = _offset(cls(curves, shared, {query: 0.0}), query, scores)
+            offset[query] = _Best.of(scores, query).offset(cls(curves, shared, {}))
         return cls(curves, shared, offset)
 
     def apply(self, query: Modality, item: Modality, cosines: Tensor) -> Tensor:
@@ -85,25 +85,37 @@ def bias_of(
     if min(len(vectors[m]) for m in MODALITIES) < MIN_ITEMS:
         return {}
     sample = {m: _sample(vectors[m], CANDIDATES, seed) for m in MODALITIES}
-    return {query: _bias(calibration, query, _scores(sample, query)) for query in MODALITIES}
+    return {query: _Best.of(_scores(sample, query), query).bias(calibration) for query in MODALITIES}
 
 
-def _bias(calibration: Calibration | None, query: Modality, scores: Mapping[Modality, Tensor]) -> float:
-    parts = [calibration.apply(query, m, scores[m]) if calibration else scores[m] for m in MODALITIES]
-    own = torch.cat([torch.full_like(scores[m], m == query, dtype=torch.bool) for m in MODALITIES], dim=1)
-    return float(modality_bias(torch.cat(parts, dim=1), own).mean())
+@dataclass(frozen=True)
+class _Best:
+    """The K best cosines of each modality for every query, all that decides on the first K of both; base: the own
+    modality's share of the candidates."""
 
+    query: Modality
+    best: Mapping[Modality, Tensor]
+    base: float
 
-def _offset(calibration: Calibration, query: Modality, scores: Mapping[Modality, Tensor]) -> float:
-    low, high = -1.0, 1.0
-    for _ in range(STEPS):
-        middle = (low + high) / 2
-        moved = Calibration(calibration.curves, calibration.shared, {query: middle})
-        if _bias(moved, query, scores) > 0:
-            high = middle
-        else:
-            low = middle
-    return (low + high) / 2
+    @classmethod
+    def of(cls, scores: Mapping[Modality, Tensor], query: Modality) -> _Best:
+        own, every = scores[query].shape[1] - 1, sum(s.shape[1] for s in scores.values()) - 1
+        return cls(query, {m: s.topk(K, dim=1).values for m, s in scores.items()}, own / every)
+
+    def bias(self, calibration: Calibration | None) -> float:
+        parts = [calibration.apply(self.query, m, x) if calibration else x for m, x in self.best.items()]
+        own = torch.cat([torch.full_like(x, m == self.query, dtype=torch.bool) for m, x in self.best.items()], dim=1)
+        share = modality_bias(torch.cat(parts, dim=1), own) + 0.5  # half of the 2 K candidates here are its own
+        return float(share.mean()) - self.base
+
+    def offset(self, calibration: Calibration) -> float:
+        """What to add to the own modality for no bias, by bisection."""
+        low, high = -1.0, 1.0
+        for _ in range(STEPS):
+            middle = (low + high) / 2
+            moved = Calibration(calibration.curves, calibration.shared, {self.query: middle})
+            low, high = (low, middle) if self.bias(moved) > 0 else (middle, high)
+        return (low + high) / 2
 
 
 def _sample(vectors: Tensor, most: int, seed: int) -> Tensor:

@@ -1,0 +1,303 @@
+"""The mixed index in numbers: time and memory at size, clients at once, and the quality of its answers.
+
+    python benchmarks/search.py scale --rows 100000     # one size and kind a process, so that memory is its own
+    python benchmarks/search.py clients --seconds 60
+    python benchmarks/search.py quality --store STORE --run CS_ALIGNER_RUN --infonce INFONCE_RUN [--run ... for seeds]
+
+Each writes its part of benchmarks/results/search.json. Latencies need a quiet machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import machine
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+
+from csaligner.adapters.aligner import Aligner, align
+from csaligner.config import TrainConfig
+from csaligner.data.store import Store
+from csaligner.evaluation.baselines import MeanCentring
+from csaligner.evaluation.mixed_search import mixed_search_of, modality_bias
+from csaligner.evaluation.ranking import ranks
+from csaligner.runs import model_folder
+from csaligner.search.build import add_features, create_index, finish
+from csaligner.search.calibration import MODALITIES, Calibration
+from csaligner.search.index import Index
+from csaligner.search.origin import BUNDLED, open_origin
+from csaligner.types import Modality, PairedFeatures
+
+OUT = Path(__file__).parent / "results" / "search.json"
+DIMS: dict[Modality, int] = {"image": 1280, "text": 384}
+PART = 10_000
+QUERIES = 200
+WORDS = (
+    "red",
+    "green",
+    "small",
+    "big",
+    "old",
+    "happy",
+    "flying",
+    "wooden",
+    "cat",
+    "dog",
+    "bird",
+    "tree",
+    "house",
+    "boat",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    scale = commands.add_parser("scale")
+    scale.add_argument("--rows", type=int, default=100_000)
+    scale.add_argument("--approximate", default="exact")
+    scale.add_argument("--folder", type=Path, help="where the index goes; deleted at the end")
+    clients = commands.add_parser("clients")
+    clients.add_argument("--rows", type=int, default=100_000)
+    clients.add_argument("--clients", type=int, default=50)
+    clients.add_argument("--seconds", type=float, default=60)
+    quality = commands.add_parser("quality")
+    quality.add_argument("--store", type=Path, required=True)
+    quality.add_argument("--run", type=Path, action="append", required=True)
+    quality.add_argument("--infonce", type=Path, action="append", required=True)
+    arguments = parser.parse_args()
+    if arguments.command == "scale":
+        name = f"scale/{arguments.rows}/{arguments.approximate}"
+        found = measure_scale(arguments.rows, arguments.approximate, arguments.folder)
+    elif arguments.command == "clients":
+        name, found = "clients", measure_clients(arguments.rows, arguments.clients, arguments.seconds)
+    else:
+        name, found = "quality", measure_quality(arguments.store, arguments.run, arguments.infonce)
+    known = json.loads(OUT.read_text()) if OUT.exists() else {}
+    machine.write(OUT, known | {name: {"machine": machine.describe()} | found})
+    print(json.dumps({name: found}, indent=1))
+
+
+def features_like(modality: Modality, rows: int, seed: int) -> torch.Tensor:
+    """Synthetic encoder features: 500 clusters in 32 directions, as real ones have; not white noise, which no
+    approximate index can search."""
+    shared = np.random.default_rng(0)
+    centres = shared.standard_normal((500, 32))
+    out = np.random.default_rng([1, DIMS[modality]]).standard_normal((32, DIMS[modality]))
+    rng = np.random.default_rng([seed, DIMS[modality]])
+    latent = centres[rng.integers(0, 500, rows)] + 0.5 * rng.standard_normal((rows, 32))
+    return torch.from_numpy((latent @ out / 6 + 0.3 * rng.standard_normal((rows, DIMS[modality]))).astype(np.float32))
+
+
+def filled_index(folder: Path, rows: int, approximate: str) -> tuple[Index, dict[str, float]]:
+    """Half pictures, half texts. Times: `insert` through the aligner into the table, `finish` the rest."""
+    create_index(folder, open_origin(BUNDLED), raw=False)
+    index = Index.open(folder)
+    seconds = {"insert_s": 0.0}
+    for modality in MODALITIES:
+        for start in range(0, rows // 2, PART):
+            count = min(PART, rows // 2 - start)
+            features = features_like(modality, count, start)
+            ids = [f"{modality}-{start + n}" for n in range(count)]
+            texts = [f"{modality} number {start + n}" for n in range(count)]
+            began = time.perf_counter()
+            add_features(index, modality, ids, features, texts)
+            seconds["insert_s"] += time.perf_counter() - began
+    began = time.perf_counter()
+    finish(index, approximate)
+    return index, seconds | {"finish_s": time.perf_counter() - began}
+
+
+def measure_scale(rows: int, approximate: str, folder: Path | None) -> dict[str, Any]:
+    where = folder or Path(tempfile.mkdtemp())
+    try:
+        index, seconds = filled_index(where / "index", rows, approximate)
+        how = index.manifest.approximate
+        del index
+        before = machine.peak_rss_mb()
+        opened = Index.open(where / "index")
+        began = time.perf_counter()
+        opened.warm()
+        found: dict[str, Any] = seconds | {"warm_s": time.perf_counter() - began}
+        features = features_like("text", QUERIES, 10**6)
+        found["vectors_only"] = latency(lambda n: opened.search_features(features[n], "text"))
+        found["with_text_encoder"] = latency(lambda n: opened.search(words(n)))
+        found |= {
+            "rows": rows,
+            "dim": opened.manifest.dim,
+            "recall@10": how.recall if how else 1.0,
+            "nprobes": how.nprobes if how else None,
+            "disk_mb": sum(f.stat().st_size for f in (where / "index").rglob("*") if f.is_file()) / 1e6,
+            "resident_mb": _resident_mb(),
+            "peak_while_building_mb": before,
+        }
+        return _rounded(found)
+    finally:
+        shutil.rmtree(where, ignore_errors=True)
+
+
+def words(n: int) -> str:
+    """Another sentence for each n, so that nothing is answered from memory."""
+    rng = np.random.default_rng(n)
+    return f"{' '.join(rng.choice(WORDS, 4))} {n}"
+
+
+def latency(ask: Callable[[int], Any]) -> dict[str, float]:
+    """Milliseconds; the first few are not counted."""
+    times = []
+    for n in range(QUERIES):
+        began = time.perf_counter()
+        ask(n)
+        times.append(1e3 * (time.perf_counter() - began))
+    counted = times[10:]
+    return {"p50_ms": float(np.median(counted)), "p95_ms": float(np.quantile(counted, 0.95))}
+
+
+def measure_clients(rows: int, clients: int, seconds: float) -> dict[str, Any]:
+    """Clients on the loopback address that ask new words again and again; the server runs in this process, too."""
+    import http.client
+
+    from csaligner.app.server import ServeSettings, serve
+
+    where = Path(tempfile.mkdtemp())
+    try:
+        index, _ = filled_index(where / "index", rows, "exact")
+        index.warm()
+        address: list[str] = []
+        settings = ServeSettings(port=0)
+        threading.Thread(target=serve, args=(index, settings, address.append), daemon=True).start()
+        while not address:
+            time.sleep(0.05)
+        port = int(address[0].rstrip("/").rpartition(":")[2])
+        stop = time.monotonic() + seconds
+        errors: list[str] = []
+
+        def client(number: int) -> list[float]:
+            times: list[float] = []
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            while time.monotonic() < stop:
+                began = time.perf_counter()
+                try:
+                    text = words(number * 100_000 + len(times)).replace(" ", "+")
+                    connection.request("GET", f"/api/search?q={text}&k=10")
+                    answer = connection.getresponse()
+                    body = answer.read()
+                    if answer.status != 200 or len(json.loads(body)["hits"]) != 10:
+                        errors.append(f"{answer.status}: {body[:200]!r}")
+                except OSError as error:
+                    errors.append(repr(error))
+                    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+                times.append(1e3 * (time.perf_counter() - began))
+            return times
+
+        with ThreadPoolExecutor(clients) as pool:
+            times = [t for part in pool.map(client, range(clients)) for t in part]
+        return _rounded(
+            {
+                "rows": rows,
+                "clients": clients,
+                "seconds": seconds,
+                "answers": len(times),
+                "errors": len(errors),
+                "first_error": errors[0] if errors else None,
+                "answers_a_second": len(times) / seconds,
+                "p50_ms": float(np.median(times)),
+                "p95_ms": float(np.quantile(times, 0.95)),
+            }
+        )
+    finally:
+        shutil.rmtree(where, ignore_errors=True)
+
+
+def measure_quality(store: Path, runs: list[Path], infonce: list[Path]) -> dict[str, Any]:
+    """On the test split, every method as a plain index of cosines and calibrated as ours is. Calibration sees the
+    test items without their pairs, as an index does. Mean over the runs (seeds)."""
+    opened = Store.open(store)
+    test, train = opened.features("test"), opened.features("train")
+    start = Aligner.fit_start(train, TrainConfig()).eval()
+    raw = projected(start, train), projected(start, test)
+    methods: dict[str, list[PairedFeatures]] = {
+        "raw": [raw[1]],
+        "mean-centring": [MeanCentring.fit(raw[0]).transform(raw[1])],
+        "closed-form start": [align(start, test)],
+        "InfoNCE": [align(Aligner.load(model_folder(run)), test) for run in infonce],
+        "CS-Aligner": [align(Aligner.load(model_folder(run)), test) for run in runs],
+    }
+    found: dict[str, Any] = {"n_images": len(test.image), "n_captions": len(test.text), "seeds": len(runs)}
+    for name, several in methods.items():
+        found[name] = _mean([mixed_search_of(features) for features in several])
+        found[f"{name}, calibrated"] = _mean([calibrated_metrics(features) for features in several])
+    return _rounded(found, 4)
+
+
+def projected(start: Aligner, features: PairedFeatures) -> PairedFeatures:
+    """What the index calls raw: (x / |x|) @ map of the closed-form start, with the gap still in it."""
+    from csaligner.search.spaces import raw_vectors
+
+    image, text = raw_vectors(start, "image", features.image), raw_vectors(start, "text", features.text)
+    return replace(features, image=normalize(image, dim=1), text=normalize(text, dim=1))
+
+
+def calibrated_metrics(features: PairedFeatures) -> dict[str, float]:
+    """mixed_search metrics of calibrated scores; the definitions are evaluation.mixed_search's."""
+    from csaligner.evaluation.mixed_search import _ndcg
+
+    vectors: dict[Modality, torch.Tensor] = {
+        "image": normalize(features.image, dim=1),
+        "text": normalize(features.text, dim=1),
+    }
+    calibration = Calibration.fit(vectors)
+    assert calibration is not None
+    n = len(features.image)
+    owner = torch.cat([torch.arange(n), features.text_to_image])
+    is_text = torch.arange(len(owner)) >= n
+    found: dict[str, float] = {}
+    for query, suffix in (("text", ""), ("image", "/image_query")):
+        rows = is_text if query == "text" else ~is_text
+        parts = [calibration.apply(query, m, vectors[query] @ vectors[m].T) for m in MODALITIES]  # type: ignore[index, arg-type]
+        scores = torch.cat(parts, dim=1)
+        scores[torch.arange(len(scores)), rows.nonzero()[:, 0]] = -torch.inf
+        same = owner[rows][:, None] == owner
+        found[f"mixed_ndcg@10{suffix}"] = float(_ndcg(scores, same).mean())
+        found[f"modality_bias@10{suffix}"] = float(modality_bias(scores, rows.expand_as(scores)).mean())
+        if query == "text":
+            image_only = scores.masked_fill(same & is_text, -torch.inf)
+            found["mixed_image_recall@10"] = float(ranks(image_only, same & ~is_text).hit_at(10).mean())
+    return found
+
+
+def _mean(several: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([one[name] for one in several])) for name in several[0]}
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _rounded(values: dict[str, Any], digits: int = 2) -> dict[str, Any]:
+    """Every float in it, at any depth."""
+    return {
+        name: _rounded(value, digits)
+        if isinstance(value, dict)
+        else round(value, digits)
+        if isinstance(value, float)
+        else value
+        for name, value in values.items()
+    }
+
+
+if __name__ == "__main__":
+    main()
