@@ -103,7 +103,8 @@ class Encoder(Protocol):
 
     `prepare` runs in worker processes, one item at a time (image: PIL image -> (3, H, W) uint8 or float32
     tensor; text: str -> str); `encode` takes a sequence of prepared items and returns (B, dim) float32 on the
-    CPU, in inference mode, un-normalised.
+    CPU, in inference mode, un-normalised. An encoder with `concurrent = True` lets several threads call `encode` at
+    once.
     """
 
     @property

@@ -76,7 +76,7 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
             ray_actors=ray_actors,
         )
     for line in store.notes:
-        err.print(line, style="yellow", highlight=False)
+        err.print(line, style="yellow", highlight=False, soft_wrap=True, markup=False)
     err.print(f"{store.n_images} images, {store.n_captions} captions: {out}", highlight=False)
 
 

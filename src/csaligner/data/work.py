@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from csaligner.checks import CSAlignerError, InputError
+from csaligner.checks import InputError
 from csaligner.types import Encoder, Item
 
 from .decode import Decoded, decoded_batches
@@ -21,7 +21,9 @@ from .parts import Part, write_part
 from .shards import Array, Rows, write_shard
 from .sources import written
 from .split import item_split
+from .streams import encode, encoded, streams_of
 
+Batches = Iterator[tuple[Decoded, Tensor | None]]
 ProgressCallback = Callable[[int, int], object]  # pictures done, pictures in all
 
 
@@ -50,8 +52,10 @@ class Work:
         shards = [self.range_of(number) for number in numbers]
         total = sum(map(len, shards))
         progress = _Progress(total, tell)
-        batches = self._batches(shards) if self.encoders.image else iter(())
-        with _threads_beside(self.workers if self.encoders.image else 0):
+        encoder = self.encoders.image
+        streams = streams_of(encoder) if encoder else 1
+        batches = encoded(encoder, self._batches(shards), streams) if encoder else iter(())
+        with _threads_beside(self.workers if encoder and streams == 1 else 0):
             for number, shard in zip(numbers, shards, strict=True):
                 rows, skipped = self._shard(shard, batches, progress)
                 part = Part(write_shard(self.out, number, rows, self.dtype), tuple(skipped))
@@ -68,7 +72,7 @@ class Work:
         index = [list(shard[start : start + size]) for shard in shards for start in range(0, len(shard), size)]
         return decoded_batches(self.items, self.encoders.image, index, self.workers)
 
-    def _shard(self, shard: range, batches: Iterator[Decoded], progress: _Progress) -> tuple[Rows, list[Skipped]]:
+    def _shard(self, shard: range, batches: Batches, progress: _Progress) -> tuple[Rows, list[Skipped]]:
         encoder = self.encoders.image
         if encoder is None:
             used = [self.items[i] for i in shard]
@@ -77,10 +81,9 @@ class Work:
         features: list[Tensor] = []
         good: list[Item] = []
         skipped: list[Skipped] = []
-        for batch in islice(batches, math.ceil(len(shard) / self.batch_size)):
+        for batch, x in islice(batches, math.ceil(len(shard) / self.batch_size)):
             bad = dict(batch.bad)
-            if batch.good:
-                x = _encode(encoder, batch.prepared)
+            if x is not None:
                 finite = torch.isfinite(x).all(dim=1)
                 broken = [i for i, ok in zip(batch.good, finite.tolist(), strict=True) if not ok]
                 bad |= {i: f"{self.items[i].image}: its features are NaN or infinite" for i in broken}
@@ -103,7 +106,7 @@ class Work:
         captions = [caption for item in used for caption in item.captions]
         if not captions:
             return torch.empty(0, encoder.info.dim).numpy()
-        text = _encode(encoder, [encoder.prepare(caption) for caption in captions])
+        text = encode(encoder, [encoder.prepare(caption) for caption in captions])
         finite = torch.isfinite(text).all(dim=1)
         if not bool(finite.all()):
             caption = captions[int((~finite).nonzero()[0])]
@@ -139,12 +142,3 @@ def _threads_beside(workers: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _encode(encoder: Encoder, prepared: Sequence[object]) -> Tensor:
-    x = encoder.encode(prepared).detach().to("cpu", torch.float32)
-    if x.shape != (len(prepared), encoder.info.dim):
-        raise CSAlignerError(
-            f"encoder {encoder.info.id} returned shape {tuple(x.shape)}, wanted {(len(prepared), encoder.info.dim)}"
-        )
-    return x

