@@ -16,7 +16,7 @@ from torch import Tensor
 from csaligner.checks import InputError, check_choice, check_non_negative
 
 from .contract import Contract, read_note
-from .folder import INDEX, check_memory, check_parts, decoder_folder, free_memory, read_json
+from .folder import INDEX, NO_WEIGHTS, check_memory, check_parts, decoder_folder, free_memory, read_json
 from .micro import diffusers
 
 BATCH = 32  # pictures of at most SMALL pixels a side in one pass; larger ones go one by one
@@ -40,6 +40,7 @@ class _Kind:
 
     contract: Callable[[str, Mapping[str, Path]], Contract]
     call: Callable[[Any, Tensor, Tensor | None, Sampling, list[torch.Generator]], list[Image]]
+    load: Callable[[Path, Mapping[str, Any], torch.dtype], Any]
 
 
 class Decoder:
@@ -104,9 +105,7 @@ def open_decoder(name_or_path: str) -> Decoder:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of classes that diffusers keeps but no longer changes
             package.utils.logging.disable_progress_bar()
-            pipeline = getattr(package, index["_class_name"]).from_pretrained(
-                str(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True
-            )
+            pipeline = kind.load(folder, index, dtype)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"decoder: {folder} cannot be loaded ({reason})") from None
@@ -144,6 +143,27 @@ def _kandinsky_contract(label: str, parts: Mapping[str, Path]) -> Contract:
 def _karlo_contract(label: str, parts: Mapping[str, Path]) -> Contract:
     dim = int(read_json(parts["text_proj"] / "config.json")["clip_embeddings_dim"])
     return Contract(label, dim, takes_negative=False)
+
+
+def _from_pretrained(folder: Path, index: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    pipeline = getattr(diffusers(), index["_class_name"])
+    return pipeline.from_pretrained(str(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True)
+
+
+def _part_by_part(folder: Path, index: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    """Karlo's folders name a module that newer versions of diffusers have moved; its parts load as ever."""
+    import transformers
+    from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
+
+    package, found = diffusers(), {}
+    for name, entry in index.items():
+        if name.startswith("_") or not isinstance(entry, list) or entry[0] is None:
+            continue
+        library = transformers if entry[0] == "transformers" else package
+        kind = UnCLIPTextProjModel if entry[1] == "UnCLIPTextProjModel" else getattr(library, entry[1])
+        precision = {} if entry[1].endswith(NO_WEIGHTS) else {"torch_dtype": dtype, "use_safetensors": True}
+        found[name] = kind.from_pretrained(str(folder / name), local_files_only=True, **precision)
+    return getattr(package, index["_class_name"])(**found)
 
 
 def _stable_unclip_contract(label: str, parts: Mapping[str, Path]) -> Contract:
@@ -199,7 +219,7 @@ def _stable_unclip(
 
 
 KINDS: Mapping[str, _Kind] = {
-    "KandinskyV22Pipeline": _Kind(_kandinsky_contract, _kandinsky),
-    "UnCLIPImageVariationPipeline": _Kind(_karlo_contract, _karlo),
-    "StableUnCLIPImg2ImgPipeline": _Kind(_stable_unclip_contract, _stable_unclip),
+    "KandinskyV22Pipeline": _Kind(_kandinsky_contract, _kandinsky, _from_pretrained),
+    "UnCLIPImageVariationPipeline": _Kind(_karlo_contract, _karlo, _part_by_part),
+    "StableUnCLIPImg2ImgPipeline": _Kind(_stable_unclip_contract, _stable_unclip, _from_pretrained),
 }

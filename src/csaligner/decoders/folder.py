@@ -36,7 +36,7 @@ def decoder_folder(name_or_path: str) -> Path:
     if name_or_path == "micro":
         return Path(str(resources.files("csaligner"))) / "assets" / "micro-decoder"
     repository = NAMES.get(name_or_path, name_or_path)
-    if repository.count("/") != 1 or path.suffix or name_or_path.startswith((".", "/")):
+    if repository.count("/") != 1 or repository.startswith((".", "/")):
         raise InputError(
             f"decoder: {name_or_path!r} is neither a folder nor a known name; {nearest(name_or_path, NAMES)}"
         )

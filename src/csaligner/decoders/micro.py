@@ -23,7 +23,8 @@ from csaligner.files import write_folder, write_text
 
 from .contract import Contract, write_contract
 
-GROUPS = 16  # of the group norms; divides every number of channels
+GROUPS = 8  # of the group norms; divides every number of channels
+HEAD_DIM = 16
 
 
 class MicroConfig(Strict):
@@ -35,7 +36,7 @@ class MicroConfig(Strict):
     size: Annotated[int, Field(ge=8)] = 32
     embedding_dim: Annotated[int, Field(ge=1)] = 1280
     latent_channels: Annotated[int, Field(ge=1)] = 8
-    autoencoder_channels: tuple[int, ...] = (32, 48, 64)
+    autoencoder_channels: tuple[int, ...] = (24, 48, 64)
     unet_channels: tuple[int, ...] = (80, 112)
     attention_dim: Annotated[int, Field(ge=1)] = 16
 
@@ -86,7 +87,7 @@ def build_micro(config: MicroConfig) -> MicroParts:
         mid_block_type="UNetMidBlock2DSimpleCrossAttn",
         up_block_types=("SimpleCrossAttnUpBlock2D",) * inner + ("ResnetUpsampleBlock2D",),
         cross_attention_dim=config.attention_dim,
-        attention_head_dim=GROUPS,
+        attention_head_dim=HEAD_DIM,
         addition_embed_type="image",
         encoder_hid_dim_type="image_proj",
         encoder_hid_dim=config.embedding_dim,

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, l1_loss, mse_loss
+from torch.nn.functional import l1_loss, mse_loss
 
 from csaligner.checks import InputError
 from csaligner.config import NonNegative, Positive, Strict
@@ -36,7 +36,6 @@ from .micro import (
 Report = Callable[[str, int, int, float], None]  # stage, step, steps, loss
 STATE, WEIGHTS = "state.json", "state.safetensors"
 CHUNK = 64
-COLOUR_POOL = 4  # side of the squares whose mean colour must be right
 STAGES = ("autoencoder", "diffusion")
 
 
@@ -48,8 +47,8 @@ class DecoderTraining(Strict):
 
     model: MicroConfig = MicroConfig()
     autoencoder_steps: Annotated[int, Field(ge=1)] = 3000
-    autoencoder_batch_size: Annotated[int, Field(ge=1)] = 32
-    autoencoder_lr: Positive = 1e-3
+    autoencoder_batch_size: Annotated[int, Field(ge=1)] = 16
+    autoencoder_lr: Positive = 2e-3
     steps: Annotated[int, Field(ge=1)] = 12000
     batch_size: Annotated[int, Field(ge=1)] = 64
     lr: Positive = 5e-4
@@ -148,21 +147,25 @@ class DecoderTrainer:
             self._update(optimiser, unet, loss, config.steps)
 
     def _autoencoder_loss(self, rows: Tensor) -> Tensor:
-        """L1 of pixels + L1 of their differences + L1 of mean colours; half the pictures have their colours swapped,
-        so that every hue is learnt as well as yellow."""
+        """4 |y - x|^2 + 8 |colour of y - colour of x|^2 + (L1 of pixels + L1 of their differences) / 2, as means.
+
+        Colour is what differs from the grey of the pixel: it is little of a squared error, and without weight of its
+        own it is learnt last. Half the pictures have their channels swapped, so that every hue is as common as yellow.
+        """
         movq, generator = self.parts.movq, self._generator(1)
-        x = to_unit(self._pictures.pixels[rows]).contiguous(memory_format=torch.channels_last)
+        x = to_unit(self._pictures.pixels[rows])
         if self._step % 2:
             x = x[:, torch.randperm(3, generator=generator)]
+        x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=self._config.bf16):
             z = movq.encode(x).latents
             noise = torch.randn(z.shape, generator=generator) * self._config.latent_noise
             y = movq.decode(z + noise * z.detach().std(), force_not_quantize=True).sample
         y = y.float()
         edges = l1_loss(y.diff(dim=2), x.diff(dim=2)) + l1_loss(y.diff(dim=3), x.diff(dim=3))
-        colours = l1_loss(avg_pool2d(y, COLOUR_POOL), avg_pool2d(x, COLOUR_POOL))
-        loss: Tensor = l1_loss(y, x) + edges + colours + 1e-3 * z.float().square().mean()
-        return loss
+        sharp: Tensor = (l1_loss(y, x) + edges) / 2
+        colour: Tensor = mse_loss(_colour(y), _colour(x))
+        return 4 * mse_loss(y, x) + 8 * colour + sharp + 1e-3 * z.float().square().mean()
 
     def _diffusion_loss(self, unet: Any, latents: Tensor) -> Tensor:
         """Mean |v - v'|^2, v = a e - s z (Salimans & Ho 2022), at uniformly drawn times."""
@@ -256,6 +259,10 @@ def _same_settings(folder: Path, theirs: Mapping[str, Any], ours: DecoderTrainin
     changed = [k for k, v in ours.model_dump(mode="json").items() if k not in free and theirs.get(k) != v]
     if changed:
         raise InputError(f"out: {folder} was trained with other settings ({', '.join(changed)}); choose another folder")
+
+
+def _colour(x: Tensor) -> Tensor:
+    return x - x.mean(dim=1, keepdim=True)
 
 
 def _one_cycle(progress: float) -> float:

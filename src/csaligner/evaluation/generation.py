@@ -116,4 +116,5 @@ def _nuclear(a: Tensor, b: Tensor) -> Tensor:
     """Nuclear norm of A B' by way of the d x d covariances: cheaper where there are many rows."""
     values, vectors = torch.linalg.eigh(a.T @ a)
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
-    return torch.linalg.eigvalsh(root @ (b.T @ b) @ root).clamp_min(0).sqrt().sum()
+    total: Tensor = torch.linalg.eigvalsh(root @ (b.T @ b) @ root).clamp_min(0).sqrt().sum()
+    return total
