@@ -6,10 +6,10 @@ import sys
 
 from csaligner.checks import CSAlignerError
 
-from . import compare, data, generate, pipeline, recipe, search
+from . import compare, data, export, generate, pipeline, recipe, search
 from .common import app, err
 
-__all__ = ["app", "compare", "data", "generate", "main", "pipeline", "recipe", "search"]
+__all__ = ["app", "compare", "data", "export", "generate", "main", "pipeline", "recipe", "search"]
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
 

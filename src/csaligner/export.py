@@ -1,0 +1,228 @@
+"""Adapters for programs without csaligner: safetensors, ONNX, plain NumPy arrays, a SentenceTransformer folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from .adapters.aligner import Aligner
+from .adapters.identity import IdentityAdapter
+from .adapters.linear import LinearAdapter
+from .adapters.lora import FOLDERS, LoRAAligner
+from .checks import CSAlignerError, InputError, check_choice
+from .config import TrainConfig, load_config
+from .data.store import Store
+from .data.tuned import TunedStore
+from .encoders import open_encoder
+from .files import write_folder, write_json, write_text
+from .runs import CONFIG, model_folder, read_record
+from .types import Encoder
+
+FORMATS = ("safetensors", "onnx", "npz", "sentence-transformers")
+SIDES = ("image", "text")
+ONNX_TOLERANCE = 1e-5
+
+NPZ_README = """# Adapters as arrays
+
+Each .npz holds mean (d_in,), map (d_in, d_out) and offset (d_out,){more}. Features x (N, d_in), as the encoder gives
+them, become rows of length 1 in the aligned space:
+
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    y = (x - mean) @ map + offset{line}; y /= np.linalg.norm(y, axis=1, keepdims=True)
+{identity}
+"""
+
+
+@dataclass(frozen=True)
+class RunToExport:
+    """A finished run. text: its text encoder, opened when it is needed; changed: sides whose encoder has LoRA."""
+
+    model: Aligner
+    store: Path
+    folder: Path
+    config: TrainConfig
+
+    @classmethod
+    def open(cls, run: Path) -> RunToExport:
+        """Raises InputError where `run` is no finished run."""
+        record, folder = read_record(run), model_folder(run)
+        return cls(Aligner.load(folder), Path(record["store"]), folder, load_config(TrainConfig, run / CONFIG))
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        return tuple(side for side, name in FOLDERS.items() if (self.folder / name).is_dir())
+
+    def text_encoder(self) -> Encoder:
+        """The run's text encoder, its LoRA merged where there is one."""
+        store = Store.open(self.store)
+        if "text" not in self.changed:
+            return open_encoder(store.encoders["text"].id, "text")
+        assert self.config.lora is not None
+        tuned = TunedStore.open(store, self.config.lora)
+        LoRAAligner.load(self.folder, tuned.towers).merge()
+        return tuned.encoders["text"]
+
+
+def export(run: Path, out: Path, format: str) -> tuple[Path, ...]:
+    """Write the adapters of a finished run into the new folder `out`; returns the files and folders written there.
+
+    format: safetensors (the weights of each adapter by name), onnx (features -> unit rows, any batch size; checked with
+    onnxruntime to 1e-5), npz (linear and identity adapters: three arrays), sentence-transformers (encoder and adapter
+    of the text side in one folder that SentenceTransformer(out) loads without csaligner).
+
+    Raises InputError: an unknown format, `out` exists, no finished run, an adapter that the format cannot hold, a
+    package that is not installed.
+    """
+    check_choice("format", format, FORMATS)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"out: {out} exists; choose another folder or delete it")
+    found = RunToExport.open(run)
+    if found.changed and format != "sentence-transformers":
+        raise InputError(
+            f"format: {format} holds adapters alone, and this run changed its {' and '.join(found.changed)} encoder "
+            "(LoRA); use sentence-transformers for the text side"
+        )
+    if format == "sentence-transformers":
+        from .integrations.sentence_transformers_export import save_sentence_transformer
+
+        save_sentence_transformer(found.model, found.text_encoder(), out)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        export_aligner(found.model, out, format)
+    return tuple(sorted(out.iterdir()))
+
+
+def export_aligner(model: Aligner, out: Path, format: str) -> None:
+    """As export, for a model in memory and one of the formats safetensors, onnx and npz."""
+    writers = {"safetensors": _safetensors, "onnx": _onnx, "npz": _npz}
+    check_choice("format", format, writers)
+    write_folder(out, lambda folder: writers[format](model.eval(), folder))
+
+
+def linear_arrays(model: Aligner, side: str) -> dict[str, NDArray[np.float32]] | None:
+    """mean, map and offset (and spread) of a linear adapter, None for identity. Raises InputError for another kind."""
+    adapter = _adapter(model, side)
+    if isinstance(adapter, IdentityAdapter):
+        return None
+    if not isinstance(adapter, LinearAdapter):
+        name = getattr(model.config, f"{side}_adapter").name
+        raise InputError(
+            f"format: npz holds linear adapters, the {side} adapter is {name}; use onnx, or train {side}_adapter=linear"
+        )
+    arrays = {name: getattr(adapter, name).detach().numpy() for name in ("mean", "map", "offset")}
+    if adapter.log_spread is not None:
+        arrays["spread"] = adapter.log_spread.detach().exp().numpy()
+    return arrays
+
+
+class _Side(nn.Module):
+    """One side as a graph: features -> rows of length 1."""
+
+    def __init__(self, adapter: nn.Module) -> None:
+        super().__init__()
+        self.adapter = adapter
+
+    def forward(self, features: Tensor) -> Tensor:
+        return normalize(self.adapter(features), dim=1)
+
+
+def _adapter(model: Aligner, side: str) -> nn.Module:
+    return model.image_adapter if side == "image" else model.text_adapter
+
+
+def _safetensors(model: Aligner, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    for side in SIDES:
+        state = {k: v.contiguous() for k, v in _adapter(model, side).state_dict().items()}
+        if state:
+            save_file(state, folder / f"{side}.safetensors", metadata={"adapter": _name(model, side)})
+    write_json(folder / "config.json", model.config.model_dump(mode="json"))
+
+
+def _npz(model: Aligner, folder: Path) -> None:
+    arrays = {side: linear_arrays(model, side) for side in SIDES}
+    for side, found in arrays.items():
+        if found is not None:
+            np.savez(folder / f"{side}.npz", **found)  # type: ignore[arg-type]
+    landed = any(found is not None and "spread" in found for found in arrays.values())
+    untouched = [side for side, found in arrays.items() if found is None]
+    text = NPZ_README.format(
+        more=", and a number spread" if landed else "",
+        line="",
+        identity=f"\nThe {untouched[0]} side has no file: its rows are only divided by their length.\n"
+        if untouched
+        else "",
+    )
+    if landed:
+        text = text.replace(
+            "y = (x - mean) @ map + offset;",
+            "u = (x - mean) @ map; y = spread * u / np.linalg.norm(u, axis=1, keepdims=True) + offset;",
+        )
+    write_text(folder / "README.md", text)
+
+
+def _onnx(model: Aligner, folder: Path) -> None:
+    _require_onnx()
+    for side in SIDES:
+        dim = model.config.dim_image if side == "image" else model.config.dim_text
+        module, path = _Side(_adapter(model, side)).eval(), folder / f"{side}.onnx"
+        example = torch.randn(3, dim, generator=torch.Generator().manual_seed(0))
+        torch.onnx.export(
+            module,
+            (example,),
+            str(path),
+            input_names=["features"],
+            output_names=["embeddings"],
+            dynamic_shapes={"features": {0: torch.export.Dim("rows")}},
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        _check_onnx(module, path, dim)
+
+
+def _check_onnx(module: nn.Module, path: Path, dim: int) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for rows in (1, 2, 17):
+        x = torch.randn(rows, dim, generator=torch.Generator().manual_seed(rows))
+        with torch.inference_mode():
+            wanted = module(x).numpy()
+        (found,) = session.run(None, {"features": x.numpy()})
+        error = float(np.abs(found - wanted).max())
+        if found.shape != wanted.shape or not error < ONNX_TOLERANCE:
+            raise CSAlignerError(f"onnx: {path.name} differs by {error:.1e} for {rows} rows; this is a bug, report it")
+
+
+def _require_onnx() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise InputError(f"format: onnx needs {', '.join(missing)}; pip install 'csaligner[export]'")
+
+
+def _name(model: Aligner, side: str) -> str:
+    return str(getattr(model.config, f"{side}_adapter").name)
+
+
+def metrics_of(run: Path) -> Mapping[str, Any]:
+    """Test metrics of a run from its results.json, {} where it was not evaluated."""
+    import json
+
+    path = run / "results.json"
+    if not path.is_file():
+        return {}
+    results = json.loads(path.read_text(encoding="utf-8")).get("results", [])
+    ours = [r for r in results if r.get("name") == "CS-Aligner"]
+    return dict(ours[-1].get("metrics", {})) if ours else {}
