@@ -14,6 +14,7 @@ from .checks import InputError, nearest
 from .registry import ADAPTERS
 
 FORMAT_VERSION = 1
+FIXED_SIDE_SCALE = 50.0  # 1/temperature beside an identity adapter
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -39,12 +40,17 @@ class PositiveSchedule(Schedule):
 
 
 class AdapterConfig(Strict):
-    """One side's adapter. `identity` leaves that side's features as they are (L2-normalised)."""
+    """One side's adapter. `identity` leaves that side's features as they are (L2-normalised).
+
+    onto: the adapter lands on a fixed side, and a learnt number says how far its rows lie from that side's centre; the
+    start sets it (adapters/start.py).
+    """
 
     name: str = "mlp"
     hidden: Annotated[int, Field(ge=1)] = 512
     blocks: Annotated[int, Field(ge=1)] = 1
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    onto: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -65,12 +71,15 @@ class StartConfig(Strict):
     kind: auto (moments where the dimensions agree, else projection), identity, moments, projection.
     shrinkage: weight of the mean eigenvalue that is added to each covariance before it is inverted (moments).
     projection_shrinkage: the same for projections, divided by the square root of the number of images.
+    spread: onto a fixed side of the same dimension, the distance of the landed rows from its centre, in multiples of
+    the root mean square of its own: a larger one keeps more of the recall, a smaller one closes more of the gap.
     images: at most so many training images are read for the fit, at even steps.
     """
 
     kind: Literal["auto", "identity", "moments", "projection"] = "auto"
     shrinkage: Positive = 3.0
     projection_shrinkage: Positive = 12.0
+    spread: Positive = 2.5
     images: Annotated[int, Field(ge=2)] = 20_000
 
 
@@ -178,6 +187,22 @@ class TrainConfig(Strict):
     monitor: str | None = None
     val_images: Annotated[int, Field(ge=1)] | None = 5000
 
+    @model_validator(mode="before")
+    @classmethod
+    def _scale_of_a_fixed_side(cls, data: Any) -> Any:
+        """Rows of a fixed side keep their common mean, so their cosines differ little: where nothing else is said, the
+        logit scale is FIXED_SIDE_SCALE and not learnt (docs/results.md)."""
+        if not isinstance(data, dict) or not any(
+            _is_identity(data.get(f"{side}_adapter")) for side in ("image", "text")
+        ):
+            return data
+        objective = data.get("objective", {})
+        said = objective.model_fields_set if isinstance(objective, BaseModel) else objective
+        if not isinstance(said, Mapping | set) or {"logit_scale", "learn_logit_scale"} & set(said):
+            return data
+        given = objective.model_dump(exclude_unset=True) if isinstance(objective, BaseModel) else dict(objective)
+        return data | {"objective": given | {"logit_scale": FIXED_SIDE_SCALE, "learn_logit_scale": False}}
+
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
         if self.image_adapter.name == self.text_adapter.name == "identity" and self.lora is None:
@@ -185,6 +210,11 @@ class TrainConfig(Strict):
         if self.patience is not None and self.monitor is None:
             raise ValueError("patience: needs a monitor to wait for; set monitor=score, say")
         return self
+
+
+def _is_identity(adapter: Any) -> bool:
+    name = adapter.get("name") if isinstance(adapter, dict) else getattr(adapter, "name", adapter)
+    return bool(name == "identity")
 
 
 C = TypeVar("C", bound=BaseModel)

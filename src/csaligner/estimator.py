@@ -33,7 +33,7 @@ class CSAligner:
     """
 
     def __init__(self, config: TrainConfig | None = None, **settings: Any) -> None:
-        data = (config or TrainConfig()).model_dump() | settings
+        data = (config or TrainConfig()).model_dump(exclude_unset=True) | settings
         self.config = build_config(TrainConfig, data)
         self._model: Aligner | None = None
 

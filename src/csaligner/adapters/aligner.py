@@ -94,8 +94,8 @@ class Aligner(nn.Module):
                 dim_image=features.image.shape[1],
                 dim_text=features.text.shape[1],
                 dim=len(starts[0].offset),
-                image_adapter=config.image_adapter,
-                text_adapter=config.text_adapter,
+                image_adapter=_landing(config.image_adapter, starts[0]),
+                text_adapter=_landing(config.text_adapter, starts[1]),
                 image_encoder=encoders[0],
                 text_encoder=encoders[1],
             ),
@@ -161,6 +161,10 @@ def encode(model: Aligner, side: str, x: Tensor) -> Tensor:
     apply: Callable[[Tensor], Tensor] = model.encode_image if side == "image" else model.encode_text
     device = model.log_logit_scale.device
     return torch.cat([apply(chunk.to(device)).cpu() for chunk in torch.split(x, CHUNK)])
+
+
+def _landing(adapter: AdapterConfig, start: Affine) -> AdapterConfig:
+    return adapter.model_copy(update={"onto": start.spread is not None})
 
 
 def _blank(dim_in: int, dim_out: int) -> Affine:

@@ -12,13 +12,29 @@ from .start import Affine
 
 
 class LinearAdapter(nn.Module):
-    """x -> (x / |x| - mean) @ map + offset, (N, d_in) -> (N, d_out); mean, map and offset are learnt."""
+    """x -> (x / |x| - mean) @ map + offset, (N, d_in) -> (N, d_out); mean, map and offset are learnt.
+
+    Onto a fixed side (config.onto): x -> spread * u / |u| + offset, u = (x / |x| - mean) @ map; exp(log_spread) is
+    learnt, too.
+    """
 
     def __init__(self, start: Affine, config: AdapterConfig) -> None:
         super().__init__()
         self.mean = nn.Parameter(start.mean.clone())
         self.map = nn.Parameter(torch.eye(len(start.mean)) if start.map is None else start.map.clone())
         self.offset = nn.Parameter(start.offset.clone())
+        self.log_spread: nn.Parameter | None = None
+        if config.onto:
+            self.log_spread = nn.Parameter(torch.tensor(1.0 if start.spread is None else start.spread).log())
 
     def forward(self, x: Tensor) -> Tensor:
-        return (normalize(x, dim=1) - self.mean) @ self.map + self.offset
+        return self.land(self.directions(x))
+
+    def directions(self, x: Tensor) -> Tensor:
+        """The mapped rows before the offset, of length 1 where they land on a fixed side."""
+        u: Tensor = (normalize(x, dim=1) - self.mean) @ self.map
+        return u if self.log_spread is None else normalize(u, dim=1)
+
+    def land(self, u: Tensor) -> Tensor:
+        """Add the offset, at the learnt distance from it where there is one."""
+        return u + self.offset if self.log_spread is None else self.log_spread.exp() * normalize(u, dim=1) + self.offset

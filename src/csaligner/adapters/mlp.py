@@ -14,7 +14,8 @@ class MLPAdapter(nn.Module):
     """x -> z + f(z) with z = LinearAdapter(x) and f = Linear(GELU(Linear(z))), `blocks` times.
 
     (N, d_in) -> (N, d_out). The last layer of each f starts at zero, so a new adapter computes its start. The
-    map of the start stays fixed: what is learnt is the centre, the offset and f.
+    map of the start stays fixed: what is learnt is the centre, the offset and f. Onto a fixed side f works on the
+    directions, before they land.
     """
 
     def __init__(self, start: Affine, config: AdapterConfig) -> None:
@@ -25,10 +26,11 @@ class MLPAdapter(nn.Module):
         self.blocks = nn.ModuleList(_block(dim, config) for _ in range(config.blocks))
 
     def forward(self, x: Tensor) -> Tensor:
-        z: Tensor = self.start(x)
+        onto = self.start.log_spread is not None
+        z: Tensor = self.start.directions(x) if onto else self.start(x)
         for block in self.blocks:
             z = z + block(z)
-        return z
+        return self.start.land(z) if onto else z
 
 
 def _block(dim: int, config: AdapterConfig) -> nn.Sequential:

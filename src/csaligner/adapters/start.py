@@ -10,8 +10,10 @@ Every adapter begins with such a map, fitted to the training features, and learn
   pooled covariance (half of CORAL, Sun et al. 2016, which re-colours wholly).
 - projection (dimensions differ): regularised canonical correlation analysis of the pairs (Hotelling 1936):
   with S_x'^(-1/2) S_xy S_y'^(-1/2) = U diag(r) V', map_x = S_x'^(-1/2) U diag(r), map_y = S_y'^(-1/2) V diag(r).
-- onto a fixed side: the mean moves to the fixed side's; where the dimensions differ, ridge regression of the
-  fixed side's normalised features on the other side's.
+- onto a fixed side: rows of one length around the fixed side's mean m, in the directions of the own centred features
+  without their part along m: start(x) = spread * u / |u| + m, u = (I - m m' / |m|^2)(x / |x| - mean). With the part
+  along m, or with lengths that vary, a text is near to all pictures or far from all, whatever it says. Where the
+  dimensions differ, ridge regression of the fixed side's normalised features on the other side's.
 
 Captions weigh 1/m, m captions of one image.
 """
@@ -31,11 +33,13 @@ from csaligner.types import PairedFeatures
 
 @dataclass(frozen=True)
 class Affine:
-    """mean: (d_in,); map: (d_in, d_out) or None for the identity; offset: (d_out,)."""
+    """mean: (d_in,); map: (d_in, d_out) or None for the identity; offset: (d_out,). spread: the length of mapped rows
+    before the offset is added, None: as they come."""
 
     mean: Tensor
     map: Tensor | None
     offset: Tensor
+    spread: float | None = None
 
     @classmethod
     def identity(cls, dim: int) -> Affine:
@@ -111,8 +115,9 @@ def _canonical(m: _Moments, shrinkage: float, dim: int | None) -> tuple[Tensor, 
 
 
 def _onto_fixed(m: _Moments, config: StartConfig, fixed: str) -> tuple[Affine, Affine]:
-    """The side that learns lands on the fixed one: its mean moves there, and its map is the identity (auto), CORAL
-    (moments: the covariance of the fixed side), or ridge regression (projection, or where dimensions differ)."""
+    """The side that learns lands on the fixed one: directions without its mean at one distance from it (auto), the mean
+    moved there (identity), CORAL (moments: the covariance of the fixed side), or ridge regression (projection, or
+    where dimensions differ)."""
     if fixed == "image":
         cov, target_cov, cross, mean, target_mean = m.cov_y, m.cov_x, m.cov_xy.T, m.mean_y, m.mean_x
     else:
@@ -124,7 +129,11 @@ def _onto_fixed(m: _Moments, config: StartConfig, fixed: str) -> tuple[Affine, A
         map_ = power(cov, -0.5, config.shrinkage) @ power(target_cov, 0.5, config.shrinkage)
     else:
         map_ = torch.eye(len(mean), dtype=cov.dtype)
-    start = Affine(mean.float(), map_.float(), target_mean.float())
+    spread = None
+    if same and config.kind == "auto":
+        map_ = map_ - torch.outer(target_mean, target_mean) / target_mean.square().sum().clamp_min(1e-12)
+        spread = config.spread * float(target_cov.trace().sqrt())
+    start = Affine(mean.float(), map_.float(), target_mean.float(), spread)
     untouched = Affine.identity(len(target_mean))
     return (untouched, start) if fixed == "image" else (start, untouched)
 
