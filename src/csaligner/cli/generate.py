@@ -1,4 +1,4 @@
-"""train-decoder, generate: from a prompt to a picture."""
+"""generate, train-decoder: from a prompt to a picture."""
 
 from __future__ import annotations
 
@@ -8,6 +8,37 @@ from typing import Annotated
 import typer
 
 from .common import Quiet, app, err
+
+
+@app.command()
+def generate(  # noqa: PLR0913, PLR0917  (options of a command)
+    prompts: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Mixed: 'an apple::0.7 a pear::0.3'.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="A run that `train` wrote; the one in the package if not given.")
+    ] = None,
+    decoder: Annotated[
+        str, typer.Option(help="micro, kandinsky-2.2, karlo, stable-unclip, or a folder of diffusers.")
+    ] = "micro",
+    image: Annotated[Path | None, typer.Option(help="Variations of this picture instead of prompts.")] = None,
+    negative: Annotated[str | None, typer.Option(help="A prompt to keep away from.")] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Pictures for each prompt.")] = 1,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Of denoising.")] = 30,
+    guidance: Annotated[float, typer.Option(min=0, help="1 or less: none.")] = 4.0,
+    out: Annotated[Path, typer.Option(help="File; several pictures get numbers.")] = Path("generated.png"),
+    pixels: Annotated[int, typer.Option(min=0, help="Enlarge smaller pictures to this side; 0: as they are.")] = 256,
+) -> None:
+    """Draw prompts: one forward pass of the text adapter, then the decoder. No diffusion prior."""
+    from csaligner.decoders.door import Sampling
+    from csaligner.generation.generate import Wish, save_pictures
+    from csaligner.generation.generate import generate as run_generate
+
+    wish = Wish(tuple(prompts or ()), image, negative)
+    rows = run_generate(wish, run=run, decoder=decoder, sampling=Sampling(n, seed, steps, guidance))
+    for path in save_pictures([picture for row in rows for picture in row], out, pixels):
+        err.print(str(path), highlight=False)
 
 
 @app.command("train-decoder")

@@ -70,10 +70,10 @@ Pictures of the val and test splits (a hash of each picture's group decides) wer
 
 ## Training
 
-Auto-encoder: {config.autoencoder_steps} steps of {config.autoencoder_batch_size} pictures, squared
-and absolute errors of pixels, of colours and of edges. Diffusion: {steps} steps of {config.batch_size} pictures, v-prediction, learning rate
-{config.lr:g}, embedding replaced by the mean one for {config.condition_dropout:.0%} of the pictures. Seed
-{config.seed}. Code and settings: `decoders/micro_training.py`.
+Auto-encoder: {config.autoencoder_steps} steps of {config.autoencoder_batch_size} pictures, squared and absolute
+errors of pixels, of colours and of edges. Diffusion: {steps} steps of {config.batch_size} pictures, v-prediction,
+learning rate {config.lr:g}, embedding replaced by the mean one for {config.condition_dropout:.0%} of the pictures.
+Seed {config.seed}. Code and settings: `decoders/micro_training.py`.
 
 ## Licence
 

@@ -1,0 +1,110 @@
+"""`csaligner eval --task generation`: how near the pictures of a run come to real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from csaligner.adapters.aligner import encode
+from csaligner.data.images import load_image
+from csaligner.data.store import Store
+from csaligner.decoders.door import Decoder, Sampling
+from csaligner.encoders.pixels import fit_square
+from csaligner.evaluation.generation import Projection, frechet_distance, generation_metrics, text_agreement
+from csaligner.evaluation.retrieval import retrieval_of
+from csaligner.types import Encoder, PairedFeatures, Split
+
+from .pictures import picture_paths
+from .text import TextToEmbedding
+
+DRAWN = 224
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """split: whose first captions are drawn, one picture an image, at most `limit`; dims: principal dimensions of
+    the training pictures' features in which Frechet distances are computed (None: all); force: compute them for
+    fewer pictures than dimensions too."""
+
+    split: Split = "test"
+    limit: int | None = None
+    dims: int | None = 64
+    force: bool = False
+
+
+class Reference:
+    """Real pictures of a split, at the decoder's size, and their features: computed once for all methods."""
+
+    def __init__(self, store: Store, encoder: Encoder, side: int, protocol: Protocol) -> None:
+        """encoder: the feature network, the bundled one or any other (FID's Inception, CMMD's CLIP)."""
+        self.pairs = first_captions(store.features(protocol.split), protocol.limit)
+        self.train = store.features("train").image
+        self.encoder, self.side, self.protocol = encoder, side, protocol
+        paths = picture_paths(store, self.pairs.image_ids)
+        self.pictures = [fit_square(load_image(path, DRAWN), side) for path in paths]
+        self.features = picture_features(encoder, self.pictures)
+        same = store.manifest.image is not None and store.manifest.image.fingerprint == encoder.info.fingerprint
+        fitted_on = self.train if same else self.features
+        self.project = Projection.fit(fitted_on, protocol.dims) if protocol.dims else None
+
+    def measure(self, pictures: Sequence[Image.Image]) -> dict[str, float]:
+        """fid, kid, cmmd of pictures against the real ones; picture_cosine: mean cosine of each picture's features
+        with those of the real picture it stands for, centred on the real ones."""
+        found = picture_features(self.encoder, pictures)
+        centre = self.features.mean(dim=0)
+        cosine = text_agreement(found - centre, self.features - centre) / 100
+        metrics = generation_metrics(self.features, found, project=self.project, force=self.protocol.force)
+        return metrics | {"picture_cosine": cosine}
+
+
+def picture_features(encoder: Encoder, pictures: Sequence[Image.Image]) -> Tensor:
+    """(N, d): small pictures are scaled up by the encoder's own preparation, real and generated ones alike."""
+    chunks = [pictures[i : i + 32] for i in range(0, len(pictures), 32)]
+    return torch.cat([encoder.encode([encoder.prepare(p) for p in chunk]) for chunk in chunks])
+
+
+def first_captions(pairs: PairedFeatures, limit: int | None = None) -> PairedFeatures:
+    """One caption an image, the first, of at most `limit` images: row i belongs to image i."""
+    n = min(len(pairs.image), limit or len(pairs.image))
+    first = {int(image): row for row, image in reversed(list(enumerate(pairs.text_to_image.tolist())))}
+    rows = [first[i] for i in range(n)]
+    captions = tuple(pairs.captions[row] for row in rows) if pairs.captions else None
+    return PairedFeatures(pairs.image[:n], pairs.text[rows], torch.arange(n), pairs.image_ids[:n], captions)
+
+
+def embedding_metrics(text: TextToEmbedding, reference: Reference) -> dict[str, float]:
+    """Without a decoder: Frechet distance of predicted directions to those of real images (in principal dimensions
+    of the training ones), and text-to-image recall among them."""
+    model, pairs = text.model, reference.pairs
+    predicted, real = encode(model, "text", pairs.text), encode(model, "image", pairs.image)
+    both = (real, predicted)
+    if reference.protocol.dims:
+        project = Projection.fit(encode(model, "image", reference.train), reference.protocol.dims)
+        both = (project(real), project(predicted))
+    recall = retrieval_of(PairedFeatures(real, predicted, pairs.text_to_image, pairs.image_ids))
+    return {
+        "embedding_frechet": frechet_distance(*both, force=reference.protocol.force),
+        "paired_cosine": float((normalize(real, dim=1) * normalize(predicted, dim=1)).sum(dim=1).mean()),
+    } | {k: v for k, v in recall.items() if k.startswith("text_to_image_recall")}
+
+
+def draw(decoder: Decoder, embeddings: Tensor, sampling: Sampling, negative: Tensor | None = None) -> list[Image.Image]:
+    """One picture a row."""
+    return [row[0] for row in decoder.decode(embeddings, replace(sampling, n=1), negative)]
+
+
+def evaluate_generation(
+    text: TextToEmbedding, decoder: Decoder, reference: Reference, sampling: Sampling, negative: Tensor | None = None
+) -> dict[str, float]:
+    """embedding_metrics, and measure() of the pictures drawn from the captions and, as ceiling/..., of those drawn
+    from the true embeddings."""
+    text.check(decoder.contract)
+    raw = text.raw(encode(text.model, "text", reference.pairs.text), decoder.contract)
+    drawn = reference.measure(draw(decoder, raw, sampling, negative))
+    ceiling = reference.measure(draw(decoder, reference.pairs.image, sampling, negative))
+    return embedding_metrics(text, reference) | drawn | {f"ceiling/{k}": ceiling[k] for k in ("fid", "kid", "cmmd")}
