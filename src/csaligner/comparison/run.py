@@ -8,9 +8,10 @@ from pathlib import Path
 from csaligner.files import write_json
 from csaligner.reporting.comparison import DatasetComparison, write_comparison
 from csaligner.reporting.record import MethodResult
+from csaligner.reporting.summary import Summary, summarise
 from csaligner.runs import provenance
 
-from .compare import Budget, Comparison, Report, averages, compare, score
+from .compare import Budget, Comparison, Measured, Report, averages, compare, score
 from .folds import open_folds
 from .methods import TRAINED
 
@@ -38,22 +39,35 @@ def compare_and_write(
 
 
 def datasets(comparison: Comparison) -> list[DatasetComparison]:
-    """The page's view: one result for each method and seed, the mean over folds."""
+    """The page's view of each data set."""
     found = []
+    about = {method: trained.about for method, trained in TRAINED.items()}
     for name in dict.fromkeys(m.dataset for m in comparison.measured):
         here = [m for m in comparison.measured if m.dataset == name]
-        keys = dict.fromkeys(key for m in here for key in m.metrics)
-        table = {key: averages(here, key) for key in keys}
-        results, settings = [], {}
+        settings = {}
         for method in dict.fromkeys(m.method for m in here):
             chosen = [m.settings for m in here if m.method == method and m.seed == 0]
             settings[method] = ", ".join(_range(key, [s[key] for s in chosen]) for key in chosen[0])
-            for seed in range(len(table["mean_recall@1"][name, method])):
-                metrics = {k: cells[name, method][seed] for k, cells in table.items() if (name, method) in cells}
-                results.append(MethodResult(method, seed, metrics))
-        about = {method: trained.about for method, trained in TRAINED.items()}
-        found.append(DatasetComparison(name, results, about, settings, comparison.left_out.get(name, {})))
+        left_out = comparison.left_out.get(name, {})
+        found.append(DatasetComparison(name, results_of(here), about, settings, left_out))
     return found
+
+
+def results_of(measured: Sequence[Measured]) -> list[MethodResult]:
+    """One result for each method and seed of one data set, the mean over folds."""
+    table = {key: averages(measured, key) for key in dict.fromkeys(key for m in measured for key in m.metrics)}
+    results = []
+    for name, method in dict.fromkeys((m.dataset, m.method) for m in measured):
+        seeds = range(len(table["mean_recall@1"][name, method]))
+        for seed in seeds:
+            metrics = {k: cells[name, method][seed] for k, cells in table.items() if (name, method) in cells}
+            results.append(MethodResult(method, seed, metrics))
+    return results
+
+
+def summary_of(measured: Sequence[Measured]) -> Summary:
+    """Means and spreads over seeds of one data set."""
+    return summarise(results_of(measured))
 
 
 def _range(key: str, values: Sequence[float]) -> str:

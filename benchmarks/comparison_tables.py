@@ -1,0 +1,84 @@
+"""Tables of comparisons, sweeps, unpaired rows and scaling, from their JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from statistics import mean, stdev
+from typing import Any
+
+from csaligner.comparison.compare import Measured, averages
+from csaligner.comparison.run import summary_of
+from csaligner.reporting.comparison import pareto_front
+
+Loader = Callable[[str], Any]
+# metric, heading, factor, digits
+COLUMNS = (
+    ("mean_recall@1", "R@1 %", 100, 1),
+    ("mixed_image_recall@10", "mixed image-recall@10 %", 100, 1),
+    ("gap/centroid", "gap", 1, 3),
+    ("gap/cs", "D_CS", 1, 3),
+    ("gap/frechet", "Frechet", 1, 3),
+    ("gap/probe_accuracy", "probe %", 100, 1),
+    ("clustering/ami_category", "AMI", 1, 3),
+)
+
+
+def spread(values: list[float], factor: float, digits: int) -> str:
+    shown = [factor * value for value in values]
+    tail = f" ± {stdev(shown):.{digits}f}" if len(shown) > 1 and stdev(shown) > 10**-digits / 2 else ""
+    return f"{mean(shown):.{digits}f}{tail}"
+
+
+def compare_rows(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Heading and lines of one data set's comparison; the front is marked."""
+    measured = [Measured(**m) for m in content["measured"]]
+    front = pareto_front(summary_of(measured))
+    columns = [c for c in COLUMNS if any(c[0] in m.metrics for m in measured)]
+    cells = {key: averages(measured, key) for key, *_ in columns}
+    rows = []
+    for method in dict.fromkeys(m.method for m in measured):
+        dataset = measured[0].dataset
+        chosen = [m.settings for m in measured if m.method == method and m.seed == 0]
+        settings = "; ".join(f"{key} {_range([s[key] for s in chosen])}" for key in chosen[0])
+        values = [
+            spread(cells[key][dataset, method], factor, digits) if (dataset, method) in cells[key] else ""
+            for key, _, factor, digits in columns
+        ]
+        rows.append([f"**{method}**" if method in front else method, *values, settings])
+    return ["method", *(heading for _, heading, *_ in columns), "chosen on validation"], rows
+
+
+def sweep_rows(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Every point of the grids and what chose itself."""
+    keys = COLUMNS[:4]
+    rows = []
+    for point in content["points"]:
+        settings = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in point["settings"].items())
+        values = [spread(point["metrics"][key], factor, digits) for key, _, factor, digits in keys]
+        rows.append([point["dataset"], point["grid"], settings, *values])
+    return ["data", "grid", "setting", *(heading for _, heading, *_ in keys)], rows
+
+
+def unpaired_rows(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    keys = COLUMNS[:6]
+    records = content["records"]
+    rows = []
+    for part in dict.fromkeys(r["part"] for r in records):
+        for way in dict.fromkeys(r["way"] for r in records):
+            mine = [r for r in records if (r["part"], r["way"]) == (part, way)]
+            values = [spread([r[key] for r in mine], factor, digits) for key, _, factor, digits in keys]
+            rows.append([part, way, str(mine[0]["pairs"]), *values])
+    return ["part", "trained on", "pairs", *(heading for _, heading, *_ in keys)], rows
+
+
+def scaling_rows(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [f"{r['rows']:,}", str(r["dim"]), f"{r['cpu_seconds']:.2f}", f"{r['extra_mb']:.0f}", f"{r['inputs_mb']:.0f}"]
+        for r in content["records"]
+    ]
+    return ["rows", "d", "processor s", "MB beside the inputs", "MB of inputs"], rows
+
+
+def _range(values: list[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
