@@ -73,16 +73,15 @@ def test_an_error_stops_the_rest() -> None:
 
 
 def test_a_store_made_with_streams_is_the_same(
-    tmp_path: Path,
-    make_items: Callable[[int], list[Item]],
-    listed: Callable[..., Dataset],
-    text_encoder: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, make_items: Callable[[int], list[Item]], listed: Callable[..., Dataset], text_encoder: Any
 ) -> None:
-    dataset, stores = listed(make_items(11)), []
-    for threads in (1, 3):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert streams_of(Slow()) == threads
-        settings = ExtractSettings(shard_size=4, batch_size=2, workers=0)
-        stores.append(embed(dataset, Slow(), text_encoder, tmp_path / str(threads), settings))
+    dataset, stores, before = listed(make_items(11)), [], torch.get_num_threads()
+    settings = ExtractSettings(shard_size=4, batch_size=2, workers=0)
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            assert streams_of(Slow()) == threads
+            stores.append(embed(dataset, Slow(), text_encoder, tmp_path / str(threads), settings))
+    finally:
+        torch.set_num_threads(before)
     assert stores[0].sha256 == stores[1].sha256

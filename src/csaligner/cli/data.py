@@ -1,4 +1,4 @@
-"""check-data, embed: from other people's files to a store."""
+"""check-data, embed, import: from other people's files to a store."""
 
 from __future__ import annotations
 
@@ -127,3 +127,24 @@ def _options(
     """For the reader: what is not given is left to it."""
     keys = {"image_key": image, "caption_key": caption, "id_key": image_id, "split_key": split}
     return keys | {"separator": separator, "image_root": root}
+
+
+@app.command("import")
+def import_features(
+    out: Annotated[Path, typer.Option(help="Folder of the store.")],
+    image_features: Annotated[Path | None, typer.Option(help=".npy, .npz, .safetensors or .parquet, (N, d)")] = None,
+    text_features: Annotated[Path | None, typer.Option(help="the same, (M, d)")] = None,
+    image_name: Annotated[str, typer.Option(help="The model that made the image features, in your words.")] = "image",
+    text_name: Annotated[str, typer.Option(help="The model that made the text features.")] = "text",
+    image_ids: Annotated[Path | None, typer.Option(help="Text file: an id a line, for each image row.")] = None,
+    text_image_ids: Annotated[Path | None, typer.Option(help="Text file: whose caption each text row is.")] = None,
+    captions: Annotated[Path | None, typer.Option(help="Text file: the captions, one a line.")] = None,
+) -> None:
+    """Make a store from features that you have already; without ids row i pairs with row i."""
+    from csaligner.data import feature_files
+
+    files = feature_files.FeatureFiles(
+        image_features, text_features, (image_name, text_name), image_ids, text_image_ids, captions
+    )
+    store = feature_files.import_features(files, out)
+    err.print(f"{store.n_images} images, {store.n_captions} captions: {out}", highlight=False)
