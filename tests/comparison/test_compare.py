@@ -31,7 +31,8 @@ def pairs(rows: int, seed: int, dims: tuple[int, int] = (6, 6)) -> PairedFeature
     maps = np.random.default_rng(99)
     image = shared @ maps.normal(size=(4, dims[0])) + 0.3 * rng.normal(size=(rows, dims[0])) + 1
     text = shared @ maps.normal(size=(4, dims[1])) + 0.3 * rng.normal(size=(rows, dims[1]))
-    return pair_features(image.astype(np.float32), text.astype(np.float32))
+    ids = [f"{seed}-{row}" for row in range(rows)]
+    return pair_features(image.astype(np.float32), text.astype(np.float32), ids)
 
 
 def fold(dims: tuple[int, int] = (6, 6), test_seed: int = 3) -> Fold:
