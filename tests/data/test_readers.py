@@ -260,6 +260,17 @@ def test_webdataset(tmp_path: Path) -> None:
         open_dataset(str(tmp_path / "shards/{00000..00002}.tar"))
 
 
+def test_a_tar_that_webdataset_wrote(tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset", reason="the package webdataset is not installed")
+    with webdataset.TarWriter(str(tmp_path / "w-000000.tar")) as sink:
+        sink.write({"__key__": "sample/1", "png": Image.new("RGB", (3, 3), "blue"), "txt": "Straße", "json": {"a": 1}})
+        sink.write({"__key__": "2", "jpg": Image.new("RGB", (3, 3), "red"), "json": {"caption": "two"}})
+    one, two = open_dataset(str(tmp_path / "w-000000.tar")).items()
+    assert (one.image_id, one.captions) == ("w-000000/sample/1", ("Straße",))
+    assert (two.image_id, two.captions) == ("w-000000/2", ("two",))
+    assert load_image(one.image).getpixel((0, 0)) == (0, 0, 255)
+
+
 def five(tmp_path: Path) -> tuple[Path, bytes]:
     members = [
         (f"{k}.{kind}", picture((k, k, k), "PNG") if kind == "png" else b"x")

@@ -53,9 +53,12 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
 ) -> None:
     """Turn images and captions into a store of features; goes on after an interruption."""
     from csaligner.data.extract import ExtractSettings
+    from csaligner.data.ranks import join_ranks
+    from csaligner.distributed import is_main
     from csaligner.progress import progress
     from csaligner.runs import embed_dataset
 
+    join_ranks()
     if image_only and text_only:
         raise InputError("image_only: --image-only and --text-only leave nothing to do; give at most one")
     if precision not in ("fp32", "fp16"):
@@ -64,7 +67,7 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     settings = ExtractSettings(
         shard_size, batch_size, workers, max_bad, dtype="float16" if precision == "fp16" else "float32"
     )
-    with progress(err, "embed", quiet) as update:
+    with progress(err, "embed", quiet or not is_main()) as update:
         store = embed_dataset(
             train_data,
             out,
@@ -75,9 +78,10 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
             runner=runner,  # type: ignore[arg-type]  # it is checked there
             ray_actors=ray_actors,
         )
-    for line in store.notes:
+    for line in store.notes if is_main() else ():
         err.print(line, style="yellow", highlight=False, soft_wrap=True, markup=False)
-    err.print(f"{store.n_images} images, {store.n_captions} captions: {out}", highlight=False)
+    if is_main():
+        err.print(f"{store.n_images} images, {store.n_captions} captions: {out}", highlight=False)
 
 
 @app.command("check-data")

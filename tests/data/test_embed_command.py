@@ -1,0 +1,43 @@
+"""The words of `csaligner embed` that need no picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from csaligner.checks import InputError
+from csaligner.cli import app
+from csaligner.data.store import Store
+
+
+def test_texts_alone_on_the_command_line(tmp_path: Path, text_encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("csaligner.runs.open_encoder", lambda name, modality: text_encoder)
+    path = tmp_path / "captions.txt"
+    path.write_text("a dog\na cat\n\n")
+    words = ["embed", "--train-data", str(path), "--out", str(tmp_path / "store"), "--text-only", "-q"]
+    done = CliRunner().invoke(app, [*words, "--precision", "fp16"])
+    assert done.exit_code == 0, done.output
+    store = Store.open(tmp_path / "store")
+    assert (store.sides, store.n_captions, store.manifest.dtype) == (("text",), 2, "float16")
+    assert store.encoders["text"].id == "fake-text"
+
+
+def test_words_that_cannot_be(tmp_path: Path) -> None:
+    path = tmp_path / "captions.txt"
+    path.write_text("a dog\n")
+    words = ["embed", "--train-data", str(path), "--out", str(tmp_path / "store"), "-q"]
+    cases = [
+        (["--image-only", "--text-only"], "--image-only and --text-only leave nothing to do"),
+        (["--precision", "int8"], "precision: got 'int8', wanted fp32 or fp16"),
+        (["--runner", "spark", "--text-only"], "runner: 'spark' is not known; known: local, ray"),
+        (["--data-format", "coc"], "data_format: 'coc' is not known; did you mean 'coco'?"),
+        (["--csv-img-key", "x"], "dataset: texts has no option 'image_key'"),
+    ]
+    for more, message in cases:
+        done = CliRunner().invoke(app, [*words, *more])
+        assert isinstance(done.exception, InputError)
+        assert message in str(done.exception)
+    assert not (tmp_path / "store").exists()
