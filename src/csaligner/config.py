@@ -79,7 +79,7 @@ class StartConfig(Strict):
     kind: Literal["auto", "identity", "moments", "projection"] = "auto"
     shrinkage: Positive = 3.0
     projection_shrinkage: Positive = 12.0
-    spread: Positive = 2.5
+    spread: Positive = 3.0
     images: Annotated[int, Field(ge=2)] = 20_000
 
 
@@ -90,7 +90,7 @@ class BalanceConfig(Strict):
     the old moving average that stays at each measurement. max_weight: where the weights end.
     """
 
-    fraction: Positive = 0.5
+    fraction: Positive = 0.25
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     max_weight: Positive = 10.0
 

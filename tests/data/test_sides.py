@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from csaligner.checks import InputError
-from csaligner.data import rows as rows_module
 from csaligner.data.clip_retrieval import open_clip_retrieval
 from csaligner.data.extract import ExtractSettings, embed
 from csaligner.data.sources import Unusable
@@ -56,13 +55,20 @@ def test_pairing_is_what_features_are_made_of(both: Store) -> None:
     assert both.rows_of("text").tolist() == list(range(21))
 
 
-def test_few_files_stay_open_and_pages_are_handed_back(both: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "OPEN_FILES", 1)
-    monkeypatch.setattr(rows_module, "RELEASE_EVERY", 1)
-    wanted = both.features()
-    again = Store.open(both.path)
-    for _ in range(3):
-        assert torch.equal(again.rows("text", range(21)), wanted.text)
+def test_scattered_rows_are_those_of_the_whole(both: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = both.features().text
+    rows = [20, 3, 4, 5, 4, 0, 12, 11, 20]
+    assert torch.equal(Store.open(both.path).rows("text", rows), wanted[rows])
+    monkeypatch.delattr("os.preadv")  # Windows
+    assert torch.equal(Store.open(both.path).rows("text", rows), wanted[rows])
+
+
+def test_a_file_that_is_cut_while_it_is_open_is_named(both: Store) -> None:
+    store = Store.open(both.path, verify=False)
+    for path in (both.path / "text_emb").iterdir():
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"text_emb_\d.npy was cut short after it was opened; embed again"):
+        store.rows("text", range(21))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

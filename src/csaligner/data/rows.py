@@ -1,9 +1,12 @@
-"""Rows of a store by number, straight from the mapped files: what is not asked for stays on the disk."""
+"""Rows of a store by number, read from the files where they stand: what is not asked for stays on the disk.
+
+The files are mapped for their shape alone. Rows read through a map would count as this process's memory, and Linux
+maps up to 2 MB around each row that is touched: a batch of scattered rows would map the whole store.
+"""
 
 from __future__ import annotations
 
-import mmap
-from collections import OrderedDict
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from csaligner.checks import InputError
 from csaligner.types import Modality
 
 from .manifest import Manifest
 from .shards import FOLDERS, Array, check_file, map_array
-
-OPEN_FILES = 256  # per side: each mapped file holds a file descriptor
-RELEASE_EVERY = 1 << 28  # bytes of mapped pages after which they are handed back
-PAGES = 1 << 16  # bytes that the system maps around a row that is touched
 
 
 class RowReader:
@@ -32,14 +32,13 @@ class RowReader:
         self.dim = manifest.encoders[side].dim
         self._shards = manifest.shards
         self._ends = np.cumsum([shard.rows for shard in manifest.shards])
-        self._maps: OrderedDict[int, Array] = OrderedDict()
+        self._begins: dict[int, int | None] = {}
         self._unverified = set(range(len(self._shards))) if verify else set()
-        self._touched = 0
 
     def check_shapes(self) -> None:
         """InputError unless every file is there and has the shape and precision of the manifest."""
         for number in range(len(self._shards)):
-            self._open(number)
+            self._begins[number] = _begin(self._map(number))
 
     def __call__(self, rows: npt.ArrayLike | Tensor) -> Tensor:
         """(len(rows), dim) float32, in the order of `rows`, which count through all shards."""
@@ -49,37 +48,48 @@ class RowReader:
         for number in np.unique(shard_of).tolist():
             here = np.flatnonzero(shard_of == number)
             start = int(self._ends[number]) - self._shards[number].rows
-            found[here] = self._map(number)[wanted[here] - start]
-        self._release(len(wanted))
+            found[here] = self._rows(number, wanted[here] - start)
         return torch.from_numpy(found)
 
-    def _map(self, number: int) -> Array:
-        if number in self._maps:
-            self._maps.move_to_end(number)
-            return self._maps[number]
+    def _rows(self, number: int, rows: npt.NDArray[np.int64]) -> Array:
+        """Those rows of one shard."""
+        name = self._name(number)
         if number in self._unverified:
-            name = self._name(number)
             check_file(self._folder, name, self._shards[number].files[name])
             self._unverified.discard(number)
-        self._maps[number] = self._open(number)
-        if len(self._maps) > OPEN_FILES:
-            self._maps.popitem(last=False)
-        return self._maps[number]
+        if number not in self._begins:
+            self._begins[number] = _begin(self._map(number))
+        begin = self._begins[number]
+        if begin is None:
+            return self._map(number)[rows]
+        order = np.argsort(rows, kind="stable")
+        found = np.empty((len(rows), self.dim), dtype=self._dtype)
+        found[order] = self._read(self._folder / name, begin, rows[order])
+        return found
 
-    def _open(self, number: int) -> Array:
+    def _read(self, path: Path, begin: int, rows: npt.NDArray[np.int64]) -> Array:
+        """Rows in ascending order, neighbours in one go."""
+        found: Array = np.empty((len(rows), self.dim), dtype=self._dtype)
+        content, width = found.data.cast("B"), found.strides[0]
+        starts = np.flatnonzero(np.diff(rows, prepend=rows[:1] - 2) != 1).tolist()
+        with path.open("rb", buffering=0) as file:
+            for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+                part, position = content[start * width : end * width], begin + int(rows[start]) * width
+                while part:  # a system may give less than was asked for
+                    count = os.preadv(file.fileno(), [part], position)
+                    if count == 0:
+                        raise InputError(f"store: {path} was cut short after it was opened; embed again")
+                    part, position = part[count:], position + count
+        return found
+
+    def _map(self, number: int) -> Array:
         return map_array(self._folder / self._name(number), (self._shards[number].rows, self.dim), self._dtype)
 
     def _name(self, number: int) -> str:
         folder = FOLDERS[self._side]
         return self._shards[number].file(folder) or f"{folder}/{folder}_{number}.npy"
 
-    def _release(self, rows: int) -> None:
-        """Mapped pages count as this process's memory until they are handed back; the system keeps them cached."""
-        self._touched += rows * max(PAGES, self.dim * 4)
-        if self._touched < RELEASE_EVERY:
-            return
-        self._touched = 0
-        for array in self._maps.values():
-            mapped = getattr(array, "_mmap", None)
-            if mapped is not None and hasattr(mapped, "madvise"):
-                mapped.madvise(mmap.MADV_DONTNEED)
+
+def _begin(array: Array) -> int | None:
+    """Where the rows begin in the file; None where it cannot be read row by row (Windows, columns first)."""
+    return getattr(array, "offset", None) if array.flags.c_contiguous and hasattr(os, "preadv") else None
