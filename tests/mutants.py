@@ -111,6 +111,18 @@ MUTANTS = [
     Mutant("double backward let through", "ops/tiles.py", "if torch.is_grad_enabled():", "if False:"),
     Mutant("objective: weights of a call ignored", "losses/objective.py", "{**self.terms, **_checked(", "{**_checked("),
     Mutant("objective: unpaired rows dropped", "losses/objective.py", "unpaired=1.0", "unpaired=1e-9"),
+    Mutant("ranks: own gradients alone", "distributed.py", "dist.all_reduce(total)", "pass"),
+    Mutant("ring: gradient of the caller's rank alone", "ops/ring.py", "upstream = summed(torch", "upstream = (torch"),
+    Mutant("ring: pairs within counted once", "ops/ring.py", "self._rescale(4 * ", "self._rescale(2 * "),
+    Mutant("ring: gradient of the scale not shared", "ops/ring.py", "summed(self.grad_scale)", "self.grad_scale"),
+    Mutant("ring: weights of the own rows alone", "ops/around.py", "summed(a.sum())", "a.sum()"),
+    Mutant(
+        "feature cache: random state lost",
+        "losses/feature_cache.py",
+        "nt=False)",
+        "nt=False, preserve_rng_state=False)",
+    ),
+    Mutant("modalities: divergences added up", "losses/modalities.py", "self.weight / len(pairs)", "self.weight"),
 ]
 
 
