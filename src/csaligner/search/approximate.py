@@ -13,7 +13,7 @@ from .index import Index
 from .manifest import Approximate
 
 TARGET = 0.95  # recall@10 that the smallest effort must reach
-K, QUERIES = 10, 64  # queries of each modality
+K, QUERIES = 10, 32  # queries of each modality
 REFINE = 10  # candidates of a compressed index that are scored again with whole vectors, times k
 
 

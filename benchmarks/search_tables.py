@@ -1,0 +1,80 @@
+"""The tables of docs/search.md, from benchmarks/results/search.json; benchmarks/tables.py writes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "search.json"
+QUALITY = (
+    ("mixed_ndcg@10", "nDCG@10 %"),
+    ("mixed_image_recall@10", "image-recall@10 %"),
+    ("modality_bias@10", "bias@10, text asks"),
+    ("modality_bias@10/image_query", "bias@10, picture asks"),
+)
+
+
+def quality_table(name: str) -> str:
+    content = _load()[name]
+    rows = []
+    for method, values in content.items():
+        if isinstance(values, dict) and QUALITY[0][0] in values:
+            cells = [f"{100 * values[key]:.1f}" for key, _ in QUALITY[:2]]
+            rows.append([method, *cells, *(f"{values[key]:+.3f}" for key, _ in QUALITY[2:])])
+    folds = f", mean of {content['folds']} folds" if "folds" in content else ""
+    about = f"{content['n_images']} pictures and {content['n_captions']} captions{folds}, {content['seeds']} seeds.\n\n"
+    return about + _markdown(["method", *(heading for _, heading in QUALITY)], rows)
+
+
+def scale_table() -> str:
+    rows, about = [], ""
+    for name, r in _load().items():
+        if not name.startswith("scale/"):
+            continue
+        m = r["machine"]
+        about = f"{m['cpu']}, {m['threads']} thread, load {m['load']:.1f} while measured; dimension {r['dim']}.\n\n"
+        rows.append(
+            [
+                f"{r['rows']:,}",
+                name.rpartition("/")[2],
+                f"{r['insert_s'] + r['finish_s']:.0f}",
+                f"{r['recall@10']:.3f}",
+                f"{r['vectors_only']['p50_ms']:.0f} / {r['vectors_only']['p95_ms']:.0f}",
+                f"{r['with_text_encoder']['p50_ms']:.0f} / {r['with_text_encoder']['p95_ms']:.0f}",
+                f"{r['resident_mb']:.0f}",
+                f"{r['disk_mb']:.0f}",
+            ]
+        )
+    head = ["rows", "kind", "build s", "recall@10", "query p50 / p95 ms", "with encoder", "memory MB", "disk MB"]
+    return about + _markdown(head, rows) + _clients()
+
+
+def _clients() -> str:
+    r = _load().get("clients")
+    if r is None:
+        return ""
+    return (
+        f"\n\n{r['clients']} clients at once over {r['rows']:,} items for {r['seconds']:.0f} s on loopback: "
+        f"{r['answers']:,} answers, {r['errors']} errors, {r['answers_a_second']:.0f} a second, "
+        f"p95 {r['p95_ms']:.0f} ms (load {r['machine']['load']:.1f})."
+    )
+
+
+def _load() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return content
+
+
+def _markdown(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "search_quality": partial(quality_table, "quality"),
+    "search_clip": partial(quality_table, "clip"),
+    "search_scale": scale_table,
+}
