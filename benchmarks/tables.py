@@ -18,7 +18,12 @@ from csaligner.files import write_text
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "numerics.md", ROOT / "docs" / "results.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "integrations.md",
+    ROOT / "docs" / "numerics.md",
+    ROOT / "docs" / "results.md",
+)
 
 # metric, heading, factor, digits
 MEASURES = (
@@ -101,15 +106,46 @@ def clip_table() -> str:
     )
 
 
+def modalities_table() -> str:
+    """Means over seeds, pair by pair."""
+    content = _load("three_modalities")
+    counts = ", ".join(f"{c['test']} {name}" for name, c in content["rows"].items())
+    rows = []
+    for pair in content["records"][0]["pairs"]:
+        for method in dict.fromkeys(r["method"] for r in content["records"]):
+            mine = [r["pairs"][pair] for r in content["records"] if r["method"] == method]
+            keys = (("recall@1", 100, 1), ("recall@10", 100, 1), ("gap/centroid", 1, 3), ("gap/cs", 1, 3))
+            rows.append([pair, method, *(_spread([f * m[key] for m in mine], digits) for key, f, digits in keys)])
+    seeds, language = 1 + content["seed"], content["settings"]["language"]
+    note = f"Test rows: {counts} (language: {language}); {seeds} seeds; {_versions(content)}.\n\n"
+    return note + _markdown(["pair", "method", "R@1 %", "R@10 %", "gap", "D_CS"], rows)
+
+
+def exchange_table() -> str:
+    content = _load("exchange")
+    rows = [
+        [r["exchange"], r["ranks"], f"{r['cpu_seconds']:.2f}", f"{r['extra_mb']:.0f}", f"{r['loss']:.6f}"]
+        for r in content["records"]
+    ]
+    first = content["records"][0]
+    note = f"{first['rows']:,} pairs of {first['dims']} dimensions, float32, gloo. "
+    head = ["exchange", "ranks", "processor seconds of the slowest rank", "MB beside the rows", "loss"]
+    return note + _machine(content) + _markdown(head, rows)
+
+
+def _spread(values: list[float], digits: int) -> str:
+    """Mean ± standard deviation, where there is one."""
+    spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 and stdev(values) > 0 else ""
+    return f"{mean(values):.{digits}f}{spread}"
+
+
 def _by_method(records: list[dict[str, Any]]) -> str:
     rows = []
     for method in dict.fromkeys(r["method"] for r in records):
         mine = [r for r in records if r["method"] == method]
         cells = []
         for key, _, factor, digits in MEASURES:
-            values = [factor * r[key] for r in mine]
-            spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 and stdev(values) > 0 else ""
-            cells.append(f"{mean(values):.{digits}f}{spread}")
+            cells.append(_spread([factor * r[key] for r in mine], digits))
         rows.append([method, *cells])
     return _markdown(["method", *(heading for _, heading, _, _ in MEASURES)], rows)
 
@@ -126,6 +162,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "errors": error_table,
     "token": token_table,
     "numerics": numerics_table,
+    "three_modalities": modalities_table,
+    "exchange": exchange_table,
 }
 
 
