@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from .adapters.aligner import Aligner
+from .adapters.hub import ModelCard
 from .adapters.identity import IdentityAdapter
 from .adapters.linear import LinearAdapter
 from .adapters.lora import FOLDERS, LoRAAligner
@@ -23,10 +23,11 @@ from .data.store import Store
 from .data.tuned import TunedStore
 from .encoders import open_encoder
 from .files import write_folder, write_json, write_text
-from .runs import CONFIG, model_folder, read_record
+from .reporting.tables import read_results_json
+from .runs import CONFIG, OURS, RESULTS, model_folder, read_record
 from .types import Encoder
 
-FORMATS = ("safetensors", "onnx", "npz", "sentence-transformers")
+FORMATS = ("safetensors", "onnx", "npz", "sentence-transformers", "hub")
 SIDES = ("image", "text")
 ONNX_TOLERANCE = 1e-5
 
@@ -71,12 +72,13 @@ class RunToExport:
         return tuned.encoders["text"]
 
 
-def export(run: Path, out: Path, format: str) -> tuple[Path, ...]:
+def export(run: Path, out: Path, format: str, licence: str = "unknown") -> tuple[Path, ...]:
     """Write the adapters of a finished run into the new folder `out`; returns the files and folders written there.
 
     format: safetensors (the weights of each adapter by name), onnx (features -> unit rows, any batch size; checked with
     onnxruntime to 1e-5), npz (linear and identity adapters: three arrays), sentence-transformers (encoder and adapter
-    of the text side in one folder that SentenceTransformer(out) loads without csaligner).
+    of the text side in one folder that SentenceTransformer(out) loads without csaligner), hub (what
+    Aligner.from_pretrained reads, with a model card: metrics, data, licence). licence: for the card, SPDX.
 
     Raises InputError: an unknown format, `out` exists, no finished run, an adapter that the format cannot hold, a
     package that is not installed.
@@ -94,6 +96,9 @@ def export(run: Path, out: Path, format: str) -> tuple[Path, ...]:
         from .integrations.sentence_transformers_export import save_sentence_transformer
 
         save_sentence_transformer(found.model, found.text_encoder(), out)
+    elif format == "hub":
+        out.parent.mkdir(parents=True, exist_ok=True)
+        found.model.save_pretrained(out, model_card(run, found, licence))
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         export_aligner(found.model, out, format)
@@ -216,13 +221,21 @@ def _name(model: Aligner, side: str) -> str:
     return str(getattr(model.config, f"{side}_adapter").name)
 
 
-def metrics_of(run: Path) -> Mapping[str, Any]:
-    """Test metrics of a run from its results.json, {} where it was not evaluated."""
-    import json
+def model_card(run: Path, found: RunToExport, licence: str) -> ModelCard:
+    """Filled in from the run's store and its results.json."""
+    store = Store.open(found.store)
+    images, captions = store.counts.get("train", (0, 0))
+    encoders = store.encoders
+    metrics, split = _metrics(run)
+    data = f"{store.dataset}: {images} images with {captions} captions (train split)."
+    names = (encoders["image"].id, encoders["text"].id)
+    return ModelCard(data, licence, names, metrics, f"the {split} split of the same data", store.attribution)
 
-    path = run / "results.json"
-    if not path.is_file():
-        return {}
-    results = json.loads(path.read_text(encoding="utf-8")).get("results", [])
-    ours = [r for r in results if r.get("name") == "CS-Aligner"]
-    return dict(ours[-1].get("metrics", {})) if ours else {}
+
+def _metrics(run: Path) -> tuple[dict[str, float], str]:
+    """Metrics of the trained model and their split, from the run's results.json; none where it was not evaluated."""
+    path = run / RESULTS
+    ours = [result for result in read_results_json(path) if result.name == OURS] if path.is_file() else []
+    if not ours:
+        return {}, "test"
+    return {k: v for k, v in ours[-1].metrics.items() if math.isfinite(v)}, ours[-1].split

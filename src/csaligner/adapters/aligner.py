@@ -22,6 +22,7 @@ from csaligner.files import write_folder, write_json
 from csaligner.registry import ADAPTERS, load
 from csaligner.types import PairedFeatures
 
+from .hub import HubMixin
 from .standardise import StandardiseAdapter
 from .start import Affine, fit_starts
 
@@ -43,7 +44,7 @@ class AlignerConfig(Strict):
     text_encoder: str | None = None
 
 
-class Aligner(nn.Module):
+class Aligner(nn.Module, HubMixin):
     """Two adapters into one space of unit vectors.
 
     encode_image: (N, dim_image) -> (N, dim), encode_text: (M, dim_text) -> (M, dim), rows of length 1.
