@@ -71,7 +71,7 @@ def write_contract(contract: Contract, folder: Path) -> None:
     note = {"dim": contract.dim, "encoder_id": contract.encoder_id, "encoder": contract.encoder, "norm": contract.norm}
     write_json(folder / NOTE, {"format_version": 1, "normalised": False} | note)
     known = {"mean": contract.mean, "std": contract.std, "negative": contract.negative}
-    save_file({name: value.contiguous() for name, value in known.items() if value is not None}, folder / MOMENTS)
+    save_file({name: value.clone() for name, value in known.items() if value is not None}, folder / MOMENTS)
 
 
 def read_note(folder: Path) -> dict[str, Any]:

@@ -165,7 +165,8 @@ class DecoderTrainer:
         edges = l1_loss(y.diff(dim=2), x.diff(dim=2)) + l1_loss(y.diff(dim=3), x.diff(dim=3))
         sharp: Tensor = (l1_loss(y, x) + edges) / 2
         colour: Tensor = mse_loss(_colour(y), _colour(x))
-        return 4 * mse_loss(y, x) + 8 * colour + sharp + 1e-3 * z.float().square().mean()
+        loss: Tensor = 4 * mse_loss(y, x) + 8 * colour + sharp + 1e-3 * z.float().square().mean()
+        return loss
 
     def _diffusion_loss(self, unet: Any, latents: Tensor) -> Tensor:
         """Mean |v - v'|^2, v = a e - s z (Salimans & Ho 2022), at uniformly drawn times."""

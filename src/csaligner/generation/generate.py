@@ -68,7 +68,7 @@ def no_picture(decoder: Decoder, text: TextToEmbedding | None, sampling: Samplin
     contract = decoder.contract
     if contract.negative is not None or not contract.takes_negative or sampling.guidance <= 1:
         return None
-    encoder = open_encoder(text.image_encoder_id if text else contract.encoder_id or IMAGE_ENCODER)
+    encoder = open_encoder(text.image_encoder_id if text else contract.encoder_id or IMAGE_ENCODER, "image")
     prepared = encoder.prepare(Image.new("RGB", (64, 64), "grey"))
     return encoder.encode([torch.zeros_like(prepared)])[0]
 
@@ -99,7 +99,7 @@ def _saver(picture: Image.Image, suffix: str) -> Any:
 def _of_picture(wish: Wish, contract: Contract, text: TextToEmbedding | None) -> Tensor:
     assert wish.image is not None
     name = text.image_encoder_id if text else contract.encoder_id or IMAGE_ENCODER
-    encoder: Encoder = open_encoder(name)
+    encoder: Encoder = open_encoder(name, "image")
     contract.check_source(encoder.info.dim, encoder.info.fingerprint)
     size = int(encoder.info.preprocessing.get("size", 224))
     return encoder.encode([encoder.prepare(load_image(wish.image, size))])

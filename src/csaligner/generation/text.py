@@ -15,7 +15,7 @@ from csaligner.checks import InputError
 from csaligner.data.store import Store
 from csaligner.decoders.contract import Contract
 from csaligner.encoders import open_encoder
-from csaligner.runs import IMAGE_ENCODER, RECORD, TEXT_ENCODER, read_record
+from csaligner.runs import IMAGE_ENCODER, RECORD, TEXT_ENCODER, model_folder, read_record
 from csaligner.types import Encoder, EncoderInfo
 
 from .prompts import Prompt, check_length, mix
@@ -50,10 +50,10 @@ class TextToEmbedding:
         """run: a folder that `csaligner train` wrote, or an aligner's own. Raises InputError for another folder."""
         if (run / RECORD).is_file():
             encoders = _encoders_of(read_record(run)["store"])
-            return cls(Aligner.load(_weights(run)), open_encoder(encoders[1]), encoders[0])
+            return cls(Aligner.load(model_folder(run)), open_encoder(encoders[1], "text"), encoders[0])
         if not run.is_dir():
             raise InputError(f"run: no such folder: {run}")
-        return cls(Aligner.load(run), open_encoder(TEXT_ENCODER))
+        return cls(Aligner.load(run), open_encoder(TEXT_ENCODER, "text"))
 
     @property
     def dim(self) -> int:
@@ -84,13 +84,6 @@ class TextToEmbedding:
             return adapter.raw(directions)
         assert contract.norm is not None
         return directions * contract.norm
-
-
-def _weights(run: Path) -> Path:
-    for name in ("best", "latest"):
-        if (run / "checkpoints" / name).exists():
-            return run / "checkpoints" / name
-    raise InputError(f"run: {run} holds no checkpoint yet; run `csaligner train` to its end first")
 
 
 def _encoders_of(store: str) -> tuple[str, str]:

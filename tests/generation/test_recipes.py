@@ -1,0 +1,61 @@
+"""Every recipe of text to image, run at tiny size: its own objective and adapters, on features made here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from csaligner.adapters.aligner import Aligner
+from csaligner.checks import InputError
+from csaligner.config import TrainConfig, build_config
+from csaligner.data.samplers import PairSampler
+from csaligner.decoders.folder import NAMES
+from csaligner.generation.recipe import load_recipe
+from csaligner.training.trainer import Trainer
+from csaligner.types import PairedFeatures
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "generation").glob("*.yaml"))
+DIM = 8
+
+
+def features() -> PairedFeatures:
+    g = torch.Generator().manual_seed(0)
+    text = torch.randn(40, 5, generator=g)
+    image = text @ torch.randn(5, DIM, generator=g) * 2 + 3
+    return PairedFeatures(image, text, torch.arange(40), tuple(map(str, range(40))))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_read_and_trains_its_text_side_alone(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.decoder in NAMES
+    assert recipe.dim == {"kandinsky-2.2": 1280, "karlo": 768, "stable-unclip": 1024}[recipe.decoder]
+    small = recipe.config.model_dump(exclude_unset=True) | {"batch_size": 20, "epochs": 2, "precision": "fp32"}
+    small.pop("lora", None)  # inside the encoder: tests/adapters
+    if small["text_adapter"]["name"] == "prior":
+        small["text_adapter"] |= {"hidden": 16, "blocks": 2}
+    config = build_config(TrainConfig, small)
+    pairs = features()
+    torch.manual_seed(0)
+    model = Aligner.fit_start(pairs, config)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    Trainer(model, PairSampler(pairs, config.batch_size), config).fit()
+    after = model.state_dict()
+    moved = {name.split(".")[0] for name, value in before.items() if not torch.equal(after[name], value)}
+    assert moved == {"text_adapter", "log_logit_scale"}
+    image, text = model(pairs.image, pairs.text)
+    assert bool(torch.isfinite(text).all())
+    assert image.shape == text.shape == (40, DIM)
+
+
+def test_recipes_cover_the_decoders_of_the_paper() -> None:
+    assert {load_recipe(path).decoder for path in RECIPES} == {"kandinsky-2.2", "karlo", "stable-unclip"}
+
+
+def test_a_misspelt_key_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPES[0].read_text().replace("guidance:", "guidence:"))
+    with pytest.raises(InputError, match="guidence: unknown key; did you mean 'guidance'"):
+        load_recipe(path)
