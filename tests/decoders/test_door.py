@@ -36,7 +36,7 @@ def test_pictures_depend_on_embedding_and_seed_and_on_nothing_else(
     x = embeddings()
     found = decoder.decode(x, FAST, negative)
     assert [len(row) for row in found] == [2, 2]
-    assert found[0][0].size == (side, side)
+    assert found[0][0].size == (side, side) == (decoder.side, decoder.side)
     assert same(decoder.decode(x[1:], FAST, negative)[0][1], found[1][1])
     second = Sampling(n=1, seed=1, steps=2, guidance=3)
     assert same(decoder.decode(x[:1], second, negative)[0][0], found[0][1])

@@ -89,19 +89,42 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
 
 
 @app.command("eval")
-def evaluate(
+def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
     run: Annotated[Path, typer.Option(help="A run folder.")],
     split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
     data: Annotated[Path | None, typer.Option("--val-data", help="Another store of the same encoders.")] = None,
+    task: Annotated[str, typer.Option(help="retrieval, or generation: pictures from captions.")] = "retrieval",
+    decoder: Annotated[str, typer.Option(help="generation: as in `generate`.")] = "micro",
+    feature_encoder: Annotated[
+        str, typer.Option(help="generation: whose features are compared.")
+    ] = "bundled:efficientnet-lite0",
+    limit: Annotated[int | None, typer.Option(min=2, help="generation: captions that are drawn.")] = None,
+    dims: Annotated[
+        int, typer.Option(min=0, help="generation: principal dimensions of Frechet distances; 0: all.")
+    ] = 64,
+    force: Annotated[bool, typer.Option(help="generation: FID of fewer pictures than dimensions.")] = False,
+    steps: Annotated[int, typer.Option(min=1, help="generation: of denoising.")] = 30,
+    guidance: Annotated[float, typer.Option(min=0, help="generation: 1 or less: none.")] = 4.0,
+    seed: Annotated[int, typer.Option(min=0, help="generation: of the noise.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Recall, mixed search and gap of a run, with the free baselines beside it."""
+    """Recall, mixed search and gap of a run, with the free baselines beside it; or its pictures against real ones."""
     from csaligner.data.store import Store
     from csaligner.reporting.tables import print_table
     from csaligner.runs import RESULTS, evaluate_run
 
     check_choice("split", split, SPLITS)
-    results = evaluate_run(run, split, Store.open(data) if data else None)  # type: ignore[arg-type]
+    store = Store.open(data) if data else None
+    if check_choice("task", task, ("retrieval", "generation")) == "generation":
+        from csaligner.decoders.door import Sampling
+        from csaligner.generation.evaluate import Protocol, evaluate_run_generation
+
+        protocol = Protocol(split, limit, dims or None, force)  # type: ignore[arg-type]
+        sampling = Sampling(1, seed, steps, guidance)
+        found = evaluate_run_generation(run, decoder, feature_encoder, protocol, sampling, store)
+        print(json.dumps(found, indent=2) if as_json else "\n".join(f"{k:28} {v}" for k, v in found.items()))
+        return
+    results = evaluate_run(run, split, store)  # type: ignore[arg-type]
     if as_json:
         print((run / RESULTS).read_text(encoding="utf-8"))
     else:

@@ -69,17 +69,20 @@ class Decoder:
         rows = embeddings.repeat_interleave(sampling.n, dim=0)
         seeds = [sampling.seed + i for i in range(sampling.n)] * len(embeddings)
         pictures: list[Image] = []
-        batch = self._batch()
+        batch = BATCH if self.side <= SMALL else 1
         for start in range(0, len(rows), batch):
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch]]
             pictures += self._call(self._pipeline, rows[start : start + batch], negative, sampling, generators)
         return [pictures[i : i + sampling.n] for i in range(0, len(pictures), sampling.n)]
 
-    def _batch(self) -> int:
+    @property
+    def side(self) -> int:
+        """Pixels of a side of its pictures."""
         pipeline = self._pipeline
-        unet = getattr(pipeline, "unet", None) or pipeline.decoder
-        side = unet.config.sample_size * getattr(pipeline, "movq_scale_factor", SMALL)
-        return BATCH if side <= SMALL else 1
+        if hasattr(pipeline, "super_res_last"):
+            return int(pipeline.super_res_last.config.sample_size)
+        factor = getattr(pipeline, "movq_scale_factor", None) or pipeline.vae_scale_factor
+        return int(pipeline.unet.config.sample_size * factor)
 
 
 def read_contract(name_or_path: str) -> Contract:

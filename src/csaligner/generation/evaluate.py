@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -11,18 +12,23 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from csaligner.adapters.aligner import encode
+from csaligner.checks import InputError
 from csaligner.data.images import load_image
 from csaligner.data.store import Store
-from csaligner.decoders.door import Decoder, Sampling
+from csaligner.decoders.door import Decoder, Sampling, open_decoder, read_contract
+from csaligner.encoders import open_encoder
 from csaligner.encoders.pixels import fit_square
 from csaligner.evaluation.generation import Projection, frechet_distance, generation_metrics, text_agreement
 from csaligner.evaluation.retrieval import retrieval_of
+from csaligner.files import write_json
+from csaligner.runs import read_record
 from csaligner.types import Encoder, PairedFeatures, Split
 
-from .pictures import picture_paths
+from .generate import no_picture
+from .pictures import image_encoder, picture_paths
 from .text import TextToEmbedding
 
-DRAWN = 224
+DRAWN, FITTED, GENERATION = 224, 2000, "generation.json"
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,10 @@ class Reference:
         self.pictures = [fit_square(load_image(path, DRAWN), side) for path in paths]
         self.features = picture_features(encoder, self.pictures)
         same = store.manifest.image is not None and store.manifest.image.fingerprint == encoder.info.fingerprint
-        fitted_on = self.train if same else self.features
-        self.project = Projection.fit(fitted_on, protocol.dims) if protocol.dims else None
+        self.project = None
+        if protocol.dims:
+            train = self.train if same else _features_of_train(store, encoder)
+            self.project = Projection.fit(train, protocol.dims)
 
     def measure(self, pictures: Sequence[Image.Image]) -> dict[str, float]:
         """fid, kid, cmmd of pictures against the real ones; picture_cosine: mean cosine of each picture's features
@@ -66,6 +74,12 @@ def picture_features(encoder: Encoder, pictures: Sequence[Image.Image]) -> Tenso
     """(N, d): small pictures are scaled up by the encoder's own preparation, real and generated ones alike."""
     chunks = [pictures[i : i + 32] for i in range(0, len(pictures), 32)]
     return torch.cat([encoder.encode([encoder.prepare(p) for p in chunk]) for chunk in chunks])
+
+
+def _features_of_train(store: Store, encoder: Encoder) -> Tensor:
+    """Of at most FITTED training pictures, for the principal dimensions of another feature network."""
+    paths = picture_paths(store, store.features("train").image_ids[:FITTED])
+    return picture_features(encoder, [load_image(path, DRAWN) for path in paths])
 
 
 def first_captions(pairs: PairedFeatures, limit: int | None = None) -> PairedFeatures:
@@ -108,3 +122,41 @@ def evaluate_generation(
     drawn = reference.measure(draw(decoder, raw, sampling, negative))
     ceiling = reference.measure(draw(decoder, reference.pairs.image, sampling, negative))
     return embedding_metrics(text, reference) | drawn | {f"ceiling/{k}": ceiling[k] for k in ("fid", "kid", "cmmd")}
+
+
+def evaluate_run_generation(
+    run: Path, decoder: str, feature_encoder: str, protocol: Protocol, sampling: Sampling, store: Store | None = None
+) -> dict[str, float | str]:
+    """evaluate_generation of a run folder on a split of its store (or of another), with what it was measured by.
+
+    Written to generation.json in the run folder. Raises InputError where run and decoder do not fit, and for fewer
+    pictures than dimensions.
+    """
+    text = TextToEmbedding.open(run)
+    store = store or Store.open(Path(read_record(run)["store"]))
+    store.require(image=text.model.config.image_encoder, text=text.model.config.text_encoder)
+    text.check(read_contract(decoder))
+    check_enough(store, protocol)
+    opened = open_decoder(decoder)
+    reference = Reference(store, open_encoder(feature_encoder, "image"), opened.side, protocol)
+    found = evaluate_generation(text, opened, reference, sampling, no_picture(opened, text, sampling))
+    how = {
+        "features": feature_encoder,
+        "real_pictures": f"whole on white, {opened.side} px, then as the feature encoder prepares its input",
+        "frechet_dims": str(protocol.dims or "all"),
+        "decoder": decoder,
+    }
+    write_json(run / GENERATION, {**how, **found, "steps": sampling.steps, "guidance": sampling.guidance})
+    return {**how, **found}
+
+
+def check_enough(store: Store, protocol: Protocol) -> None:
+    """Raises InputError, before anything is drawn, where Frechet distances would have too few pictures."""
+    counts = store.counts.get(protocol.split, (0, 0))[0]
+    n = min(counts, protocol.limit or counts)
+    dims = protocol.dims or image_encoder(store).dim
+    if n <= dims and not protocol.force:
+        raise InputError(
+            f"limit: {n} pictures for Frechet distances in {dims} dimensions; draw more, lower dims, or force it, "
+            "knowing that the value depends on the number of pictures"
+        )
