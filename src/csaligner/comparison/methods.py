@@ -85,6 +85,8 @@ FREE: Mapping[str, Callable[[PairedFeatures, TrainConfig], Transform]] = {
     "closed-form start": _start,
 }
 
+_AUTO: Mapping[str, float | str] = {"info_nce": 1.0, "cauchy_schwarz": "auto"}
+
 TRAINED: Mapping[str, Trained] = {
     "infonce": Trained({"info_nce": 1.0}, "InfoNCE, temperature learnt from 0.07", tunes_scale=False),
     "infonce-scale": Trained({"info_nce": 1.0}, "InfoNCE, fixed temperature, tuned"),
@@ -97,9 +99,8 @@ TRAINED: Mapping[str, Trained] = {
     "bures-wasserstein": _with("bures_wasserstein", 0.1, 30, "InfoNCE + Bures-Wasserstein distance of Gaussians"),
     "cs-alone": Trained({"cauchy_schwarz": 1.0}, "D_CS without pairs", tunes_scale=False),
     "cs-tied": _with("cauchy_schwarz", 0.03, 3, "InfoNCE + D_CS, sigma^2 = temperature", bandwidth="temperature"),
-    "cs-auto": Trained(
-        {"info_nce": 1.0, "cauchy_schwarz": "auto"}, "InfoNCE + D_CS, weight by gradient norms", tunes_scale=False
-    ),
+    "cs-auto": Trained(_AUTO, "InfoNCE + D_CS, weight by gradient norms, nothing tuned", tunes_scale=False),
+    "cs-auto-scale": Trained(_AUTO, "InfoNCE + D_CS, weight by gradient norms, fixed temperature, tuned"),
     "cs-aligner": _with("cauchy_schwarz", 0.1, 10, "InfoNCE + lambda D_CS, tuned"),
     "cs-aligner-default": Trained(
         {"info_nce": 1.0, "cauchy_schwarz": 1.0}, "the defaults, nothing tuned", tunes_scale=False
