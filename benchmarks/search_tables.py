@@ -23,7 +23,7 @@ def quality_table(name: str) -> str:
     for method, values in content.items():
         if isinstance(values, dict) and QUALITY[0][0] in values:
             cells = [f"{100 * values[key]:.1f}" for key, _ in QUALITY[:2]]
-            rows.append([method, *cells, *(f"{values[key]:+.3f}" for key, _ in QUALITY[2:])])
+            rows.append([method, *cells, *(f"{round(values[key], 3) + 0.0:+.3f}" for key, _ in QUALITY[2:])])
     folds = f", mean of {content['folds']} folds" if "folds" in content else ""
     about = f"{content['n_images']} pictures and {content['n_captions']} captions{folds}, {content['seeds']} seeds.\n\n"
     return about + _markdown(["method", *(heading for _, heading in QUALITY)], rows)

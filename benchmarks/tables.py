@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from search_tables import TABLES as SEARCH_TABLES
+
 from csaligner.files import write_text
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +25,7 @@ PAGES = (
     ROOT / "docs" / "integrations.md",
     ROOT / "docs" / "numerics.md",
     ROOT / "docs" / "results.md",
+    ROOT / "docs" / "search.md",
 )
 
 # metric, heading, factor, digits
@@ -164,6 +167,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "numerics": numerics_table,
     "three_modalities": modalities_table,
     "exchange": exchange_table,
+    **SEARCH_TABLES,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,11 +18,12 @@ from csaligner.checks import InputError
 from .common import Json, Quiet, app, err
 
 if TYPE_CHECKING:
-    from csaligner.app.server import ServeSettings
+    from csaligner.app.server import Generator, ServeSettings
     from csaligner.search.build import BuildReport
     from csaligner.search.index import Hit, Index
 
 SHOWN_REASONS, SHOWN_CHARACTERS = 5, 160
+DRAWN_PIXELS = 256
 Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")]
 Host = Annotated[str, typer.Option(help="Address to listen on; the default is this machine only.")]
 Password = Annotated[str | None, typer.Option(envvar="CSALIGNER_PASSWORD", help="Ask for it (any user name).")]
@@ -134,12 +136,30 @@ def serve(
     port: Port = 7860,
     password: Password = None,
     name: Annotated[str, typer.Option(help="Shown on the page; the folder's name if not given.")] = "",
+    decoder: Annotated[
+        str | None, typer.Option(help="Also draw what is asked: a decoder that `generate` takes.")
+    ] = None,
 ) -> None:
     """Search in the browser."""
     from csaligner.app.server import ServeSettings
     from csaligner.search.index import Index
 
-    _serve(Index.open(index), ServeSettings(host=host, port=port, password=password, name=name))
+    draw = _drawer(decoder) if decoder else None
+    _serve(Index.open(index), ServeSettings(host=host, port=port, password=password, generate=draw, name=name))
+
+
+def _drawer(decoder: str) -> Generator:
+    """One picture at a time: a decoder wants all of the machine."""
+    from csaligner.decoders.door import Sampling
+    from csaligner.generation.generate import Wish, enlarge, generate
+
+    lock = threading.Lock()
+
+    def draw(words: str, seed: int) -> Any:
+        with lock:
+            return enlarge(generate(Wish((words,)), decoder=decoder, sampling=Sampling(1, seed))[0][0], DRAWN_PIXELS)
+
+    return draw
 
 
 @app.command()
