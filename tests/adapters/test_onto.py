@@ -11,12 +11,12 @@ from csaligner.evaluation.retrieval import retrieval_metrics
 from csaligner.types import PairedFeatures
 
 
-def cones(n: int = 200, dim: int = 24) -> PairedFeatures:
+def cones(n: int = 300, dim: int = 24) -> PairedFeatures:
     """Pairs in two cones, as CLIP's: a large mean for each modality, and some of its direction in every row."""
     g = torch.Generator().manual_seed(0)
     signal = torch.randn(n, dim, generator=g)
     means = 6 * normalize(torch.randn(2, dim, generator=g), dim=1)
-    noise = 0.5 * torch.randn(2, n, dim, generator=g)
+    noise = 0.8 * torch.randn(2, n, dim, generator=g)
     lengths = 1 + 0.5 * torch.rand(2, n, 1, generator=g)
     image, text = (normalize(signal + noise[i] + lengths[i] * means[i], dim=1) for i in (0, 1))
     return PairedFeatures(image, text, torch.arange(n), tuple(map(str, range(n))))
@@ -53,7 +53,7 @@ def test_the_fixed_side_is_not_touched_and_the_gap_closes_without_losing_recall(
         return float((found.image.mean(0) - found.text.mean(0)).norm())
 
     assert gap(landed) < 0.5 * gap(f)
-    assert recall(landed) > recall(moved) + 0.05
+    assert recall(landed) > recall(moved) + 0.02
     assert recall(landed) > recall(f) - 0.02
 
 

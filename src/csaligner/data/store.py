@@ -183,6 +183,12 @@ class Store:
             lines.append(
                 f"pictures without a caption, left out: {len(m.without_caption)} (first: {m.without_caption[0]})"
             )
+        truncated = sum(shard.truncated for shard in m.shards)
+        if truncated:
+            lines.append(
+                f"captions cut off by the text encoder ({m.text.id if m.text else ''}): {truncated} of {m.n_captions}; "
+                "long_text=split in its name reads them whole"
+            )
         return (*lines, *m.notes)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -57,8 +57,10 @@ class Work:
         batches = encoded(encoder, self._batches(shards), streams) if encoder else iter(())
         with _threads_beside(self.workers if encoder and streams == 1 else 0):
             for number, shard in zip(numbers, shards, strict=True):
+                before = self._truncated()
                 rows, skipped = self._shard(shard, batches, progress)
-                part = Part(write_shard(self.out, number, rows, self.dtype), tuple(skipped))
+                made = write_shard(self.out, number, rows, self.dtype)
+                part = Part(replace(made, truncated=self._truncated() - before), tuple(skipped))
                 write_part(self.out, number, part)
                 yield part
 
@@ -99,6 +101,10 @@ class Work:
             image.repeat_interleave(repeats, dim=0).numpy(), self._texts(good), _metadata(good, per_caption=True)
         )
         return rows, skipped
+
+    def _truncated(self) -> int:
+        """Texts that the encoder has cut off so far; encoders that do not count have cut none that we know of."""
+        return int(getattr(self.encoders.text, "truncated", 0))
 
     def _texts(self, used: Sequence[Item]) -> Array:
         encoder = self.encoders.text
