@@ -1,6 +1,7 @@
 """Five-fold cross-validation on real CLIP features (shared/data/clip_coco_500.npy), default settings.
 
 python benchmarks/clip_coco.py --features PATH --out benchmarks/results/clip_coco.json [--seeds 3]
+With --only NAME that method alone is measured, and replaces its records in the file.
 
 Folds: RandomState(0).permutation(500)[fold::5] is the test set of 100 pairs, the other 400 train. Every seed and
 method sees the same folds; nothing is chosen on the test sets.
@@ -9,6 +10,7 @@ method sees the same folds; nothing is chosen on the test sets.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +83,7 @@ def main() -> None:
     parser.add_argument("--features", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/clip_coco.json"))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", choices=sorted(METHODS))
     parser.add_argument("--figure", type=Path, help="draw fold 0 before and after here, and measure nothing")
     options = parser.parse_args()
     image, text = np.load(options.features)
@@ -88,8 +91,12 @@ def main() -> None:
     if options.figure:
         draw(image, text, order, options.figure)
         return
-    records = []
+    old = json.loads(options.out.read_text(encoding="utf-8")) if options.only else {"records": []}
+    records = [r for r in old["records"] if r["method"] != options.only]
+    certificate = provenance(options.seeds - 1)
     for name, method in METHODS.items():
+        if options.only not in {None, name}:
+            continue
         for seed in range(options.seeds):
             folds = []
             started = time.perf_counter()
@@ -102,7 +109,11 @@ def main() -> None:
             means = {key: float(np.mean([f[key] for f in folds])) for key in folds[0]}
             records.append({"method": name, "seed": seed, "seconds_per_fold": seconds} | means)
             print(name, seed, f"{means['mean_recall@1']:.3f} {means['gap/centroid']:.3f}", flush=True)
-    write_json(options.out, {"provenance": provenance(options.seeds - 1), "records": records})
+    if options.only:
+        again = old.get("measured_again", {}) | {options.only: certificate}
+        write_json(options.out, old | {"measured_again": again, "records": records})
+        return
+    write_json(options.out, {"provenance": certificate, "records": records})
 
 
 if __name__ == "__main__":
