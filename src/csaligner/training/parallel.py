@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -14,14 +15,16 @@ from torch import distributed as dist
 from csaligner.distributed import is_main, world_size
 
 T = TypeVar("T")
+PATIENCE = timedelta(hours=3)  # the others wait while the main process validates
 
 
 def make_accelerator(**options: Any) -> Any:
     """Hugging Face's Accelerator: the device of this process, and the group of all where a launcher (`torchrun`,
     `accelerate launch`) started several."""
-    from accelerate import Accelerator  # a second of import time
+    from accelerate import Accelerator, InitProcessGroupKwargs  # a second of import time
 
-    return Accelerator(cpu=not torch.accelerator.is_available(), **options)
+    patience = InitProcessGroupKwargs(timeout=PATIENCE)
+    return Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[patience], **options)
 
 
 def start_ranks() -> None:
