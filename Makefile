@@ -3,11 +3,15 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := $(VENV)/.demo
+GENERATE := $(VENV)/.generate
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench docs mutants clean
+.PHONY: demo generate test lint bench docs mutants clean
 demo: $(DEMO)
 	$(BIN)/csaligner demo
+
+generate: $(GENERATE)
+	$(BIN)/csaligner generate-grid
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
@@ -36,6 +40,10 @@ $(DEMO): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bundled]'
+	touch $@
+
+$(GENERATE): $(DEMO)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bundled,generate]'
 	touch $@
 
 $(STAMP): $(DEMO)

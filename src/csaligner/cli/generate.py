@@ -1,4 +1,4 @@
-"""generate, train-decoder: from a prompt to a picture."""
+"""generate, generate-grid, train-decoder: from a prompt to a picture."""
 
 from __future__ import annotations
 
@@ -39,6 +39,17 @@ def generate(  # noqa: PLR0913, PLR0917  (options of a command)
     rows = run_generate(wish, run=run, decoder=decoder, sampling=Sampling(n, seed, steps, guidance))
     for path in save_pictures([picture for row in rows for picture in row], out, pixels):
         err.print(str(path), highlight=False)
+
+
+@app.command("generate-grid")
+def generate_grid(
+    out: Annotated[Path, typer.Option(help="A .png file.")] = Path("runs/generate/grid.png"),
+    count: Annotated[int, typer.Option(min=1, help="Prompts.")] = 12,
+) -> None:
+    """Held-out captions down, methods across, the decoder's best (true image embeddings) last. Needs no download."""
+    from csaligner.generation.grid import save_grid
+
+    err.print(f"grid: {save_grid(out, count)}", highlight=False)
 
 
 @app.command("train-decoder")

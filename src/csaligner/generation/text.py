@@ -20,7 +20,7 @@ from csaligner.types import Encoder, EncoderInfo
 
 from .prompts import Prompt, check_length, mix
 
-BUNDLED_RUNS = ("cs-aligner", "infonce", "eclipse")
+BUNDLED_RUNS = ("infonce", "eclipse", "cs-aligner")
 
 
 def bundled_run(name: str = "cs-aligner") -> Path:
