@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -10,7 +13,8 @@ from csaligner.comparison.compare import Measured, averages
 from csaligner.comparison.run import summary_of
 from csaligner.reporting.comparison import pareto_front
 
-Loader = Callable[[str], Any]
+RESULTS = Path(__file__).parent / "results"
+Table = tuple[list[str], list[list[str]]]
 # metric, heading, factor, digits
 COLUMNS = (
     ("mean_recall@1", "R@1 %", 100, 1),
@@ -29,7 +33,7 @@ def spread(values: list[float], factor: float, digits: int) -> str:
     return f"{mean(shown):.{digits}f}{tail}"
 
 
-def compare_rows(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def compare_rows(content: Mapping[str, Any]) -> Table:
     """Heading and lines of one data set's comparison; the front is marked."""
     measured = [Measured(**m) for m in content["measured"]]
     front = pareto_front(summary_of(measured))
@@ -48,7 +52,7 @@ def compare_rows(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
     return ["method", *(heading for _, heading, *_ in columns), "chosen on validation"], rows
 
 
-def sweep_rows(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def sweep_rows(content: Mapping[str, Any]) -> Table:
     """Every point of the grids and what chose itself."""
     keys = COLUMNS[:4]
     rows = []
@@ -59,7 +63,7 @@ def sweep_rows(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["data", "grid", "setting", *(heading for _, heading, *_ in keys)], rows
 
 
-def unpaired_rows(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def unpaired_rows(content: Mapping[str, Any]) -> Table:
     keys = COLUMNS[:6]
     records = content["records"]
     rows = []
@@ -71,7 +75,7 @@ def unpaired_rows(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]
     return ["part", "trained on", "pairs", *(heading for _, heading, *_ in keys)], rows
 
 
-def scaling_rows(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def scaling_rows(content: Mapping[str, Any]) -> Table:
     rows = [
         [f"{r['rows']:,}", str(r["dim"]), f"{r['cpu_seconds']:.2f}", f"{r['extra_mb']:.0f}", f"{r['inputs_mb']:.0f}"]
         for r in content["records"]
@@ -82,3 +86,35 @@ def scaling_rows(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
 def _range(values: list[float]) -> str:
     low, high = min(values), max(values)
     return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
+def _text(name: str, rows_of: Callable[[Mapping[str, Any]], Table]) -> str:
+    content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    head, rows = rows_of(content)
+    lines = [head, ["---"] * len(head), *rows]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return _note(content) + table
+
+
+def _note(content: Mapping[str, Any]) -> str:
+    about = content.get("provenance") or content["machine"]
+    parts = []
+    if "budget" in content:
+        budget = content["budget"]
+        parts.append(f"{budget['seeds']} seed(s)")
+        if "trials" in budget:
+            parts.append(f"{budget['trials']} trials for each tuned method")
+    if "cpu" in about:
+        parts.append(f"{about['cpu']}, {about['threads']} thread(s), load {about['load']} at the end")
+    parts.append(", ".join(f"{name} {version}" for name, version in about["versions"].items()))
+    return "; ".join(parts) + ".\n\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "compare_clip": partial(_text, "compare_clip", compare_rows),
+    "compare_openmoji": partial(_text, "compare_openmoji", compare_rows),
+    "compare_all": partial(_text, "compare_all", compare_rows),
+    "sweep_clip": partial(_text, "sweep_clip", sweep_rows),
+    "unpaired": partial(_text, "unpaired", unpaired_rows),
+    "scaling": partial(_text, "scaling", scaling_rows),
+}

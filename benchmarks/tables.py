@@ -14,19 +14,14 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from comparison_tables import TABLES as COMPARISON_TABLES
 from search_tables import TABLES as SEARCH_TABLES
 
 from csaligner.files import write_text
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (
-    ROOT / "README.md",
-    ROOT / "docs" / "integrations.md",
-    ROOT / "docs" / "numerics.md",
-    ROOT / "docs" / "results.md",
-    ROOT / "docs" / "search.md",
-)
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 # metric, heading, factor, digits
 MEASURES = (
@@ -167,6 +162,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "numerics": numerics_table,
     "three_modalities": modalities_table,
     "exchange": exchange_table,
+    **COMPARISON_TABLES,
     **SEARCH_TABLES,
 }
 
