@@ -25,7 +25,7 @@ from .data.store import Store
 from .data.training_data import TrainingData, some_pairs
 from .data.tuned import TunedStore
 from .data.work import Encoders
-from .distributed import is_main
+from .distributed import is_main, world_size
 from .encoders import open_encoder
 from .evaluation.baselines import MeanCentring
 from .evaluation.evaluate import evaluate
@@ -230,7 +230,7 @@ def claim_run(out: Path, config: TrainConfig, data: TrainingData) -> None:
         raise InputError(f"out: {out} exists and holds no csaligner run; choose an empty or a new folder")
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / CONFIG, dump_config(config))
-    write_json(out / RECORD, provenance(config.seed) | stores)
+    write_json(out / RECORD, provenance(config.seed) | {"processes": world_size()} | stores)
 
 
 def _digests(record: Mapping[str, Any], name: str) -> list[str]:

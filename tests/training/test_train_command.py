@@ -74,6 +74,7 @@ def test_two_processes_train_what_one_does(stores: Path, tmp_path: Path) -> None
         assert a["val/score"] == pytest.approx(b["val/score"], abs=0.02)
     assert (tmp_path / "one" / "config.yaml").read_text() == (tmp_path / "two" / "config.yaml").read_text()
     record = json.loads((tmp_path / "two" / "run.json").read_text())
+    assert record["processes"] == 2
     assert [Path(entry["store"]).name for entry in record["unpaired_texts"]] == ["others", "pairs"]
     with pytest.raises(InputError, match="holds a run with other stores as val"):
         claim_run(tmp_path / "two", load_config(TrainConfig, None, [*FAST, "unpaired.texts=7"]), TrainingData(pairs))
