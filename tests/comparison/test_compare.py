@@ -126,5 +126,12 @@ def test_both_files_are_written(tmp_path: Path) -> None:
     assert "http" not in page.replace("http-equiv", "")
 
 
+def test_several_processes_give_the_numbers_of_one() -> None:
+    one, two = (compare([fold()], ["cca", "infonce"], replace(BUDGET, seeds=1, jobs=jobs)) for jobs in (1, 2))
+    assert [m.method for m in two.measured] == ["cca", "infonce"]
+    for a, b in zip(one.measured, two.measured, strict=True):
+        assert dict(a.metrics) == pytest.approx(dict(b.metrics), abs=1e-4, nan_ok=True)
+
+
 def test_free_and_trained_names_do_not_clash() -> None:
     assert not set(FREE) & set(TRAINED)

@@ -119,6 +119,8 @@ import torch
 from csaligner.data.extract import ExtractSettings, embed
 from csaligner.types import EncoderInfo, Item
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell begins without it
+
 class Image:
     info = EncoderInfo("mean", "1", "image", 3, {"size": 8})
     def __init__(self, signal_at_fourth_call=None):

@@ -97,7 +97,13 @@ def compare(
 def spread_over_processes(
     function: Callable[..., T], tasks: Sequence[Sequence[Any]], jobs: int, report: Callable[[int, int], None]
 ) -> list[T]:
-    """function(*task) of every task, in order, on `jobs` processes of one thread each."""
+    """function(*task) of every task, in order, on `jobs` processes of one thread each; one job runs here."""
+    if jobs == 1:
+        results = []
+        for task in tasks:
+            results.append(function(*task))
+            report(len(results), len(tasks))
+        return results
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         futures = [pool.submit(function, *task) for task in tasks]
         for done, future in enumerate(as_completed(futures), 1):
