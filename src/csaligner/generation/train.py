@@ -47,8 +47,8 @@ def model_card(stores: Sequence[Store], config: DecoderTraining, steps: int) -> 
     """What it is, what it has seen, how it was trained, whose pictures these are: README.md of the folder."""
     distinct = {store.sha256: store for store in stores}.values()
     data = "\n".join(
-        f"- {s.dataset}: {s.counts['train'][0]} pictures of the train split, counted {[t.sha256 for t in stores].count(s.sha256)}"
-        f" time(s) and once more mirrored. {s.attribution}"
+        f"- {s.dataset}: {s.counts['train'][0]} pictures of the train split, counted "
+        f"{[t.sha256 for t in stores].count(s.sha256)} time(s) and once more mirrored. {s.attribution}"
         for s in distinct
     )
     model = config.model
