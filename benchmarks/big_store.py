@@ -2,9 +2,9 @@
 
     python benchmarks/big_store.py --out benchmarks/results/big_store.json
 
-Writes a store of random pairs (--rows, 1,000,000 by default) of 768 dimensions in float16, trains one epoch of the
-default adapters on it in a process of its own, and reads off that process's largest resident memory, mapped files
-included, and the share of the time that it waited for data. The store is deleted afterwards.
+Writes a store of random pairs (--rows, 1,000,000 by default) of 768 dimensions in float16, trains the default adapters
+on it for one epoch (or --steps) in a process of its own, and reads off that process's largest resident memory, mapped
+files included, and the share of the time that it waited for data. The store is deleted afterwards.
 """
 
 from __future__ import annotations
@@ -15,19 +15,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from machine import describe, peak_rss_mb, write
 
+from csaligner.adapters.aligner import Aligner
 from csaligner.config import TrainConfig, build_config
 from csaligner.data.manifest import Manifest
 from csaligner.data.shards import Rows, write_shard
 from csaligner.data.store import Store, finish
-from csaligner.runs import train
-from csaligner.training.trainer import METRICS
-from csaligner.types import EncoderInfo
+from csaligner.data.training_data import TrainingData, some_pairs
+from csaligner.runs import validate
+from csaligner.training.trainer import Hooks, Trainer
+from csaligner.types import Batch, EncoderInfo, Sampler
 
 DIM, SHARD, VALIDATION, SHARED = 768, 50_000, 1_000, 32
 
@@ -50,23 +55,36 @@ def make_store(folder: Path, rows: int) -> None:
     finish(folder, manifest)
 
 
-def measure(folder: Path, batch_size: int) -> dict[str, Any]:
+class FirstBatches:
+    """The first batches of each epoch of a sampler."""
+
+    def __init__(self, sampler: Sampler, batches: int) -> None:
+        self._sampler = sampler
+        self.batches_per_epoch = min(batches, sampler.batches_per_epoch)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        return islice(self._sampler.epoch(number), self.batches_per_epoch)
+
+
+def measure(folder: Path, batch_size: int, steps: int) -> dict[str, Any]:
     """In the process that trains: its figures."""
-    started = time.perf_counter()
-    store = Store.open(folder / "store")
+    imports, started = peak_rss_mb(), time.perf_counter()
+    data = TrainingData(Store.open(folder / "store"))
     config = build_config(TrainConfig, {"epochs": 1, "batch_size": batch_size, "val_images": VALIDATION})
-    imports = peak_rss_mb()
+    model = Aligner.fit_start(some_pairs(data.pairs, "train", config.start.images), config)
     reached: dict[str, float] = {}
 
     def report(step: int, total: int, values: Any) -> None:
         if step == 1:
             reached["seconds_until_first_step"] = time.perf_counter() - started
             reached["peak_mb_until_first_step"] = peak_rss_mb()
-        if step % 100 == 0:
+        if step % 50 == 0:
             print(f"{step}/{total}: {peak_rss_mb():.0f} MB", file=sys.stderr)
 
-    train(store, config, folder / "run", report)
-    last = json.loads((folder / "run" / METRICS).read_text(encoding="utf-8").splitlines()[-1])
+    sampler = FirstBatches(data.sampler(config), steps)
+    hooks = Hooks(partial(validate, val=data.validation(config)), report)
+    state = Trainer(model, sampler, config, folder / "run", hooks).fit()
+    last = state.history[-1]
     return reached | {
         "imports_mb": imports,
         "peak_mb": peak_rss_mb(),
@@ -82,18 +100,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--batch-size", type=int, default=512)
-    parser.add_argument("--train-on", type=Path, help="Internal: the folder of a store that is there.")
+    parser.add_argument("--steps", type=int, default=10_000, help="At most so many; the batches come from all rows.")
+    parser.add_argument("--folder", type=Path, help="Where a store of that many rows is kept, or made and kept.")
+    parser.add_argument("--child", action="store_true", help="Internal: train on the store in the folder.")
     args = parser.parse_args()
-    if args.train_on:
-        print(json.dumps(measure(args.train_on, args.batch_size)))
+    if args.child:
+        print(json.dumps(measure(args.folder, args.batch_size, args.steps)))
         return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "store").mkdir()
-        make_store(folder / "store", args.rows)
-        size = sum(file.stat().st_size for file in (folder / "store").rglob("*") if file.is_file())
-        command = [sys.executable, __file__, "--train-on", name, "--batch-size", str(args.batch_size)]
-        figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    with tempfile.TemporaryDirectory() as temporary:
+        store = (args.folder or Path(temporary)) / "store"
+        if not store.exists():
+            store.mkdir(parents=True)
+            make_store(store, args.rows)
+        size = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
+        with tempfile.TemporaryDirectory(dir=store.parent) as run:
+            (Path(run) / "store").symlink_to(store)
+            words = ["--folder", run, "--batch-size", str(args.batch_size), "--steps", str(args.steps)]
+            command = [sys.executable, __file__, "--child", *words]
+            figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     setting = {"rows": args.rows, "dim": DIM, "dtype": "float16", "store_mb": size / 2**20, "batch": args.batch_size}
     content = {"machine": describe(), "setting": setting, "figures": figures}
     print(json.dumps(content, indent=1))

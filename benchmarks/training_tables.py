@@ -1,0 +1,52 @@
+"""The tables of docs/training.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+MEASURES = (
+    ("mean_recall@1", "R@1 %", 100, 1),
+    ("mixed_image_recall@10", "mixed image-recall@10 %", 100, 1),
+    ("gap/centroid", "gap", 1, 3),
+    ("gap/cs", "D_CS", 1, 3),
+    ("gap/probe_accuracy", "probe %", 100, 1),
+)
+
+
+def big_store_table() -> str:
+    content = _load("big_store")
+    s, f, m = content["setting"], content["figures"], content["machine"]
+    cells = {
+        "pairs": f"{s['rows']:,}",
+        "dimensions": s["dim"],
+        "store": f"{s['store_mb'] / 1024:.2f} GiB",
+        "batch": s["batch"],
+        "steps": f"{f['steps']:.0f}",
+        "largest resident memory": f"{f['peak_mb'] / 1024:.2f} GiB",
+        "waiting for data": f"{100 * f['data_wait_share']:.2f} %",
+    }
+    return f"{m['cpu']}, {m['threads']} thread(s), load {m['load']} at the end.\n\n" + _markdown([cells])
+
+
+def balance_table() -> str:
+    rows = []
+    for record in _load("balance")["records"]:
+        cells = {title: f"{factor * record[key]:.{digits}f}" for key, title, factor, digits in MEASURES}
+        rows.append({"weight of D_CS": record["weight"]} | cells)
+    return _markdown(rows)
+
+
+def _load(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _markdown(rows: list[dict[str, Any]]) -> str:
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {"big_store": big_store_table, "balance": balance_table}
