@@ -20,11 +20,11 @@ from .adapters.lora import MARK, LoRAAligner
 from .checks import InputError, check_choice
 from .config import TrainConfig, dump_config, load_config
 from .data.datasets import open_dataset
-from .data.extract import ExtractSettings, ProgressCallback, embed
+from .data.extract import ExtractSettings, embed
 from .data.store import Store
 from .data.training_data import TrainingData, some_pairs
 from .data.tuned import TunedStore
-from .data.work import Encoders
+from .data.work import Encoders, ProgressCallback
 from .distributed import is_main, world_size
 from .encoders import open_encoder
 from .evaluation.baselines import MeanCentring
