@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,4 +81,16 @@ def test_the_command(
         assert part in card
     assert "exists; choose another folder" in command("--out", str(tmp_path / "npz"))
     assert "did you mean 'onnx'" in command("--out", str(tmp_path / "x"), "--format", "onxx")
-    monkeypatch.setattr(sys, "argv", [])
+
+
+def test_lora_from_the_command_line(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("peft")
+    words = ["--lora", "text", "--lora-rank", "3", "--epochs", "1", "--batch-size", "10", "-q", "dim=4"]
+    where = ["--train-data", str(store.path), "--out", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["csaligner", "train", *where, *words])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    written = tmp_path / "run" / "checkpoints" / "latest" / "text_lora" / "adapter_config.json"
+    assert json.loads(written.read_text())["r"] == 3
+    assert (tmp_path / "run" / "results.json").is_file()
