@@ -37,14 +37,14 @@ from csaligner.evaluation.mixed_search import mixed_search_of, modality_bias
 from csaligner.evaluation.ranking import ranks
 from csaligner.pairing import pair_features
 from csaligner.runs import model_folder
-from csaligner.search.build import add_features, create_index, finish
+from csaligner.search.build import create_index, finish
 from csaligner.search.calibration import MODALITIES, Calibration
 from csaligner.search.index import Index
+from csaligner.search.items import Row
 from csaligner.search.origin import BUNDLED, open_origin
 from csaligner.types import Modality, PairedFeatures
 
 OUT = Path(__file__).parent / "results" / "search.json"
-DIMS: dict[Modality, int] = {"image": 1280, "text": 384}
 PART = 10_000
 QUERIES = 200
 WORDS = (
@@ -98,30 +98,30 @@ def main() -> None:
     print(json.dumps({name: found}, indent=1))
 
 
-def features_like(modality: Modality, rows: int, seed: int) -> torch.Tensor:
-    """Synthetic encoder features: 500 clusters in 32 directions, as real ones have; not white noise, which no
-    approximate index can search."""
+def vectors_like(modality: Modality, rows: int, seed: int, dim: int = 384) -> torch.Tensor:
+    """Synthetic aligned vectors: 500 clusters that both modalities share, 32 directions inside each, and a rest of a
+    gap; not white noise, which no approximate index can search."""
     shared = np.random.default_rng(0)
-    centres = shared.standard_normal((500, 32))
-    out = np.random.default_rng([1, DIMS[modality]]).standard_normal((32, DIMS[modality]))
-    rng = np.random.default_rng([seed, DIMS[modality]])
-    latent = centres[rng.integers(0, 500, rows)] + 0.5 * rng.standard_normal((rows, 32))
-    return torch.from_numpy((latent @ out / 6 + 0.3 * rng.standard_normal((rows, DIMS[modality]))).astype(np.float32))
+    centres, inside = shared.standard_normal((500, dim)), shared.standard_normal((32, dim))
+    gap = 0.1 * shared.standard_normal(dim) * (1 if modality == "text" else -1)
+    rng = np.random.default_rng([seed, MODALITIES.index(modality)])
+    points = centres[rng.integers(0, 500, rows)] + 0.1 * rng.standard_normal((rows, 32)) @ inside
+    return normalize(torch.from_numpy((points + gap).astype(np.float32)), dim=1)
 
 
 def filled_index(folder: Path, rows: int, approximate: str) -> tuple[Index, dict[str, float]]:
-    """Half pictures, half texts. Times: `insert` through the aligner into the table, `finish` the rest."""
+    """Half pictures, half texts. Times: `insert` into the tables, `finish` the rest."""
     create_index(folder, open_origin(BUNDLED), raw=False)
     index = Index.open(folder)
     seconds = {"insert_s": 0.0}
     for modality in MODALITIES:
         for start in range(0, rows // 2, PART):
             count = min(PART, rows // 2 - start)
-            features = features_like(modality, count, start)
-            ids = [f"{modality}-{start + n}" for n in range(count)]
-            texts = [f"{modality} number {start + n}" for n in range(count)]
+            vectors = vectors_like(modality, count, start, index.manifest.dim)
+            names = [f"{modality}-{start + n}" for n in range(count)]
+            items = [Row(name, modality, "", f"item {name}", "", "", "synthetic", -1, -1, "") for name in names]
             began = time.perf_counter()
-            add_features(index, modality, ids, features, texts)
+            index.items.put(modality, items, vectors, None, new=True)
             seconds["insert_s"] += time.perf_counter() - began
     began = time.perf_counter()
     finish(index, approximate)
@@ -139,7 +139,9 @@ def measure_scale(rows: int, approximate: str, folder: Path | None) -> dict[str,
         began = time.perf_counter()
         opened.warm()
         found: dict[str, Any] = seconds | {"warm_s": time.perf_counter() - began}
-        features = features_like("text", QUERIES, 10**6)
+        features = [opened.features(words(n)) for n in range(QUERIES)]
+        opened = Index.open(where / "index", [opened.encoder(m) for m in MODALITIES])  # which remembers none of them
+        opened.warm()
         found["vectors_only"] = latency(lambda n: opened.search_features(features[n], "text"))
         found["with_text_encoder"] = latency(lambda n: opened.search(words(n)))
         found |= {

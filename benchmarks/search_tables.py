@@ -63,6 +63,10 @@ def _clients() -> str:
     )
 
 
+def _latency(r: dict[str, float]) -> str:
+    return f"{r['p50_ms']:.0f} / {r['p95_ms']:.0f} ({r['cpu_p50_ms']:.0f} / {r['cpu_p95_ms']:.0f})"
+
+
 def _load() -> dict[str, Any]:
     content: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
     return content

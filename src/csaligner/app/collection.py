@@ -39,7 +39,7 @@ def collection_map(index: Index, space: SpaceName) -> list[Point]:
     rows = {m: index.space(space).rows[m][sample[m]].tolist() for m in MODALITIES}
     points = []
     for m in MODALITIES:
-        for row, (x, y) in zip(index.items.by_row(rows[m]), placed[m].tolist(), strict=True):
+        for row, (x, y) in zip(index.items.by_row(m, rows[m]), placed[m].tolist(), strict=True):
             points.append(Point(row.id, m, row.caption or row.text[:80] or row.id, round(x, 4), round(y, 4)))
     return points
 

@@ -34,7 +34,7 @@ def index(  # noqa: PLR0913, PLR0917  (what can be said about a table)
     data: Annotated[str, typer.Option(help="A folder, a table (csv, tsv, jsonl, parquet) or a dataset's name.")],
     out: Annotated[Path, typer.Option(help="Folder of the index; one that is there is brought up to date.")],
     run: Annotated[str | None, typer.Option(help="A run folder, a saved aligner, or bundled.")] = None,
-    approximate: Annotated[str, typer.Option(help="auto, exact, ivf_pq, ivf_sq or hnsw.")] = "auto",
+    approximate: Annotated[str, typer.Option(help="auto, exact, ivf_sq, ivf_pq or hnsw.")] = "auto",
     captions: Annotated[bool, typer.Option(help="Captions of pictures are texts of the index, too.")] = True,
     csv_img_key: Annotated[str, typer.Option(help="Column with picture paths.")] = "image",
     csv_caption_key: Annotated[str, typer.Option(help="Column with texts or captions.")] = "caption",

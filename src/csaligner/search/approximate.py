@@ -18,11 +18,14 @@ REFINE = 10  # candidates of a compressed index that are scored again with whole
 
 
 def build_approximate(index: Index, kind: str) -> Approximate:
-    """Build LanceDB's index of that kind over the aligned vectors, with about sqrt(N) partitions, and read as many
-    of them a query as reach TARGET, or all."""
-    rows = len(index)
-    partitions = max(1, min(round(math.sqrt(rows)), rows // 64))
-    index.items.build_approximate(kind, partitions)
+    """Build LanceDB's index of that kind over the aligned vectors of each modality, with about sqrt(N) partitions, and
+    read as many of them a query as reach TARGET, or all."""
+    rows, partitions = len(index), 1
+    for modality, count in index.counts.items():
+        if count:
+            here = max(1, min(round(math.sqrt(count)), count // 64))
+            index.items.build_approximate(modality, kind, here)
+            partitions = max(partitions, here)
     nprobes = min(8, partitions)
     while True:
         recall = measured_recall(index, nprobes, REFINE)

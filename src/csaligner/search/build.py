@@ -34,7 +34,7 @@ Progress = Callable[[int, int], object]  # entries done, entries in all
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """entries: what of the data is indexed. approximate: exact, auto (ivf_pq above 200,000 rows), ivf_pq, ivf_sq or
+    """entries: what of the data is indexed. approximate: exact, auto (ivf_sq above 200,000 rows), ivf_sq, ivf_pq or
     hnsw. workers: threads that decode pictures. raw: keep raw vectors, for comparison (half a vector more)."""
 
     entries: EntrySettings = field(default_factory=EntrySettings)
@@ -181,7 +181,7 @@ def finish(index: Index, approximate: str) -> None:
     index.forget()
     wanted = approximate
     if approximate == "auto":
-        wanted = "ivf_pq" if len(index) > AUTO_ROWS else "exact"
+        wanted = "ivf_sq" if len(index) > AUTO_ROWS else "exact"
     how = index.manifest.approximate
     if wanted == "exact":
         how = None
@@ -230,7 +230,7 @@ def _plan(stamps: dict[str, Stamp], found: Found) -> _Plan:
             continue
         present.add(entry.id)
         _plan_entry(plan, entry, stamp)
-    plan.gone = [i for i, stamp in stamps.items() if stamp.source == found.source and i not in present]
+    plan.gone += [i for i, stamp in stamps.items() if stamp.source == found.source and i not in present]
     return plan
 
 
@@ -244,6 +244,8 @@ def _plan_entry(plan: _Plan, entry: Entry, stamp: Stamp | None) -> None:
         plan.embed.append((entry, digest))
         if stamp is None:
             plan.new.add(entry.id)
+        elif stamp.modality != entry.modality:  # it leaves one table for the other
+            plan.gone.append(entry.id)
     elif any(getattr(stamp, name) != value for name, value in words.items()):
         plan.restamp[entry.id] = words
     else:
@@ -277,7 +279,7 @@ def _put(index: Index, modality: Modality, rows: list[Row], features: Tensor, *,
     features = features.float()
     aligned = encode(index.model, modality, features)
     raw = raw_vectors(index.model, modality, features) if index.manifest.raw_dim is not None else None
-    index.items.put(rows, aligned, raw, new=new)
+    index.items.put(modality, rows, aligned, raw, new=new)
 
 
 def _prepare(encoder: Encoder, entry: Entry) -> Any:

@@ -175,16 +175,14 @@ class Index:
             )
         use = self.manifest.approximate is not None if options.approximate is None else options.approximate
         if use and self.manifest.approximate is None:
-            raise InputError("approximate: the index has no approximate index; build one with `--approximate ivf_pq`")
-        found: list[tuple[float, float, int]] = []  # score, cosine, row
+            raise InputError("approximate: the index has no approximate index; build one with `--approximate ivf_sq`")
+        found: list[tuple[float, float, Modality, int]] = []  # score, cosine, modality, row
         calibration = self.calibration if options.calibrated and options.space == "aligned" else None
         for item in ONLY[options.only] if options.only else MODALITIES:
             rows, cosines = self._nearest(features, modality, item, k, options.space, use)
             scores = calibration.apply(modality, item, cosines) if calibration else cosines
-            found += zip(scores.tolist(), cosines.tolist(), rows, strict=True)
-        best = sorted(found, key=lambda entry: -entry[0])[:k]
-        rows_found = self.items.by_row([row for _, _, row in best])
-        return [_hit(row, score, cosine) for (score, cosine, _), row in zip(best, rows_found, strict=True)]
+            found += [(*both, item, row) for *both, row in zip(scores.tolist(), cosines.tolist(), rows, strict=True)]
+        return self._hits(sorted(found, key=lambda entry: -entry[0])[:k])
 
     def row(self, item_id: str) -> Row | None:
         """The item of that id, if there is one."""
@@ -253,6 +251,13 @@ class Index:
             return self.items.nearest(query, item, k, nprobes=how.nprobes, refine=how.refine)
         return self.space("aligned").nearest(query, item, k)
 
+    def _hits(self, best: list[tuple[float, float, Modality, int]]) -> list[Hit]:
+        rows: dict[tuple[Modality, int], Row] = {}
+        for modality in MODALITIES:
+            wanted = [row for _, _, m, row in best if m == modality]
+            rows |= {(modality, n): row for n, row in zip(wanted, self.items.by_row(modality, wanted), strict=True)}
+        return [_hit(rows[m, n], score, cosine) for score, cosine, m, n in best]
+
     def _encode_text(self, words: str) -> Tensor:
         encoder = self.encoder("text")
         with self._encoding:
@@ -273,8 +278,8 @@ def _check_encoder(manifest: IndexManifest, encoder: Encoder) -> None:
         )
 
 
-def _read_measures(path: Path, version: int) -> dict[str, Any] | None:
-    """What was measured on this very version of the table, if it was."""
+def _read_measures(path: Path, version: list[int]) -> dict[str, Any] | None:
+    """What was measured on this very version of the tables, if it was."""
     try:
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return value if value["version"] == version else None

@@ -16,10 +16,11 @@ from torch import Tensor
 from csaligner.checks import CSAlignerError, InputError
 from csaligner.types import Modality
 
-TABLE = "items"
+TABLES: Mapping[Modality, str] = {"image": "images", "text": "texts"}
 ALIGNED, RAW = "vector", "raw"
 KEEP_VERSIONS = timedelta(days=1)  # readers of an older version may go on that long
-INDEX_TYPES = {"ivf_pq": "IVF_PQ", "ivf_sq": "IVF_SQ", "hnsw": "IVF_HNSW_SQ"}
+INDEX_TYPES = ("ivf_sq", "ivf_pq", "hnsw")
+AT_ONCE = 1000  # ids in one condition
 
 
 @dataclass(frozen=True)
@@ -61,99 +62,110 @@ class Matrix:
     vectors: Tensor
 
 
-class Items:
-    """The table. Every write is one version: a reader sees it whole or not at all."""
+_NAMES = list(Row.__dataclass_fields__)
 
-    def __init__(self, table: Any) -> None:
+
+class Items:
+    """Two tables, one of pictures and one of texts, so that an approximate index never has to look for the one
+    among the other. Every write to a table is one version: a reader sees it whole or not at all."""
+
+    def __init__(self, tables: Mapping[Modality, Any]) -> None:
         """Use Items.create or Items.open."""
-        self._table = table
+        self._tables = tables
 
     @classmethod
     def create(cls, folder: Path, dim: int, raw_dim: int | None) -> Items:
         import pyarrow as pa
 
         kinds: Mapping[str, Any] = {"size": pa.int64(), "mtime_ns": pa.int64()}
-        fields = [pa.field(name, kinds.get(name, pa.string())) for name in Row.__dataclass_fields__]
+        fields = [pa.field(name, kinds.get(name, pa.string())) for name in _NAMES]
         fields.append(pa.field(ALIGNED, pa.list_(pa.float32(), dim)))
         if raw_dim is not None:
             fields.append(pa.field(RAW, pa.list_(pa.float16(), raw_dim)))
-        return cls(_connect(folder).create_table(TABLE, schema=pa.schema(fields)))
+        database = _connect(folder)
+        return cls({m: database.create_table(name, schema=pa.schema(fields)) for m, name in TABLES.items()})
 
     @classmethod
     def open(cls, folder: Path) -> Items:
-        """Raises InputError where the table is missing or damaged."""
+        """Raises InputError where a table is missing or damaged."""
+        database = _connect(folder)
         try:
-            return cls(_connect(folder).open_table(TABLE))
-        except InputError:
-            raise
+            return cls({m: database.open_table(name) for m, name in TABLES.items()})
         except Exception as error:  # LanceDB raises ValueError, RuntimeError or OSError by the kind of damage
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"index: {folder} cannot be opened ({reason}); index again") from None
 
     @property
-    def version(self) -> int:
-        return int(self._table.version)
+    def version(self) -> list[int]:
+        """Another one after every write."""
+        return [int(table.version) for table in self._tables.values()]
 
     def count(self, modality: Modality | None = None) -> int:
-        return int(self._table.count_rows(f"modality = '{modality}'" if modality else None))
+        tables = [self._tables[modality]] if modality else self._tables.values()
+        return sum(int(table.count_rows()) for table in tables)
 
-    def put(self, rows: Sequence[Row], aligned: Tensor, raw: Tensor | None, *, new: bool = False) -> None:
-        """Add rows, or replace those of the same id. aligned: (N, dim); raw: (N, raw_dim) where the table keeps it.
-        new: the caller knows that none of the ids is there, which is quicker."""
+    def put(
+        self, modality: Modality, rows: Sequence[Row], aligned: Tensor, raw: Tensor | None, *, new: bool = False
+    ) -> None:
+        """Add rows of one modality, or replace those of the same id. aligned: (N, dim); raw: (N, raw_dim) where the
+        table keeps it. new: the caller knows that none of the ids is there, which is quicker."""
         import pyarrow as pa
 
-        columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in Row.__dataclass_fields__}
+        target = self._tables[modality]
+        columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in _NAMES}
         for name, vectors, kind in ((ALIGNED, aligned, np.float32), (RAW, raw, np.float16)):
             if vectors is not None:
                 flat = pa.array(vectors.cpu().numpy().astype(kind).ravel())
                 columns[name] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-        table = pa.table(columns, schema=self._table.schema)
+        table = pa.table(columns, schema=target.schema)
         if new:
-            self._table.add(table)
+            target.add(table)
         else:
-            self._table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(table)
+            target.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(table)
 
     def restamp(self, changed: Mapping[str, Mapping[str, Any]]) -> None:
         """New values of columns other than the vectors, by id."""
         import pyarrow as pa
 
-        if not changed:
-            return
-        old = {row.id: row for row in self.by_id(list(changed))}
-        rows = [asdict(old[key]) | dict(values) for key, values in changed.items() if key in old]
-        schema = pa.schema([self._table.schema.field(name) for name in Row.__dataclass_fields__])
-        self._table.merge_insert("id").when_matched_update_all().execute(pa.Table.from_pylist(rows, schema=schema))
+        old = self.by_id(list(changed))
+        for modality, table in self._tables.items():
+            rows = [asdict(row) | dict(changed[row.id]) for row in old if row.modality == modality]
+            if rows:
+                schema = pa.schema([table.schema.field(name) for name in _NAMES])
+                table.merge_insert("id").when_matched_update_all().execute(pa.Table.from_pylist(rows, schema=schema))
 
     def delete(self, ids: Iterable[str]) -> None:
         wanted = list(ids)
-        for start in range(0, len(wanted), 1000):
-            self._table.delete(_among(wanted[start : start + 1000]))
+        for start in range(0, len(wanted), AT_ONCE):
+            for table in self._tables.values():
+                table.delete(_among(wanted[start : start + AT_ONCE]))
 
     def stamps(self) -> dict[str, Stamp]:
         names = list(Stamp.__dataclass_fields__)
-        rows = self._table.search().select(["id", *names]).to_arrow().to_pylist()
-        return {row.pop("id"): Stamp(**row) for row in rows}
+        found = [t.search().select(["id", *names]).to_arrow().to_pylist() for t in self._tables.values()]
+        return {row.pop("id"): Stamp(**row) for rows in found for row in rows}
 
     def by_id(self, ids: Sequence[str]) -> list[Row]:
         """The rows of these ids, in no order; unknown ids are left out."""
         found: list[Row] = []
-        for start in range(0, len(ids), 1000):
-            query = self._table.search().where(_among(ids[start : start + 1000])).select(_NAMES)
-            found += [Row(**row) for row in query.to_list()]
+        for start in range(0, len(ids), AT_ONCE):
+            condition = _among(ids[start : start + AT_ONCE])
+            for table in self._tables.values():
+                found += [Row(**row) for row in table.search().where(condition).select(_NAMES).to_list()]
         return found
 
-    def by_row(self, rows: Sequence[int]) -> list[Row]:
+    def by_row(self, modality: Modality, rows: Sequence[int]) -> list[Row]:
         """The rows of these row ids (of Matrix or `nearest`), in that order."""
         if not rows:
             return []
-        query = self._table.take_row_ids(list(rows)).select(_NAMES).with_row_id()
+        query = self._tables[modality].take_row_ids(list(rows)).select(_NAMES).with_row_id()
         found = {row.pop("_rowid"): Row(**row) for row in query.to_arrow().to_pylist()}  # in no order
         return [found[row] for row in rows]
 
     def matrix(self, modality: Modality, column: str = ALIGNED) -> Matrix:
-        query = self._table.search().where(f"modality = '{modality}'").select([column])
-        found = query.with_row_id(True).to_arrow().combine_chunks()
-        dim = self._table.schema.field(column).type.list_size
+        table = self._tables[modality]
+        found = table.search().select([column]).with_row_id(True).to_arrow().combine_chunks()
+        dim = table.schema.field(column).type.list_size
         values = found[column].combine_chunks().flatten() if len(found) else np.zeros(0)
         vectors = np.asarray(values, dtype=np.float32).reshape(-1, dim)
         rows = torch.tensor(found["_rowid"].to_pylist(), dtype=torch.int64)
@@ -163,42 +175,42 @@ class Items:
         self, vector: Tensor, modality: Modality, k: int, *, nprobes: int, refine: int
     ) -> tuple[list[int], Tensor]:
         """The k nearest through the approximate index: row ids and cosines, best first."""
-        query = self._table.search(vector.numpy(), vector_column_name=ALIGNED).distance_type("dot")
-        query = query.where(f"modality = '{modality}'", prefilter=True).nprobes(nprobes).refine_factor(refine)
+        query = self._tables[modality].search(vector.numpy(), vector_column_name=ALIGNED).distance_type("dot")
+        query = query.nprobes(nprobes).refine_factor(refine)
         found = query.select(["_distance"]).with_row_id(True).limit(k).to_arrow()
         return found["_rowid"].to_pylist(), 1 - torch.tensor(found["_distance"].to_pylist())
 
-    def build_approximate(self, kind: str, partitions: int) -> None:
+    def build_approximate(self, modality: Modality, kind: str, partitions: int) -> None:
+        table = self._tables[modality]
         options: dict[str, Any] = {"num_partitions": partitions}
         if kind == "ivf_pq":
-            dim = self._table.schema.field(ALIGNED).type.list_size
+            dim = table.schema.field(ALIGNED).type.list_size
             options["num_sub_vectors"] = next(n for n in range(max(1, dim // 4), 0, -1) if dim % n == 0)
         config = _index_config(kind)(distance_type="dot", **options)
         try:
-            self._table.create_index(ALIGNED, config=config, replace=True)
+            table.create_index(ALIGNED, config=config, replace=True)
         except Exception as error:  # LanceDB's own kinds: too few rows, out of disk
             reason = " ".join(str(error).split())[:200]
+            rows = self.count(modality)
             raise CSAlignerError(
-                f"approximate: {kind} could not be built over {self.count()} rows ({reason})"
+                f"approximate: {kind} could not be built over {rows} {modality}s ({reason}); use exact"
             ) from None
 
     def tidy(self) -> None:
         """Merge small files, bring the indexes up to date, forget old versions."""
-        from lancedb.index import Bitmap, BTree
+        from lancedb.index import BTree
 
-        have = {name for index in self._table.list_indices() for name in index.columns}
-        if self.count():
-            for column, config in (("id", BTree()), ("modality", Bitmap())):
-                if column not in have:
-                    self._table.create_index(column, config=config)
-        self._table.optimize(cleanup_older_than=KEEP_VERSIONS)
+        for modality, table in self._tables.items():
+            have = {name for index in table.list_indices() for name in index.columns}
+            if self.count(modality) and "id" not in have:
+                table.create_index("id", config=BTree())
+            table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
     def to_arrow(self, columns: Sequence[str]) -> Any:
         """All rows as a pyarrow table."""
-        return self._table.search().select(list(columns)).to_arrow()
+        import pyarrow as pa
 
-
-_NAMES = list(Row.__dataclass_fields__)
+        return pa.concat_tables([t.search().select(list(columns)).to_arrow() for t in self._tables.values()])
 
 
 def _among(ids: Sequence[str]) -> str:
