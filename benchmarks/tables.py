@@ -16,6 +16,7 @@ from typing import Any
 
 from comparison_tables import TABLES as COMPARISON_TABLES
 from search_tables import TABLES as SEARCH_TABLES
+from training_tables import TABLES as TRAINING_TABLES
 
 from csaligner.files import write_text
 
@@ -164,6 +165,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "exchange": exchange_table,
     **COMPARISON_TABLES,
     **SEARCH_TABLES,
+    **TRAINING_TABLES,
 }
 
 
