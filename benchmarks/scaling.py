@@ -22,6 +22,7 @@ from machine import describe, peak_rss_mb, write
 from rivals import LOSSES
 
 from csaligner.files import write_atomically
+from csaligner.ops.tiled_contrastive import KEPT_BYTES
 
 
 def measure(rows: int, dim: int) -> dict[str, float]:
@@ -90,15 +91,21 @@ def main() -> None:
         print(json.dumps(measure(arguments.one, arguments.dim)))
         return
     records = [in_own_process(rows, arguments.dim) for rows in arguments.sizes]
+    content = summary(records)
+    write(arguments.out, content)
+    draw(records, arguments.figure)
+
+
+def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Exponents of the large sizes; memory without the products that are kept, whose bytes do not grow."""
     large = [r for r in records if r["rows"] >= 4096] or records
-    content = {
+    full = [r | {"beside": r["extra_mb"] - KEPT_BYTES / 2**20} for r in records if r["rows"] >= 16384]
+    return {
         "machine": describe(),
         "records": records,
         "time_exponent": round(slope(large, "cpu_seconds"), 3),
-        "memory_exponent_above_the_products_kept": round(slope(records[-3:], "extra_mb"), 3),
+        "memory_exponent": round(slope(full, "beside"), 3) if len(full) > 1 else None,
     }
-    write(arguments.out, content)
-    draw(records, arguments.figure)
 
 
 if __name__ == "__main__":
