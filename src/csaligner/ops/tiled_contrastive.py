@@ -48,20 +48,18 @@ class _Contrastive(torch.autograd.Function):
         with no_autocast(x):
             pair = Pair.of(x, y, rows, float(scale))
             norms = _first_pass(pair, kernel, KEPT_BYTES if any(ctx.needs_input_grad) else 0)
-        ctx.save_for_backward(x, y, scale)
-        ctx.rows, ctx.norms = rows, norms
+        ctx.pair, ctx.norms, ctx.scale_dtype = pair, norms, scale.dtype
         value = norms.softmaxes.info_nce(pair)
         return value, torch.zeros_like(value) if norms.kernel is None else norms.kernel.log_mean()
 
     @staticmethod
     def backward(ctx: Any, grad_nce: Tensor, grad_kernel: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        x, y, scale = ctx.saved_tensors
-        with no_autocast(x):
-            pair = Pair.of(x, y, ctx.rows, float(scale))
+        pair: Pair = ctx.pair  # centred copies: what the caller does to x meanwhile does not matter
+        with no_autocast(pair.x.sample.points):
             sweep = _Gradient(pair, ctx.norms, (float(grad_nce), float(grad_kernel)))
             grad_x, grad_y, grad_scale = sweep.run(scale_too=ctx.needs_input_grad[2])
-        return grad_x, grad_y, grad_scale.to(scale.dtype), None, None
+        return grad_x, grad_y, grad_scale.to(ctx.scale_dtype), None, None
 
 
 @dataclass(frozen=True)
