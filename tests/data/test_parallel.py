@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from csaligner.checks import CSAlignerError, InputError
 from csaligner.data import ray_runner
@@ -230,8 +231,13 @@ def test_ten_times_killed_at_a_random_moment(
 
 
 def exit_code(call: Callable[..., None], *words: Any) -> int:
-    """Of a fork that makes this call."""
-    process = multiprocessing.get_context("fork").Process(target=call, args=words)
+    """Of a fork that makes this call, on one thread: a fork would wait for the threads that its parent has."""
+
+    def alone() -> None:
+        torch.set_num_threads(1)
+        call(*words)
+
+    process = multiprocessing.get_context("fork").Process(target=alone)
     process.start()
     process.join(60)
     assert process.exitcode is not None

@@ -68,6 +68,7 @@ def _pool(streams: int) -> ThreadPoolExecutor:
     started = Barrier(streams + 1)
 
     def start() -> None:
+        torch.get_num_threads()  # a thread's first look sets its number to the process's: before ours, not after
         torch.set_num_threads(1)
         started.wait()
 
