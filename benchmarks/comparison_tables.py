@@ -83,6 +83,21 @@ def scaling_rows(content: Mapping[str, Any]) -> Table:
     return ["rows", "d", "processor s", "MB beside the inputs", "MB of inputs"], rows
 
 
+def generation_rows(content: Mapping[str, Any]) -> Table:
+    """Predicted embeddings of captions, before any decoder."""
+    keys = (
+        ("embedding_frechet", "embedding Frechet", 1, 4),
+        ("paired_cosine", "paired cosine", 1, 3),
+        ("text_to_image_recall@1", "text-to-image R@1 %", 100, 1),
+        ("text_to_image_recall@10", "R@10 %", 100, 1),
+    )
+    rows = [
+        [name, *(spread([seed[key] for seed in method["seeds"]], factor, digits) for key, _, factor, digits in keys)]
+        for name, method in content["methods"].items()
+    ]
+    return ["objective", *(heading for _, heading, *_ in keys)], rows
+
+
 def _range(values: list[float]) -> str:
     low, high = min(values), max(values)
     return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
@@ -115,6 +130,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compare_openmoji": partial(_text, "compare_openmoji", compare_rows),
     "compare_all": partial(_text, "compare_all", compare_rows),
     "sweep_clip": partial(_text, "sweep_clip", sweep_rows),
+    "generation": partial(_text, "generation", generation_rows),
     "unpaired": partial(_text, "unpaired", unpaired_rows),
     "scaling": partial(_text, "scaling", scaling_rows),
 }
