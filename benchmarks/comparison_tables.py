@@ -94,6 +94,7 @@ def generation_rows(content: Mapping[str, Any]) -> Table:
     rows = [
         [name, *(spread([seed[key] for seed in method["seeds"]], factor, digits) for key, _, factor, digits in keys)]
         for name, method in content["methods"].items()
+        if method["seeds"]
     ]
     return ["objective", *(heading for _, heading, *_ in keys)], rows
 
