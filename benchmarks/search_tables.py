@@ -44,11 +44,20 @@ def scale_table() -> str:
                 f"{r['recall@10']:.3f}",
                 f"{r['vectors_only']['p50_ms']:.0f} / {r['vectors_only']['p95_ms']:.0f}",
                 f"{r['with_text_encoder']['p50_ms']:.0f} / {r['with_text_encoder']['p95_ms']:.0f}",
-                f"{r['resident_mb']:.0f}",
+                f"{r['resident_mb']:.0f} ({r['encoders_mb']:.0f})",
                 f"{r['disk_mb']:.0f}",
             ]
         )
-    head = ["rows", "kind", "build s", "recall@10", "query p50 / p95 ms", "with encoder", "memory MB", "disk MB"]
+    head = [
+        "rows",
+        "kind",
+        "build s",
+        "recall@10",
+        "query p50 / p95 ms",
+        "with encoder",
+        "memory MB (before vectors)",
+        "disk MB",
+    ]
     return about + _markdown(head, rows) + _clients()
 
 

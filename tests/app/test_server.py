@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import socket
 import struct
 import zlib
 from pathlib import Path
@@ -15,7 +16,8 @@ from PIL import Image
 
 from csaligner.app.guard import is_loopback
 from csaligner.app.pictures import MAX_UPLOAD
-from csaligner.app.server import ServeSettings, make_app
+from csaligner.app.server import ServeSettings, make_app, serve
+from csaligner.checks import InputError
 from csaligner.search.index import Index
 
 pytest.importorskip("starlette", reason="starlette is not installed")
@@ -240,3 +242,24 @@ def test_generation_only_where_a_decoder_is(index: Index) -> None:
     assert answer.headers["content-type"] == "image/png"
     assert asked == [("red", 7)]
     assert client.get("/api/generate", params={"q": "red"}).status_code == 405
+
+
+def test_whoever_reads_the_address_can_connect_at_once(index: Index) -> None:
+    class Enough(Exception):
+        pass
+
+    def connect(address: str) -> None:
+        port = int(address.rstrip("/").rpartition(":")[2])
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        raise Enough
+
+    with pytest.raises(Enough):
+        serve(index, ServeSettings(port=0), connect)
+
+
+def test_an_address_that_is_taken_is_one_line(index: Index) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(InputError, match="cannot listen on 127"):
+            serve(index, ServeSettings(port=taken.getsockname()[1]))

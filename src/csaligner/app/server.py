@@ -24,6 +24,7 @@ from .guard import LOOPBACK_NAMES, ASGIApp, Guard, is_loopback
 from .pictures import MAX_UPLOAD, SIZES, read_upload, thumbnail
 
 MOST_HITS, MOST_WORDS = 60, 2000
+BACKLOG = 256  # connections that wait to be taken
 STATIC: Mapping[str, str] = {
     "index.html": "text/html; charset=utf-8",
     "app.css": "text/css; charset=utf-8",
@@ -203,6 +204,7 @@ def serve(index: Index, settings: ServeSettings, ready: Callable[[str], object] 
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host.strip("[]"), settings.port))
+        listener.listen(BACKLOG)  # now, so that nobody who reads the address is refused
     except OSError as error:
         listener.close()
         where = f"{settings.host}:{settings.port}"
@@ -210,7 +212,7 @@ def serve(index: Index, settings: ServeSettings, ready: Callable[[str], object] 
     with listener:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         ready(f"http://{host}:{listener.getsockname()[1]}/")
-        config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
+        config = uvicorn.Config(app, backlog=BACKLOG, log_level="warning", access_log=False, lifespan="off")
         uvicorn.Server(config).run(sockets=[listener])
 
 
