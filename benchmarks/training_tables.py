@@ -1,4 +1,4 @@
-"""The tables of docs/training.md."""
+"""The tables of docs/training.md and docs/data.md."""
 
 from __future__ import annotations
 
@@ -40,6 +40,21 @@ def balance_table() -> str:
     return _markdown(rows)
 
 
+def embed_table() -> str:
+    content = _load("embed")
+    m, median = content["machine"], content["median"]
+    cells = {
+        "pictures": content["pictures"],
+        "encoder alone, pictures/s": f"{median['own']:.1f}",
+        "`embed`, pictures/s": f"{median['embed']:.1f}",
+        "share": f"{100 * content['share_of_own_rate']:.0f} %",
+        "encoder alone, a batch on each core": f"{median['own_streams']:.1f}",
+        "reading and drawing, ms of a core": f"{content['decode_ms']:.1f}",
+        "encoding, ms of a core": f"{content['encode_ms']:.1f}",
+    }
+    return f"{m['cpu']}, {m['threads']} threads, load {m['load']} at the end.\n\n" + _markdown([cells])
+
+
 def _load(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
@@ -49,4 +64,8 @@ def _markdown(rows: list[dict[str, Any]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"big_store": big_store_table, "balance": balance_table}
+TABLES: dict[str, Callable[[], str]] = {
+    "big_store": big_store_table,
+    "balance": balance_table,
+    "embed": embed_table,
+}
