@@ -9,8 +9,10 @@ from pathlib import Path
 
 from csaligner.types import ImageSource
 
+from .cells import Cell
 from .images import ImageError
 
+CELL = re.compile(r"(?P<file>.+\.parquet)#(?P<column>.+)\[(?P<row>\d+)\]", re.DOTALL | re.IGNORECASE)
 WRITTEN = re.compile(r"(?P<file>.+)#(?P<name>[^#]+)@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
 
 
@@ -78,7 +80,10 @@ def stamp_of(source: ImageSource) -> list[str | int]:
 
 
 def source_of(text: str) -> ImageSource:
-    """The source that `written` described: a part of a file, or a path."""
+    """The source that `written` described: a cell of a table, a part of a file, or a path."""
+    cell = CELL.fullmatch(text)
+    if cell is not None:
+        return Cell(Path(cell["file"]), cell["column"], int(cell["row"]))
     part = WRITTEN.fullmatch(text)
     if part is None:
         return Path(text)

@@ -1,14 +1,19 @@
-"""A table of image paths and captions: csv, tsv, jsonl or parquet."""
+"""A table of captions with image paths, or with the pictures themselves: csv, tsv, jsonl or parquet."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from csaligner.checks import InputError
-from csaligner.types import Item
+from csaligner.data.cells import Cell, holds_pictures
+from csaligner.data.images import ImageError
+from csaligner.types import Item, Split
 
 from .records import SPLIT_NAMES, BadRecord, captions, items_of, json_lines, merged
 
@@ -27,6 +32,10 @@ class Table:
     the table's folder.
 
     split_key: a column with train, val or test; without it the hash rule decides.
+
+    In parquet image_key may hold the pictures: bytes, or the struct {bytes, path} of Hugging Face's `datasets`. They
+    are read by workers when they are wanted. Without id_key the id is the table's name and the row; with it, rows of
+    one id must hold the same picture.
 
     A row without an image, with another picture for an id, or that does not parse is an unusable item: the rest goes
     on. Raises InputError for a missing file, a column that is not there (and says which are), and a file that does
@@ -58,11 +67,13 @@ class Table:
         return self._path.name
 
     def items(self) -> Sequence[Item]:
+        if self._path.suffix.lower() == ".parquet" and self._holds_pictures():
+            return merged(items_of(self._path, self._cells(), lambda row: row))
         pictures: dict[str, Path] = {}
         return merged(items_of(self._path, self._rows(), lambda row: self._item(row, pictures)))
 
     def _item(self, row: Row, pictures: dict[str, Path]) -> Item:
-        image_key, caption_key, id_key, *split_key = self._keys
+        image_key, caption_key, id_key, *_ = self._keys
         image, image_id = _cell(row.get(image_key)), _cell(row.get(id_key))
         if not image or not image_id:
             raise BadRecord(f"has nothing in column {(image_key if not image else id_key)!r}")
@@ -70,11 +81,13 @@ class Table:
         first = pictures.setdefault(image_id, path)
         if first != path:
             raise BadRecord(f"gives the id {image_id!r} to {path}, but it stands for {first}")
-        split = _cell(row.get(split_key[0])) if split_key else ""
+        return Item(image_id, path, captions(row.get(caption_key)), group=image_id, split=self._split(row))
+
+    def _split(self, row: Row) -> Split | None:
+        split = _cell(row.get(self._keys[3])) if len(self._keys) > 3 else ""
         if split and split not in SPLIT_NAMES:
             raise BadRecord(f"has the split {split!r}, wanted train, val or test")
-        found = row.get(caption_key)
-        return Item(image_id, path, captions(found), group=image_id, split=SPLIT_NAMES.get(split))
+        return SPLIT_NAMES.get(split)
 
     def _check(self) -> None:
         if not self._path.is_file():
@@ -113,18 +126,37 @@ class Table:
             missing = [] if isinstance(row, BadRecord) else [key for key in self._keys if key not in row]
             yield where, BadRecord(f"has no {missing[0]!r}") if missing else row
 
-    def _parquet(self) -> Iterator[Row]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+    def _parquet(self, keys: Sequence[str] | None = None) -> Iterator[Row]:
+        with _opened(self._path) as file:
+            self._check_columns(file.schema_arrow.names)
+            for batch in file.iter_batches(columns=sorted(set(keys or self._keys))):
+                yield from batch.to_pylist()
 
-        try:
-            with pq.ParquetFile(self._path) as file:
-                self._check_columns(file.schema_arrow.names)
-                for batch in file.iter_batches(columns=sorted(set(self._keys))):
-                    yield from batch.to_pylist()
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{self._path}: does not read as parquet ({reason})") from None
+    def _holds_pictures(self) -> bool:
+        with _opened(self._path) as file:
+            self._check_columns(file.schema_arrow.names)
+            return holds_pictures(file.schema_arrow.field(self._keys[0]).type)
+
+    def _cells(self) -> Iterator[tuple[str, Item | BadRecord]]:
+        """An item a row, whose picture is a cell; the column of pictures is not read where ids do not repeat."""
+        image_key, caption_key, id_key, *split_key = self._keys
+        file, mark = self._path.absolute(), str(self._path.stat().st_size)
+        own_ids = id_key != image_key
+        rows = list(self._parquet([caption_key, *([id_key] if own_ids else []), *split_key]))
+        counts = Counter(_cell(row.get(id_key)) for row in rows) if own_ids else Counter[str]()
+        first: dict[str, tuple[Cell, str]] = {}
+        for number, row in enumerate(rows):
+            cell = Cell(file, image_key, number, mark, self._root.absolute())
+            image_id = _cell(row.get(id_key)) if own_ids else f"{self._path.stem}/{number}"
+            try:
+                if not image_id:
+                    raise BadRecord(f"has nothing in column {id_key!r}")
+                if counts[image_id] > 1:
+                    cell = _same(image_id, cell, first)
+                found = captions(row.get(caption_key))
+                yield f"row {number + 1}", Item(image_id, cell, found, group=image_id, split=self._split(row))
+            except BadRecord as error:
+                yield f"row {number + 1}", error
 
     def _check_columns(self, columns: Any) -> None:
         for key in self._keys:
@@ -132,6 +164,32 @@ class Table:
                 raise InputError(
                     f"{self._path}: has no column {key!r}; its columns are {', '.join(map(repr, columns))}"
                 )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A pyarrow ParquetFile; what goes wrong with it is an InputError."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: does not read as parquet ({reason})") from None
+
+
+def _same(image_id: str, cell: Cell, first: dict[str, tuple[Cell, str]]) -> Cell:
+    """The cell that stands for the id: the first one, which must hold the same picture."""
+    try:
+        digest = hashlib.sha256(cell.read()).hexdigest()
+    except (ImageError, OSError) as error:
+        raise BadRecord(f"has no picture that can be read ({error})") from None
+    seen, known = first.setdefault(image_id, (cell, digest))
+    if digest != known:
+        raise BadRecord(f"gives the id {image_id!r} to another picture than row {seen.row + 1}")
+    return seen
 
 
 def _numbered(rows: Iterator[Row]) -> Iterator[tuple[str, Row]]:

@@ -1,0 +1,120 @@
+"""Pictures that lie in the cells of a parquet table, read in place."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .images import ImageError
+
+CHUNK_BYTES = 64 << 20  # of pictures that are held at once, as far as the table's own averages tell
+CHUNK_ROWS = 256
+MAX_RATIO = 200  # pictures are compressed already; what shrinks more than this holds none
+SMALL = 1 << 20  # bytes of a column below which its ratio says nothing
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The picture in one row of a column: bytes, or the {bytes, path} of Hugging Face's `datasets`.
+
+    row: counted over the whole file, from 0. mark: the file's size, which tells another version of it. root: where
+    the path of a picture without bytes starts, the table's folder where it is None.
+    """
+
+    file: Path
+    column: str
+    row: int
+    mark: str = field(default="", compare=False)
+    root: Path | None = field(default=None, compare=False)
+
+    @property
+    def name(self) -> str:
+        return f"{self.column}[{self.row}]"
+
+    @property
+    def stamp(self) -> str:
+        return f"{self} {self.mark}"
+
+    def read(self) -> bytes:
+        """Raises ImageError for an empty cell, OSError for a picture file that cannot be read."""
+        import pyarrow as pa
+
+        try:
+            reader = (os.getpid(), threading.get_ident(), self.file.stat().st_mtime_ns)
+            value = _column(self.file, self.column, reader).value(self.row)
+        except (pa.ArrowException, ValueError) as error:
+            raise ImageError(f"{self}: does not read ({str(error).splitlines()[0]})") from None
+        content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+        if content:
+            return bytes(content)
+        if not path:
+            raise ImageError(f"{self}: holds no picture")
+        return Path(self.root or self.file.parent, path).read_bytes()
+
+    def __str__(self) -> str:
+        return f"{self.file}#{self.name}"
+
+
+class _Column:
+    """Rows of one column, mostly asked for one after the other: a stretch at a time is in memory."""
+
+    def __init__(self, file: Path, column: str) -> None:
+        import pyarrow.parquet as pq
+
+        self._file = pq.ParquetFile(file, buffer_size=SMALL, pre_buffer=False)
+        self._column = column
+        groups = self._file.metadata
+        self._starts = [0]
+        for number in range(groups.num_row_groups):
+            self._starts.append(self._starts[-1] + groups.row_group(number).num_rows)
+        self._rest: Iterator[Any] = iter(())
+        self._group = -1
+        self._first, self._values = 0, []  # type: int, list[Any]
+
+    def value(self, row: int) -> Any:
+        if row >= self._starts[-1]:
+            raise ValueError(f"the table has {self._starts[-1]} rows")
+        group = next(n for n, end in enumerate(self._starts[1:]) if row < end)
+        if group != self._group or row < self._first:
+            self._rest, self._group = self._read(group), group
+            self._first, self._values = self._starts[group], []
+        while row >= self._first + len(self._values):
+            self._first += len(self._values)
+            self._values = next(self._rest).column(0)
+        return self._values[row - self._first].as_py()
+
+    def _read(self, group: int) -> Iterator[Any]:
+        packed, unpacked, rows = sizes(self._file.metadata, group, self._column)
+        if unpacked > max(SMALL, MAX_RATIO * packed):
+            raise ValueError(f"{packed:,} bytes claim to hold {unpacked:,}, more than pictures can shrink")
+        size = max(1, min(CHUNK_ROWS, CHUNK_BYTES * rows // max(unpacked, 1)))
+        return iter(self._file.iter_batches(size, row_groups=[group], columns=[self._column], use_threads=False))
+
+
+@lru_cache(maxsize=4)
+def _column(file: Path, column: str, reader: tuple[int, ...]) -> _Column:
+    """reader: process, thread and the file's last change; each opens the table for itself."""
+    return _Column(file, column)
+
+
+def sizes(metadata: Any, group: int, column: str) -> tuple[int, int, int]:
+    """Bytes of a column in a row group as they lie in the file and unpacked, and its rows."""
+    found = metadata.row_group(group)
+    parts = [found.column(n) for n in range(found.num_columns)]
+    own = [part for part in parts if part.path_in_schema.split(".")[0] == column]
+    packed = sum(part.total_compressed_size for part in own)
+    return packed, sum(part.total_uncompressed_size for part in own), found.num_rows
+
+
+def holds_pictures(kind: Any) -> bool:
+    """Whether a pyarrow type is one of picture cells."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return "bytes" in [kind.field(n).name for n in range(kind.num_fields)]
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
