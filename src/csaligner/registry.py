@@ -1,68 +1,145 @@
-"""Names to things, imported on first use: `registry["name"]` is "module:attribute".
+"""Names to things, imported on first use.
 
-A new divergence, encoder, dataset or adapter is one new file and one line here; the contract tests run over
-these tables.
+A new divergence, encoder, dataset, decoder or adapter of the package is one new file and one line here; the contract
+tests run over these tables. A script adds its own with `register`, an installed package through entry points
+(CONTRIBUTING.md).
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .checks import InputError, nearest
 
-DIVERGENCES: Mapping[str, str] = {
-    "cauchy_schwarz": "csaligner.divergences.cauchy_schwarz:cauchy_schwarz_divergence",
-    "mmd": "csaligner.divergences.mmd:mmd",
-    "energy": "csaligner.divergences.energy:energy_distance",
-    "sinkhorn": "csaligner.divergences.sinkhorn:sinkhorn_divergence",
-    "gaussian_kl": "csaligner.divergences.gaussian:gaussian_kl",
-    "bures_wasserstein": "csaligner.divergences.gaussian:bures_wasserstein",
-    "hoelder": "csaligner.divergences.hoelder:hoelder_divergence",
-}
+
+class Registry(Mapping[str, Any]):
+    """The things of one kind by name: those of the package, those that `register` added, and those that installed
+    packages offer as entry points of `group`. A name of the package cannot be taken by another thing.
+
+    A value is "module:attribute" or the thing itself; `load` makes the thing of it.
+    """
+
+    def __init__(self, group: str, built_in: Mapping[str, str]) -> None:
+        self.group = group
+        self._known: dict[str, Any] = dict(built_in)
+        self._offered: dict[str, str] | None = None
+
+    def register(self, name: str, thing: Any) -> None:
+        """Add `thing` (or its "module:attribute") for this process; InputError where the name is taken."""
+        if name in self:
+            raise InputError(f"{self.group}: {name!r} is taken; choose another name")
+        self._known[name] = thing
+
+    def __getitem__(self, name: str) -> Any:
+        return self._known[name] if name in self._known else self._entry_points()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._entry_points(), **self._known})
+
+    def __len__(self) -> int:
+        return len({*self._entry_points(), *self._known})
+
+    def _entry_points(self) -> Mapping[str, str]:
+        if self._offered is None:
+            from importlib.metadata import entry_points
+
+            self._offered = {point.name: point.value for point in entry_points(group=self.group)}
+        return self._offered
+
+
+# Functions of two samples (N, d) and (M, d): types.Divergence, keywords weights_x and weights_y.
+DIVERGENCES = Registry(
+    "csaligner.divergences",
+    {
+        "cauchy_schwarz": "csaligner.divergences.cauchy_schwarz:cauchy_schwarz_divergence",
+        "mmd": "csaligner.divergences.mmd:mmd",
+        "energy": "csaligner.divergences.energy:energy_distance",
+        "sinkhorn": "csaligner.divergences.sinkhorn:sinkhorn_divergence",
+        "gaussian_kl": "csaligner.divergences.gaussian:gaussian_kl",
+        "bures_wasserstein": "csaligner.divergences.gaussian:bures_wasserstein",
+        "hoelder": "csaligner.divergences.hoelder:hoelder_divergence",
+    },
+)
 
 # Losses of pairs beside InfoNCE: functions of (x, y, logit scale, ids of x, ids of y).
-PAIRED_LOSSES: Mapping[str, str] = {
-    "siglip": "csaligner.losses.siglip:siglip",
-    "paired_l2": "csaligner.losses.paired:paired_l2",
-}
+PAIRED_LOSSES = Registry(
+    "csaligner.paired_losses",
+    {
+        "siglip": "csaligner.losses.siglip:siglip",
+        "paired_l2": "csaligner.losses.paired:paired_l2",
+    },
+)
 
-ADAPTERS: Mapping[str, str] = {
-    "identity": "csaligner.adapters.identity:IdentityAdapter",
-    "linear": "csaligner.adapters.linear:LinearAdapter",
-    "mlp": "csaligner.adapters.mlp:MLPAdapter",
-    "prior": "csaligner.adapters.prior:PriorAdapter",
-    "standardise": "csaligner.adapters.standardise:StandardiseAdapter",
-}
+# Modules made from (adapters.start.Affine, config.AdapterConfig).
+ADAPTERS = Registry(
+    "csaligner.adapters",
+    {
+        "identity": "csaligner.adapters.identity:IdentityAdapter",
+        "linear": "csaligner.adapters.linear:LinearAdapter",
+        "mlp": "csaligner.adapters.mlp:MLPAdapter",
+        "prior": "csaligner.adapters.prior:PriorAdapter",
+        "standardise": "csaligner.adapters.standardise:StandardiseAdapter",
+    },
+)
 
-ENCODERS: Mapping[str, str] = {
-    "bundled:efficientnet-lite0": "csaligner.encoders.efficientnet:EfficientNetLite0",
-    "bundled:all-MiniLM-L6-v2": "csaligner.encoders.minilm:MiniLM",
-}
+# Classes made without arguments: types.Encoder.
+ENCODERS = Registry(
+    "csaligner.encoders",
+    {
+        "bundled:efficientnet-lite0": "csaligner.encoders.efficientnet:EfficientNetLite0",
+        "bundled:all-MiniLM-L6-v2": "csaligner.encoders.minilm:MiniLM",
+    },
+)
 
-DATASETS: Mapping[str, str] = {
-    "openmoji": "csaligner.data.datasets.openmoji:OpenMoji",
-    "tuxpaint": "csaligner.data.datasets.tuxpaint:TuxPaint",
-    "openclipart": "csaligner.data.datasets.openclipart:OpenClipart",
-    "table": "csaligner.data.datasets.table:Table",
-    "folder": "csaligner.data.datasets.folder:Folder",
-    "karpathy": "csaligner.data.datasets.karpathy:Karpathy",
-    "coco": "csaligner.data.datasets.coco:CocoCaptions",
-    "flickr": "csaligner.data.datasets.flickr:FlickrTokens",
-    "urban1k": "csaligner.data.datasets.urban1k:Urban1k",
-    "docci": "csaligner.data.datasets.docci:Docci",
-    "sharegpt4v": "csaligner.data.datasets.sharegpt4v:ShareGPT4V",
-    "webdataset": "csaligner.data.datasets.tars:WebDataset",
-    "img2dataset": "csaligner.data.datasets.img2dataset:Img2Dataset",
-    "huggingface": "csaligner.data.datasets.huggingface:HuggingFace",
-    "texts": "csaligner.data.datasets.texts:Texts",
-}
+# Classes made from a path and options: types.Dataset.
+DATASETS = Registry(
+    "csaligner.datasets",
+    {
+        "openmoji": "csaligner.data.datasets.openmoji:OpenMoji",
+        "tuxpaint": "csaligner.data.datasets.tuxpaint:TuxPaint",
+        "openclipart": "csaligner.data.datasets.openclipart:OpenClipart",
+        "table": "csaligner.data.datasets.table:Table",
+        "folder": "csaligner.data.datasets.folder:Folder",
+        "karpathy": "csaligner.data.datasets.karpathy:Karpathy",
+        "coco": "csaligner.data.datasets.coco:CocoCaptions",
+        "flickr": "csaligner.data.datasets.flickr:FlickrTokens",
+        "urban1k": "csaligner.data.datasets.urban1k:Urban1k",
+        "docci": "csaligner.data.datasets.docci:Docci",
+        "sharegpt4v": "csaligner.data.datasets.sharegpt4v:ShareGPT4V",
+        "webdataset": "csaligner.data.datasets.tars:WebDataset",
+        "img2dataset": "csaligner.data.datasets.img2dataset:Img2Dataset",
+        "huggingface": "csaligner.data.datasets.huggingface:HuggingFace",
+        "texts": "csaligner.data.datasets.texts:Texts",
+    },
+)
+
+# A pipeline's class as its model_index.json names it -> decoders.kind.Kind.
+DECODERS = Registry(
+    "csaligner.decoders",
+    {
+        "KandinskyV22Pipeline": "csaligner.decoders.kandinsky:KIND",
+        "UnCLIPImageVariationPipeline": "csaligner.decoders.karlo:KIND",
+        "StableUnCLIPImg2ImgPipeline": "csaligner.decoders.stable_unclip:KIND",
+    },
+)
 
 
-def load(kind: str, table: Mapping[str, str], name: str) -> Any:
-    """The object that `name` stands for in `table`; an unknown name is an error with the nearest known one."""
+def load(kind: str, table: Mapping[str, Any], name: str) -> Any:
+    """The thing that `name` stands for in `table`.
+
+    Raises InputError: an unknown name (with the nearest known one); a thing of another package that is not there.
+    """
     if name not in table:
         raise InputError(f"{kind}: {name!r} is not known; {nearest(name, table)}")
-    module, _, attribute = table[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    thing = table[name]
+    if not isinstance(thing, str):
+        return thing
+    module, _, attribute = thing.partition(":")
+    if module.startswith("csaligner."):
+        return getattr(importlib.import_module(module), attribute)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"{kind}: {name!r} stands for {thing}, which cannot be imported ({error})") from None

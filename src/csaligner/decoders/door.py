@@ -3,53 +3,35 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.Image import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
 from csaligner.checks import InputError, check_choice, check_non_negative
+from csaligner.registry import DECODERS, load
 
 from .contract import Contract, read_note
-from .folder import INDEX, NO_WEIGHTS, check_memory, check_parts, decoder_folder, free_memory, read_json
+from .folder import INDEX, check_memory, check_parts, decoder_folder, free_memory, read_json
+from .kind import Kind, Sampling
 from .micro import diffusers
+
+__all__ = ["Decoder", "Sampling", "open_decoder", "read_contract"]
 
 BATCH = 32  # pictures of at most SMALL pixels a side in one pass; larger ones go one by one
 SMALL = 96
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """n: pictures an embedding; seed: of the first, the next ones have the next numbers, the same for each
-    embedding; steps: of denoising; guidance: 1 or less is without."""
-
-    n: int = 1
-    seed: int = 0
-    steps: int = 30
-    guidance: float = 4.0
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """How a class of pipelines is read and called."""
-
-    contract: Callable[[str, Mapping[str, Path]], Contract]
-    call: Callable[[Any, Tensor, Tensor | None, Sampling, list[torch.Generator]], list[Image]]
-    load: Callable[[Path, Mapping[str, Any], torch.dtype], Any]
-
-
 class Decoder:
     """A decoder in memory; `contract` says what it wants."""
 
-    def __init__(self, pipeline: Any, contract: Contract, call: Callable[..., list[Image]]) -> None:
+    def __init__(self, pipeline: Any, contract: Contract, kind: Kind) -> None:
         """Use open_decoder."""
         self.contract = contract
-        self._pipeline, self._call = pipeline, call
+        self._pipeline, self._kind = pipeline, kind
 
     def decode(self, embeddings: Tensor, sampling: Sampling, negative: Tensor | None = None) -> list[list[Image]]:
         """sampling.n pictures for each of the (N, dim) raw embeddings.
@@ -72,17 +54,13 @@ class Decoder:
         batch = BATCH if self.side <= SMALL else 1
         for start in range(0, len(rows), batch):
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[start : start + batch]]
-            pictures += self._call(self._pipeline, rows[start : start + batch], negative, sampling, generators)
+            pictures += self._kind.call(self._pipeline, rows[start : start + batch], negative, sampling, generators)
         return [pictures[i : i + sampling.n] for i in range(0, len(pictures), sampling.n)]
 
     @property
     def side(self) -> int:
         """Pixels of a side of its pictures."""
-        pipeline = self._pipeline
-        if hasattr(pipeline, "super_res_last"):
-            return int(pipeline.super_res_last.config.sample_size)
-        factor = getattr(pipeline, "movq_scale_factor", None) or pipeline.vae_scale_factor
-        return int(pipeline.unet.config.sample_size * factor)
+        return self._kind.side(self._pipeline)
 
 
 def read_contract(name_or_path: str) -> Contract:
@@ -115,114 +93,21 @@ def open_decoder(name_or_path: str) -> Decoder:
     finally:
         package.utils.logging.set_verbosity(verbosity)
     pipeline.set_progress_bar_config(disable=True)
-    return Decoder(pipeline.to(device), contract, kind.call)
+    return Decoder(pipeline.to(device), contract, kind)
 
 
-def _look(name_or_path: str) -> tuple[Path, Contract, _Kind]:
+def _look(name_or_path: str) -> tuple[Path, Contract, Kind]:
     folder = decoder_folder(name_or_path)
     index = read_json(folder / INDEX)
     name = str(index.get("_class_name"))
-    if name not in KINDS:
+    if name not in DECODERS:
         raise InputError(
-            f"decoder: {folder} is a {name}, which takes no image embeddings here; wanted one of {', '.join(KINDS)}"
+            f"decoder: {folder} is a {name}, which takes no image embeddings here; wanted one of {', '.join(DECODERS)}"
         )
+    kind: Kind = load("decoder", DECODERS, name)
     parts = check_parts(folder, index)
     label = name_or_path if not Path(name_or_path).is_dir() else folder.name
-    contract = KINDS[name].contract(label, parts)
+    contract = kind.contract(label, parts)
     note = read_note(folder)
     check_choice("dim", str(note.get("dim", contract.dim)), [str(contract.dim)])
-    return folder, replace(contract, **note), KINDS[name]
-
-
-def _kandinsky_contract(label: str, parts: Mapping[str, Path]) -> Contract:
-    unet = read_json(parts["unet"] / "config.json")
-    if unet.get("addition_embed_type") != "image":
-        raise InputError(
-            f"decoder: the unet of {label} is not conditioned on image embeddings; take the decoder's folder"
-        )
-    return Contract(label, int(unet["encoder_hid_dim"]))
-
-
-def _karlo_contract(label: str, parts: Mapping[str, Path]) -> Contract:
-    dim = int(read_json(parts["text_proj"] / "config.json")["clip_embeddings_dim"])
-    return Contract(label, dim, takes_negative=False)
-
-
-def _from_pretrained(folder: Path, index: Mapping[str, Any], dtype: torch.dtype) -> Any:
-    pipeline = getattr(diffusers(), index["_class_name"])
-    return pipeline.from_pretrained(str(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True)
-
-
-def _part_by_part(folder: Path, index: Mapping[str, Any], dtype: torch.dtype) -> Any:
-    """Karlo's folders name a module that newer versions of diffusers have moved; its parts load as ever."""
-    import transformers
-    from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
-
-    package, found = diffusers(), {}
-    for name, entry in index.items():
-        if name.startswith("_") or not isinstance(entry, list) or entry[0] is None:
-            continue
-        library = transformers if entry[0] == "transformers" else package
-        kind = UnCLIPTextProjModel if entry[1] == "UnCLIPTextProjModel" else getattr(library, entry[1])
-        precision = {} if entry[1].endswith(NO_WEIGHTS) else {"torch_dtype": dtype, "use_safetensors": True}
-        found[name] = kind.from_pretrained(str(folder / name), local_files_only=True, **precision)
-    return getattr(package, index["_class_name"])(**found)
-
-
-def _stable_unclip_contract(label: str, parts: Mapping[str, Path]) -> Contract:
-    normaliser = parts["image_normalizer"]
-    dim = int(read_json(normaliser / "config.json")["embedding_dim"])
-    moments = load_file(next(normaliser.glob("*.safetensors")))
-    mean, std = (moments[name].float().flatten() for name in ("mean", "std"))
-    norm = float((mean.square() + std.square()).sum().sqrt())
-    return Contract(label, dim, mean=mean, std=std, norm=norm, takes_negative=False)
-
-
-def _kandinsky(
-    pipeline: Any, rows: Tensor, negative: Tensor | None, sampling: Sampling, generators: list[torch.Generator]
-) -> list[Image]:
-    side = pipeline.unet.config.sample_size * pipeline.movq_scale_factor
-    rows = rows.to(pipeline.device, pipeline.unet.dtype)
-    away = torch.zeros_like(rows) if negative is None else negative.to(rows).expand_as(rows)
-    found: list[Image] = pipeline(
-        image_embeds=rows,
-        negative_image_embeds=away,
-        height=side,
-        width=side,
-        num_inference_steps=sampling.steps,
-        guidance_scale=sampling.guidance,
-        generator=generators,
-    ).images
-    return found
-
-
-def _karlo(
-    pipeline: Any, rows: Tensor, negative: Tensor | None, sampling: Sampling, generators: list[torch.Generator]
-) -> list[Image]:
-    found: list[Image] = pipeline(
-        image_embeddings=rows.to(pipeline.device, pipeline.decoder.dtype),
-        decoder_num_inference_steps=sampling.steps,
-        decoder_guidance_scale=sampling.guidance,
-        generator=generators,
-    ).images
-    return found
-
-
-def _stable_unclip(
-    pipeline: Any, rows: Tensor, negative: Tensor | None, sampling: Sampling, generators: list[torch.Generator]
-) -> list[Image]:
-    found: list[Image] = pipeline(
-        image_embeds=rows.to(pipeline.device, pipeline.unet.dtype),
-        prompt=[""] * len(rows),
-        num_inference_steps=sampling.steps,
-        guidance_scale=sampling.guidance,
-        generator=generators,
-    ).images
-    return found
-
-
-KINDS: Mapping[str, _Kind] = {
-    "KandinskyV22Pipeline": _Kind(_kandinsky_contract, _kandinsky, _from_pretrained),
-    "UnCLIPImageVariationPipeline": _Kind(_karlo_contract, _karlo, _part_by_part),
-    "StableUnCLIPImg2ImgPipeline": _Kind(_stable_unclip_contract, _stable_unclip, _from_pretrained),
-}
+    return folder, replace(contract, **note), kind
