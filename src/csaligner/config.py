@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .checks import InputError, nearest
+from .parsing import parse_yaml
 from .registry import ADAPTERS
 
 FORMAT_VERSION = 1
@@ -230,8 +231,8 @@ def load_config(kind: type[C], path: Path | None = None, overrides: Sequence[str
         if not path.is_file():
             raise InputError(f"config: no such file: {path}")
         try:
-            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            loaded = parse_yaml(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
             raise InputError(f"config: {path} is not YAML ({' '.join(str(error).split())})") from None
         if loaded is not None and not isinstance(loaded, dict):
             raise InputError(f"config: {path} holds a {type(loaded).__name__}, wanted keys and values")
@@ -259,7 +260,7 @@ def override(data: dict[str, Any], word: str) -> None:
     if not equals or not key:
         raise InputError(f"override: got {word!r}, wanted key=value, for example epochs=20")
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError:
         raise InputError(f"{key}: {text!r} is not a value that YAML knows") from None
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?e[+-]?\d+", value, re.IGNORECASE):

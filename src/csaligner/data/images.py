@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import warnings
 from pathlib import Path
@@ -13,7 +12,10 @@ from PIL import Image, ImageOps
 from csaligner.checks import CSAlignerError
 from csaligner.types import ImageSource
 
+from .drawings import harmless
+
 SUFFIXES = frozenset({".svg", ".svgz", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF")  # others of Pillow start programs
 MAX_PIXELS = 50_000_000  # refused above this, before decoding: 200 MB of RGBA
 DPI = 96.0  # CSS pixels per inch: what "pt", "mm" and "in" in an SVG are measured by
 
@@ -55,7 +57,8 @@ def read_bytes(source: ImageSource) -> bytes:
 
 
 def _decode(source: ImageSource, size: int) -> Image.Image:
-    with Image.open(source if isinstance(source, Path) else io.BytesIO(read_bytes(source))) as image:
+    file = source if isinstance(source, Path) else io.BytesIO(read_bytes(source))
+    with Image.open(file, formats=FORMATS) as image:
         image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction where that is enough
         width, height = image.size
         if width * height > MAX_PIXELS:
@@ -71,20 +74,13 @@ def _draw(source: ImageSource, size: int) -> Image.Image:
     except ImportError:
         raise ImageError(f"{source}: drawing SVG needs resvg; pip install 'csaligner[bundled]'") from None
     try:
-        if isinstance(source, Path):
-            png = resvg_py.svg_to_bytes(svg_path=str(source), width=size, height=size, dpi=DPI)
-        else:
-            png = resvg_py.svg_to_bytes(svg_string=_svg_text(source), width=size, height=size, dpi=DPI)
+        drawing = harmless(read_bytes(source))
+        png = resvg_py.svg_to_bytes(svg_string=drawing, width=size, height=size, dpi=DPI)
         return Image.open(io.BytesIO(bytes(png)))
     except (KeyboardInterrupt, SystemExit, ImageError):
         raise
     except BaseException as error:  # a panic inside resvg is a BaseException
         raise ImageError(f"{source}: cannot be drawn ({_one_line(error)})") from None
-
-
-def _svg_text(source: ImageSource) -> str:
-    content = read_bytes(source)
-    return (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode("utf-8")
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from csaligner.checks import InputError
 from csaligner.files import write_json
+from csaligner.parsing import parse_json
 
 NOTE, MOMENTS = "csaligner.json", "embedding.safetensors"
 UNIT = 1e-3  # rows whose lengths are all this close to 1 are normalised
@@ -79,7 +79,7 @@ def read_note(folder: Path) -> dict[str, Any]:
     if not (folder / NOTE).is_file():
         return {}
     try:
-        note = cast(dict[str, Any], json.loads((folder / NOTE).read_text(encoding="utf-8")))
+        note = cast(dict[str, Any], parse_json((folder / NOTE).read_text(encoding="utf-8")))
         moments = load_file(folder / MOMENTS)
         fields = {name: note[name] for name in ("dim", "encoder_id", "encoder", "norm")}
     except (OSError, ValueError, KeyError, SafetensorError) as error:

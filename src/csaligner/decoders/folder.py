@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from importlib import resources
@@ -13,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from csaligner.checks import InputError, nearest
+from csaligner.parsing import parse_json
 
 INDEX = "model_index.json"
 NAMES: Mapping[str, str] = {
@@ -57,7 +57,7 @@ def decoder_folder(name_or_path: str) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+        return cast(dict[str, Any], parse_json(path.read_text(encoding="utf-8")))
     except OSError:
         raise InputError(f"decoder: {path.parent} holds no {path.name}; give a folder that diffusers saved") from None
     except ValueError as error:

@@ -7,7 +7,6 @@ would have seen, and a checkpoint needs no generator state.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch.nn.functional import l1_loss, mse_loss
 from csaligner.checks import InputError
 from csaligner.config import NonNegative, Positive, Strict
 from csaligner.files import write_folder, write_json
+from csaligner.parsing import parse_json
 
 from .micro import (
     MicroConfig,
@@ -238,7 +238,7 @@ class DecoderTrainer:
         folder = self._out / "checkpoint"
         if not (folder / STATE).is_file():
             return
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        state = parse_json((folder / STATE).read_text(encoding="utf-8"))
         _same_settings(folder, state["config"], self._config)
         tensors = load_file(folder / WEIGHTS)
         self._stage, self._step = state["stage"], state["step"]

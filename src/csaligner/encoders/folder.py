@@ -11,6 +11,7 @@ from typing import Any
 
 from csaligner.checks import InputError
 from csaligner.files import sha256_of
+from csaligner.parsing import parse_json
 
 WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")  # no pickle, no code
 UNWANTED = ("onnx/*", "openvino/*", "original/*", "*/onnx/*", "coreml/*")
@@ -84,7 +85,7 @@ def _config(path: Path, source: str) -> Mapping[str, Any]:
     if not file.is_file():
         return {}
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = parse_json(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"encoder: {file} is not JSON ({error})") from None
     if not isinstance(config, dict):

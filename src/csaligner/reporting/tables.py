@@ -15,6 +15,7 @@ from rich.text import Text
 
 from csaligner.checks import InputError
 from csaligner.files import write_text
+from csaligner.parsing import parse_json
 
 from .record import MethodResult, check_results
 from .summary import (
@@ -96,7 +97,7 @@ def write_results_json(
 def read_results_json(path: str | Path) -> list[MethodResult]:
     """What `write_results_json` wrote; null comes back as NaN. Raises InputError for any other file."""
     try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+        rows = parse_json(Path(path).read_text(encoding="utf-8"))
         return [_from_row(row) for row in rows]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give a results.json") from None

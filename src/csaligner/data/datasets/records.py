@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from csaligner.checks import InputError
 from csaligner.data.sources import Unusable
+from csaligner.parsing import parse_json
 from csaligner.types import Item, Split
 
 SPLIT_NAMES: dict[str, Split] = {
@@ -33,7 +34,7 @@ def read_json(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return parse_json(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is not UTF-8 text ({error})") from None
     except json.JSONDecodeError as error:
@@ -55,7 +56,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any] | BadRecord]]:
 
 def _json_object(line: str) -> dict[str, Any] | BadRecord:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except json.JSONDecodeError as error:
         return BadRecord(f"is not JSON ({error})")
     return value if isinstance(value, dict) else BadRecord("is not a JSON object")

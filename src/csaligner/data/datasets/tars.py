@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import BinaryIO
 from csaligner.checks import InputError
 from csaligner.data.images import SUFFIXES
 from csaligner.data.sources import FilePart
+from csaligner.parsing import parse_json
 from csaligner.types import Item
 
 from .records import BadRecord, captions, items_of
@@ -132,7 +132,7 @@ def _read(file: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, sample: S
         if suffix != ".json":
             sample.text = text
             return
-        record = json.loads(text)
+        record = parse_json(text)
     except ValueError as error:  # of the encoding or of JSON
         sample.broken = f"{member.name} cannot be read ({error})"
         return
