@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,16 +12,44 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .checks import CSAlignerError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` with a temporary name beside `path`, then rename it to `path`; on any error remove it."""
+    """Call `write` with a temporary name beside `path`, then rename it to `path`; on any error remove it.
+
+    Raises CSAlignerError where the disk is full or not to be written to.
+    """
     temporary = _temporary(path)
     try:
         write(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         _remove(temporary)
-        raise
+        known = disk_trouble(error, path)
+        if known is None:
+            raise
+        raise known from None
+
+
+def disk_trouble(error: BaseException, path: Path | str) -> CSAlignerError | None:
+    """`error` in one line where it says that `path` cannot be written: a full disk, a folder that is closed; else
+    None."""
+    if isinstance(error, CSAlignerError) or not isinstance(error, Exception):
+        return None
+    number, text = getattr(error, "errno", None), str(error)
+    if number in FULL or "No space left on device" in text:  # libraries in Rust and C++ only give the words
+        return CSAlignerError(
+            f"disk full: {path} could not be written; free some space and give the same command again"
+        )
+    if number in CLOSED or "Read-only file system" in text:
+        return CSAlignerError(
+            f"{path} cannot be written ({os.strerror(number or errno.EROFS)}); make it writable or choose another"
+        )
+    return None
 
 
 def sha256_of(path: Path) -> str:
@@ -41,21 +70,46 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
-    """As write_atomically, for a folder; an existing folder of that name is replaced."""
-    temporary = _temporary(path)
+    """As write_atomically, for a folder; an existing folder of that name is replaced.
+
+    For a moment neither stands there; `recover_folder` puts the old one back where a process died in it.
+    """
+    temporary, old = _temporary(path), _old(path)
     try:
         temporary.mkdir(parents=True)
         write(temporary)
+        recover_folder(path)
         if path.exists():
-            old = _temporary(path)
             os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
-    except BaseException:
+        os.replace(temporary, path)
+        _remove(old)
+    except BaseException as error:
         _remove(temporary)
-        raise
+        recover_folder(path)
+        known = disk_trouble(error, path)
+        if known is None:
+            raise
+        raise known from None
+
+
+def recover_folder(path: Path) -> None:
+    """After a process was killed inside of write_folder(path, ...): the old folder is back, or gone where the new one
+    is there."""
+    old = _old(path)
+    if not old.is_dir():
+        return
+    if path.exists():
+        _remove(old)
+    else:
+        os.replace(old, path)
+
+
+def recover(folder: Path) -> None:
+    """Tidy up what killed writers left directly in `folder`, which no other process may be writing to."""
+    for path in folder.glob(".*.tmp"):
+        _remove(path)
+    for path in folder.glob(".*.old"):
+        recover_folder(folder / path.name.removeprefix(".").removesuffix(".old"))
 
 
 def point(link: Path, target: str) -> None:
@@ -76,6 +130,10 @@ def _write_text(path: Path, text: str) -> None:
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
 
 
 def _remove(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 import subprocess
 import time
@@ -29,7 +28,9 @@ from .distributed import is_main, world_size
 from .encoders import open_encoder
 from .evaluation.baselines import MeanCentring
 from .evaluation.evaluate import evaluate
-from .files import write_json, write_text
+from .files import recover, sha256_of, write_text
+from .integrity import Owner, damaged, open_seal, write_sealed
+from .parsing import parse_json
 from .reporting.record import MethodResult
 from .reporting.report import write_report
 from .reporting.tables import write_results_json
@@ -44,6 +45,7 @@ TEXT_ENCODER = "bundled:all-MiniLM-L6-v2"
 START, OURS = "closed-form start", "CS-Aligner"
 MORE_STORES = ("val", "unpaired_images", "unpaired_texts")  # of TrainingData.record
 CONFIG, RECORD, RESULTS, REPORT = "config.yaml", "run.json", "results.json", "report.html"
+OWNER = Owner("run", "put the file back, or choose another folder and train again")
 
 
 @dataclass(frozen=True)
@@ -159,13 +161,13 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[Me
     record = read_record(run)
     trained_on = Path(record["store"])
     store = store or Store.open(trained_on)
-    config = load_config(TrainConfig, run / CONFIG)
+    config = read_config(run)
     model, theirs = load_run(run, store, split)
     own = Store.open(trained_on) if trained_on.exists() else store  # a store may hold a test split alone
     train_features, test = some_pairs(own, "train", config.start.images), store.features(split)
     start = Aligner.fit_start(train_features, config).eval()
     aligned = {START: align(start, test), OURS: align(model, theirs)}
-    history = [read_values(json.loads(line)) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
+    history = [read_values(parse_json(line)) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
     ours = measure(OURS, config.seed, aligned[OURS], Run(model, config, history))
     results = [replace(r, split=split) for r in [*baselines(train_features, test, config), ours]]
     write_results_json(results, run / RESULTS, provenance=record)
@@ -176,7 +178,7 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[Me
 def load_run(run: Path, store: Store, split: Split) -> tuple[Aligner, PairedFeatures]:
     """The adapters of a finished run, and the features of a split that they take: the store's own, or with LoRA those
     of the run's encoders. Raises InputError where the store was made by other encoders."""
-    folder, config = model_folder(run), load_config(TrainConfig, run / CONFIG)
+    folder, config = model_folder(run), read_config(run)
     model = Aligner.load(folder)
     image, text = (print_.removesuffix(MARK) if print_ else None for print_ in _fingerprints(model))
     store.require(image=image, text=text)
@@ -212,9 +214,11 @@ def baselines(train_features: PairedFeatures, test: PairedFeatures, config: Trai
 def claim_run(out: Path, config: TrainConfig, data: TrainingData) -> None:
     """Make `out` this run's folder: write config.yaml and run.json, or check that they are the same ones."""
     stores = data.record()
+    if out.is_dir():
+        recover(out)
     if (out / RECORD).exists():
         record = read_record(out)
-        theirs = load_config(TrainConfig, out / CONFIG)
+        theirs = read_config(out)
         if theirs != config:
             changed = [k for k, v in config.model_dump().items() if theirs.model_dump()[k] != v]
             raise InputError(
@@ -226,11 +230,12 @@ def claim_run(out: Path, config: TrainConfig, data: TrainingData) -> None:
             if _digests(record, name) != _digests(stores, name):
                 raise InputError(f"out: {out} holds a run with other stores as {name}; choose another folder")
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(p.name != CONFIG for p in out.iterdir())):
         raise InputError(f"out: {out} exists and holds no csaligner run; choose an empty or a new folder")
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / CONFIG, dump_config(config))
-    write_json(out / RECORD, provenance(config.seed) | {"processes": world_size()} | stores)
+    words = {"processes": world_size(), "config_sha256": sha256_of(out / CONFIG)}
+    write_sealed(out / RECORD, provenance(config.seed) | words | stores)
 
 
 def _digests(record: Mapping[str, Any], name: str) -> list[str]:
@@ -241,7 +246,20 @@ def read_record(run: Path) -> dict[str, Any]:
     path = run / RECORD
     if not path.is_file():
         raise InputError(f"run: {run} holds no {RECORD}; give a folder that `csaligner train` wrote")
-    return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+    try:
+        value = parse_json(path.read_text(encoding="utf-8"))
+        _ = value["store"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"run: {path} does not read as a record ({error!r}); {OWNER.advice}") from None
+    return open_seal(path, cast(dict[str, Any], value), OWNER)
+
+
+def read_config(run: Path) -> TrainConfig:
+    """The settings of a run. Raises InputError where config.yaml was changed since."""
+    wanted = read_record(run).get("config_sha256")
+    if wanted is not None and (not (run / CONFIG).is_file() or sha256_of(run / CONFIG) != wanted):
+        raise damaged(run / CONFIG, OWNER)
+    return load_config(TrainConfig, run / CONFIG)
 
 
 def provenance(seed: int) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def test_damaged_and_foreign_checkpoints_are_refused_by_name(tmp_path: Path) -> 
         Aligner.load(tmp_path)
     weights = tmp_path / "m" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"model\.safetensors cannot be used"):
+    with pytest.raises(InputError, match=r"model\.safetensors cannot be read"):
         Aligner.load(tmp_path / "m")
     weights.unlink()
     with pytest.raises(InputError, match=r"holds no model\.safetensors"):

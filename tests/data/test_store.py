@@ -17,6 +17,7 @@ import torch
 from csaligner.checks import InputError
 from csaligner.data.split import split_of
 from csaligner.data.store import Store, write_store
+from csaligner.integrity import write_sealed
 from csaligner.types import EncoderInfo, PairedFeatures
 
 IMAGE = EncoderInfo("some-image", "1", "image", 5, {"size": 7})
@@ -55,7 +56,7 @@ def edit(store: Store, change: Callable[[dict[str, Any]], object]) -> None:
     path = store.path / "csaligner.json"
     value = json.loads(path.read_text(encoding="utf-8"))
     change(value)
-    path.write_text(json.dumps(value), encoding="utf-8")
+    write_sealed(path, value)  # as another csaligner would have written it
 
 
 def test_what_goes_in_comes_out(store: Store) -> None:

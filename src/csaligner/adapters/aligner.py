@@ -11,14 +11,14 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from csaligner.checks import InputError
 from csaligner.config import FORMAT_VERSION, AdapterConfig, Strict, TrainConfig, build_config
-from csaligner.files import write_folder, write_json
+from csaligner.files import write_folder
+from csaligner.integrity import Owner, load_tensors, open_seal, save_tensors, write_sealed
+from csaligner.parsing import parse_json
 from csaligner.registry import ADAPTERS, load
 from csaligner.types import PairedFeatures
 
@@ -28,6 +28,7 @@ from .start import Affine, fit_starts
 
 WEIGHTS = "model.safetensors"
 CHUNK = 8192
+CHECKPOINT = Owner("checkpoint", "copy the folder again, or train anew")
 FIXED = ("identity", "standardise")  # adapters that learn nothing: the other side lands on theirs
 
 
@@ -124,8 +125,8 @@ class Aligner(nn.Module, HubMixin):
         """Write config.json and model.safetensors; the folder appears whole or not at all."""
 
         def write(temporary: Path) -> None:
-            write_json(temporary / "config.json", self.config.model_dump(mode="json"))
-            save_file({k: v.contiguous() for k, v in self.state_dict().items()}, temporary / WEIGHTS)
+            write_sealed(temporary / "config.json", self.config.model_dump(mode="json"))
+            save_tensors(self.state_dict(), temporary / WEIGHTS)
 
         write_folder(folder, write)
 
@@ -136,10 +137,10 @@ class Aligner(nn.Module, HubMixin):
         blank = (_blank(config.dim_image, config.dim), _blank(config.dim_text, config.dim))
         model = cls(config, blank)
         try:
-            model.load_state_dict(load_file(folder / WEIGHTS))
+            model.load_state_dict(load_tensors(folder / WEIGHTS, CHECKPOINT))
         except FileNotFoundError:
             raise InputError(f"checkpoint: {folder} holds no {WEIGHTS}; give a folder that save() wrote") from None
-        except (SafetensorError, RuntimeError) as error:
+        except RuntimeError as error:
             first_line = str(error).strip().splitlines()[0]
             raise InputError(f"checkpoint: {folder / WEIGHTS} cannot be used ({first_line})") from None
         return model.eval()
@@ -177,10 +178,10 @@ def _read_config(folder: Path) -> AlignerConfig:
     if not path.is_file():
         raise InputError(f"checkpoint: {folder} holds no config.json; give a folder that save() wrote")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"checkpoint: {path} is not JSON ({error})") from None
     version = data.get("format_version") if isinstance(data, dict) else None
     if version != FORMAT_VERSION:
         raise InputError(f"checkpoint: {path} has format {version}, this csaligner reads {FORMAT_VERSION}")
-    return build_config(AlignerConfig, data)
+    return build_config(AlignerConfig, open_seal(path, data, CHECKPOINT))

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from csaligner.checks import InputError
 from csaligner.config import LoRAConfig
 from csaligner.files import write_folder
+from csaligner.integrity import check_checksums, write_checksums
 from csaligner.types import Inputs, Modality
 
-from .aligner import Aligner
+from .aligner import CHECKPOINT, Aligner
 
 ATTENTION = (
     *("q_proj", "k_proj", "v_proj", "query", "key", "value", "q_lin", "k_lin", "v_lin", "c_attn"),
@@ -95,6 +96,7 @@ class LoRAAligner(nn.Module):
             for side, model in self._peft.items():
                 model.save_pretrained(temporary / FOLDERS[side], safe_serialization=True)
                 (temporary / FOLDERS[side] / "README.md").unlink(missing_ok=True)  # a card with nothing filled in
+            write_checksums(temporary)
 
         write_folder(folder, write)
 
@@ -110,6 +112,7 @@ class LoRAAligner(nn.Module):
                 f"lora: {folder} holds LoRA of {' and '.join(sides) or 'no encoder'}, the towers given are "
                 f"{' and '.join(sorted(towers)) or 'none'}"
             )
+        check_checksums(folder, CHECKPOINT)
         model = cls.__new__(cls)
         nn.Module.__init__(model)
         model.heads = Aligner.load(folder)

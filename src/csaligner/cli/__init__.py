@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from csaligner.checks import CSAlignerError
+from csaligner.files import disk_trouble
 
 from . import compare, data, export, generate, pipeline, recipe, search
 from .common import app, err
@@ -19,10 +20,12 @@ def main() -> None:
     debug = "--debug" in sys.argv
     try:
         app()
-    except CSAlignerError as error:
+    except (CSAlignerError, OSError) as error:
         if debug:
             raise
-        err.print(f"csaligner: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        named = getattr(error, "filename", None) or "a file"
+        words = " ".join(str(disk_trouble(error, named) or error).split())
+        err.print(f"csaligner: {words}", style="red", highlight=False, soft_wrap=True, markup=False)
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from csaligner.checks import InputError, check_choice, check_non_negative
@@ -20,9 +20,9 @@ from csaligner.types import Dataset, Encoder, EncoderInfo, Modality
 from .items import Cleaned, clean_items
 from .lock import LOCK, only_writer
 from .manifest import MANIFEST, Manifest, Skipped, read_manifest, write_manifest
-from .parts import check_parts, join_parts, read_parts, remove_parts
+from .parts import Part, check_parts, join_parts, read_parts, remove_parts, write_part
 from .ranks import join_ranks, on_first, wait_for_all
-from .shards import remove_temporaries
+from .shards import is_there, remove_temporaries
 from .sources import stamp_of
 from .split import item_split
 from .store import DTYPES, DType, Store, finish
@@ -120,16 +120,33 @@ class Job:
             if not (out / MANIFEST).exists():
                 write_manifest(out, self.wanted)
             found = self._found()
+            if found.complete:
+                found = self._without_lost(found)
             self.check_bad(found.skipped if found.complete else self.skipped())
             if found.complete:
                 remove_parts(out)
                 yield []
                 return
-            parts = read_parts(out)
+            parts = {number: part for number, part in read_parts(out).items() if is_there(out, part.shard)}
             check_parts(out, parts)
             remove_temporaries(out)
             count = -(-len(self.work.items) // found.shard_size)
             yield [number for number in range(count) if number not in parts]
+
+    def _without_lost(self, found: Manifest) -> Manifest:
+        """A finished store whose files are all there, or the same unfinished: the shards with a lost file are to be
+        made again, the others stay."""
+        out = self.work.out
+        lost = {number for number, shard in enumerate(found.shards) if not is_there(out, shard)}
+        if not lost:
+            return found
+        for number in set(range(len(found.shards))) - lost:
+            ids = {self.work.items[i].image_id for i in self.work.range_of(number)}
+            skipped = tuple(entry for entry in found.skipped if entry.image_id in ids)
+            write_part(out, number, Part(found.shards[number], skipped))
+        unfinished = replace(self.wanted, shard_size=found.shard_size)
+        write_manifest(out, unfinished)
+        return unfinished
 
     def progress(self, todo: Sequence[int], tell: ProgressCallback | None) -> ProgressCallback | None:
         """Counts what was there before too; on several ranks each tells of its own share."""

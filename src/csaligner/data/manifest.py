@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from csaligner.checks import InputError
-from csaligner.files import write_json
+from csaligner.integrity import Owner, open_seal, write_sealed
+from csaligner.parsing import parse_json
 from csaligner.types import EncoderInfo, Modality
 
 MANIFEST = "csaligner.json"
 FORMAT_VERSION = 1
+OWNER = Owner("store", "delete the folder and embed again")
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     for side, info in manifest.encoders.items():
         value[side] |= {"fingerprint": info.fingerprint}
     value |= {"n_images": manifest.n_images, "n_captions": manifest.n_captions}
-    write_json(folder / MANIFEST, value)
+    write_sealed(folder / MANIFEST, value)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -99,7 +101,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise InputError(f"store: {folder} holds no {MANIFEST}; give a folder that `csaligner embed` wrote")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
         version = value["format_version"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise InputError(f"store: {path} does not read as a manifest ({error!r}); embed again") from None
@@ -107,6 +109,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise InputError(
             f"store: {path} has format version {version}, this csaligner reads {FORMAT_VERSION}; embed again"
         )
+    value = open_seal(path, value, OWNER)
     try:
         return _manifest(value)
     except (KeyError, TypeError) as error:

@@ -42,7 +42,7 @@ class Metadata:
             if rows != shard.rows:
                 raise InputError(
                     f"store: {self._folder}: shard {number} has {rows} rows of metadata, wanted {shard.rows}; "
-                    "embed again"
+                    "delete that file and embed again"
                 )
 
     def column(self, name: str) -> list[str]:

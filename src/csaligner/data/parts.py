@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from csaligner.checks import InputError
-from csaligner.files import write_json
+from csaligner.integrity import Owner, open_seal, write_sealed
+from csaligner.parsing import parse_json
 
 from .manifest import Manifest, Shard, Skipped
 from .shards import damaged_files
@@ -27,7 +27,7 @@ class Part:
 
 def write_part(folder: Path, number: int, part: Part) -> None:
     (folder / PARTS).mkdir(exist_ok=True)
-    write_json(folder / PARTS / f"{number}.json", asdict(part))
+    write_sealed(folder / PARTS / f"{number}.json", asdict(part))
 
 
 def read_parts(folder: Path) -> dict[int, Part]:
@@ -38,7 +38,7 @@ def read_parts(folder: Path) -> dict[int, Part]:
 
 def _read(path: Path) -> Part | None:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = open_seal(path, parse_json(path.read_text(encoding="utf-8")), Owner("part", "made again"))
         return Part(Shard(**value["shard"]), tuple(Skipped(**entry) for entry in value["skipped"]))
     except (ValueError, KeyError, TypeError):
         return None
@@ -48,9 +48,7 @@ def check_parts(folder: Path, parts: Mapping[int, Part]) -> None:
     """InputError where a finished shard is not as it was written."""
     damaged = damaged_files(folder, [part.shard for part in parts.values()])
     if damaged:
-        raise InputError(
-            f"out: {folder}: damaged or missing files: {', '.join(damaged)}; delete the folder and embed again"
-        )
+        raise InputError(f"out: {folder}: damaged or missing files: {', '.join(damaged)}; delete these and embed again")
 
 
 def join_parts(manifest: Manifest, parts: Mapping[int, Part]) -> Manifest:

@@ -78,7 +78,7 @@ class RowReader:
                 while part:  # a system may give less than was asked for
                     count = os.preadv(file.fileno(), [part], position)
                     if count == 0:
-                        raise InputError(f"store: {path} was cut short after it was opened; embed again")
+                        raise InputError(f"store: {path} was cut short after it was opened; delete it and embed again")
                     part, position = part[count:], position + count
         return found
 

@@ -87,10 +87,11 @@ def map_array(path: Path, shape: tuple[int, int], dtype: str) -> Array:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         reason = _cut_short(path, shape, dtype) or error
-        raise InputError(f"store: {path} cannot be read ({reason}); embed again") from None
+        raise InputError(f"store: {path} cannot be read ({reason}); delete it and embed again") from None
     if array.shape != shape or array.dtype != np.dtype(dtype):
         raise InputError(
-            f"store: {path} holds {array.shape} {array.dtype}, its manifest says {shape} {dtype}; embed again"
+            f"store: {path} holds {array.shape} {array.dtype}, its manifest says {shape} {dtype}; "
+            "delete it and embed again"
         )
     return array  # type: ignore[no-any-return]
 
@@ -98,7 +99,14 @@ def map_array(path: Path, shape: tuple[int, int], dtype: str) -> Array:
 def check_file(folder: Path, name: str, digest: str) -> None:
     """Read it once; InputError where its SHA-256 is not the one that was written down ("": none was)."""
     if digest and sha256_of(folder / name) != digest:
-        raise InputError(f"store: {folder}: {name} is not as it was written (its SHA-256 differs); embed again")
+        raise InputError(
+            f"store: {folder}: {name} is not as it was written (its SHA-256 differs); delete it and embed again"
+        )
+
+
+def is_there(folder: Path, shard: Shard) -> bool:
+    """Has none of its files been lost? Contents are not read."""
+    return all((folder / name).is_file() for name in shard.files)
 
 
 def damaged_files(folder: Path, shards: Iterable[Shard]) -> list[str]:
@@ -129,8 +137,10 @@ def _as_dtype(side: str, array: Array, dtype: str) -> Array:
 
 
 def _save(path: Path, array: Array) -> None:
+    """As np.save, which hides the reason where the disk is full."""
     with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
 
 
 def _cut_short(path: Path, shape: tuple[int, int], dtype: str) -> str:

@@ -247,7 +247,9 @@ class Store:
         """Read every file; InputError names the ones that are not as they were written."""
         damaged = damaged_files(self.path, self.manifest.shards)
         if damaged:
-            raise InputError(f"store: {self.path}: damaged or missing files: {', '.join(damaged)}; embed again")
+            raise InputError(
+                f"store: {self.path}: damaged or missing files: {', '.join(damaged)}; delete these and embed again"
+            )
 
     def _info(self, side: Modality) -> EncoderInfo:
         self._reader(side)

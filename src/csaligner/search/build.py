@@ -16,7 +16,8 @@ from torch import Tensor
 from csaligner.adapters.aligner import encode
 from csaligner.checks import InputError, check_choice
 from csaligner.data.images import ImageError, load_image
-from csaligner.files import sha256_of, write_folder
+from csaligner.files import disk_trouble, recover, sha256_of, write_folder
+from csaligner.integrity import write_checksums
 from csaligner.types import Encoder, Modality
 
 from .approximate import build_approximate
@@ -132,9 +133,15 @@ def writing(path: Path) -> Iterator[None]:
 
     try:
         with FileLock(path / LOCK, timeout=0):
+            recover(path)
             yield
     except Timeout:
         raise InputError(f"index: {path} is being written by another process; wait for it to end") from None
+    except Exception as error:  # LanceDB raises RuntimeError and OSError of its own
+        known = disk_trouble(error, path)
+        if known is None:
+            raise
+        raise known from None
 
 
 def delete(index: Index, ids: Sequence[str]) -> int:
@@ -190,6 +197,7 @@ def finish(index: Index, approximate: str) -> None:
     index.manifest = replace(index.manifest, pending="", approximate=how)
     index.measure(write=True)
     write_manifest(index.path, index.manifest)
+    write_checksums(index.path, index.items.files(index.path), version=index.items.version)
 
 
 def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progress | None) -> BuildReport:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,16 +17,19 @@ from csaligner.adapters.aligner import Aligner, encode
 from csaligner.checks import InputError, check_choice
 from csaligner.data.images import load_image
 from csaligner.encoders import open_encoder
-from csaligner.files import sha256_of, write_json
+from csaligner.files import sha256_of
+from csaligner.integrity import check_checksums, open_seal, read_checksums, write_sealed
+from csaligner.parsing import parse_json
 from csaligner.types import Encoder, Modality
 
 from .calibration import MODALITIES, Calibration
 from .items import Items, Row
-from .manifest import IndexManifest, read_manifest
+from .manifest import OWNER, IndexManifest, read_manifest
 from .spaces import SPACES, Space, SpaceName, biases, load_space, raw_vectors
 
 ALIGNER, CALIBRATION, LOCK = "aligner", "calibration.json", ".lock"
 ONLY: Mapping[str, tuple[Modality, ...]] = {"images": ("image",), "texts": ("text",)}
+SMALL = 1 << 20  # bytes: larger files are read whole when vectors are loaded, not when the index is opened
 REMEMBERED = 1024  # text queries whose features are kept
 
 Query = str | Path | Image.Image
@@ -90,6 +92,7 @@ class Index:
         self._encoders: dict[Modality, Encoder] = dict(encoders or {})
         self._spaces: dict[str, Space] = {}
         self._measured: dict[str, Any] | None = None
+        self._checked = False
         self._lock = threading.RLock()
         self._opening, self._encoding = threading.Lock(), threading.Lock()
         self._text_features = lru_cache(REMEMBERED)(self._encode_text)
@@ -102,13 +105,27 @@ class Index:
         """
         path = Path(path)
         manifest = read_manifest(path)
+        weights = path / ALIGNER / "model.safetensors"
+        if not weights.is_file() or fingerprint_of(path / ALIGNER) != manifest.fingerprint:
+            raise InputError(f"index: {weights} is not the aligner that made these vectors; {OWNER.advice}")
         model = Aligner.load(path / ALIGNER)
-        if fingerprint_of(path / ALIGNER) != manifest.fingerprint:
-            raise InputError(f"index: {path / ALIGNER} is not the aligner that made these vectors; index again")
         given: dict[Modality, Encoder] = {e.info.modality: e for e in encoders}
         for encoder in given.values():
             _check_encoder(manifest, encoder)
-        return cls(path, manifest, Items.open(path), model, given)
+        items = Items.open(path)
+        index = cls(path, manifest, items, model, given)
+        index.check(up_to=SMALL)
+        return index
+
+    def check(self, *, above: int = 0, up_to: int | None = None) -> None:
+        """InputError where a file of the tables is gone, or not as it was when the index was finished.
+
+        Sizes of all files are compared, and the SHA-256 of those of `above` < bytes <= `up_to`; nothing while an
+        interrupted or another writer has gone on from there.
+        """
+        listed = read_checksums(self.path, OWNER)
+        if listed is not None and listed["version"] == self.items.version:
+            check_checksums(self.path, OWNER, above=above, up_to=up_to)
 
     def __len__(self) -> int:
         return self.items.count()
@@ -192,6 +209,9 @@ class Index:
         """All its vectors, in memory from then on."""
         with self._lock:
             if name not in self._spaces:
+                if not self._checked:
+                    self.check(above=SMALL)
+                    self._checked = True
                 self._spaces[name] = load_space(self.items, name)
             return self._spaces[name]
 
@@ -221,7 +241,7 @@ class Index:
             "bias": bias,
         }
         if write:
-            write_json(self.path / CALIBRATION, self._measured)
+            write_sealed(self.path / CALIBRATION, self._measured)
 
     def forget(self) -> None:
         """After a write: what is in memory is not true any more."""
@@ -281,7 +301,7 @@ def _check_encoder(manifest: IndexManifest, encoder: Encoder) -> None:
 def _read_measures(path: Path, version: list[int]) -> dict[str, Any] | None:
     """What was measured on this very version of the tables, if it was."""
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        value = open_seal(path, parse_json(path.read_text(encoding="utf-8")), OWNER)
         return value if value["version"] == version else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

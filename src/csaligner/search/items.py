@@ -93,7 +93,7 @@ class Items:
             return cls({m: database.open_table(name) for m, name in TABLES.items()})
         except Exception as error:  # LanceDB raises ValueError, RuntimeError or OSError by the kind of damage
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"index: {folder} cannot be opened ({reason}); index again") from None
+            raise InputError(f"index: {folder} cannot be opened ({reason}); delete it and index again") from None
 
     @property
     def version(self) -> list[int]:
@@ -205,6 +205,11 @@ class Items:
             if self.count(modality) and "id" not in have:
                 table.create_index("id", config=BTree())
             table.optimize(cleanup_older_than=KEEP_VERSIONS)
+
+    @staticmethod
+    def files(folder: Path) -> list[Path]:
+        """All files of both tables of an index, older versions' too."""
+        return [p for name in TABLES.values() for p in sorted((folder / f"{name}.lance").rglob("*")) if p.is_file()]
 
     def to_arrow(self, columns: Sequence[str]) -> Any:
         """All rows as a pyarrow table."""

@@ -7,12 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from csaligner.checks import InputError
-from csaligner.files import write_json
+from csaligner.integrity import Owner, open_seal, write_sealed
+from csaligner.parsing import parse_json
 from csaligner.types import EncoderInfo
 
 from .entries import INDEX_FILE
 
 FORMAT_VERSION = 1
+OWNER = Owner("index", "delete the folder and index again")
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class IndexManifest:
 
 
 def write_manifest(folder: Path, manifest: IndexManifest) -> None:
-    write_json(folder / INDEX_FILE, {"format_version": FORMAT_VERSION} | asdict(manifest))
+    write_sealed(folder / INDEX_FILE, {"format_version": FORMAT_VERSION} | asdict(manifest))
 
 
 def read_manifest(folder: Path) -> IndexManifest:
@@ -55,10 +57,12 @@ def read_manifest(folder: Path) -> IndexManifest:
     if not path.is_file():
         raise InputError(f"index: {folder} holds no {INDEX_FILE}; give a folder that `csaligner index` wrote")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        version = value.pop("format_version")
+        value = parse_json(path.read_text(encoding="utf-8"))
+        version = value["format_version"]
         if version != FORMAT_VERSION:
             raise InputError(f"index: {path} has format {version}, this csaligner reads {FORMAT_VERSION}; index again")
+        value = open_seal(path, value, OWNER)
+        del value["format_version"]
         for side in ("image", "text"):
             value[side] = EncoderInfo(**value[side])
         value["sources"] = tuple(value["sources"])

@@ -7,7 +7,6 @@ states of all processes and the memory bank. No pickle.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from csaligner.checks import InputError
-from csaligner.files import point, write_folder, write_json
+from csaligner.files import point, write_folder
+from csaligner.integrity import Owner, load_tensors, open_seal, save_tensors, write_sealed
+from csaligner.parsing import parse_json
 
 from .tracking import finite, read_values
 
@@ -59,15 +58,15 @@ class Checkpoints:
         """Write step_K, point `latest` (and `best`, where K is the best step) to it, drop what nothing points to."""
         name = f"step_{state.step}"
         groups = {"weights": tensors.weights, "optimizer": tensors.optimizer, "memory": tensors.memory}
-        named = {f"{group}.{key}": t.contiguous().cpu() for group, part in groups.items() for key, t in part.items()}
+        named = {f"{group}.{key}": t for group, part in groups.items() for key, t in part.items()}
 
         def write(temporary: Path) -> None:
             model.save(temporary / "model")
             for file in (temporary / "model").iterdir():
                 file.rename(temporary / file.name)
             (temporary / "model").rmdir()
-            save_file(named | {"random": tensors.random.cpu()}, temporary / TENSORS)
-            write_json(temporary / STATE, asdict(state) | {"history": [finite(row) for row in state.history]})
+            save_tensors(named | {"random": tensors.random}, temporary / TENSORS)
+            write_sealed(temporary / STATE, asdict(state) | {"history": [finite(row) for row in state.history]})
 
         self.folder.mkdir(parents=True, exist_ok=True)
         write_folder(self.folder / name, write)
@@ -92,19 +91,21 @@ def read_checkpoint(folder: Path) -> tuple[TrainerState, Tensors]:
     """What `save` wrote to a step folder. Raises InputError."""
     if not folder.is_dir():
         raise InputError(f"checkpoint: no such folder: {folder}")
+    owner = Owner("checkpoint", f"delete {folder.parent} to start over")
     try:
-        found = load_file(folder / TENSORS)
-        state = TrainerState(**json.loads((folder / STATE).read_text(encoding="utf-8")))
+        found = load_tensors(folder / TENSORS, owner)
+        value = parse_json((folder / STATE).read_text(encoding="utf-8"))
+        state = TrainerState(**open_seal(folder / STATE, value, owner))
         state.history = [read_values(row) for row in state.history]
         groups: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}, "memory": {}}
         random = found.pop("random")
         for name, tensor in found.items():
             group, _, key = name.partition(".")
             groups[group][key] = tensor
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"checkpoint: {folder} cannot be read ({error}); delete {folder.parent} to start over"
-        ) from None
+    except InputError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"checkpoint: {folder} cannot be read ({error}); {owner.advice}") from None
     return state, Tensors(groups["weights"], groups["optimizer"], groups["memory"], random)
 
 

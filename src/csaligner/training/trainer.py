@@ -15,6 +15,7 @@ from csaligner.checks import CSAlignerError, InputError
 from csaligner.config import Schedule, TrainConfig
 from csaligner.data.ahead import Waiting, read_ahead
 from csaligner.distributed import gather_ids, gather_rows, is_main, rank, world_size
+from csaligner.files import recover, write_text
 from csaligner.types import Batch, Inputs, LossTerms, Sampler
 
 from .checkpoint import (
@@ -249,6 +250,8 @@ class Trainer:
 
     def _restore(self) -> TrainerState:
         """The state to go on from, with model, optimiser, objective and random state set to it."""
+        if self._checkpoints and is_main():
+            recover(self._checkpoints.folder)
         path = self._options.resume or (self._checkpoints and self._checkpoints.latest)
         state = TrainerState()
         if path:
@@ -280,7 +283,7 @@ class Trainer:
     def _rewrite_metrics(self, folder: Path, state: TrainerState) -> None:
         """metrics.jsonl may be ahead of the checkpoint that a run continues from; the checkpoint is right."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / METRICS).write_text("".join(map(json_line, state.history)), encoding="utf-8")
+        write_text(folder / METRICS, "".join(map(json_line, state.history)))
 
 
 def _as_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
