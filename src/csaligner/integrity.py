@@ -40,8 +40,10 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     write_json(path, plain | {SEAL: _digest(plain)})
 
 
-def open_seal(path: Path, value: dict[str, Any], of: Owner) -> dict[str, Any]:
+def open_seal(path: Path, value: Any, of: Owner) -> dict[str, Any]:
     """What write_sealed was given, from the JSON of `path`; InputError where it was changed since."""
+    if not isinstance(value, dict):
+        raise damaged(path, of)
     plain = {key: entry for key, entry in value.items() if key != SEAL}
     if SEAL in value and value[SEAL] != _digest(plain):
         raise damaged(path, of)

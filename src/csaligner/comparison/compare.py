@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from multiprocessing import get_context
+from pathlib import Path
 from statistics import mean
 from typing import Any, TypeVar
 
@@ -17,6 +21,8 @@ from csaligner.config import TrainConfig
 from csaligner.estimator import CSAligner
 from csaligner.evaluation.clustering import clustering_metrics
 from csaligner.evaluation.evaluate import evaluate
+from csaligner.integrity import Owner, open_seal, write_sealed
+from csaligner.parsing import parse_json
 from csaligner.types import PairedFeatures
 
 from .folds import Fold
@@ -73,20 +79,25 @@ def score(metrics: Mapping[str, float]) -> float:
 
 
 def compare(
-    folds: Sequence[Fold], methods: Sequence[str], budget: Budget, report: Report = lambda done, total, what: None
+    folds: Sequence[Fold],
+    methods: Sequence[str],
+    budget: Budget,
+    report: Report = lambda done, total, what: None,
+    keep: Path | None = None,
 ) -> Comparison:
     """Every method on every fold. Settings are chosen on the fold's own validation part, never on its test part; then
-    the method is trained on both other parts.
+    the method is trained on both other parts. keep: a folder for what is done, so that the same call goes on after an
+    interruption.
 
     Raises InputError for an unknown method.
     """
     names = check_methods(list(methods))
-    tasks = [(fold, name, budget) for name in names for fold in folds]
+    tasks = [(fold, name, budget, keep) for name in names for fold in folds]
     outcomes = spread_over_processes(
-        _run, tasks, budget.jobs, lambda done, total: report(done, total, ", ".join(names))
+        _run_once, tasks, budget.jobs, lambda done, total: report(done, total, ", ".join(names))
     )
     result = Comparison([], {}, [])
-    for (fold, name, _), outcome in zip(tasks, outcomes, strict=True):
+    for (fold, name, *_), outcome in zip(tasks, outcomes, strict=True):
         result.measured.extend(outcome.measured)
         result.trials.extend(outcome.trials)
         if outcome.left_out:
@@ -121,6 +132,32 @@ class _Outcome:
 
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+def _run_once(fold: Fold, name: str, budget: Budget, keep: Path | None) -> _Outcome:
+    """What `_run` gives, read from `keep` where an earlier call has written it there."""
+    if keep is None:
+        return _run(fold, name, budget)
+    path = keep / f"{name}-{_task_key(fold, name, budget)}.json"
+    try:
+        value = open_seal(path, parse_json(path.read_text(encoding="utf-8")), Owner("compare", "done again"))
+        return _Outcome([Measured(**m) for m in value["measured"]], value["trials"], value["left_out"])
+    except (OSError, ValueError, KeyError, TypeError):  # not there or damaged
+        outcome = _run(fold, name, budget)
+    keep.mkdir(parents=True, exist_ok=True)
+    write_sealed(path, asdict(outcome))
+    return outcome
+
+
+def _task_key(fold: Fold, name: str, budget: Budget) -> str:
+    """SHA-256 of all that decides an outcome, 16 hexadecimal digits."""
+    wanted = [version("csaligner"), name, fold.dataset, fold.number, budget.trials, budget.seeds]
+    digest = hashlib.sha256(json.dumps([*wanted, budget.base.model_dump(mode="json")], sort_keys=True).encode())
+    for part in (fold.train, fold.val, fold.test):
+        digest.update(json.dumps([part.text_to_image.tolist(), part.image_ids, part.captions]).encode())
+        for x in (part.image, part.text):
+            digest.update(x.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _run(fold: Fold, name: str, budget: Budget) -> _Outcome:

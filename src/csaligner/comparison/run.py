@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,15 +16,18 @@ from .compare import Budget, Comparison, Measured, Report, averages, compare, sc
 from .folds import open_folds
 from .methods import TRAINED
 
-JSON, PAGE = "compare.json", "compare.html"
+JSON, PAGE, UNFINISHED = "compare.json", "compare.html", "unfinished"
 
 
 def compare_and_write(
     data: Sequence[Path], methods: Sequence[str], budget: Budget, out: Path, report: Report
 ) -> Comparison:
-    """Compare on every data set and write both files to `out`. Raises InputError before any work is done."""
+    """Compare on every data set and write both files to `out`. Raises InputError before any work is done.
+
+    The same call after an interruption goes on with what was not done yet.
+    """
     folds = [fold for path in data for fold in open_folds(path)]
-    comparison = compare(folds, methods, budget, report)
+    comparison = compare(folds, methods, budget, report, out / UNFINISHED)
     record = {
         "provenance": provenance(budget.seeds - 1),
         "budget": {"trials": budget.trials, "seeds": budget.seeds, "base": budget.base.model_dump(mode="json")},
@@ -35,6 +39,7 @@ def compare_and_write(
         f"{budget.seeds} seeds measured on test. Chosen by: {(score.__doc__ or '').partition(': ')[2]}"
     )
     write_comparison("csaligner compare", intro, datasets(comparison), out / PAGE)
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     return comparison
 
 

@@ -12,6 +12,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from csaligner.checks import InputError, check_choice, check_non_negative
+from csaligner.integrity import Owner, check_checksums
 from csaligner.registry import DECODERS, load
 
 from .contract import Contract, read_note
@@ -98,6 +99,7 @@ def open_decoder(name_or_path: str) -> Decoder:
 
 def _look(name_or_path: str) -> tuple[Path, Contract, Kind]:
     folder = decoder_folder(name_or_path)
+    check_checksums(folder, Owner("decoder", "copy the folder again, or train it again"))
     index = read_json(folder / INDEX)
     name = str(index.get("_class_name"))
     if name not in DECODERS:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from csaligner.checks import InputError
 from csaligner.config import Strict
 from csaligner.files import write_folder, write_text
+from csaligner.integrity import write_checksums
 
 from .contract import Contract, write_contract
 
@@ -150,6 +151,7 @@ def save_micro(parts: MicroParts, contract: Contract, folder: Path, card: str) -
         half = MicroParts(copy.deepcopy(parts.unet).half(), copy.deepcopy(parts.movq).half(), parts.scheduler)
         half.pipeline().save_pretrained(str(temporary), safe_serialization=True)
         write_contract(contract, temporary)
-        write_text(temporary / "README.md", card)
+        write_checksums(temporary)
+        write_text(temporary / "README.md", card)  # people may edit it
 
     write_folder(folder, write)

@@ -7,6 +7,7 @@ would have seen, and a checkpoint needs no generator state.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,13 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import l1_loss, mse_loss
 
 from csaligner.checks import InputError
 from csaligner.config import NonNegative, Positive, Strict
-from csaligner.files import write_folder, write_json
+from csaligner.files import write_folder
+from csaligner.integrity import Owner, load_tensors, open_seal, save_tensors, write_sealed
 from csaligner.parsing import parse_json
 
 from .micro import (
@@ -228,19 +229,18 @@ class DecoderTrainer:
         state = {"stage": self._stage, "step": self._step, "config": self._config.model_dump(mode="json")}
 
         def write(folder: Path) -> None:
-            write_json(folder / STATE, state)
-            save_file({k: v.contiguous() for k, v in tensors.items()}, folder / WEIGHTS)
+            write_sealed(folder / STATE, state)
+            save_tensors(tensors, folder / WEIGHTS)
 
         write_folder(self._out / "checkpoint", write)
 
     def _resume(self, optimiser: torch.optim.Optimizer) -> None:
         """Take up the checkpoint, if there is one; the optimiser's part only where it is of its stage."""
         folder = self._out / "checkpoint"
-        if not (folder / STATE).is_file():
+        if not folder.is_dir():
             return
-        state = parse_json((folder / STATE).read_text(encoding="utf-8"))
+        state, tensors = _read_checkpoint(folder)
         _same_settings(folder, state["config"], self._config)
-        tensors = load_file(folder / WEIGHTS)
         self._stage, self._step = state["stage"], state["step"]
         self.parts.unet.load_state_dict(_part(tensors, "unet"))
         self.parts.movq.load_state_dict(_part(tensors, "movq"))
@@ -252,6 +252,19 @@ class DecoderTrainer:
         names = {name.split(".")[1] for name in tensors if name.startswith("optimiser.")}
         whole["state"] = {int(n): _part(tensors, f"optimiser.{n}") for n in names}
         optimiser.load_state_dict(whole)
+
+
+def _read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `_save` wrote, state and tensors. Raises InputError."""
+    owner = Owner("out", f"delete {folder} to start over")
+    try:
+        state = open_seal(folder / STATE, parse_json((folder / STATE).read_text(encoding="utf-8")), owner)
+        if {"stage", "step", "config"} <= set(state):
+            return state, load_tensors(folder / WEIGHTS, owner)
+        reason = "it lacks a key"
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        reason = str(error)
+    raise InputError(f"out: {folder / STATE} or {WEIGHTS} cannot be read ({reason}); {owner.advice}")
 
 
 def _same_settings(folder: Path, theirs: Mapping[str, Any], ours: DecoderTraining) -> None:

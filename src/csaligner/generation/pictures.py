@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageOps
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from csaligner.checks import InputError
@@ -17,6 +16,7 @@ from csaligner.decoders.micro_training import Pictures
 from csaligner.encoders import open_encoder
 from csaligner.encoders.pixels import fit_square, to_tensor
 from csaligner.files import write_atomically
+from csaligner.integrity import Owner, load_tensors, save_tensors
 from csaligner.types import Encoder, EncoderInfo, Split
 
 CHUNK = 32
@@ -28,7 +28,7 @@ def gather_pictures(stores: Sequence[Store], size: int, cache: Path, progress: P
     """The train splits of the stores, each picture twice: as it is, and mirrored with the embedding of its mirror
     image. A store that is given twice counts twice.
 
-    cache: a file that is written, or read where it is there and was made from the same stores at the same size.
+    cache: a file that is written, or read where it is there, whole, and was made from the same stores at the same size.
 
     Raises InputError where stores were made by different image encoders, or a store knows no picture files.
     """
@@ -36,10 +36,12 @@ def gather_pictures(stores: Sequence[Store], size: int, cache: Path, progress: P
     for store in stores[1:]:
         store.require(image=info)
     source = f"{size} " + " ".join(store.sha256 for store in stores)
-    if cache.is_file():
-        found = load_file(cache)
-        if bytes(found["source"].tolist()).decode() == source:
+    try:
+        found = load_tensors(cache, Owner("pictures", "gathered again"))
+        if bytes(found["source"].tolist()) == source.encode():
             return Pictures(found["pixels"], found["embeddings"])
+    except (FileNotFoundError, InputError, KeyError):
+        pass  # not there, damaged or another's
     encoder = open_encoder(info.id)
     by_store = {s.sha256: s for s in stores}
     total, done = sum(len(s.features("train").image_ids) for s in by_store.values()), 0
@@ -50,7 +52,7 @@ def gather_pictures(stores: Sequence[Store], size: int, cache: Path, progress: P
     pixels = torch.cat([parts[s.sha256].pixels for s in stores])
     embeddings = torch.cat([parts[s.sha256].embeddings for s in stores])
     tensors = {"pixels": pixels, "embeddings": embeddings, "source": torch.tensor(list(source.encode()))}
-    write_atomically(cache, lambda temporary: save_file(tensors, temporary))
+    write_atomically(cache, lambda temporary: save_tensors(tensors, temporary))
     return Pictures(pixels, embeddings)
 
 

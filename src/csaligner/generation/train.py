@@ -9,6 +9,7 @@ from csaligner.data.store import Store
 from csaligner.decoders.contract import Contract
 from csaligner.decoders.micro import save_micro
 from csaligner.decoders.micro_training import DecoderTrainer, DecoderTraining, Report
+from csaligner.files import recover
 
 from .pictures import Progress, gather_pictures, image_encoder
 
@@ -25,6 +26,7 @@ def train_decoder(
     than those that `out` was begun with.
     """
     out.mkdir(parents=True, exist_ok=True)
+    recover(out)
     found = gather_pictures(stores, config.model.size, out / "pictures.safetensors", pictures)
     trainer = DecoderTrainer(found, config, out, report)
     trainer.fit()
