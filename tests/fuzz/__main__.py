@@ -1,0 +1,66 @@
+"""python -m tests.fuzz [--seconds 600] [--seed 0] [--only NAME]: every reader in turn, until the time is up.
+
+Prints each thing that must not be, once, with the seed that makes it again; exit code 1 where there was one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from .sandbox import Outcome, fuzz, prepare
+from .targets import TARGETS
+
+ROUND, HEAVY_ROUND = 60, 8
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", default=list(TARGETS))
+    parser.add_argument("--out", type=Path, help="a JSON with the counts")
+    options = parser.parse_args()
+    end = time.monotonic() + options.seconds
+    counts: dict[str, Counter[str]] = {name: Counter() for name in options.only}
+    seen: set[str] = set()
+    with tempfile.TemporaryDirectory(prefix="fuzz-valid-") as scratch:
+        for name in options.only:
+            prepare(TARGETS[name], Path(scratch) / name.replace("/", "-"))
+        seed = options.seed
+        while time.monotonic() < end:
+            for name in options.only:
+                many = HEAVY_ROUND if TARGETS[name].heavy else ROUND
+                seeds = list(range(seed, seed + many))
+                for outcome in fuzz(TARGETS[name], seeds, Path(scratch) / name.replace("/", "-")):
+                    counts[name][outcome.kind] += 1
+                    if not outcome.good and _mark(outcome) not in seen:
+                        seen.add(_mark(outcome))
+                        print(f"== {name}, seed {outcome.seed} ({outcome.mutation}): {outcome.kind}\n{outcome.text}")
+                        sys.stdout.flush()
+                if time.monotonic() > end:
+                    break
+            seed += ROUND
+    total = sum((counter for counter in counts.values()), Counter())
+    print(f"{sum(total.values())} inputs: {dict(total)}; {len(seen)} different findings")
+    if options.out:
+        options.out.write_text(
+            json.dumps({"seconds": options.seconds, "seed": options.seed, "counts": counts}, indent=1)
+        )
+    return int(bool(seen))
+
+
+def _mark(outcome: Outcome) -> str:
+    """Findings with one last line and place are one."""
+    lines = [line for line in outcome.text.splitlines() if line.strip()]
+    places = [line.strip() for line in lines if line.strip().startswith("File ")]
+    return outcome.kind + "".join(places[-1:]) + (lines[-1][:60] if lines else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

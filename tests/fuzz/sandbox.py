@@ -1,0 +1,169 @@
+"""A child process with bounds on memory and time, in which an input is read, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from csaligner.checks import CSAlignerError
+
+from .mutate import mutate
+from .targets import Target
+
+MEMORY = 1 << 30  # bytes beyond what the process has before
+SECONDS = 10.0  # for one input
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """kind: read, refused (with one line), or what must not be: crash, memory, hang, died. text: the line, or the
+    traceback. seed: makes the input again."""
+
+    kind: str
+    text: str
+    seed: int
+    mutation: str = ""
+
+    @property
+    def good(self) -> bool:
+        return self.kind in ("read", "refused")
+
+
+def outcome_of(read: Any, path: Path) -> tuple[str, str]:
+    before = _peak()
+    try:
+        read(path)
+        kind, text = "read", ""
+    except CSAlignerError as error:
+        kind, text = "refused", str(error)
+        if not text or not text.isprintable():
+            kind = "crash"
+            text = f"not one printable line: {text!r}"
+    except BaseException as error:
+        kind = "memory" if isinstance(error, MemoryError) else "crash"
+        text = "".join(traceback.format_exception(error)[-7:])
+    if _peak() - before > MEMORY:
+        return "memory", f"{(_peak() - before) >> 20} MiB more; {text}"
+    return kind, text
+
+
+def fuzz(target: Target, seeds: list[int], template: Path) -> Iterator[Outcome]:
+    """An outcome for each seed: a copy of the valid input in `template`, one change by the seed, read in a child."""
+    left = list(seeds)
+    while left:
+        done = 0
+        for outcome in _batch(target, left, template):
+            done += 1
+            yield outcome
+        left = left[done:]
+
+
+def _batch(target: Target, seeds: list[int], template: Path) -> Iterator[Outcome]:
+    """Until the child ends, or is ended: then the last outcome says why."""
+    out, into = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(out)
+        with os.fdopen(into, "wb", buffering=0) as pipe:
+            _child(target, seeds, template, pipe)
+    os.close(into)
+    with os.fdopen(out, "rb") as pipe:
+        for number, seed in enumerate(seeds):
+            ready = _wait(pipe, child, SECONDS + 10 * (number == 0) * (1 + target.heavy))  # imports come first
+            line = pipe.readline() if ready else b""
+            if not line:
+                if not ready:
+                    os.kill(child, signal.SIGKILL)
+                _, status = os.waitpid(child, 0)
+                yield Outcome("died" if ready else "hang", f"status {status}", seed)
+                return
+            yield Outcome(**json.loads(line))
+    os.waitpid(child, 0)
+
+
+def _wait(pipe: BinaryIO, child: int, seconds: float) -> bool:
+    """Until there is something to read, or the child has worked for so long, or slept for six times that."""
+    start, end = _worked(child), time.monotonic() + 6 * seconds
+    while not select.select([pipe], [], [], 0.5)[0]:
+        if _worked(child) - start > seconds or time.monotonic() > end:
+            return False
+    return True
+
+
+def _worked(child: int) -> float:
+    fields = Path(f"/proc/{child}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _child(target: Target, seeds: list[int], template: Path, pipe: BinaryIO) -> None:
+    limit = _size() + MEMORY + (512 << 20) * (1 + 3 * target.heavy)  # libraries that are imported on the way
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    try:
+        for seed in seeds:
+            with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch:
+                path, mutation = mutated(target, seed, template, Path(scratch))
+                kind, text = outcome_of(target.read, path)
+            record = {"kind": kind, "text": text[-3000:], "seed": seed, "mutation": mutation}
+            pipe.write(json.dumps(record).encode() + b"\n")
+        os._exit(0)
+    finally:
+        os._exit(3)
+
+
+def mutated(target: Target, seed: int, template: Path, scratch: Path) -> tuple[Path, str]:
+    """The input of a seed, in `scratch`."""
+    name = (template / ".path").read_text(encoding="utf-8")
+    shutil.copytree(template, scratch / "input", symlinks=True)
+    (scratch / "input" / ".path").unlink()
+    path = (scratch / "input" / name).resolve() if name != "." else scratch / "input"
+    return path, mutate(path, random.Random(seed))
+
+
+def prepare(target: Target, template: Path) -> None:
+    """Make the valid input of a target, in a child, so that no library starts its threads in this process."""
+    template.mkdir(parents=True)
+    child = os.fork()
+    if child == 0:
+        try:
+            path = target.make(template)
+            (template / ".path").write_text(os.path.relpath(path, template), encoding="utf-8")
+            kind, text = outcome_of(
+                target.read, shutil.copytree(template, template.with_suffix(".try")) / _name(template)
+            )
+            if kind != "read":
+                print(f"{template.name}: the valid input is not read: {text}", file=sys.stderr)
+            os._exit(0 if kind == "read" else 1)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise RuntimeError(f"{template.name}: no valid input could be made")
+
+
+def _name(template: Path) -> str:
+    return (template / ".path").read_text(encoding="utf-8")
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _size() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
