@@ -36,7 +36,7 @@ def pairs(rows: int, seed: int, dims: tuple[int, int] = (6, 6)) -> PairedFeature
 
 
 def fold(dims: tuple[int, int] = (6, 6), test_seed: int = 3) -> Fold:
-    return Fold("made", 0, pairs(60, 1, dims), pairs(20, 2, dims), pairs(20, test_seed, dims))
+    return Fold("made", 0, ((pairs(60, 1, dims), pairs(20, 2, dims)),), pairs(20, test_seed, dims))
 
 
 def test_folds_of_an_array_are_the_stated_ones_and_never_mix(tmp_path: Path) -> None:
@@ -47,9 +47,14 @@ def test_folds_of_an_array_are_the_stated_ones_and_never_mix(tmp_path: Path) -> 
     assert len(folds) == 5
     for number, f in enumerate(folds):
         torch.testing.assert_close(f.test.image, torch.from_numpy(array[0][order[number::5]]))
-        rows = [{tuple(row) for row in part.text.tolist()} for part in (f.train, f.val, f.test)]
-        assert sum(map(len, rows)) == 40 == len(set.union(*rows))
-        assert [len(r) for r in rows] == [25, 7, 8]
+        validated: set[tuple[float, ...]] = set()
+        for train, val in f.splits:
+            rows = [{tuple(row) for row in part.text.tolist()} for part in (train, val, f.test)]
+            assert sum(map(len, rows)) == 40 == len(set.union(*rows))
+            assert len(rows[1]) in {6, 7}
+            assert not validated & rows[1]
+            validated |= rows[1]
+        assert len(validated) == 32
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 3), (3, 40, 3), (40, 3)])
@@ -100,6 +105,8 @@ def test_every_method_has_a_config(name: str) -> None:
     assert config.seed == 7
     if method.weight:
         assert config.objective.terms[method.weight[0]] == method.weight[1]
+    if method.tunes_fraction:
+        assert config.objective.balance.fraction == method.space()["fraction"][0]
     assert config.objective.learn_logit_scale == (not method.tunes_scale)
 
 

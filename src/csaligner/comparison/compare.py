@@ -85,9 +85,9 @@ def compare(
     report: Report = lambda done, total, what: None,
     keep: Path | None = None,
 ) -> Comparison:
-    """Every method on every fold. Settings are chosen on the fold's own validation part, never on its test part; then
-    the method is trained on both other parts. keep: a folder for what is done, so that the same call goes on after an
-    interruption.
+    """Every method on every fold. Settings are chosen on the fold's own validation parts, never on its test part;
+    then the method is trained on all of the others. keep: a folder for what is done, so that the same call goes on
+    after an interruption.
 
     Raises InputError for an unknown method.
     """
@@ -193,8 +193,10 @@ def _tuned(fold: Fold, name: str, method: Trained, budget: Budget, outcome: _Out
 
     def objective(trial: Any) -> float:
         settings = {key: trial.suggest_float(key, *bounds, log=True) for key, bounds in space.items()}
-        aligned = _fit_and_align(method, fold.train, fold.val, budget, settings, seed=0)
-        value = score(evaluate(aligned, intervals=False).metrics)
+        value = mean(
+            score(evaluate(_fit_and_align(method, train, val, budget, settings, 0), intervals=False).metrics)
+            for train, val in fold.splits
+        )
         record = {"dataset": fold.dataset, "method": name, "fold": fold.number, "score": value}
         outcome.trials.append(record | settings)
         return value

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from csaligner.checks import InputError
 from csaligner.data.store import Store
@@ -15,37 +16,40 @@ from csaligner.pairing import join_features, pair_features
 from csaligner.types import PairedFeatures
 
 FOLDS = 5
-INNER = 5  # one in so many of a fold's training rows validates
+INNER = 5  # so many times other training rows of a fold validate
 
 
 @dataclass(frozen=True)
 class Fold:
+    """splits: pairs of (training, validation) parts, on which settings are chosen; each pair together is what is
+    trained on once they are chosen."""
+
     dataset: str
     number: int
-    train: PairedFeatures
-    val: PairedFeatures
+    splits: tuple[tuple[PairedFeatures, PairedFeatures], ...]
     test: PairedFeatures
 
     @cached_property
     def train_and_val(self) -> PairedFeatures:
-        """What is trained on once the settings are chosen."""
-        return join_features(self.train, self.val)
+        return join_features(*self.splits[0])
 
 
 def open_folds(path: Path) -> list[Fold]:
     """One fold for a store, by its own split; five for an array of paired features.
 
     path: a store's folder, or a file with an array (2, N, d): images first, row i pairs with row i. Its folds are
-    RandomState(0).permutation(N)[fold::5] as test rows; every fifth of the others, in that order, validates.
+    RandomState(0).permutation(N)[fold::5] as test rows; of the others, in that order, every fifth validates, five
+    times with another start, so that each of them validates once.
     Raises InputError.
     """
     if path.is_dir():
         store = Store.open(path)
-        parts = [store.features(split) for split in ("train", "val", "test")]
-        for name, part in zip(("train", "val", "test"), parts, strict=True):
+        stored = [store.features(split) for split in ("train", "val", "test")]
+        for name, part in zip(("train", "val", "test"), stored, strict=True):
             if len(part.image) < 2:
                 raise InputError(f"data: {path} has {len(part.image)} images in its {name} split, wanted at least 2")
-        return [Fold(store.dataset, 0, *parts)]
+        train, val, test = stored
+        return [Fold(store.dataset, 0, ((train, val),), test)]
     try:
         array = torch.as_tensor(np.load(path, allow_pickle=False)).float()
     except (OSError, ValueError, TypeError) as error:
@@ -58,13 +62,14 @@ def open_folds(path: Path) -> list[Fold]:
     order = np.random.RandomState(0).permutation(array.shape[1])
     folds = []
     for number in range(FOLDS):
-        test = order[number::FOLDS]
-        rest = np.setdiff1d(order, test)
-        shuffled = order[np.isin(order, rest)]
-        val = shuffled[::INNER]
-        train = np.setdiff1d(rest, val)
-        parts = [
-            pair_features(array[0][rows], array[1][rows], [str(row) for row in rows]) for rows in (train, val, test)
-        ]
-        folds.append(Fold(path.stem, number, *parts))
+        others = order[~np.isin(order, order[number::FOLDS])]
+        splits = []
+        for start in range(INNER):
+            held_out = others[start::INNER]
+            splits.append((_rows(array, np.setdiff1d(others, held_out)), _rows(array, held_out)))
+        folds.append(Fold(path.stem, number, tuple(splits), _rows(array, order[number::FOLDS])))
     return folds
+
+
+def _rows(array: torch.Tensor, rows: NDArray[np.int64]) -> PairedFeatures:
+    return pair_features(array[0][rows], array[1][rows], [str(row) for row in rows])

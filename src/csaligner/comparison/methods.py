@@ -16,6 +16,7 @@ Transform = Callable[[PairedFeatures], PairedFeatures]
 Settings = Mapping[str, float]
 
 SCALE = (8.0, 80.0)  # the range of fixed logit scales that are tried
+FRACTION = (0.05, 0.5)  # of fractions of the automatic weight
 AUTO = "auto"
 
 
@@ -24,7 +25,8 @@ class Trained:
     """One objective for the trainer; everything else of the config is the same for all.
 
     terms: weights that stand. weight: the term whose weight is tuned, and its range. tunes_scale: whether the logit
-    scale is fixed at a tuned value (else learnt from 1/0.07, as CLIP's). objective: further keys of
+    scale is fixed at a tuned value (else learnt from 1/0.07, as CLIP's). tunes_fraction: whether the fraction of the
+    automatic weight is tuned. objective: further keys of
     ObjectiveConfig. about: one line for the page.
     """
 
@@ -32,11 +34,13 @@ class Trained:
     about: str
     weight: tuple[str, float, float] | None = None
     tunes_scale: bool = True
+    tunes_fraction: bool = False
     objective: Mapping[str, Any] | None = None
 
     def space(self) -> dict[str, tuple[float, float]]:
         """Names and ranges of what is tuned, all on a logarithmic scale."""
         space = {"logit_scale": SCALE} if self.tunes_scale else {}
+        space |= {"fraction": FRACTION} if self.tunes_fraction else {}
         return space | ({"weight": self.weight[1:]} if self.weight else {})
 
     def config(self, base: TrainConfig, settings: Settings, seed: int) -> TrainConfig:
@@ -45,6 +49,8 @@ class Trained:
             objective["terms"][self.weight[0]] = settings["weight"]
         if self.tunes_scale and "logit_scale" in settings:
             objective |= {"logit_scale": settings["logit_scale"], "learn_logit_scale": False}
+        if self.tunes_fraction and "fraction" in settings:
+            objective["balance"] = objective["balance"] | {"fraction": settings["fraction"]}
         return build_config(TrainConfig, base.model_dump() | {"objective": objective, "seed": seed})
 
 
@@ -100,7 +106,9 @@ TRAINED: Mapping[str, Trained] = {
     "cs-alone": Trained({"cauchy_schwarz": 1.0}, "D_CS without pairs", tunes_scale=False),
     "cs-tied": _with("cauchy_schwarz", 0.03, 3, "InfoNCE + D_CS, sigma^2 = temperature", bandwidth="temperature"),
     "cs-auto": Trained(_AUTO, "InfoNCE + D_CS, weight by gradient norms, nothing tuned", tunes_scale=False),
-    "cs-auto-scale": Trained(_AUTO, "InfoNCE + D_CS, weight by gradient norms, fixed temperature, tuned"),
+    "cs-auto-tuned": Trained(
+        _AUTO, "InfoNCE + D_CS, weight by gradient norms, fraction and fixed temperature tuned", tunes_fraction=True
+    ),
     "cs-aligner": _with("cauchy_schwarz", 0.1, 10, "InfoNCE + lambda D_CS, tuned"),
     "cs-aligner-default": Trained(
         {"info_nce": 1.0, "cauchy_schwarz": 1.0}, "the defaults, nothing tuned", tunes_scale=False
