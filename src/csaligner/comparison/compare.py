@@ -153,7 +153,7 @@ def _task_key(fold: Fold, name: str, budget: Budget) -> str:
     """SHA-256 of all that decides an outcome, 16 hexadecimal digits."""
     wanted = [version("csaligner"), name, fold.dataset, fold.number, budget.trials, budget.seeds]
     digest = hashlib.sha256(json.dumps([*wanted, budget.base.model_dump(mode="json")], sort_keys=True).encode())
-    for part in (fold.train, fold.val, fold.test):
+    for part in (*(part for split in fold.splits for part in split), fold.test):
         digest.update(json.dumps([part.text_to_image.tolist(), part.image_ids, part.captions]).encode())
         for x in (part.image, part.text):
             digest.update(x.detach().cpu().float().contiguous().numpy().tobytes())
