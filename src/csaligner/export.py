@@ -61,15 +61,24 @@ class RunToExport:
     def changed(self) -> tuple[str, ...]:
         return tuple(side for side, name in FOLDERS.items() if (self.folder / name).is_dir())
 
-    def text_encoder(self) -> Encoder:
-        """The run's text encoder, its LoRA merged where there is one."""
+    def encoders(self) -> tuple[Encoder, Encoder | None]:
+        """The text encoder, and the image encoder where sentence-transformers has a module for it; LoRA merged."""
+        from .integrations.sentence_transformers_export import holds_images
+
         store = Store.open(self.store)
-        if "text" not in self.changed:
-            return open_encoder(store.encoders["text"].id, "text")
-        assert self.config.lora is not None
-        tuned = TunedStore.open(store, self.config.lora)
-        LoRAAligner.load(self.folder, tuned.towers).merge()
-        return tuned.encoders["text"]
+        found: dict[str, Encoder] = {}
+        if self.changed:
+            assert self.config.lora is not None
+            tuned = TunedStore.open(store, self.config.lora)
+            LoRAAligner.load(self.folder, tuned.towers).merge()
+            found |= {side: tuned.encoders[side] for side in self.changed}  # type: ignore[index]
+        if "text" not in found:
+            found["text"] = open_encoder(store.encoders["text"].id, "text")
+        image = store.encoders["image"].id
+        if "image" not in found and image.startswith("hf:"):
+            found["image"] = open_encoder(image, "image")
+        image_encoder = found.get("image")
+        return found["text"], image_encoder if image_encoder and holds_images(image_encoder) else None
 
 
 def export(run: Path, out: Path, format: str, licence: str = "unknown") -> tuple[Path, ...]:
@@ -77,8 +86,9 @@ def export(run: Path, out: Path, format: str, licence: str = "unknown") -> tuple
 
     format: safetensors (the weights of each adapter by name), onnx (features -> unit rows, any batch size; checked with
     onnxruntime to 1e-5), npz (linear and identity adapters: three arrays), sentence-transformers (encoder and adapter
-    of the text side in one folder that SentenceTransformer(out) loads without csaligner), hub (what
-    Aligner.from_pretrained reads, with a model card: metrics, data, licence). licence: for the card, SPDX.
+    of the text side, and of the image side where its encoder is a transformers model, in one folder that
+    SentenceTransformer(out) loads without csaligner), hub (what Aligner.from_pretrained reads, with a model card:
+    metrics, data, licence). licence: for the card, SPDX.
 
     Raises InputError: an unknown format, `out` exists, no finished run, an adapter that the format cannot hold, a
     package that is not installed.
@@ -95,7 +105,8 @@ def export(run: Path, out: Path, format: str, licence: str = "unknown") -> tuple
     if format == "sentence-transformers":
         from .integrations.sentence_transformers_export import save_sentence_transformer
 
-        save_sentence_transformer(found.model, found.text_encoder(), out)
+        text, image = found.encoders()
+        save_sentence_transformer(found.model, text, out, image)
     elif format == "hub":
         out.parent.mkdir(parents=True, exist_ok=True)
         found.model.save_pretrained(out, model_card(run, found, licence))

@@ -1,11 +1,14 @@
-"""The text side of an aligned model as a SentenceTransformer folder, from that package's own modules alone."""
+"""An aligned model as a SentenceTransformer folder, from that package's own modules alone."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from csaligner.adapters.aligner import Aligner
@@ -13,38 +16,178 @@ from csaligner.adapters.identity import IdentityAdapter
 from csaligner.adapters.linear import LinearAdapter
 from csaligner.adapters.mlp import MLPAdapter
 from csaligner.checks import InputError
+from csaligner.encoders.folder import open_folder
+from csaligner.encoders.spec import split_name
 from csaligner.encoders.text import TextEncoder
-from csaligner.encoders.towers import SentenceTower
-from csaligner.files import write_folder
+from csaligner.encoders.towers import ProjectedTextTower, SentenceTower
+from csaligner.encoders.transformers_text import quiet_loading
+from csaligner.encoders.transformers_vision import ImageEncoder
+from csaligner.files import write_folder, write_json, write_text
 from csaligner.types import Encoder
 
+TOLERANCE = 1e-4  # of unit vectors, between csaligner and the folder once it is written
+TEXTS = ("a cat", "two dogs run on the grass", "7")
+TOWER_PREFIXES = ("", "text_model.", "vision_model.")  # of a tower's weights in those of the whole model
+TRANSFORMER_CONFIG = "sentence_bert_config.json"
+CARD = """---
+library_name: sentence-transformers
+---
 
-def save_sentence_transformer(model: Aligner, encoder: Encoder, out: Path) -> None:
-    """Write encoder and text adapter so that SentenceTransformer(str(out)).encode(texts) equals
+# Aligned text and image embeddings
+
+    SentenceTransformer(FOLDER).encode({what})
+
+Texts: {text}, aligned. Pictures: {image}. Rows have length 1; compare them by cosine. Made by csaligner.
+"""
+
+
+def save_sentence_transformer(
+    model: Aligner, encoder: Encoder, out: Path, image_encoder: Encoder | None = None
+) -> None:
+    """Write encoders and adapters so that SentenceTransformer(str(out)).encode(texts) equals
     model.encode_text(encoder.encode(texts)) up to rounding; nothing of csaligner is needed to load it.
 
-    Raises InputError where the encoder is no sentence encoder, or the adapter is not identity, linear or mlp.
+    encoder: of texts, a sentence encoder or the text tower of CLIP or SigLIP. image_encoder: an `hf:` encoder with a
+    pooled output of its own (CLIP, SigLIP, DINOv2); then encode(PIL images) gives aligned pictures, too. The folder is
+    read back and compared before it is kept.
+
+    Raises InputError where an encoder is another one, or the adapter is not identity, linear or mlp.
     """
-    if not isinstance(encoder, TextEncoder) or not isinstance(encoder.tower, SentenceTower):
-        raise InputError(f"format: sentence-transformers needs a sentence encoder, {encoder.info.id} is none")
-    if encoder.how.long_text != "truncate":
-        raise InputError(f"format: sentence-transformers cuts long texts, {encoder.info.id} does not")
+    _check_text(encoder)
+    routes = {"text": [*_text_modules(encoder, image_encoder), *_adapter_modules(model.text_adapter)]}
+    if image_encoder is not None:
+        first, config = routes["text"][0], _image_config(image_encoder)
+        same = _base(image_encoder) == _base(encoder)
+        own = _with_weights(first, image_encoder) if same else _transformer(image_encoder, config)
+        routes["image"] = [own, *_adapter_modules(model.image_adapter)]
+    modules = [_module("Router")(routes, default_route="text")] if image_encoder else routes["text"]
     from sentence_transformers import SentenceTransformer
 
-    base = encoder.tower.model
-    if encoder.how.prompt and not base.default_prompt_name:
-        raise InputError(f"format: the prompt of {encoder.info.id} has no place in the folder; encode without one")
-    modules = [*base.children(), *_adapter_modules(model.text_adapter)]
     whole = SentenceTransformer(modules=modules, device="cpu", similarity_fn_name="cosine")
-    whole.max_seq_length = encoder.max_tokens
-    if base.default_prompt_name:
+    base: Any = encoder.tower.model  # type: ignore[attr-defined]
+    if getattr(base, "default_prompt_name", None):
         whole.prompts, whole.default_prompt_name = base.prompts, base.default_prompt_name
 
     def write(folder: Path) -> None:
         whole.save_pretrained(str(folder), create_model_card=False)
+        for config in folder.rglob(TRANSFORMER_CONFIG) if image_encoder else ():
+            found = json.loads(config.read_text(encoding="utf-8"))  # pixels do not depend on what is installed there
+            write_json(config, found | {"processor_kwargs": {"backend": "pil"}})
+        what, image = ("texts or PIL images", image_encoder.info.id) if image_encoder else ("texts", "not in here")
+        write_text(folder / "README.md", CARD.format(what=what, text=encoder.info.id, image=image))
+        _check(folder, model, encoder, image_encoder)
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_folder(out, write)
+    with quiet_loading():
+        write_folder(out, write)
+
+
+def holds_images(encoder: Encoder) -> bool:
+    """Whether sentence-transformers has a module for this image encoder; EfficientNet and features from files: no."""
+    from importlib.util import find_spec
+
+    return isinstance(encoder, ImageEncoder) and find_spec("sentence_transformers.base") is not None
+
+
+def _check_text(encoder: Encoder) -> None:
+    if not isinstance(encoder, TextEncoder) or not isinstance(encoder.tower, (SentenceTower, ProjectedTextTower)):
+        raise InputError(
+            f"format: sentence-transformers needs a sentence encoder or the text side of CLIP or SigLIP, "
+            f"{encoder.info.id} is none"
+        )
+    if encoder.how.long_text != "truncate":
+        raise InputError(f"format: sentence-transformers cuts long texts, {encoder.info.id} does not")
+    named = getattr(getattr(encoder.tower, "model", None), "default_prompt_name", None)
+    if encoder.how.prompt and not named:
+        raise InputError(f"format: the prompt of {encoder.info.id} has no place in the folder; encode without one")
+
+
+def _text_modules(encoder: Any, image_encoder: Encoder | None) -> list[nn.Module]:
+    if isinstance(encoder.tower, SentenceTower):
+        modules = list(encoder.tower.model.children())
+        modules[0].max_seq_length = encoder.max_tokens
+        return modules
+    how: dict[str, Any] = {"max_length": encoder.max_tokens}
+    if encoder.how.pad_to_max:
+        how |= {"padding": "max_length", "return_attention_mask": False}
+    return [_transformer(encoder, {"processing_kwargs": {"text": how}})]
+
+
+def _image_config(encoder: Encoder) -> dict[str, Any]:
+    """What pooled output to take where the model has no method get_image_features."""
+    assert isinstance(encoder, ImageEncoder)
+    if encoder.info.preprocessing.get("pooling") != "auto":
+        raise InputError(f"format: sentence-transformers takes the model's own pooling, {encoder.info.id} another")
+    folder = open_folder(*_place(encoder))
+    if folder.model_type.startswith("siglip2"):
+        raise InputError(f"format: sentence-transformers does not read the patches of SigLIP 2 ({encoder.info.id})")
+    if hasattr(encoder.tower.backbone, "visual_projection") or folder.two_towers:
+        return {}
+    output = {"method": "forward", "method_output_name": "pooler_output"}
+    return {"modality_config": {"image": output}, "module_output_name": "sentence_embedding"}
+
+
+def _transformer(encoder: Encoder, settings: dict[str, Any]) -> nn.Module:
+    """sentence-transformers' module on the whole model in the encoder's folder, with the encoder's own weights."""
+    from sentence_transformers.base.modules import Transformer
+
+    with quiet_loading():
+        made = Transformer(
+            str(open_folder(*_place(encoder)).path),
+            model_kwargs={"use_safetensors": True, "local_files_only": True},
+            processor_kwargs={"backend": "pil", "local_files_only": True},
+            config_kwargs={"local_files_only": True},
+            **settings,
+        )
+    return _with_weights(made.float(), encoder)
+
+
+def _with_weights(module: Any, encoder: Encoder) -> nn.Module:
+    """The encoder's tower put into the whole model: after LoRA its weights are not the folder's."""
+    state = encoder.tower.backbone.state_dict()  # type: ignore[attr-defined]
+    whole = module.model.state_dict()
+    prefix = next((p for p in TOWER_PREFIXES if all(p + name in whole for name in state)), None)
+    if prefix is None:
+        raise InputError(f"format: sentence-transformers opens {encoder.info.id} as another model; export as onnx")
+    module.model.load_state_dict({prefix + name: value for name, value in state.items()}, strict=False)
+    return module  # type: ignore[no-any-return]
+
+
+def _place(encoder: Encoder) -> tuple[str, str | None]:
+    base, options = split_name(encoder.info.id)
+    if not base.startswith("hf:"):
+        raise InputError(f"format: sentence-transformers has no module for {encoder.info.id}; wanted an hf: encoder")
+    return base.removeprefix("hf:"), options.get("revision")
+
+
+def _base(encoder: Encoder) -> str:
+    return split_name(encoder.info.id)[0]
+
+
+def _check(folder: Path, model: Aligner, encoder: Encoder, image_encoder: Encoder | None) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    again = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    for made_by, inputs, encode in _examples(model, encoder, image_encoder):
+        with torch.inference_mode():
+            wanted = encode(made_by.encode([made_by.prepare(each) for each in inputs]))
+        found = again.encode(inputs, convert_to_tensor=True, show_progress_bar=False)
+        error = float((found - wanted).abs().max()) if found.shape == wanted.shape else float("inf")
+        if not error < TOLERANCE:
+            raise InputError(
+                f"format: sentence-transformers reads {made_by.info.id} otherwise than csaligner (by {error:.1e}); "
+                "export as onnx"
+            )
+
+
+def _examples(
+    model: Aligner, encoder: Encoder, image_encoder: Encoder | None
+) -> Iterator[tuple[Encoder, list[Any], Any]]:
+    yield encoder, list(TEXTS), model.encode_text
+    if image_encoder is not None:
+        grey = Image.linear_gradient("L")
+        mixed = Image.merge("RGB", (grey, grey.rotate(90), Image.radial_gradient("L")))
+        yield image_encoder, [mixed.resize(size) for size in ((60, 40), (300, 400))], model.encode_image
 
 
 def _adapter_modules(adapter: nn.Module) -> list[nn.Module]:

