@@ -16,7 +16,13 @@ from torch import Tensor
 
 
 class CSAlignerError(Exception):
-    """Base of every error that csaligner raises on purpose; its text is one line."""
+    """Base of every error that csaligner raises on purpose; its text is one line.
+
+    Texts of files get into messages: what a terminal would obey, or break the line at, becomes a space.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__("".join(c if c.isprintable() else " " for c in str(message)))
 
 
 class InputError(CSAlignerError, ValueError):

@@ -1,13 +1,24 @@
-"""JSON and YAML from strangers: whatever is wrong with a text, parsing it raises one kind of error and ends soon."""
+"""JSON, YAML and parquet from strangers: whatever is wrong, one kind of error comes of it, and it comes soon."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
+from .checks import CSAlignerError
+
+T = TypeVar("T")
 MAX_YAML = 200_000  # characters: PyYAML reads about as many in a second
+
+SMALL_TABLE = 64 << 20  # bytes when unpacked, that any table may have
+MAX_RATIO = 200  # of unpacked to packed bytes of a larger one
+MAX_ROWS = (100_000, 8)  # that any table may have, and for each of its bytes
 
 
 class _Loader(yaml.SafeLoader):
@@ -15,7 +26,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
             if not isinstance(self.anchors.get(event.anchor), yaml.ScalarNode):
                 raise yaml.composer.ComposerError(None, None, f"*{event.anchor}: write the values out", None)
         return super().compose_node(parent, index)
@@ -50,3 +61,46 @@ def parse_yaml(text: str) -> Any:
         raise yaml.YAMLError("nested too deeply") from None
     except Exception as error:  # PyYAML's constructors let Python's own errors through: an impossible date, say
         raise yaml.YAMLError(str(error).partition(";")[0]) from None
+
+
+def checked(kind: type[T], value: Any) -> T:
+    """A value of JSON as the dataclass `kind`, every field of the type that it says. Raises ValueError, one line."""
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise ValueError(f"{where}: {first['msg'].partition(chr(10))[0]}") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+@contextmanager
+def open_parquet(path: Path, **options: Any) -> Iterator[Any]:
+    """A pyarrow ParquetFile, once what its footer says of its size fits the file.
+
+    Raises ValueError, one line, for a file that cannot be read and for whatever goes wrong with it inside the block.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise ValueError("no such file")
+    try:
+        with pq.ParquetFile(path, **options) as file:
+            _check_size(file.metadata, path.stat().st_size)
+            yield file
+    except CSAlignerError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError) as error:
+        raise ValueError(next(iter(str(error).splitlines()), "") or type(error).__name__) from None
+
+
+def _check_size(footer: Any, size: int) -> None:
+    """A few bytes can stand for many rows, or for one long text over and over."""
+    if footer.num_rows > max(MAX_ROWS[0], MAX_ROWS[1] * size):
+        raise ValueError(f"{size:,} bytes claim to hold {footer.num_rows:,} rows")
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    unpacked = sum(group.column(n).total_uncompressed_size for group in groups for n in range(group.num_columns))
+    if unpacked > max(SMALL_TABLE, MAX_RATIO * size) or unpacked < 0:
+        raise ValueError(f"{size:,} bytes claim to hold {unpacked:,}")

@@ -26,12 +26,12 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=list(TARGETS))
     parser.add_argument("--out", type=Path, help="a JSON with the counts")
     options = parser.parse_args()
-    end = time.monotonic() + options.seconds
     counts: dict[str, Counter[str]] = {name: Counter() for name in options.only}
     seen: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="fuzz-valid-") as scratch:
         for name in options.only:
             prepare(TARGETS[name], Path(scratch) / name.replace("/", "-"))
+        end = time.monotonic() + options.seconds
         seed = options.seed
         while time.monotonic() < end:
             for name in options.only:

@@ -134,6 +134,7 @@ class Aligner(nn.Module, HubMixin):
     def load(cls, folder: Path) -> Aligner:
         """Read what `save` wrote. Raises InputError for a missing, damaged or foreign checkpoint."""
         config = _read_config(folder)
+        _check_size(config, folder / WEIGHTS)
         blank = (_blank(config.dim_image, config.dim), _blank(config.dim_text, config.dim))
         model = cls(config, blank)
         try:
@@ -163,6 +164,19 @@ def encode(model: Aligner, side: str, x: Tensor) -> Tensor:
     apply: Callable[[Tensor], Tensor] = model.encode_image if side == "image" else model.encode_text
     device = model.log_logit_scale.device
     return torch.cat([apply(chunk.to(device)).cpu() for chunk in torch.split(x, CHUNK)])
+
+
+def _check_size(config: AlignerConfig, weights: Path) -> None:
+    """InputError where the config asks for more numbers than the file has bytes, before memory is asked for."""
+    least = 0
+    for adapter, dim in ((config.image_adapter, config.dim_image), (config.text_adapter, config.dim_text)):
+        if adapter.name not in FIXED:
+            least += dim * config.dim
+        if adapter.name in ("mlp", "prior"):
+            least += adapter.blocks * adapter.hidden * (config.dim if adapter.name == "mlp" else adapter.hidden)
+    held = weights.stat().st_size if weights.is_file() else least
+    if least > held:
+        raise InputError(f"checkpoint: {weights} has {held:,} bytes, its config.json asks for {least:,} numbers")
 
 
 def _landing(adapter: AdapterConfig, start: Affine) -> AdapterConfig:

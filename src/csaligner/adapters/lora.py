@@ -163,6 +163,8 @@ def _attention_layers(backbone: nn.Module) -> list[str]:
 
 
 def _read(backbone: nn.Module, folder: Path) -> Any:
+    if not (folder / "adapter_model.safetensors").is_file():  # peft would take a pickled one, or ask the hub
+        raise InputError(f"lora: {folder} holds no adapter_model.safetensors; pickled weights are not read")
     try:
         return _peft().PeftModel.from_pretrained(backbone, str(folder), is_trainable=False)
     except (ValueError, OSError, RuntimeError, KeyError) as error:

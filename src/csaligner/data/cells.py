@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .images import ImageError
+from .images import ImageError, read_bytes
 
 CHUNK_BYTES = 64 << 20  # of pictures that are held at once, as far as the table's own averages tell
 CHUNK_ROWS = 256
@@ -47,14 +47,15 @@ class Cell:
         try:
             reader = (os.getpid(), threading.get_ident(), self.file.stat().st_mtime_ns)
             value = _column(self.file, self.column, reader).value(self.row)
-        except (pa.ArrowException, ValueError) as error:
-            raise ImageError(f"{self}: does not read ({str(error).splitlines()[0]})") from None
+        except (pa.ArrowException, ValueError, KeyError, StopIteration, MemoryError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ImageError(f"{self}: does not read ({reason})") from None
         content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if content:
             return bytes(content)
         if not path:
             raise ImageError(f"{self}: holds no picture")
-        return Path(self.root or self.file.parent, path).read_bytes()
+        return read_bytes(Path(self.root or self.file.parent, path))
 
     def __str__(self) -> str:
         return f"{self.file}#{self.name}"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from csaligner.checks import InputError
+from csaligner.parsing import open_parquet
 from csaligner.types import EncoderInfo, Modality
 
 from .manifest import Manifest, Shard
@@ -85,13 +86,12 @@ class _Tables:
 
     def __call__(self, number: int) -> Any:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         path, n = self._paths[number], self._rows[number]
         start = sum(self._rows[:number])
         columns: dict[str, list[Any]] = {}
         if path is not None:
-            with pq.ParquetFile(path) as file:
+            with open_parquet(path) as file:
                 wanted = [name for name in (*IDS, "caption") if name in file.schema_arrow.names]
                 columns = file.read(columns=wanted, use_threads=False).to_pydict()
         if any(len(values) != n for values in columns.values()):
@@ -110,7 +110,7 @@ def _numbered(folder: Path, name: str) -> dict[int, Path]:
     if (folder / name).is_dir():
         for path in (folder / name).iterdir():
             match = NUMBERED.fullmatch(path.name)
-            if match and not path.name.startswith("."):
+            if match and not path.name.startswith(".") and path.is_file():
                 found[int(match[1])] = path
     return dict(sorted(found.items()))
 
@@ -165,10 +165,8 @@ def _digest(folder: Path, paths: Sequence[Path]) -> str:
 
 
 def _parquet_columns(path: Path) -> list[str]:
-    import pyarrow.parquet as pq
-
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             return list(file.schema_arrow.names)
-    except (OSError, ValueError):
+    except ValueError:
         return []

@@ -16,6 +16,7 @@ from .drawings import harmless
 
 SUFFIXES = frozenset({".svg", ".svgz", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF")  # others of Pillow start programs
+MAX_ENCODED = 500_000_000  # bytes of a picture as it lies there
 MAX_PIXELS = 50_000_000  # refused above this, before decoding: 200 MB of RGBA
 DPI = 96.0  # CSS pixels per inch: what "pt", "mm" and "in" in an SVG are measured by
 
@@ -32,7 +33,7 @@ def load_image(source: ImageSource, size: int = 224) -> Image.Image:
 
     Raises ImageError for a missing, empty, truncated or unknown file and for more than MAX_PIXELS pixels.
     """
-    if isinstance(source, Path) and not source.is_file():
+    if isinstance(source, Path) and not _is_file(source):
         raise ImageError(f"{source}: no such file")
     if Path(source.name).suffix.lower() in {".svg", ".svgz"}:
         return _on_white(_draw(source, size))
@@ -51,9 +52,22 @@ def load_image(source: ImageSource, size: int = 224) -> Image.Image:
 def read_bytes(source: ImageSource) -> bytes:
     """The encoded picture as it lies there; ImageError where it cannot be had."""
     try:
-        return source.read_bytes() if isinstance(source, Path) else source.read()
+        if not isinstance(source, Path):
+            return source.read()
+        if source.exists() and not source.is_file():  # a device or a pipe would never end
+            raise ImageError(f"{source}: is no file")
+        if source.stat().st_size > MAX_ENCODED:
+            raise ImageError(f"{source}: has more bytes than the limit of {MAX_ENCODED:,}")
+        return source.read_bytes()
     except OSError as error:
         raise ImageError(f"{source}: {error.strerror or _one_line(error)}") from None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for this system
+        return False
 
 
 def _decode(source: ImageSource, size: int) -> Image.Image:

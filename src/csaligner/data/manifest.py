@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
 
 from csaligner.checks import InputError
 from csaligner.integrity import Owner, open_seal, write_sealed
-from csaligner.parsing import parse_json
+from csaligner.parsing import checked, parse_json
 from csaligner.types import EncoderInfo, Modality
 
 MANIFEST = "csaligner.json"
 FORMAT_VERSION = 1
+DTYPES = ("float32", "float16")
 OWNER = Owner("store", "delete the folder and embed again")
 
 
@@ -111,20 +111,26 @@ def read_manifest(folder: Path) -> Manifest:
         )
     value = open_seal(path, value, OWNER)
     try:
-        return _manifest(value)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"store: {path} does not read as a manifest ({error!r}); embed again") from None
+        manifest = checked(Manifest, value)
+        _check(manifest)
+    except ValueError as error:
+        raise InputError(f"store: {path} does not read as a manifest ({error}); embed again") from None
+    return manifest
 
 
-def _manifest(value: dict[str, Any]) -> Manifest:
-    for derived in ("format_version", "n_images", "n_captions"):
-        del value[derived]
-    for side in ("image", "text"):
-        if value[side] is None:
-            continue
-        del value[side]["fingerprint"]
-        value[side] = EncoderInfo(**value[side])
-    value["skipped"] = tuple(Skipped(**entry) for entry in value["skipped"])
-    value["shards"] = tuple(Shard(**entry) for entry in value["shards"])
-    value["without_caption"], value["notes"] = tuple(value["without_caption"]), tuple(value.get("notes", ()))
-    return Manifest(**value)
+def _check(manifest: Manifest) -> None:
+    """ValueError for what has the right type and cannot be."""
+    if manifest.dtype not in DTYPES:
+        raise ValueError(f"dtype: got {manifest.dtype!r}, wanted {' or '.join(DTYPES)}")
+    for side, info in manifest.encoders.items():
+        if info.dim < 1 or info.modality != side:
+            raise ValueError(f"{side}: {info.dim} dimensions of {info.modality}s")
+    if not manifest.encoders:
+        raise ValueError("image and text: wanted at least one")
+    for shard in manifest.shards:
+        if not 0 <= shard.images <= shard.rows:
+            raise ValueError(f"shards: {shard.images} images in {shard.rows} rows")
+        for name in shard.files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\0" in name:
+                raise ValueError(f"files: {name!r} lies outside of the store")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from csaligner.checks import InputError
 from csaligner.integrity import Owner, open_seal, write_sealed
-from csaligner.parsing import parse_json
+from csaligner.parsing import checked, parse_json
 
 from .manifest import Manifest, Shard, Skipped
 from .shards import damaged_files
@@ -32,14 +32,15 @@ def write_part(folder: Path, number: int, part: Part) -> None:
 
 def read_parts(folder: Path) -> dict[int, Part]:
     """Number of a finished shard -> what it is. A record that cannot be read is none: its shard is made again."""
-    found = {int(path.stem): _read(path) for path in (folder / PARTS).glob("*.json")}
+    files = (path for path in (folder / PARTS).glob("*.json") if path.stem.isdecimal())
+    found = {int(path.stem): _read(path) for path in files}
     return {number: part for number, part in sorted(found.items()) if part is not None}
 
 
 def _read(path: Path) -> Part | None:
     try:
         value = open_seal(path, parse_json(path.read_text(encoding="utf-8")), Owner("part", "made again"))
-        return Part(Shard(**value["shard"]), tuple(Skipped(**entry) for entry in value["skipped"]))
+        return checked(Part, value)
     except (ValueError, KeyError, TypeError):
         return None
 

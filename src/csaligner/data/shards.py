@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from csaligner.checks import InputError
 from csaligner.files import sha256_of, write_atomically
+from csaligner.parsing import open_parquet
 from csaligner.types import Modality
 
 from .manifest import Shard
@@ -66,23 +67,21 @@ def write_shard(folder: Path, number: int, rows: Rows, dtype: str) -> Shard:
 
 def read_metadata(path: Path) -> Any:
     """The pyarrow table of one metadata file, COLUMNS only."""
-    import pyarrow.parquet as pq
-
     # one plain file: read_table would start a thread pool and look for partitions
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         return file.read(columns=list(COLUMNS), use_threads=False)
 
 
 def metadata_columns(path: Path) -> tuple[list[str], int]:
-    """Names of the columns and number of rows, from the file's footer; ValueError or OSError where there is none."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
+    """Names of the columns and number of rows, from the file's footer; ValueError where there is none."""
+    with open_parquet(path) as file:
         return list(file.schema_arrow.names), int(file.metadata.num_rows)
 
 
 def map_array(path: Path, shape: tuple[int, int], dtype: str) -> Array:
     """The array in a .npy file, mapped into memory; InputError where it is not as the manifest says."""
+    if not path.is_file():  # a pipe would never end
+        raise InputError(f"store: {path} cannot be read (no such file); embed again")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

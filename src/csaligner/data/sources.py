@@ -10,7 +10,7 @@ from pathlib import Path
 from csaligner.types import ImageSource
 
 from .cells import Cell
-from .images import ImageError
+from .images import MAX_ENCODED, ImageError
 
 CELL = re.compile(r"(?P<file>.+\.parquet)#(?P<column>.+)\[(?P<row>\d+)\]", re.DOTALL | re.IGNORECASE)
 WRITTEN = re.compile(r"(?P<file>.+)#(?P<name>[^#]+)@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
@@ -34,12 +34,15 @@ class FilePart:
         return self.digest or str(self)
 
     def read(self) -> bytes:
+        if not self.file.is_file():
+            raise ImageError(f"{self}: no such file")
+        if self.offset + self.size > self.file.stat().st_size:
+            raise ImageError(f"{self}: the file ends before the picture does")
+        if self.size > MAX_ENCODED:
+            raise ImageError(f"{self}: {self.size:,} bytes are more than the limit of {MAX_ENCODED:,}")
         with self.file.open("rb") as file:
             file.seek(self.offset)
-            content = file.read(self.size)
-        if len(content) < self.size:
-            raise ImageError(f"{self}: the file ends before the picture does")
-        return content
+            return file.read(self.size)
 
     def __str__(self) -> str:
         return f"{self.file.absolute()}#{self.name}@{self.offset}+{self.size}"
@@ -74,7 +77,7 @@ def stamp_of(source: ImageSource) -> list[str | int]:
         return [source.stamp]
     try:
         size = os.stat(source).st_size
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a zero byte
         size = -1
     return [str(source.absolute()), size]
 

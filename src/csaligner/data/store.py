@@ -18,7 +18,7 @@ from csaligner.checks import InputError, as_features, check_choice, check_length
 from csaligner.files import sha256_of, write_folder
 from csaligner.types import SPLITS, EncoderInfo, ImageSource, Modality, PairedFeatures, Split
 
-from .manifest import MANIFEST, Manifest, read_manifest, write_manifest
+from .manifest import DTYPES, MANIFEST, Manifest, read_manifest, write_manifest
 from .metadata import Index, Metadata, Read
 from .rows import RowReader
 from .shards import Rows, array_file, damaged_files, write_shard
@@ -26,7 +26,6 @@ from .sources import source_of
 from .split import split_of
 
 DType = Literal["float32", "float16"]
-DTYPES = ("float32", "float16")
 SIDES: tuple[Modality, ...] = ("image", "text")
 
 

@@ -82,6 +82,6 @@ def read_note(folder: Path) -> dict[str, Any]:
         note = cast(dict[str, Any], parse_json((folder / NOTE).read_text(encoding="utf-8")))
         moments = load_file(folder / MOMENTS)
         fields = {name: note[name] for name in ("dim", "encoder_id", "encoder", "norm")}
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"decoder: {folder / NOTE} or {MOMENTS} cannot be read ({error!r}); save it again") from None
     return fields | {name: value.float() for name, value in moments.items()}

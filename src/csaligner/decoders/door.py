@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
+from safetensors import SafetensorError
 from torch import Tensor
 
 from csaligner.checks import InputError, check_choice, check_non_negative
@@ -109,7 +110,12 @@ def _look(name_or_path: str) -> tuple[Path, Contract, Kind]:
     kind: Kind = load("decoder", DECODERS, name)
     parts = check_parts(folder, index)
     label = name_or_path if not Path(name_or_path).is_dir() else folder.name
-    contract = kind.contract(label, parts)
+    try:
+        contract = kind.contract(label, parts)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, SafetensorError) as error:
+        raise InputError(f"decoder: {folder}: its parts do not say what they take ({error!r}); copy it again") from None
     note = read_note(folder)
     check_choice("dim", str(note.get("dim", contract.dim)), [str(contract.dim)])
     return folder, replace(contract, **note), kind

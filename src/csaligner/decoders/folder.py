@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +22,7 @@ NAMES: Mapping[str, str] = {
     "stable-unclip": "stabilityai/stable-diffusion-2-1-unclip",
 }
 NO_WEIGHTS = ("Scheduler", "Tokenizer", "TokenizerFast", "ImageProcessor", "ImageProcessorPil", "FeatureExtractor")
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "unclip", "kandinsky2_2")  # that parts may come from
 HEADROOM = 1.3  # of the weights, for what is computed with them
 
 
@@ -57,21 +58,31 @@ def decoder_folder(name_or_path: str) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        return cast(dict[str, Any], parse_json(path.read_text(encoding="utf-8")))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except OSError:
         raise InputError(f"decoder: {path.parent} holds no {path.name}; give a folder that diffusers saved") from None
     except ValueError as error:
         raise InputError(f"decoder: {path} is not JSON ({error}); copy the folder again") from None
+    if not isinstance(value, dict):
+        raise InputError(f"decoder: {path} holds no JSON object; copy the folder again")
+    return value
 
 
 def check_parts(folder: Path, index: Mapping[str, Any]) -> dict[str, Path]:
     """The parts that a pipeline folder names, by name. Raises InputError for one that is missing or has no weights
-    in safetensors (pickled ones are never read)."""
+    in safetensors (pickled ones are never read), for one of another library, which would be imported, and for code."""
+    code = next(folder.rglob("*.py"), None)
+    if code is not None:
+        raise InputError(f"decoder: {code} is code, which is not run; remove it, or take another decoder")
     parts = {}
     for name, entry in index.items():
         if name.startswith("_") or not isinstance(entry, list) or entry[:1] == [None]:
             continue
+        if len(entry) != 2 or entry[0] not in LIBRARIES or not str(entry[1]).isidentifier():
+            raise InputError(f"decoder: {folder}: its part {name!r} is {entry}, wanted a class of {LIBRARIES[0]}")
         part = folder / name
+        if Path(name).name != name:
+            raise InputError(f"decoder: {folder}: its part {name!r} lies outside of the folder; copy it again")
         if not part.is_dir():
             raise InputError(f"decoder: {folder} lacks the part {name!r} that its {INDEX} names; copy it again")
         if not str(entry[1]).endswith(NO_WEIGHTS):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import zipfile
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from csaligner.checks import InputError, as_features, nearest
+from csaligner.parsing import open_parquet
 from csaligner.types import EncoderInfo, Modality
+
+SMALL, MAX_RATIO = 64 << 20, 50  # bytes of an array in .npz that may shrink as it likes; how far larger ones may
 
 
 def load_features(path: Path | str, key: str | None = None) -> Tensor:
@@ -44,12 +49,29 @@ def precomputed_info(
 
 
 def _npy(path: Path, key: str | None) -> Any:
+    with path.open("rb") as file:
+        _check_header(file, path.stat().st_size)
     return np.load(path, allow_pickle=False)
 
 
 def _npz(path: Path, key: str | None) -> Any:
-    with np.load(path, allow_pickle=False) as arrays:
-        return arrays[_pick(path, key, arrays.files)]
+    with zipfile.ZipFile(path) as members, np.load(path, allow_pickle=False) as arrays:
+        name = _pick(path, key, arrays.files)
+        info = members.getinfo(name if name in members.namelist() else f"{name}.npy")
+        if info.file_size > max(SMALL, MAX_RATIO * info.compress_size):
+            raise ValueError(f"{info.compress_size:,} bytes claim to hold {info.file_size:,}")
+        with members.open(info) as file:
+            _check_header(file, info.file_size)
+        return arrays[name]
+
+
+def _check_header(file: IO[bytes], size: int) -> None:
+    """ValueError where the shape in it takes more than these bytes: NumPy would ask for the memory first."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if math.prod(shape) * dtype.itemsize > size or min(shape, default=0) < 0:
+        raise ValueError(f"it is cut short: {size:,} bytes, its header says {shape} {dtype}")
 
 
 def _safetensors(path: Path, key: str | None) -> Any:
@@ -61,9 +83,8 @@ def _safetensors(path: Path, key: str | None) -> Any:
 
 def _parquet(path: Path, key: str | None) -> Any:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         lists = [
             field.name
             for field in file.schema_arrow

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 
 from csaligner.checks import InputError
+from csaligner.parsing import parse_json
 from csaligner.types import EncoderInfo
 
 from .folder import ModelFolder
@@ -158,6 +161,7 @@ def open_sentence_transformer(path: Any, dtype: str = "float32") -> Any:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise InputError(f"encoder: {error}; pip install 'csaligner[bundled]'") from None
+    check_modules(Path(path))
     try:
         model = SentenceTransformer(
             str(path),
@@ -174,6 +178,23 @@ def open_sentence_transformer(path: Any, dtype: str = "float32") -> Any:
     if not hasattr(model[0], "auto_model"):
         raise InputError(f"encoder: {path} starts with {type(model[0]).__name__}; wanted a transformer")
     return model.to(getattr(torch, dtype))
+
+
+def check_modules(path: Path) -> None:
+    """InputError where modules.json names anything but sentence-transformers' own modules, which it would import, or
+    a module whose weights are pickled."""
+    try:
+        modules = parse_json((path / "modules.json").read_text(encoding="utf-8"))
+        found = [(str(module["type"]), path / str(module["path"])) for module in modules]
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"encoder: {path / 'modules.json'} does not read ({error!r}); save the model again") from None
+    for kind, folder in found:
+        if not kind.startswith("sentence_transformers."):
+            raise InputError(f"encoder: {path} wants the module {kind!r}, which is code of its own; it is not run")
+        if not folder.resolve().is_relative_to(path.resolve()):
+            raise InputError(f"encoder: {path} has a module outside of itself, {folder}; save the model again")
+        if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+            raise InputError(f"encoder: {folder} holds pickled weights alone, which may hold code; save it again")
 
 
 def _tokenizer(folder: ModelFolder) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 from csaligner.checks import InputError
 from csaligner.data.datasets import open_dataset
 from csaligner.data.images import SUFFIXES
+from csaligner.parsing import open_parquet
 from csaligner.registry import DATASETS
 from csaligner.types import Modality
 
@@ -221,20 +222,20 @@ def _rows(path: Path) -> tuple[list[str], list[Mapping[str, Any]]]:
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.json
-    import pyarrow.parquet
 
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
-            table = pa.parquet.read_table(path)
+            with open_parquet(path) as file:
+                table = file.read(use_threads=False)
         elif suffix == ".jsonl":
             table = pa.json.read_json(path)
         else:
             parse = pa.csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True)
             table = pa.csv.read_csv(path, parse_options=parse)
-    except (pa.ArrowException, OSError) as error:
+        return table.column_names, table.to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"data: {path} does not read as {suffix} ({str(error).splitlines()[0]})") from None
-    return table.column_names, table.to_pylist()
 
 
 def _clean(captions: Any) -> tuple[str, ...]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from csaligner.checks import InputError
 from csaligner.integrity import Owner, open_seal, write_sealed
-from csaligner.parsing import parse_json
+from csaligner.parsing import checked, parse_json
 from csaligner.types import EncoderInfo
 
 from .entries import INDEX_FILE
@@ -62,12 +61,8 @@ def read_manifest(folder: Path) -> IndexManifest:
         if version != FORMAT_VERSION:
             raise InputError(f"index: {path} has format {version}, this csaligner reads {FORMAT_VERSION}; index again")
         value = open_seal(path, value, OWNER)
-        del value["format_version"]
-        for side in ("image", "text"):
-            value[side] = EncoderInfo(**value[side])
-        value["sources"] = tuple(value["sources"])
-        if value["approximate"] is not None:
-            value["approximate"] = Approximate(**value["approximate"])
-        return IndexManifest(**value)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        return checked(IndexManifest, value)
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"index: {path} does not read as a manifest ({error!r}); index again") from None

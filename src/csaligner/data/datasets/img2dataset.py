@@ -9,6 +9,7 @@ from typing import Any
 
 from csaligner.checks import InputError
 from csaligner.data.images import SUFFIXES
+from csaligner.parsing import open_parquet
 from csaligner.types import Item
 
 from .records import BadRecord, captions, items_of
@@ -96,15 +97,13 @@ def _files(folder: Path) -> dict[str, Sample]:
 
 
 def _read(table: Path) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
     try:
-        with pq.ParquetFile(table) as file:
+        with open_parquet(table) as file:
             names = [name for name in COLUMNS if name in file.schema_arrow.names]
             if "key" not in names:
                 raise InputError(f"{table}: has no column 'key'; is it a table of img2dataset?")
             return file.read(columns=names, use_threads=False).to_pylist()  # type: ignore[no-any-return]
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{table}: does not read as parquet ({str(error).splitlines()[0]})") from None
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{table}: does not read as parquet ({error})") from None

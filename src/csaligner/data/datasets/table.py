@@ -13,6 +13,7 @@ from typing import Any
 from csaligner.checks import InputError
 from csaligner.data.cells import Cell, holds_pictures
 from csaligner.data.images import ImageError
+from csaligner.parsing import open_parquet
 from csaligner.types import Item, Split
 
 from .records import SPLIT_NAMES, BadRecord, captions, items_of, json_lines, merged
@@ -113,7 +114,7 @@ class Table:
                 reader = csv.DictReader(file, delimiter=self._separator)
                 self._check_columns(reader.fieldnames or [])
                 yield from reader
-        except (csv.Error, UnicodeDecodeError) as error:
+        except (csv.Error, UnicodeDecodeError, OSError) as error:
             raise InputError(f"{self._path}: does not read as UTF-8 text with separators ({error})") from None
 
     def _json_lines(self) -> Iterator[tuple[str, Row | BadRecord]]:
@@ -169,15 +170,13 @@ class Table:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """A pyarrow ParquetFile; what goes wrong with it is an InputError."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: does not read as parquet ({reason})") from None
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{path}: does not read as parquet ({error})") from None
 
 
 def _same(image_id: str, cell: Cell, first: dict[str, tuple[Cell, str]]) -> Cell:
