@@ -117,7 +117,9 @@ class ObjectiveConfig(Strict):
     """Weighted named terms: total = sum over terms of weight * value.
 
     A weight is a number, a schedule, or `auto` (see balance). bandwidth: a number, a schedule, median or temperature
-    (ops/bandwidth.py). measure_every: steps between two measurements of what follows the embeddings, the median
+    (ops/bandwidth.py). unpaired_weight: what an unpaired row counts in the divergences, where an image of a pair
+    counts 1 and its captions 1 together; above 1, the clouds that meet are more those of the unpaired data.
+    measure_every: steps between two measurements of what follows the embeddings, the median
     bandwidth and the auto weights.
     """
 
@@ -125,6 +127,7 @@ class ObjectiveConfig(Strict):
         default_factory=lambda: {"info_nce": 1.0, "cauchy_schwarz": 1.0}
     )
     balance: BalanceConfig = BalanceConfig()
+    unpaired_weight: Positive = 1.0
     measure_every: Annotated[int, Field(ge=1)] = 10
     bandwidth: Positive | PositiveSchedule | Literal["median", "temperature"] = 0.5
     logit_scale: Positive | PositiveSchedule = 1 / 0.07

@@ -13,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from csaligner.checks import InputError
+from csaligner.divergences import sinkhorn
 from csaligner.divergences.sinkhorn import sinkhorn_divergence
 
 Array = NDArray[np.float64]
@@ -42,6 +43,13 @@ def test_equals_textbook_sinkhorn(blur: float, impl: str) -> None:
     e = blur**2
     wanted = matrix_scaling(x, y, e) - matrix_scaling(x, x, e) / 2 - matrix_scaling(y, y, e) / 2
     assert math.isclose(sinkhorn_divergence(x, y, blur=blur, impl=impl).item(), wanted, rel_tol=1e-6)
+
+
+def test_costs_that_are_kept_or_computed_again_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = (c + 1000 for c in clouds())
+    kept = sinkhorn_divergence(x, y).item()
+    monkeypatch.setattr(sinkhorn, "KEPT_BYTES", 0)
+    assert math.isclose(kept, sinkhorn_divergence(x, y).item(), rel_tol=1e-8)
 
 
 def test_small_blur_is_half_the_squared_wasserstein_distance() -> None:

@@ -74,6 +74,17 @@ def test_unpaired_rows_count_in_the_divergence_alone(impl: str) -> None:
     assert math.isclose(loss.terms["cauchy_schwarz"].item(), wanted, rel_tol=1e-12)
 
 
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+def test_an_unpaired_row_of_weight_three_counts_as_three(impl: str) -> None:
+    x, y = cloud(6), cloud(8, 1)
+    image_ids, text_ids = torch.tensor([0, 1, 2, 3, -1, -1]), torch.tensor([0, 1, 2, 3, -1, -1, -1, -1])
+    loss = Objective(ALL, impl=impl, unpaired_weight=3.0)(x, y, 7.0, image_ids, text_ids)
+    thrice_x, thrice_y = torch.cat([x, x[4:], x[4:]]), torch.cat([y, y[4:], y[4:]])
+    wanted = cauchy_schwarz_divergence(thrice_x, thrice_y, impl="reference").item()
+    assert math.isclose(loss.terms["cauchy_schwarz"].item(), wanted, rel_tol=1e-10)
+    assert math.isclose(loss.terms["info_nce"].item(), info_nce(x[:4], y[:4], 7.0, impl=impl).item(), rel_tol=1e-12)
+
+
 def test_samples_without_pairs_are_enough_where_info_nce_has_no_weight() -> None:
     x, y = cloud(6), cloud(8, 1)
     wanted = cauchy_schwarz_divergence(x, y)

@@ -56,6 +56,15 @@ def test_unpaired_rows_change_the_divergence_alone_and_need_not_match_in_number(
     assert abs(wanted - float(without.terms["cauchy_schwarz"])) > 1e-3
 
 
+def test_unpaired_rows_count_what_the_config_says() -> None:
+    beside = joined(rows(6), unpaired(rows(4, 3, seed=1)))
+    heavy, _ = live(terms=BOTH, unpaired_weight=2.0)(beside, SCALE, 0.0, 0)
+    twice = joined(beside, unpaired(rows(4, 3, seed=1)))
+    wanted, _ = live(terms=BOTH)(twice, SCALE, 0.0, 0)
+    for name in BOTH:
+        assert float(heavy.terms[name]) == pytest.approx(float(wanted.terms[name]), abs=1e-12)
+
+
 def test_a_memory_equals_a_larger_batch_while_weights_rest() -> None:
     """Three batches one after the other, the third with the first two in memory; and gradients of the third alone."""
     parts = [rows(4, seed=s, first_id=4 * s) for s in range(3)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from csaligner.ops.kernels import Gaussian
 from csaligner.ops.reference import log_weights
 from csaligner.ops.rows import log_density
 
+# Costs are kept between iterations where they take no more than this; else each iteration computes them again.
+KEPT_BYTES = 64 * 2**20
 # Potentials count as converged where no entry moves by more than this part of epsilon.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-7}
 
@@ -22,7 +24,7 @@ def sinkhorn_divergence(
     x: Any,
     y: Any,
     *,
-    blur: float = 0.1,
+    blur: float = 0.3,
     weights_x: Any = None,
     weights_y: Any = None,
     max_iterations: int = 1000,
@@ -66,6 +68,16 @@ class _Problem:
         pooled = torch.cat([samples.x.detach(), samples.y.detach()])
         self.diameter = 2 * float((pooled - pooled.mean(dim=0)).norm(dim=1).max())
 
+    @torch.no_grad()
+    def _softmin_of(self, x: Tensor, y: Tensor, weights: Tensor | None) -> Callable[[Tensor, float], Tensor]:
+        """(potential of y, epsilon) -> softmin on x, for many calls."""
+        if len(x) * len(y) * x.element_size() > KEPT_BYTES:
+            return lambda g, epsilon: self.softmin(x, y, g, weights, epsilon)
+        x, y = x - y.mean(dim=0), y - y.mean(dim=0)  # far from 0, squares would cancel
+        cost = (x * x).sum(1)[:, None] / 2 + (y * y).sum(1) / 2 - x @ y.T
+        logs = log_weights(y, weights)
+        return lambda g, epsilon: -epsilon * torch.sub(g / epsilon + logs, cost, alpha=1 / epsilon).logsumexp(dim=1)
+
     def softmin(self, x: Tensor, y: Tensor, g: Tensor, weights: Tensor | None, epsilon: float | None = None) -> Tensor:
         """-epsilon log sum_j b_j exp((g_j - C_ij) / epsilon) for each row of x."""
         epsilon = self.epsilon if epsilon is None else epsilon
@@ -76,11 +88,13 @@ class _Problem:
     def between(self) -> tuple[Tensor, Tensor]:
         """Potentials of x against y, updated in turn."""
         x, y = self.samples.x, self.samples.y
+        on_x = self._softmin_of(x, y, self.samples.weights_y)
+        on_y = self._softmin_of(y, x, self.samples.weights_x)
         f, g = x.new_zeros(len(x)), y.new_zeros(len(y))
         for epsilon, last in self._epsilons():
             before = f
-            f = self.softmin(x, y, g, self.samples.weights_y, epsilon)
-            g = self.softmin(y, x, f, self.samples.weights_x, epsilon)
+            f = on_x(g, epsilon)
+            g = on_y(f, epsilon)
             if last and float((f - before).abs().max()) <= _TOLERANCE[x.dtype] * epsilon:
                 break
         return f, g
@@ -88,10 +102,11 @@ class _Problem:
     @torch.no_grad()
     def within(self, x: Tensor, weights: Tensor | None) -> Tensor:
         """The one potential of x against itself, by averaged updates."""
+        softmin = self._softmin_of(x, x, weights)
         f = x.new_zeros(len(x))
         for epsilon, last in self._epsilons():
             before = f
-            f = (f + self.softmin(x, x, f, weights, epsilon)) / 2
+            f = (f + softmin(f, epsilon)) / 2
             if last and float((f - before).abs().max()) <= _TOLERANCE[x.dtype] * epsilon / 2:
                 break
         return f

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csaligner.checks import InputError, check_choice, check_non_negative
+from csaligner.checks import InputError, check_choice, check_non_negative, check_positive
 from csaligner.divergences import cauchy_schwarz, mmd
 from csaligner.ops import dispatch
 from csaligner.ops.arguments import Ids, Samples, pair_ids, samples, scale_of
@@ -37,7 +37,8 @@ class Objective:
     terms: "info_nce", any registered loss of pairs or divergence, each with its weight lambda >= 0; weight 0 skips the
     work. bandwidth: of the kernel in all kernel terms, see ops.bandwidth.resolve_bandwidth ("temperature"
     follows the logit scale of each call); kernel: a name of ops.kernels.KERNELS. impl: see ops.dispatch. InfoNCE and
-    kernel terms share the products of the same points.
+    kernel terms share the products of the same points. unpaired_weight: what a row without a partner counts in the
+    divergences, > 0.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class Objective:
         bandwidth: Bandwidth | Sequence[Bandwidth] = DEFAULT_BANDWIDTH,
         impl: str = "auto",
         kernel: str = "gaussian",
+        unpaired_weight: float = 1.0,
     ) -> None:
         if not terms:
             raise InputError('terms: empty; give at least one, such as {"info_nce": 1.0}')
         self.terms = _checked(terms, (INFO_NCE, *PAIRED_LOSSES, *DIVERGENCES))
         self.bandwidth = bandwidth
+        self.unpaired_weight = check_positive("unpaired_weight", unpaired_weight)
         self.kernel = check_choice("kernel", kernel, KERNELS)
         self.impl = check_choice("impl", impl, dispatch.IMPLEMENTATIONS)
 
@@ -67,14 +70,15 @@ class Objective:
 
         image_features: (N, d), text_features: (M, d), used as given: normalise rows before, as in open_clip.
         logit_scale, ids: as in info_nce. In the divergences a row counts 1/m, m the rows of its modality with
-        the same id; unpaired rows (id -1 or None) count 1 there and take no part in InfoNCE. Where InfoNCE has
-        weight 0 the samples may differ in size without ids.
+        the same id; unpaired rows (id -1 or None) count `unpaired_weight` there and take no part in InfoNCE. Where
+        InfoNCE has weight 0 the samples may differ in size without ids.
         weights: other weights for this call, by name (schedules). Raises InputError.
         """
         lambdas = self.lambdas(weights)
         active = {name for name, weight in lambdas.items() if weight > 0}
         s = samples(image_features, text_features, names=NAMES, impl=self.impl)
-        rows = _rows(s, image_ids, text_ids, need_pairs=not active.isdisjoint((INFO_NCE, *PAIRED_LOSSES)))
+        need_pairs = not active.isdisjoint((INFO_NCE, *PAIRED_LOSSES))
+        rows = _rows(s, image_ids, text_ids, need_pairs, self.unpaired_weight)
         s = Samples(s.x, s.y, rows.weights_x, rows.weights_y)
         scale = scale_of(logit_scale, s.x)
         kernel = make_kernel(self.kernel, self.bandwidth, s.x, s.y, scale)
@@ -157,16 +161,16 @@ def _values(names: set[str], batch: _Batch) -> dict[str, Tensor]:
     return {name: value.to(s.dtype) for name, value in values.items()}
 
 
-def _rows(s: Samples, image_ids: Ids | None, text_ids: Ids | None, need_pairs: bool) -> Rows:
+def _rows(s: Samples, image_ids: Ids | None, text_ids: Ids | None, need_pairs: bool, unpaired: float) -> Rows:
     ids_x, ids_y = pair_ids(image_ids, text_ids, s.x, s.y, need_pairs)
     if image_ids is None:
         return Rows(ids_x, ids_y)
-    return Rows(ids_x, ids_y, _kernel_weights(ids_x), _kernel_weights(ids_y))
+    return Rows(ids_x, ids_y, _kernel_weights(ids_x, unpaired), _kernel_weights(ids_y, unpaired))
 
 
-def _kernel_weights(ids: Tensor) -> Tensor | None:
-    """1/m for each row, unpaired rows 1; None where all are equal."""
-    weights = id_weights(ids, unpaired=1.0)
+def _kernel_weights(ids: Tensor, unpaired: float) -> Tensor | None:
+    """1/m for each row, `unpaired` where it has no partner; None where all are equal."""
+    weights = id_weights(ids, unpaired)
     return None if bool((weights == weights[0]).all()) else weights
 
 

@@ -46,7 +46,7 @@ class LiveObjective:
         if self._automatic and (due or not self._balance.averages):
             self._measure(rows, wider, scale, sigma)
         weights = {name: self._weight(name, progress) for name in self._config.terms}
-        loss = _loss(weights, sigma, rows, wider, scale)
+        loss = self._loss(weights, sigma, rows, wider, scale)
         self.memory.add(rows, step)
         logged = {f"weight/{name}": weight for name, weight in weights.items()}
         return loss, logged | {"logit_scale": float(scale.detach()), "bandwidth": sigma}
@@ -82,7 +82,7 @@ class LiveObjective:
                 wider.image_ids,
                 wider.text_ids,
             )
-            value = _loss({name: 1.0}, sigma, leaves, more, scale.detach()).total
+            value = self._loss({name: 1.0}, sigma, leaves, more, scale.detach()).total
             norms[name] = gradient_norm(value, (image, text))
         self._balance.update(from_main(norms))
 
@@ -90,16 +90,19 @@ class LiveObjective:
         weight = self._config.terms[name]
         return self._balance.weight(name) if isinstance(weight, str) else value_at(weight, progress)
 
+    def _loss(
+        self, weights: Mapping[str, float], sigma: float, rows: Embeddings, wider: Embeddings, scale: Tensor
+    ) -> LossTerms:
+        """Divergences see the wider rows, losses of pairs those of the batch alone; in one sweep where these agree."""
+        wide = {name: weight for name, weight in weights.items() if name in DIVERGENCES}
+        narrow = {name: weight for name, weight in weights.items() if name not in DIVERGENCES}
+        if wider is rows or not wide or not narrow:
+            return self._on(wider if wide and not narrow else rows, weights, sigma, scale)
+        first, second = self._on(rows, narrow, sigma, scale), self._on(wider, wide, sigma, scale)
+        return LossTerms(
+            first.total + second.total, {**first.terms, **second.terms}, weights, {**first.parts, **second.parts}
+        )
 
-def _loss(weights: Mapping[str, float], sigma: float, rows: Embeddings, wider: Embeddings, scale: Tensor) -> LossTerms:
-    """Divergences see the wider rows, losses of pairs those of the batch alone; in one sweep where these agree."""
-    wide = {name: weight for name, weight in weights.items() if name in DIVERGENCES}
-    narrow = {name: weight for name, weight in weights.items() if name not in DIVERGENCES}
-    if wider is rows or not wide or not narrow:
-        seen = wider if wide and not narrow else rows
-        return Objective(weights, bandwidth=sigma)(seen.image, seen.text, scale, seen.image_ids, seen.text_ids)
-    first = Objective(narrow, bandwidth=sigma)(rows.image, rows.text, scale, rows.image_ids, rows.text_ids)
-    second = Objective(wide, bandwidth=sigma)(wider.image, wider.text, scale, wider.image_ids, wider.text_ids)
-    return LossTerms(
-        first.total + second.total, {**first.terms, **second.terms}, weights, {**first.parts, **second.parts}
-    )
+    def _on(self, rows: Embeddings, weights: Mapping[str, float], sigma: float, scale: Tensor) -> LossTerms:
+        objective = Objective(weights, sigma, unpaired_weight=self._config.unpaired_weight)
+        return objective(rows.image, rows.text, scale, rows.image_ids, rows.text_ids)
