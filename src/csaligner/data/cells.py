@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .images import ImageError, read_bytes
+from .images import ImageError, read_file
 
 CHUNK_BYTES = 64 << 20  # of pictures that are held at once, as far as the table's own averages tell
 CHUNK_ROWS = 256
@@ -55,7 +55,7 @@ class Cell:
             return bytes(content)
         if not path:
             raise ImageError(f"{self}: holds no picture")
-        return read_bytes(Path(self.root or self.file.parent, path))
+        return read_file(Path(self.root or self.file.parent, path))
 
     def __str__(self) -> str:
         return f"{self.file}#{self.name}"

@@ -52,15 +52,18 @@ def load_image(source: ImageSource, size: int = 224) -> Image.Image:
 def read_bytes(source: ImageSource) -> bytes:
     """The encoded picture as it lies there; ImageError where it cannot be had."""
     try:
-        if not isinstance(source, Path):
-            return source.read()
-        if source.exists() and not source.is_file():  # a device or a pipe would never end
-            raise ImageError(f"{source}: is no file")
-        if source.stat().st_size > MAX_ENCODED:
-            raise ImageError(f"{source}: has more bytes than the limit of {MAX_ENCODED:,}")
-        return source.read_bytes()
+        return read_file(source) if isinstance(source, Path) else source.read()
     except OSError as error:
         raise ImageError(f"{source}: {error.strerror or _one_line(error)}") from None
+
+
+def read_file(path: Path) -> bytes:
+    """Raises OSError for a file that is not there, is no file, or is larger than MAX_ENCODED."""
+    if path.exists() and not path.is_file():  # a device or a pipe would never end
+        raise OSError("is no file")
+    if path.stat().st_size > MAX_ENCODED:
+        raise OSError(f"has more bytes than the limit of {MAX_ENCODED:,}")
+    return path.read_bytes()
 
 
 def _is_file(path: Path) -> bool:

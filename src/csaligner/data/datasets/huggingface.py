@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from csaligner.checks import InputError, nearest
-from csaligner.data.images import ImageError, read_bytes
+from csaligner.data.images import ImageError, read_file
 from csaligner.data.sources import FilePart
 from csaligner.types import ImageSource, Item
 
@@ -44,7 +44,7 @@ class Cell:
             return content
         if path is None:
             raise ImageError(f"{self}: holds no picture")
-        return read_bytes(self.folder / path)
+        return read_file(self.folder / path)
 
     def __str__(self) -> str:
         return f"{self.folder}: {self.part or 'row'} {self.row}"
