@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,20 +16,56 @@ Point = tuple[str, float, float, float, bool]
 
 
 def scatter_panel(points: Sequence[Point], x_label: str, y_label: str, prefix: str = "scatter") -> str:
-    """points: (name, x, y, gap, on the front). A smaller gap is drawn darker."""
+    """points: (name, x, y, gap, on the front). A smaller gap is drawn darker. A point far below the others (the
+    fence: 1.5 interquartile ranges) is drawn as a triangle at the edge, with its values in its label."""
     figure, axes = new_figure(WIDE)
     gaps = np.array([p[3] for p in points])
     span = float(np.ptp(gaps)) or 1.0
+    floors = [_fence(np.array([p[axis] for p in points])) for axis in (1, 2)]
+    labels = []
     for name, x, y, gap, on_front in points:
         darkness = 0.25 + 0.75 * float(gaps.max() - gap) / span
-        axes.plot(x, y, "o", color=LIGHT["method0"], alpha=darkness, markersize=8, markeredgewidth=0, zorder=2)
+        at, outside = (max(x, floors[0]), max(y, floors[1])), x < floors[0] or y < floors[1]
+        marker = "<" if outside else "o"
+        axes.plot(*at, marker, color=LIGHT["method0"], alpha=darkness, markersize=8, markeredgewidth=0, zorder=2)
         if on_front:
-            axes.plot(x, y, "o", color="none", markeredgecolor=LIGHT["ink"], markersize=12, zorder=3)
-        axes.annotate(name, (x, y), xytext=(8, -3), textcoords="offset points", color=LIGHT["ink"], fontsize=9)
-    axes.margins(0.12)
+            axes.plot(*at, "o", color="none", markeredgecolor=LIGHT["ink"], markersize=12, zorder=3)
+        labels.append((f"{name} ({x:.1f}, {y:.1f})" if outside else name, at))
+    axes.margins(0.14)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label, color=LIGHT["soft"])
+    figure.draw_without_rendering()  # the places of the points on the page are known only then
+    _label(axes, labels)
     return inline_svg(figure, prefix, f"{y_label} against {x_label}, {len(points)} methods")
+
+
+def _fence(values: Array) -> float:
+    low, high = np.percentile(values, [25, 75])
+    fence = low - 1.5 * (high - low)
+    return float(fence if values.min() < fence else values.min())
+
+
+def _label(axes: Any, labels: Sequence[tuple[str, tuple[float, float]]], size: float = 9) -> None:
+    """Names to the right of their points, from the top down; one that would lie on another moves down."""
+    placed: list[tuple[float, float, float]] = []  # left, right, height, in points of the page
+    to_page = 72 / axes.figure.dpi
+    for name, at in sorted(labels, key=lambda label: -label[1][1]):
+        x, y = axes.transData.transform(at) * to_page
+        left, right, height = x + 8, x + 8 + 0.6 * size * len(name), y - 3
+        for other_left, other_right, other in sorted(placed, key=lambda p: -p[2]):
+            if left < other_right and other_left < right and abs(height - other) < size + 2:
+                height = other - size - 2
+        placed.append((left, right, height))
+        moved = y - 3 - height > 2
+        axes.annotate(
+            name,
+            at,
+            xytext=(8, height - y),
+            textcoords="offset points",
+            color=LIGHT["ink"],
+            fontsize=size,
+            arrowprops={"arrowstyle": "-", "color": LIGHT["soft"], "linewidth": 0.6} if moved else None,
+        )
 
 
 def heat_panel(values: Array, rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str], prefix: str) -> str:
