@@ -6,7 +6,7 @@ DEMO := $(VENV)/.demo
 GENERATE := $(VENV)/.generate
 STAMP := $(VENV)/.installed
 
-.PHONY: demo generate test lint bench docs mutants clean
+.PHONY: demo generate test lint bench docs site extras mutants clean
 demo: $(DEMO)
 	$(BIN)/csaligner demo
 
@@ -36,6 +36,13 @@ mutants: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python benchmarks/tables.py
 
+site: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python tests/docs/links.py build/site
+
+extras:
+	PYTHON=$(PYTHON) tests/extras.sh
+
 $(DEMO): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
@@ -47,7 +54,7 @@ $(GENERATE): $(DEMO)
 	touch $@
 
 $(STAMP): $(DEMO)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev,docs]'
 	touch $@
 
 clean:
