@@ -1,0 +1,149 @@
+"""A process to start commands from at little cost, and small data for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from csaligner.data.store import write_store
+from csaligner.types import EncoderInfo, PairedFeatures
+
+ZYGOTE = Path(__file__).parent / "zygote.py"
+PICTURES = 24
+HEADS = "image_adapter.hidden=8 text_adapter.hidden=8 evaluate_every=1 monitor=score"
+TINY = "model.size=8 model.embedding_dim=16 model.latent_channels=2 model.autoencoder_channels=[8,8]"
+TINY += " model.unet_channels=[16,16] autoencoder_batch_size=4 batch_size=4 warmup=2 bf16=false"
+COMMANDS = {
+    "embed": "--train-data {d.pictures} --image-encoder tiny-image --text-encoder tiny-text --shard-size 5 "
+    "--batch-size 3 --workers 0",
+    "train": f"--train-data {{d.features}} --batch-size 80 --epochs 5 --workers 0 {HEADS}",
+    "index": "--data {d.pictures} --run {d.run}",
+    "compare": "--data {d.features} --methods none,procrustes,infonce --trials 1 --seeds 1 --epochs 2 "
+    "--batch-size 80 --jobs 1",
+    "train-decoder": f"--train-data {{d.store}} {TINY} autoencoder_steps=5 steps=5 checkpoint_every=2",
+}
+
+
+@dataclass(frozen=True)
+class Kill:
+    """When a command dies: before its n-th operation on a file, or some seconds after its first one."""
+
+    operation: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """code: minus the signal where one ended it; said: its output; operations, seconds: on files, and from the first
+    of them to the end, of a command that came to its own end."""
+
+    code: int
+    said: str
+    operations: int
+    seconds: float
+
+
+class Starter:
+    """Starts commands in forks of one process that has imported everything."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self._process, self._log = process, log
+
+    def __call__(self, words: list[str], watched: Path, kill: Kill | None = None) -> Outcome:
+        kill = kill or Kill()
+        job = {"words": words, "watched": str(watched), "log": str(self._log), "die_at": kill.operation}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        pid, operations, began = 0, 0, time.perf_counter()
+        while True:
+            name, value = self._answer()
+            if name == "pid":
+                pid = value
+            elif name == "operations":
+                operations = value
+            elif name == "writing":
+                began = time.perf_counter()
+                if kill.seconds is not None:
+                    pid = pid or self._answer()[1]
+                    time.sleep(kill.seconds)
+                    os.kill(pid, signal.SIGKILL)  # its parent has not waited for it before we read "end"
+            else:
+                said = self._log.read_text(encoding="utf-8", errors="replace")
+                return Outcome(value, said, operations, time.perf_counter() - began)
+
+    def _answer(self) -> tuple[str, int]:
+        out: IO[str] | None = self._process.stdout
+        assert out is not None
+        line = out.readline()
+        assert line, "the process that commands are started from has ended"
+        name, _, value = line.strip().partition(" ")
+        return name, int(value or 0)
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "1000"}
+    process = subprocess.Popen(
+        [sys.executable, str(ZYGOTE)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    yield Starter(process, tmp_path_factory.mktemp("said") / "log.txt")
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait(timeout=60)
+
+
+@dataclass(frozen=True)
+class Data:
+    """pictures: a folder of pictures and captions; features: a store of 300 pairs; store, run: made of the pictures by
+    the commands `embed` and `train`."""
+
+    pictures: Path
+    features: Path
+    store: Path
+    run: Path
+
+    def words(self, command: str, out: Path) -> list[str]:
+        """The command as a user would type it, less the name of the program."""
+        return [command, "--out", str(out), "-q", *COMMANDS[command].format(d=self).split()]
+
+
+@pytest.fixture(scope="session")
+def data(start: Starter, tmp_path_factory: pytest.TempPathFactory) -> Data:
+    folder = tmp_path_factory.mktemp("data")
+    made = Data(*(folder / name for name in ("pictures", "features", "store", "run")))
+    made.pictures.mkdir()
+    rng = np.random.default_rng(0)
+    for n in range(PICTURES):
+        pixels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((16, 16), Image.Resampling.NEAREST).save(made.pictures / f"{n:02}.png")
+        (made.pictures / f"{n:02}.txt").write_text(f"picture number {n}")
+    image = torch.from_numpy(rng.standard_normal((300, 16), dtype=np.float32))
+    text = 0.5 * image + torch.from_numpy(rng.standard_normal((300, 16), dtype=np.float32)) + 0.3
+    pairs = PairedFeatures(image, text, torch.arange(300), tuple(f"p{n}" for n in range(300)))
+    encoders = (EncoderInfo("a", "1", "image", 16, {}), EncoderInfo("b", "1", "text", 16, {}))
+    write_store(made.features, pairs, encoders)
+    for command, out in (("embed", made.store), ("train", made.run)):
+        words = made.words(command, out)
+        done = start([str(made.store) if word == str(made.features) else word for word in words], folder)
+        assert done.code == 0, done.said
+    return made
