@@ -6,7 +6,7 @@ DEMO := $(VENV)/.demo
 GENERATE := $(VENV)/.generate
 STAMP := $(VENV)/.installed
 
-.PHONY: demo generate test lint bench docs site extras mutants clean
+.PHONY: demo generate test lint bench docs site extras faults mutants clean
 demo: $(DEMO)
 	$(BIN)/csaligner demo
 
@@ -29,6 +29,9 @@ bench: $(STAMP)
 		--out benchmarks/results/loss_16384.json
 	$(BIN)/python benchmarks/scaling.py --out benchmarks/results/scaling.json --figure docs/scaling.svg
 	$(BIN)/python benchmarks/numerics.py --out benchmarks/results/numerics.json
+
+faults: $(STAMP)
+	CSALIGNER_FAULT_KILLS=30 CSALIGNER_FAULT_RECORD=benchmarks/results/faults.json $(BIN)/python -m pytest tests/faults
 
 mutants: $(STAMP)
 	$(BIN)/python tests/mutants.py
