@@ -35,9 +35,9 @@ from .reporting.record import MethodResult
 from .reporting.report import write_report
 from .reporting.tables import write_results_json
 from .showcase import report_data
+from .training.checkpoint import read_state
 from .training.parallel import start_ranks, wait_for_all
-from .training.tracking import read_values
-from .training.trainer import METRICS, Hooks, Report, RunOptions, Trainer, silent
+from .training.trainer import Hooks, Report, RunOptions, Trainer, silent
 from .types import Dataset, PairedFeatures, Split
 
 IMAGE_ENCODER = "bundled:efficientnet-lite0"
@@ -130,17 +130,16 @@ def _train_lora(
 ) -> Run:
     """As train, with the store's encoders inside the model; validation encodes anew each time."""
     assert config.lora is not None
-    if data.val is not None or data.unpaired_images or data.unpaired_texts:
-        raise InputError("lora: takes one store of pairs; leave out val-data and unpaired data")
     tuned = TunedStore.open(data.pairs, config.lora)
     model = LoRAAligner(heads, tuned.towers, config.lora)
+    val = tuned.beside(data.val) if data.val is not None else tuned
 
     def evaluate_now(m: LoRAAligner) -> dict[str, float]:
-        return validate(m.heads, tuned.features("val", config.val_images))
+        return validate(m.heads, val.features(None if data.val is not None else "val", config.val_images))
 
     hooks = Hooks(evaluate_now if is_main() else no_metrics, how[0])
     started = time.perf_counter()
-    state = Trainer(model, tuned.sampler(config), config, out, hooks, how[1]).fit()
+    state = Trainer(model, tuned.sampler(config, data), config, out, hooks, how[1]).fit()
     return Run(heads, config, state.history, time.perf_counter() - started, model)
 
 
@@ -167,7 +166,7 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[Me
     train_features, test = some_pairs(own, "train", config.start.images), store.features(split)
     start = Aligner.fit_start(train_features, config).eval()
     aligned = {START: align(start, test), OURS: align(model, theirs)}
-    history = [read_values(parse_json(line)) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
+    history = read_state(run / "checkpoints" / "latest").history
     ours = measure(OURS, config.seed, aligned[OURS], Run(model, config, history))
     results = [replace(r, split=split) for r in [*baselines(train_features, test, config), ours]]
     write_results_json(results, run / RESULTS, provenance=record)

@@ -64,7 +64,10 @@ class RowReader:
             return self._map(number)[rows]
         order = np.argsort(rows, kind="stable")
         found = np.empty((len(rows), self.dim), dtype=self._dtype)
-        found[order] = self._read(self._folder / name, begin, rows[order])
+        try:
+            found[order] = self._read(self._folder / name, begin, rows[order])
+        except FileNotFoundError:
+            raise InputError(f"store: {self._folder / name} was taken away after it was opened; put it back") from None
         return found
 
     def _read(self, path: Path, begin: int, rows: npt.NDArray[np.int64]) -> Array:

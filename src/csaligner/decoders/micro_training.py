@@ -239,7 +239,7 @@ class DecoderTrainer:
         folder = self._out / "checkpoint"
         if not folder.is_dir():
             return
-        state, tensors = _read_checkpoint(folder)
+        state, tensors = read_training(folder)
         _same_settings(folder, state["config"], self._config)
         self._stage, self._step = state["stage"], state["step"]
         self.parts.unet.load_state_dict(_part(tensors, "unet"))
@@ -254,8 +254,8 @@ class DecoderTrainer:
         optimiser.load_state_dict(whole)
 
 
-def _read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `_save` wrote, state and tensors. Raises InputError."""
+def read_training(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """State and tensors of a checkpoint of DecoderTrainer. Raises InputError where it is damaged or incomplete."""
     owner = Owner("out", f"delete {folder} to start over")
     try:
         state = open_seal(folder / STATE, parse_json((folder / STATE).read_text(encoding="utf-8")), owner)

@@ -89,14 +89,9 @@ class Checkpoints:
 
 def read_checkpoint(folder: Path) -> tuple[TrainerState, Tensors]:
     """What `save` wrote to a step folder. Raises InputError."""
-    if not folder.is_dir():
-        raise InputError(f"checkpoint: no such folder: {folder}")
-    owner = Owner("checkpoint", f"delete {folder.parent} to start over")
+    state, owner = read_state(folder), _owner(folder)
     try:
         found = load_tensors(folder / TENSORS, owner)
-        value = parse_json((folder / STATE).read_text(encoding="utf-8"))
-        state = TrainerState(**open_seal(folder / STATE, value, owner))
-        state.history = [read_values(row) for row in state.history]
         groups: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}, "memory": {}}
         random = found.pop("random")
         for name, tensor in found.items():
@@ -107,6 +102,26 @@ def read_checkpoint(folder: Path) -> tuple[TrainerState, Tensors]:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"checkpoint: {folder} cannot be read ({error}); {owner.advice}") from None
     return state, Tensors(groups["weights"], groups["optimizer"], groups["memory"], random)
+
+
+def read_state(folder: Path) -> TrainerState:
+    """As read_checkpoint, without the tensors."""
+    if not folder.is_dir():
+        raise InputError(f"checkpoint: no such folder: {folder}")
+    owner = _owner(folder)
+    try:
+        value = parse_json((folder / STATE).read_text(encoding="utf-8"))
+        state = TrainerState(**open_seal(folder / STATE, value, owner))
+        state.history = [read_values(row) for row in state.history]
+    except InputError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"checkpoint: {folder / STATE} cannot be read ({error}); {owner.advice}") from None
+    return state
+
+
+def _owner(folder: Path) -> Owner:
+    return Owner("checkpoint", f"delete {folder.parent} to start over")
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
