@@ -19,13 +19,13 @@ from csaligner.types import Dataset, Encoder, EncoderInfo, Modality
 
 from .items import Cleaned, clean_items
 from .lock import LOCK, only_writer
-from .manifest import MANIFEST, Manifest, Skipped, read_manifest, write_manifest
+from .manifest import DTYPES, MANIFEST, Manifest, Skipped, read_manifest, write_manifest
 from .parts import Part, check_parts, join_parts, read_parts, remove_parts, write_part
 from .ranks import join_ranks, on_first, wait_for_all
 from .shards import is_there, remove_temporaries
 from .sources import stamp_of
 from .split import item_split
-from .store import DTYPES, DType, Store, finish
+from .store import DType, Store, finish
 from .work import Encoders, ProgressCallback, Work
 
 

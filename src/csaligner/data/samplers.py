@@ -11,9 +11,10 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from csaligner.distributed import rank, world_size
-from csaligner.types import Batch, Modality, Sampler, Split
+from csaligner.types import Batch, Inputs, Modality, Sampler, Split
 
 from .store import Store
 
@@ -26,6 +27,14 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Tensor, /) -> Tensor: ...
+
+
+class EncoderRows(Protocol):
+    """The same for an encoder that is trained: what it takes, read by row number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Tensor, /) -> Inputs: ...
 
 
 class Pairs(Protocol):
@@ -152,7 +161,7 @@ class PairSampler:
 class UnpairedRows:
     """Rows of one modality without partners, and how many of them go into each global batch."""
 
-    rows: Rows
+    rows: Rows | EncoderRows
     per_batch: int
 
 
@@ -175,16 +184,28 @@ class UnpairedSampler:
         """The batches of one pass over the pairs, numbered from 0."""
         for position, batch in enumerate(self._paired.epoch(number), number * self.batches_per_epoch):
             image, image_ids, text, text_ids = batch.image, batch.image_ids, batch.text, batch.text_ids
-            if self._image:
-                image, image_ids = _beside(image, image_ids, self._image.batch(position))
-            if self._text:
-                text, text_ids = _beside(text, text_ids, self._text.batch(position))
+            if self._image and len(own := self._image.own(position)):
+                image, image_ids = _beside(image, image_ids, self._image[own], len(own))
+            if self._text and len(own := self._text.own(position)):
+                text, text_ids = _beside(text, text_ids, self._text[own], len(own))
             yield Batch(image, text, image_ids, text_ids)
 
 
-def _beside(paired: object, ids: Tensor, unpaired: Tensor) -> tuple[Tensor, Tensor]:
-    assert isinstance(paired, Tensor)  # rows of features; inputs of an encoder are paired
-    return torch.cat([paired, unpaired.to(paired.dtype)]), torch.cat([ids, ids.new_full((len(unpaired),), UNPAIRED)])
+def _beside(paired: Inputs, ids: Tensor, unpaired: Inputs, count: int) -> tuple[Inputs, Tensor]:
+    all_ids = torch.cat([ids, ids.new_full((count,), UNPAIRED)])
+    if isinstance(paired, Tensor):
+        assert isinstance(unpaired, Tensor)  # a side is features or an encoder's inputs throughout
+        return torch.cat([paired, unpaired.to(paired.dtype)]), all_ids
+    assert not isinstance(unpaired, Tensor)
+    return {key: _stacked(value, unpaired[key]) for key, value in paired.items()}, all_ids
+
+
+def _stacked(x: Tensor, y: Tensor) -> Tensor:
+    """Rows of y under those of x. Texts of other lengths are filled up with zeros, which their masks leave out."""
+    longest = x if x.ndim < 2 or x.shape[1] >= y.shape[1] else y
+    if x.ndim == 2 and x.shape != y.shape:
+        x, y = (pad(each, (0, longest.shape[1] - each.shape[1])) for each in (x, y))
+    return torch.cat([x, y])
 
 
 class _Shuffled:
@@ -196,12 +217,15 @@ class _Shuffled:
         self._seed = seed
         self._order: tuple[int, Tensor] | None = None
 
-    def batch(self, position: int) -> Tensor:
-        """This rank's rows of the global batch at that position of the stream."""
-        own = own_part(torch.arange(position * self._size, (position + 1) * self._size))
+    def own(self, position: int) -> Tensor:
+        """This rank's part of the global batch at that position: numbers in the stream."""
+        return own_part(torch.arange(position * self._size, (position + 1) * self._size))
+
+    def __getitem__(self, own: Tensor) -> Inputs:
+        """The rows that stand at these numbers of the stream."""
         passes, places = own // len(self._rows), own % len(self._rows)
         rows = [self._pass(int(k))[places[passes == k]] for k in torch.unique(passes)]
-        return self._rows[torch.cat(rows) if rows else places]
+        return self._rows[torch.cat(rows)]
 
     def _pass(self, number: int) -> Tensor:
         if self._order is None or self._order[0] != number:

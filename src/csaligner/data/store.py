@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -130,6 +130,12 @@ class Store:
         if side == "text":
             return torch.from_numpy(rows)
         return torch.from_numpy(rows[np.unique(codes, return_index=True)[1]])
+
+    def items(self, side: Modality, rows: Tensor) -> list[Any]:
+        """What rows were made from: captions, or sources of pictures; None where that is not known."""
+        values = self._metadata.column("caption" if side == "text" else "image_path")
+        found = (values[row] or None for row in rows.tolist())
+        return [source_of(value) if value and side == "image" else value for value in found]
 
     @property
     def n_images(self) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from csaligner.config import TrainConfig, UnpairedConfig
 from csaligner.types import Modality, PairedFeatures, Sampler, Split
 
-from .samplers import JoinedRows, PairSampler, Rows, StoredPairs, StoredRows, UnpairedRows, UnpairedSampler
+from .samplers import EncoderRows, JoinedRows, PairSampler, Rows, StoredPairs, StoredRows, UnpairedRows, UnpairedSampler
 from .store import Store
 
 
@@ -41,7 +41,7 @@ class TrainingData:
     def sampler(self, config: TrainConfig) -> Sampler:
         """Batches that are read from the stores as they are needed."""
         pairs = PairSampler(StoredPairs.of(self.pairs, "train"), config.batch_size, config.captions, config.seed)
-        images, texts = _joined(self.unpaired_images, "image"), _joined(self.unpaired_texts, "text")
+        images, texts = joined(self.unpaired_images, "image"), joined(self.unpaired_texts, "text")
         return with_unpaired(pairs, images, texts, config.unpaired, config.seed)
 
     def validation(self, config: TrainConfig) -> PairedFeatures:
@@ -62,7 +62,11 @@ class TrainingData:
 
 
 def with_unpaired(
-    pairs: Sampler, images: Rows | None, texts: Rows | None, config: UnpairedConfig, seed: int
+    pairs: Sampler,
+    images: Rows | EncoderRows | None,
+    texts: Rows | EncoderRows | None,
+    config: UnpairedConfig,
+    seed: int,
 ) -> Sampler:
     """The pairs alone where there is nothing unpaired."""
     if images is None and texts is None:
@@ -91,7 +95,8 @@ def some_pairs(store: Store, split: Split | None, images: int | None) -> PairedF
     return PairedFeatures(store.rows("image", rows), store.rows("text", pairing.text_rows[kept]), owner[kept], names)
 
 
-def _joined(stores: tuple[Store, ...], side: Modality) -> Rows | None:
+def joined(stores: Iterable[Store], side: Modality) -> Rows | None:
+    """One side of the train splits, one after the other; None where there is no store."""
     parts = [StoredRows(store, side, store.rows_of(side, "train")) for store in stores]
     return JoinedRows(parts) if parts else None
 

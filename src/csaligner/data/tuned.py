@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -16,8 +16,9 @@ from csaligner.types import Encoder, Inputs, Modality, PairedFeatures, Sampler, 
 
 from .decode import DEFAULT_SIZE
 from .images import load_image
-from .samplers import Pairs, PairSampler
+from .samplers import EncoderRows, Pairs, PairSampler, Rows
 from .store import Store
+from .training_data import TrainingData, joined, with_unpaired
 
 CHUNK = 256  # pictures in memory at a time
 
@@ -83,8 +84,9 @@ class TunedStore:
     def towers(self) -> dict[Modality, Any]:
         return {side: cast(TunableEncoder, encoder).tower for side, encoder in self.encoders.items()}
 
-    def sampler(self, config: TrainConfig) -> Sampler:
-        """Batches of the train split: token ids, pixels, or features of a side that stays frozen."""
+    def sampler(self, config: TrainConfig, data: TrainingData | None = None) -> Sampler:
+        """Batches of the train split: token ids, pixels, or features of a side that stays frozen. data: its unpaired
+        stores go in the same way."""
         pairs = self.store.features("train")
         sides = {
             side: _EncoderRows(self._items(pairs, side), self.encoders[side], side)
@@ -93,10 +95,18 @@ class TunedStore:
             for side in ("image", "text")
         }
         rows = _Pairs(sides["image"], sides["text"], pairs.text_to_image)
-        return PairSampler(cast(Pairs, rows), config.batch_size, config.captions, config.seed)
+        sampler = PairSampler(cast(Pairs, rows), config.batch_size, config.captions, config.seed)
+        if data is None:
+            return sampler
+        images, texts = self._unpaired(data.unpaired_images, "image"), self._unpaired(data.unpaired_texts, "text")
+        return with_unpaired(sampler, images, texts, config.unpaired, config.seed)
 
-    def features(self, split: Split, images: int | None = None) -> PairedFeatures:
-        """Pairs of a split, encoded as the encoders are now; images: at most so many, at even steps."""
+    def beside(self, store: Store) -> TunedStore:
+        """Another store of the same encoders, through the same towers."""
+        return replace(self, store=store)
+
+    def features(self, split: Split | None, images: int | None = None) -> PairedFeatures:
+        """Pairs of a split (None: all), encoded as the encoders are now; images: at most so many, at even steps."""
         pairs = _thinned(self.store.features(split), images)
         found = {side: self._encode(pairs, side) for side in self.encoders}
         return PairedFeatures(
@@ -106,6 +116,18 @@ class TunedStore:
             pairs.image_ids,
             pairs.captions,
         )
+
+    def _unpaired(self, stores: Sequence[Store], side: Modality) -> Rows | EncoderRows | None:
+        if side not in self.encoders or not stores:
+            return joined(stores, side)
+        items: list[Any] = []
+        for store in stores:
+            found = store.items(side, store.rows_of(side, "train"))
+            if None in found:
+                what = "captions" if side == "text" else "pictures"
+                raise InputError(f"lora: {store.path} does not know its {what}, only features; embed the data itself")
+            items += found
+        return _EncoderRows(items, self.encoders[side], side)
 
     def _items(self, pairs: PairedFeatures, side: Modality) -> Sequence[Any]:
         if side == "text":
