@@ -74,6 +74,8 @@ def as_features(name: str, value: Any) -> Tensor:
         x = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: cannot be read as an array of numbers ({error})") from None
+    if x.layout != torch.strided or x.is_complex() or x.is_meta or x.is_quantized:
+        raise InputError(f"{name}: got a tensor of {x.layout}, {x.dtype}, on {x.device}; wanted dense real numbers")
     if x.ndim != 2 or x.shape[0] == 0 or x.shape[1] == 0:
         raise InputError(f"{name}: got shape {tuple(x.shape)}, wanted (rows, dimensions) with at least one of each")
     if not x.is_floating_point():

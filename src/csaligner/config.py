@@ -282,6 +282,7 @@ def _explain(kind: type[BaseModel], error: ValidationError) -> str:
     first = next((d for d in details if d["type"] == "extra_forbidden"), details[0])
     # pydantic puts the tried member of a union into the path; people know only the keys they wrote
     path = [str(p) for p in first["loc"] if not re.search(r"[A-Z\[(]|^(float|constrained)", str(p))]
+    path = path or [str(p) for p in first["loc"][-1:] if first["type"] == "extra_forbidden"]
     where = ".".join(path) or "config"
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key; {nearest(path[-1], _fields(kind, path[:-1]))}"

@@ -92,7 +92,7 @@ def read_checksums(folder: Path, of: Owner) -> dict[str, Any] | None:
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
         files = value["files"].values()
-        whole = all({"bytes", SEAL} <= set(entry) for entry in files)
+        whole = all(isinstance(entry["bytes"], int) and isinstance(entry[SEAL], str) for entry in files)
     except (ValueError, AttributeError, KeyError, TypeError):
         whole = False
     if not whole:

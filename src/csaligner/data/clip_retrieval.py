@@ -128,7 +128,7 @@ def _head(path: Path) -> tuple[tuple[int, ...], str]:
     """Shape and precision, from the start of the file."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # NumPy parses the header as Python, which fails in many ways
         raise InputError(f"store: {path} cannot be read as an array of numbers ({error}); copy it again") from None
     if array.ndim != 2 or array.dtype.name not in ("float16", "float32"):
         raise InputError(f"store: {path} holds {array.shape} {array.dtype}, wanted (rows, d) float16 or float32")

@@ -84,7 +84,7 @@ def map_array(path: Path, shape: tuple[int, int], dtype: str) -> Array:
         raise InputError(f"store: {path} cannot be read (no such file); embed again")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # NumPy parses the header as Python, which fails in many ways
         reason = _cut_short(path, shape, dtype) or error
         raise InputError(f"store: {path} cannot be read ({reason}); delete it and embed again") from None
     if array.shape != shape or array.dtype != np.dtype(dtype):

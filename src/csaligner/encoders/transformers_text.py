@@ -220,7 +220,11 @@ def _as_fast(found: Any, folder: ModelFolder) -> Any:
 
         if not (folder.path / "tokenizer.json").is_file():
             raise InputError(f"encoder: {folder.base} has no tokenizer.json; save its tokenizer in the fast format")
-        found = PreTrainedTokenizerFast.from_pretrained(folder.path, local_files_only=True)
+        try:
+            found = PreTrainedTokenizerFast.from_pretrained(folder.path, local_files_only=True)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(f"encoder: {folder.base} holds no tokenizer that loads ({reason})") from None
     if found.pad_token is None:
         if found.eos_token is None:
             raise InputError(f"encoder: the tokenizer of {folder.base} has neither a pad nor an eos token; set one")

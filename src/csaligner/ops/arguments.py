@@ -65,7 +65,10 @@ def _weighted(x: Tensor, weights: Any, name: str) -> tuple[Tensor, Tensor | None
         return x, None
     label = f"weights of {name}"
     check_length(label, weights, len(x), "rows")
-    w = torch.as_tensor(weights, dtype=torch.float64, device=x.device).detach()
+    try:
+        w = torch.as_tensor(weights, dtype=torch.float64, device=x.device).detach()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise InputError(f"{label}: cannot be read as numbers; want one for each row, or a boolean mask") from None
     if w.ndim != 1 or not bool(torch.isfinite(w).all()) or bool((w < 0).any()):
         raise InputError(f"{label}: want one finite number of at least 0 for each row, or a boolean mask")
     keep = w > 0

@@ -14,6 +14,7 @@ from csaligner.checks import InputError, check_choice, check_positive
 DEFAULT_BANDWIDTH = 0.5
 RULES = ("median", "temperature")
 MEDIAN_ROWS = 2048
+SMALLEST, LARGEST = 1e-15, 1e15  # of sigma
 
 Bandwidth = float | Tensor | str
 
@@ -24,8 +25,16 @@ def resolve_bandwidth(spec: Bandwidth, x: Tensor, y: Tensor, logit_scale: Any = 
 
     spec: a number above 0; "median": the median distance between rows of the two samples taken together,
     divided by sqrt(2), so that k = 1/e there (over at most 2,048 rows at even steps: the same on every rank
-    and in every run); "temperature": sigma^2 = 1 / logit_scale. x: (N, d), y: (M, d). Raises InputError.
+    and in every run); "temperature": sigma^2 = 1 / logit_scale. x: (N, d), y: (M, d). Raises InputError, also for
+    a sigma whose square float32 does not hold.
     """
+    sigma = _resolve(spec, x, y, logit_scale)
+    if not SMALLEST <= sigma <= LARGEST:
+        raise InputError(f"bandwidth: got {sigma:g}, wanted {SMALLEST:g} to {LARGEST:g}; scale the features")
+    return sigma
+
+
+def _resolve(spec: Bandwidth, x: Tensor, y: Tensor, logit_scale: Any) -> float:
     if isinstance(spec, str):
         check_choice("bandwidth", spec, RULES)
         if spec == "median":

@@ -209,7 +209,7 @@ def _table(path: Path, settings: EntrySettings) -> Found:
         if not image:
             for part, text in enumerate(texts, start=1):
                 into.add(Entry(row_id if len(texts) == 1 else f"{row_id}#{part}", "text", text=text))
-        elif not (root / image).resolve().is_relative_to(root):
+        elif "\0" in image or not (root / image).resolve().is_relative_to(root):
             into.skipped.append(f"row {number}: {image!r} lies outside {root}; name its folder as image_root")
         else:
             pictures.setdefault(row_id, ((root / image).resolve(), []))[1].extend(texts)
