@@ -43,8 +43,8 @@ site: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python tests/docs/links.py build/site
 
-extras:
-	PYTHON=$(PYTHON) tests/extras.sh
+extras: $(STAMP)
+	$(BIN)/python benchmarks/install.py --out benchmarks/results/install.json
 
 $(DEMO): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -24,8 +24,8 @@ from .types import PairedFeatures
 class CSAligner:
     """Aligns two sets of features into one space of unit vectors, trained with InfoNCE + lambda * D_CS.
 
-    >>> aligner = CSAligner().fit(image_features, text_features)
-    >>> index = np.concatenate([aligner.transform_image(images), aligner.transform_text(texts)])
+        aligner = CSAligner().fit(image_features, text_features)
+        index = np.concatenate([aligner.transform_image(images), aligner.transform_text(texts)])
 
     settings: any key of csaligner.config.TrainConfig, for example seed=1, epochs=20, image_adapter="identity"
     (adapt only the text: image vectors that are already indexed stay valid). The defaults were chosen on real

@@ -13,7 +13,6 @@ import io
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +80,7 @@ def opened_once() -> dict[str, Any]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened_once: dict[str, Any]) -> Iterator[Path]:
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened_once: dict[str, Any]) -> Path:
     """Pictures with captions, a table of them, and vectors of 100 pairs; the search page answers nobody."""
     (tmp_path / "photos").mkdir()
     lines = ["image,caption"]
@@ -105,7 +104,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened_once: dict
         if isinstance(table, registry.Registry):
             monkeypatch.setattr(table, "_known", dict(table._known))
     registry.ENCODERS._known.update(opened_once)
-    yield tmp_path
+    return tmp_path
 
 
 def call(words: list[str]) -> tuple[int, str]:

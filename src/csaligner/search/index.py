@@ -72,8 +72,9 @@ class SearchOptions:
 class Index:
     """An index folder, open for questions.
 
-    >>> index = Index.open("my-index")
-    >>> for hit in index.search("a red apple", k=5): print(hit.score, hit.modality, hit.path or hit.text)
+        index = Index.open("my-index")
+        for hit in index.search("a red apple", k=5):
+            print(hit.score, hit.modality, hit.path or hit.text)
 
     Vectors of a space are read into memory when it is first asked (exact search), unless an approximate index was
     built. Safe to ask from several threads.

@@ -1,0 +1,53 @@
+"""What a wheel and a source archive must hold, and nothing else.
+
+python tests/wheel.py DIST
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 20e6  # bytes
+IN_THE_ARCHIVE = {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "pyproject.toml"}
+
+
+def tracked() -> set[str]:
+    """Files of the package in the repository: `csaligner/...`."""
+    listed = subprocess.run(["git", "ls-files", "src/csaligner"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return {line.removeprefix("src/") for line in listed.stdout.splitlines()}
+
+
+def problems(wheel: Path, archive: Path, wanted: set[str]) -> list[str]:
+    """A line for each thing that is wrong."""
+    with zipfile.ZipFile(wheel) as file:
+        inside = {name for name in file.namelist() if not name.split("/")[0].endswith(".dist-info")}
+        licence = any(name.endswith("LICENSE") for name in file.namelist())
+    with tarfile.open(archive) as tar:
+        packed = {name.partition("/")[2] for name in tar.getnames()}
+    source = {f"src/{name}" for name in wanted}
+    return [
+        *(f"{wheel.name}: lacks {name}" for name in sorted(wanted - inside)),
+        *(f"{wheel.name}: holds {name}, which is not in the repository" for name in sorted(inside - wanted)),
+        *([] if licence else [f"{wheel.name}: holds no licence"]),
+        *(f"{archive.name}: lacks {name}" for name in sorted((IN_THE_ARCHIVE | source) - packed)),
+        *(f"{archive.name}: holds {name}" for name in sorted(packed) if name.startswith(("tests", "benchmarks"))),
+        *(f"{p.name}: {p.stat().st_size / 1e6:.1f} MB" for p in (wheel, archive) if p.stat().st_size >= LIMIT),
+    ]
+
+
+def main() -> int:
+    dist = Path(sys.argv[1])
+    (wheel,), (archive,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
+    lines = problems(wheel, archive, tracked())
+    size = f"{wheel.stat().st_size / 1e6:.1f} and {archive.stat().st_size / 1e6:.1f} MB"
+    print("\n".join(lines) or f"wheel and archive: {size}, the files of the repository and no others")
+    return bool(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
