@@ -36,8 +36,6 @@ SMALLER = {  # options that anybody may give; what a page says comes first, so t
     "compare": ["--quick", "--epochs", "1", "--jobs", "1", "--methods", "none,infonce"],
     "embed": ["--workers", "0"],
     "generate": ["--steps", "2"],
-    "quickstart": [],
-    "sweep": ["--epochs", "1", "--jobs", "1", "--grids", "adapter"],
     "train": ["--epochs", "2"],
 }
 OTHERS = ("make ", "pip install ", ".ci/run", "torchrun ", "#SBATCH ", "export ", "srun ", "RAY_ADDRESS=")
