@@ -68,7 +68,7 @@ class _Column:
         import pyarrow.parquet as pq
 
         self._file = pq.ParquetFile(file, buffer_size=SMALL, pre_buffer=False)
-        self._column = column
+        self._column, self._bytes = column, file.stat().st_size
         groups = self._file.metadata
         self._starts = [0]
         for number in range(groups.num_row_groups):
@@ -90,10 +90,12 @@ class _Column:
         return self._values[row - self._first].as_py()
 
     def _read(self, group: int) -> Iterator[Any]:
-        packed, unpacked, rows = sizes(self._file.metadata, group, self._column)
-        if unpacked > max(SMALL, MAX_RATIO * packed):
-            raise ValueError(f"{packed:,} bytes claim to hold {unpacked:,}, more than pictures can shrink")
-        size = max(1, min(CHUNK_ROWS, CHUNK_BYTES * rows // max(unpacked, 1)))
+        found = self._file.metadata.row_group(group)  # not its columns: pyarrow aborts at some that are damaged
+        if found.total_byte_size > max(SMALL, MAX_RATIO * self._bytes):
+            raise ValueError(
+                f"{self._bytes:,} bytes claim to hold {found.total_byte_size:,}, more than pictures can shrink"
+            )
+        size = max(1, min(CHUNK_ROWS, CHUNK_BYTES * found.num_rows // max(found.total_byte_size, 1)))
         return iter(self._file.iter_batches(size, row_groups=[group], columns=[self._column], use_threads=False))
 
 
@@ -101,15 +103,6 @@ class _Column:
 def _column(file: Path, column: str, reader: tuple[int, ...]) -> _Column:
     """reader: process, thread and the file's last change; each opens the table for itself."""
     return _Column(file, column)
-
-
-def sizes(metadata: Any, group: int, column: str) -> tuple[int, int, int]:
-    """Bytes of a column in a row group as they lie in the file and unpacked, and its rows."""
-    found = metadata.row_group(group)
-    parts = [found.column(n) for n in range(found.num_columns)]
-    own = [part for part in parts if part.path_in_schema.split(".")[0] == column]
-    packed = sum(part.total_compressed_size for part in own)
-    return packed, sum(part.total_uncompressed_size for part in own), found.num_rows
 
 
 def holds_pictures(kind: Any) -> bool:
