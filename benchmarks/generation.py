@@ -21,7 +21,7 @@ from csaligner.config import TrainConfig, build_config
 from csaligner.data.store import Store
 from csaligner.decoders.door import Sampling, open_decoder
 from csaligner.encoders import open_encoder
-from csaligner.generation.evaluate import Protocol, Reference, draw, embedding_metrics
+from csaligner.generation.evaluate import MeasuringProtocol, Reference, draw, embedding_metrics
 from csaligner.generation.text import TextToEmbedding
 from csaligner.runs import train
 
@@ -65,7 +65,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     store = Store.open(args.store)
-    protocol = Protocol(limit=args.limit)
+    protocol = MeasuringProtocol(limit=args.limit)
     reference = Reference(store, open_encoder("bundled:efficientnet-lite0"), SIDE, protocol)
     text_encoder = open_encoder("bundled:all-MiniLM-L6-v2")
     decoder = None if args.decoder == "none" else open_decoder(args.decoder)

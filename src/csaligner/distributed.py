@@ -31,6 +31,12 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def wait_for_all() -> None:
+    """Returns once every process has called it."""
+    if world_size() > 1:
+        dist.barrier()
+
+
 def gather_rows(x: Tensor) -> Tensor:
     """The rows of all ranks, in rank order: (n_r, d) on rank r -> (N, d) on all, N = sum_r n_r.
 

@@ -24,7 +24,7 @@ from .data.store import Store
 from .data.training_data import TrainingData, some_pairs
 from .data.tuned import TunedStore
 from .data.work import Encoders, ProgressCallback
-from .distributed import is_main, world_size
+from .distributed import is_main, wait_for_all, world_size
 from .encoders import open_encoder
 from .evaluation.baselines import MeanCentring
 from .evaluation.evaluate import evaluate
@@ -36,7 +36,7 @@ from .reporting.report import write_report
 from .reporting.tables import write_results_json
 from .showcase import report_data
 from .training.checkpoint import read_state
-from .training.parallel import start_ranks, wait_for_all
+from .training.parallel import start_ranks
 from .training.trainer import Hooks, Report, RunOptions, Trainer, silent
 from .types import Dataset, PairedFeatures, Split
 

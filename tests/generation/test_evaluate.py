@@ -12,7 +12,7 @@ from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.data.store import Store, write_store
 from csaligner.decoders.door import Sampling
-from csaligner.generation.evaluate import Protocol, Reference, evaluate_run_generation, first_captions
+from csaligner.generation.evaluate import MeasuringProtocol, Reference, evaluate_run_generation, first_captions
 from csaligner.runs import CONFIG
 from csaligner.types import Encoder, PairedFeatures, Split
 
@@ -37,7 +37,7 @@ def store(pixels: Encoder, letters: Encoder, tmp_path: Path) -> Store:
 
 
 def test_real_pictures_are_at_no_distance_from_themselves(store: Store, pixels: Encoder) -> None:
-    reference = Reference(store, pixels, 8, Protocol(dims=3))
+    reference = Reference(store, pixels, 8, MeasuringProtocol(dims=3))
     same = reference.measure(reference.pictures)
     assert same["fid"] == pytest.approx(0, abs=1e-6)
     assert same["picture_cosine"] == pytest.approx(1, abs=1e-6)
@@ -64,9 +64,9 @@ def test_a_run_is_evaluated_with_its_ceiling(
     aligner().save(run / "checkpoints" / "latest")
     (run / "run.json").write_text(json.dumps({"store": str(store.path)}))
     (run / CONFIG).write_text("{}")
-    found = evaluate_run_generation(run, decoder, "pixels", Protocol(dims=3), Sampling(steps=2))
+    found = evaluate_run_generation(run, decoder, "pixels", MeasuringProtocol(dims=3), Sampling(steps=2))
     assert json.loads((run / "generation.json").read_text())["fid"] == found["fid"]
     assert {"fid", "kid", "cmmd", "embedding_frechet", "text_to_image_recall@1", "ceiling/fid"} <= set(found)
     assert found["real_pictures"] == "whole on white, 8 px, then as the feature encoder prepares its input"
     with pytest.raises(InputError, match="12 pictures for Frechet distances in 40 dimensions"):
-        evaluate_run_generation(run, decoder, "pixels", Protocol(dims=40), Sampling(steps=2))
+        evaluate_run_generation(run, decoder, "pixels", MeasuringProtocol(dims=40), Sampling(steps=2))

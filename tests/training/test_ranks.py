@@ -14,8 +14,8 @@ from torch import Tensor
 from csaligner.adapters.aligner import Aligner
 from csaligner.config import TrainConfig, build_config
 from csaligner.data.samplers import PairSampler, UnpairedRows, UnpairedSampler
-from csaligner.distributed import is_main, rank, world_size
-from csaligner.training.parallel import from_main, wait_for_all
+from csaligner.distributed import is_main, rank, wait_for_all, world_size
+from csaligner.training.parallel import from_main
 from csaligner.training.trainer import METRICS, Hooks, Trainer
 from csaligner.types import Batch, PairedFeatures, Sampler
 from tests.ranks import on_ranks

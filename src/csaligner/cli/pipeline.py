@@ -117,9 +117,9 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
     store = Store.open(data) if data else None
     if check_choice("task", task, ("retrieval", "generation")) == "generation":
         from csaligner.decoders.door import Sampling
-        from csaligner.generation.evaluate import Protocol, evaluate_run_generation
+        from csaligner.generation.evaluate import MeasuringProtocol, evaluate_run_generation
 
-        protocol = Protocol(split, limit, dims or None, force)  # type: ignore[arg-type]
+        protocol = MeasuringProtocol(split, limit, dims or None, force)  # type: ignore[arg-type]
         sampling = Sampling(1, seed, steps, guidance)
         found = evaluate_run_generation(run, decoder, feature_encoder, protocol, sampling, store)
         print(json.dumps(found, indent=2) if as_json else "\n".join(f"{k:28} {v}" for k, v in found.items()))

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from csaligner.checks import InputError, check_choice, check_non_negative
-from csaligner.distributed import rank, world_size
+from csaligner.distributed import rank, wait_for_all, world_size
 from csaligner.types import Dataset, Encoder, EncoderInfo, Modality
 
 from .items import Cleaned, clean_items
 from .lock import LOCK, only_writer
 from .manifest import DTYPES, MANIFEST, Manifest, Skipped, read_manifest, write_manifest
 from .parts import Part, check_parts, join_parts, read_parts, remove_parts, write_part
-from .ranks import join_ranks, on_first, wait_for_all
+from .ranks import join_ranks, on_first
 from .shards import is_there, remove_temporaries
 from .sources import stamp_of
 from .split import item_split

@@ -37,8 +37,3 @@ def on_first(action: Callable[[], T]) -> T:
     if isinstance(answer[1], CSAlignerError):
         raise answer[1]
     return answer[0]  # type: ignore[return-value]
-
-
-def wait_for_all() -> None:
-    if world_size() > 1:
-        dist.barrier()

@@ -85,7 +85,9 @@ def caption_weights(features: PairedFeatures) -> Tensor:
 def frechet_distance(x: Tensor, y: Tensor, weights_y: Tensor | None = None) -> float:
     """|m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x^(1/2) S_y S_x^(1/2))^(1/2)), in float64.
 
-    x: (N, d), y: (M, d). Source: Dowson & Landau 1982; used as FID by Heusel et al. 2017, eq. 6.
+    x: (N, d), y: (M, d). Covariances divide by N and by the sum of weights_y: of these points, not of what they were
+    drawn from, as FID's do (evaluation/generation.py).
+    Source: Dowson & Landau 1982; used as FID by Heusel et al. 2017, eq. 6.
     """
     w = torch.full((len(y),), 1 / len(y), dtype=torch.float64) if weights_y is None else weights_y
     x, y = x.double(), y.double()

@@ -32,7 +32,7 @@ DRAWN, FITTED, GENERATION = 224, 2000, "generation.json"
 
 
 @dataclass(frozen=True)
-class Protocol:
+class MeasuringProtocol:
     """split: whose first captions are drawn, one picture an image, at most `limit`; dims: principal dimensions of
     the training pictures' features in which Frechet distances are computed (None: all); force: compute them for
     fewer pictures than dimensions too."""
@@ -46,7 +46,7 @@ class Protocol:
 class Reference:
     """Real pictures of a split, at the decoder's size, and their features: computed once for all methods."""
 
-    def __init__(self, store: Store, encoder: Encoder, side: int, protocol: Protocol) -> None:
+    def __init__(self, store: Store, encoder: Encoder, side: int, protocol: MeasuringProtocol) -> None:
         """encoder: the feature network, the bundled one or any other (FID's Inception, CMMD's CLIP)."""
         self.pairs = first_captions(store.features(protocol.split), protocol.limit)
         self.train = store.features("train").image
@@ -125,7 +125,12 @@ def evaluate_generation(
 
 
 def evaluate_run_generation(
-    run: Path, decoder: str, feature_encoder: str, protocol: Protocol, sampling: Sampling, store: Store | None = None
+    run: Path,
+    decoder: str,
+    feature_encoder: str,
+    protocol: MeasuringProtocol,
+    sampling: Sampling,
+    store: Store | None = None,
 ) -> dict[str, float | str]:
     """evaluate_generation of a run folder on a split of its store (or of another), with what it was measured by.
 
@@ -150,7 +155,7 @@ def evaluate_run_generation(
     return {**how, **found}
 
 
-def check_enough(store: Store, protocol: Protocol) -> None:
+def check_enough(store: Store, protocol: MeasuringProtocol) -> None:
     """Raises InputError, before anything is drawn, where Frechet distances would have too few pictures."""
     counts = store.counts.get(protocol.split, (0, 0))[0]
     n = min(counts, protocol.limit or counts)

@@ -40,11 +40,6 @@ def stop_ranks() -> None:
         dist.destroy_process_group()
 
 
-def wait_for_all() -> None:
-    if world_size() > 1:
-        dist.barrier()
-
-
 def from_main(value: T) -> T:
     """The main process's value on all processes; made of what JSON knows."""
     if world_size() == 1:

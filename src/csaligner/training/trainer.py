@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from csaligner.checks import CSAlignerError, InputError
 from csaligner.config import Schedule, TrainConfig
 from csaligner.data.ahead import Waiting, read_ahead
-from csaligner.distributed import gather_ids, gather_rows, is_main, rank, world_size
+from csaligner.distributed import gather_ids, gather_rows, is_main, rank, wait_for_all, world_size
 from csaligner.files import recover, write_text
 from csaligner.types import Batch, Inputs, LossTerms, Sampler
 
@@ -29,7 +29,7 @@ from .checkpoint import (
     trained_weights,
 )
 from .memory import Embeddings
-from .parallel import average_gradients, from_main, make_accelerator, same_start, wait_for_all
+from .parallel import average_gradients, from_main, make_accelerator, same_start
 from .schedules import value_at, warmup_cosine
 from .terms import LiveObjective
 from .tracking import check_trackers, check_used, flat, json_line
