@@ -24,6 +24,7 @@ from .mutate import mutate
 from .targets import Target
 
 MEMORY = 1 << 30  # bytes beyond what the process has before
+RESERVED = 4 << 30  # bytes of address space that allocators of libraries keep and do not use
 SECONDS = 10.0  # for one input
 
 
@@ -43,7 +44,7 @@ class Outcome:
 
 
 def outcome_of(read: Any, path: Path) -> tuple[str, str]:
-    before = _peak()
+    before = peak()
     try:
         read(path)
         kind, text = "read", ""
@@ -55,8 +56,8 @@ def outcome_of(read: Any, path: Path) -> tuple[str, str]:
     except BaseException as error:
         kind = "memory" if isinstance(error, MemoryError) else "crash"
         text = "".join(traceback.format_exception(error)[-7:])
-    if _peak() - before > MEMORY:
-        return "memory", f"{(_peak() - before) >> 20} MiB more; {text}"
+    if peak() - before > MEMORY:
+        return "memory", f"{(peak() - before) >> 20} MiB more; {text}"
     return kind, text
 
 
@@ -82,7 +83,7 @@ def _batch(target: Target, seeds: list[int], template: Path) -> Iterator[Outcome
     os.close(into)
     with os.fdopen(out, "rb") as pipe:
         for number, seed in enumerate(seeds):
-            ready = _wait(pipe, child, SECONDS + 10 * (number == 0) * (1 + target.heavy))  # imports come first
+            ready = wait(pipe, child, SECONDS + 10 * (number == 0) * (1 + target.heavy))  # imports come first
             line = pipe.readline() if ready else b""
             if not line:
                 if not ready:
@@ -94,7 +95,7 @@ def _batch(target: Target, seeds: list[int], template: Path) -> Iterator[Outcome
     os.waitpid(child, 0)
 
 
-def _wait(pipe: BinaryIO, child: int, seconds: float) -> bool:
+def wait(pipe: BinaryIO, child: int, seconds: float) -> bool:
     """Until there is something to read, or the child has worked for so long, or slept for six times that."""
     start, end = _worked(child), time.monotonic() + 6 * seconds
     while not select.select([pipe], [], [], 0.5)[0]:
@@ -109,7 +110,7 @@ def _worked(child: int) -> float:
 
 
 def _child(target: Target, seeds: list[int], template: Path, pipe: BinaryIO) -> None:
-    limit = _size() + MEMORY + (512 << 20) * (1 + 3 * target.heavy)  # libraries that are imported on the way
+    limit = size_of_process() + MEMORY + RESERVED
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
@@ -160,10 +161,10 @@ def _name(template: Path) -> str:
     return (template / ".path").read_text(encoding="utf-8")
 
 
-def _peak() -> int:
+def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _size() -> int:
+def size_of_process() -> int:
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[0]) * resource.getpagesize()

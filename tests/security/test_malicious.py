@@ -1,0 +1,61 @@
+"""Inputs made to harm are refused in one line, or read without harm; see malicious.CASES."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from csaligner.data.images import load_image
+
+from .malicious import CASES, hidden_svg, secret_svg
+
+ROOT = Path(__file__).parents[2]
+HEAVY = all(importlib.util.find_spec(name) for name in ("transformers", "diffusers", "sentence_transformers", "peft"))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """One process for all of them: it forks a child for each, which none with threads may."""
+    out = tmp_path_factory.mktemp("malicious") / "found.json"
+    command = [sys.executable, "-m", "tests.security", "--out", str(out), *(["--heavy"] if HEAVY else [])]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    return {case["tries"]: case for case in json.loads(out.read_text(encoding="utf-8"))["cases"]}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}: {case.tries}")
+def test_it_is_refused_or_harmless(found: dict[str, dict[str, Any]], case: Any) -> None:
+    if case.heavy and not HEAVY:
+        pytest.skip("transformers, diffusers, sentence-transformers or peft is not installed")
+    result = found[case.tries]
+    if case.answer is None:
+        assert result["outcome"] == "read", result["text"]
+    else:
+        assert result["outcome"] == "refused", result["text"]
+        assert re.search(case.answer, result["text"]), result["text"]
+    assert result["megabytes"] < 1024
+
+
+@pytest.mark.parametrize("make", [secret_svg, hidden_svg])
+def test_a_drawing_shows_no_other_file(tmp_path: Path, make: Any) -> None:
+    picture = load_image(make(tmp_path))
+    assert picture.getcolors() == [(picture.width * picture.height, (255, 255, 255))]
+
+
+def test_a_bitmap_inside_a_drawing_is_still_drawn(tmp_path: Path) -> None:
+    import base64
+    import io
+
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4), (250, 0, 0)).save(stream, "PNG")
+    data = base64.b64encode(stream.getvalue()).decode()
+    text = f'<image href="data:image/png;base64,{data}" width="9" height="9"/>'
+    (tmp_path / "a.svg").write_text(f'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9">{text}</svg>')
+    assert load_image(tmp_path / "a.svg").getpixel((100, 100)) == (250, 0, 0)
