@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from .reporting.record import (
     ReportData,
     SplitCount,
 )
-from .types import PairedFeatures
+from .types import ImageSource, PairedFeatures
 
 MAP_IMAGES = 400
 GALLERY_TEXTS, GALLERY_IMAGES, TOP = 6, 3, 8
@@ -73,7 +72,7 @@ def _cosines(features: PairedFeatures) -> CosineSample:
 def _gallery(store: Store, aligned: Mapping[str, PairedFeatures]) -> list[GalleryQuery]:
     """Queries at even steps through the test set: none was picked by hand."""
     some = next(iter(aligned.values()))
-    known = store.image_paths
+    known = store.image_sources
     if any(i not in known for i in some.image_ids):  # features that came without pictures
         return []
     paths = [known[i] for i in some.image_ids]
@@ -92,7 +91,7 @@ def _gallery(store: Store, aligned: Mapping[str, PairedFeatures]) -> list[Galler
     return queries
 
 
-def _hits_of_text(f: PairedFeatures, text: int, paths: Sequence[Path], *, mixed: bool) -> list[Hit]:
+def _hits_of_text(f: PairedFeatures, text: int, paths: Sequence[ImageSource], *, mixed: bool) -> list[Hit]:
     scores = torch.cat([f.image @ f.text[text], f.text @ f.text[text]])
     scores[len(f.image) + text] = -torch.inf
     if not mixed:
@@ -100,13 +99,13 @@ def _hits_of_text(f: PairedFeatures, text: int, paths: Sequence[Path], *, mixed:
     return _top(f, scores, int(f.text_to_image[text]), paths)
 
 
-def _hits_of_image(f: PairedFeatures, row: int, paths: Sequence[Path]) -> list[Hit]:
+def _hits_of_image(f: PairedFeatures, row: int, paths: Sequence[ImageSource]) -> list[Hit]:
     scores = torch.cat([f.image @ f.image[row], f.text @ f.image[row]])
     scores[row] = -torch.inf
     return _top(f, scores, row, paths)
 
 
-def _top(f: PairedFeatures, scores: Tensor, wanted: int, paths: Sequence[Path]) -> list[Hit]:
+def _top(f: PairedFeatures, scores: Tensor, wanted: int, paths: Sequence[ImageSource]) -> list[Hit]:
     hits = []
     captions, n = f.captions or (), len(f.image)
     firsts = _first_captions(f)

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from csaligner.adapters.aligner import Aligner
 from csaligner.adapters.multi import MultiAligner, fit_joint_start
 from csaligner.adapters.start import Affine, fit_starts
 from csaligner.checks import InputError
-from csaligner.config import StartConfig
+from csaligner.config import AdapterConfig, StartConfig
 from csaligner.types import PairedFeatures
 
 
@@ -82,3 +85,43 @@ def test_bad_input_is_one_line() -> None:
         fit_joint_start({"image": x["image"]})
     with pytest.raises(InputError, match="plain word"):
         MultiAligner({"a.b": Affine.identity(3)})
+
+
+@pytest.mark.parametrize("name", ["mlp", "linear", "identity"])
+def test_saved_and_loaded_it_is_the_same(name: str, tmp_path: Path) -> None:
+    x = views() if name != "identity" else {k: v[:, :5] for k, v in views().items()}
+    config = AdapterConfig(name=name, hidden=8)
+    model = MultiAligner.fit_start(x, dim=5, config=config, encoders={"image": "0123abcd"})
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.rand_like(parameter)
+    model.save(tmp_path / "saved")
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["config.json", "model.safetensors"]
+    again = MultiAligner.load(tmp_path / "saved")
+    assert again.config == model.config
+    assert again.config.encoders == {"image": "0123abcd"}
+    assert torch.equal(again.logit_scale, model.logit_scale)
+    wanted = model(x)
+    assert all(torch.equal(rows, wanted[key]) for key, rows in again(x).items())
+    assert MultiAligner.from_pretrained(tmp_path / "saved").config == model.config
+
+
+def test_a_folder_that_is_none_is_one_line(tmp_path: Path) -> None:
+    model = MultiAligner.fit_start(views(), dim=4)
+    model.save(tmp_path / "m")
+    weights = tmp_path / "m/model.safetensors"
+    whole = weights.read_bytes()
+    for content, message in ((whole[:-1] + b"x", "its SHA-256 differs"), (whole[: len(whole) // 2], "model")):
+        weights.write_bytes(content)
+        with pytest.raises(InputError, match=message) as caught:
+            MultiAligner.load(tmp_path / "m")
+        assert "\n" not in str(caught.value)
+    weights.unlink()
+    with pytest.raises(InputError, match=r"holds no model\.safetensors"):
+        MultiAligner.load(tmp_path / "m")
+    with pytest.raises(InputError, match=r"holds no config\.json"):
+        MultiAligner.load(tmp_path)
+    with pytest.raises(InputError, match="encoders: 'imgae' is not known; did you mean 'image'"):
+        MultiAligner.fit_start(views(), dim=4, encoders={"imgae": "x"})
+    model.save(tmp_path / "again")
+    with pytest.raises(InputError):
+        Aligner.load(tmp_path / "again")

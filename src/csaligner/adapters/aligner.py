@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,22 +13,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from csaligner.checks import InputError
-from csaligner.config import FORMAT_VERSION, AdapterConfig, Strict, TrainConfig, build_config
-from csaligner.files import write_folder
-from csaligner.integrity import Owner, load_tensors, open_seal, save_tensors, write_sealed
-from csaligner.parsing import parse_json
+from csaligner.config import FORMAT_VERSION, AdapterConfig, Strict, TrainConfig
 from csaligner.registry import ADAPTERS, load
 from csaligner.types import PairedFeatures
 
+from .folder import FIXED, check_size, read_config, read_weights, write_model
 from .hub import HubMixin
 from .standardise import StandardiseAdapter
-from .start import Affine, fit_starts
+from .start import Affine, blank, fit_starts
 
-WEIGHTS = "model.safetensors"
 CHUNK = 8192
-CHECKPOINT = Owner("checkpoint", "copy the folder again, or train anew")
-FIXED = ("identity", "standardise")  # adapters that learn nothing: the other side lands on theirs
 
 
 class AlignerConfig(Strict):
@@ -123,27 +116,16 @@ class Aligner(nn.Module, HubMixin):
 
     def save(self, folder: Path) -> None:
         """Write config.json and model.safetensors; the folder appears whole or not at all."""
-
-        def write(temporary: Path) -> None:
-            write_sealed(temporary / "config.json", self.config.model_dump(mode="json"))
-            save_tensors(self.state_dict(), temporary / WEIGHTS)
-
-        write_folder(folder, write)
+        write_model(folder, self.config, self)
 
     @classmethod
     def load(cls, folder: Path) -> Aligner:
         """Read what `save` wrote. Raises InputError for a missing, damaged or foreign checkpoint."""
-        config = _read_config(folder)
-        _check_size(config, folder / WEIGHTS)
-        blank = (_blank(config.dim_image, config.dim), _blank(config.dim_text, config.dim))
-        model = cls(config, blank)
-        try:
-            model.load_state_dict(load_tensors(folder / WEIGHTS, CHECKPOINT))
-        except FileNotFoundError:
-            raise InputError(f"checkpoint: {folder} holds no {WEIGHTS}; give a folder that save() wrote") from None
-        except RuntimeError as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise InputError(f"checkpoint: {folder / WEIGHTS} cannot be used ({first_line})") from None
+        config = read_config(AlignerConfig, folder)
+        sides = ((config.image_adapter, config.dim_image), (config.text_adapter, config.dim_text))
+        check_size(folder, sides, config.dim)
+        model = cls(config, (blank(config.dim_image, config.dim), blank(config.dim_text, config.dim)))
+        read_weights(folder, model)
         return model.eval()
 
 
@@ -166,36 +148,5 @@ def encode(model: Aligner, side: str, x: Tensor) -> Tensor:
     return torch.cat([apply(chunk.to(device)).cpu() for chunk in torch.split(x, CHUNK)])
 
 
-def _check_size(config: AlignerConfig, weights: Path) -> None:
-    """InputError where the config asks for more numbers than the file has bytes, before memory is asked for."""
-    least = 0
-    for adapter, dim in ((config.image_adapter, config.dim_image), (config.text_adapter, config.dim_text)):
-        if adapter.name not in FIXED:
-            least += dim * config.dim
-        if adapter.name in ("mlp", "prior"):
-            least += adapter.blocks * adapter.hidden * (config.dim if adapter.name == "mlp" else adapter.hidden)
-    held = weights.stat().st_size if weights.is_file() else least
-    if least > held:
-        raise InputError(f"checkpoint: {weights} has {held:,} bytes, its config.json asks for {least:,} numbers")
-
-
 def _landing(adapter: AdapterConfig, start: Affine) -> AdapterConfig:
     return adapter.model_copy(update={"onto": start.spread is not None})
-
-
-def _blank(dim_in: int, dim_out: int) -> Affine:
-    return Affine(torch.zeros(dim_in), torch.zeros(dim_in, dim_out), torch.zeros(dim_out))
-
-
-def _read_config(folder: Path) -> AlignerConfig:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise InputError(f"checkpoint: {folder} holds no config.json; give a folder that save() wrote")
-    try:
-        data = parse_json(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"checkpoint: {path} is not JSON ({error})") from None
-    version = data.get("format_version") if isinstance(data, dict) else None
-    if version != FORMAT_VERSION:
-        raise InputError(f"checkpoint: {path} has format {version}, this csaligner reads {FORMAT_VERSION}")
-    return build_config(AlignerConfig, open_seal(path, data, CHECKPOINT))

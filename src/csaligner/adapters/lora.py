@@ -14,7 +14,8 @@ from csaligner.files import write_folder
 from csaligner.integrity import check_checksums, write_checksums
 from csaligner.types import Inputs, Modality
 
-from .aligner import CHECKPOINT, Aligner
+from .aligner import Aligner
+from .folder import CHECKPOINT
 
 ATTENTION = (
     *("q_proj", "k_proj", "v_proj", "query", "key", "value", "q_lin", "k_lin", "v_lin", "c_attn"),

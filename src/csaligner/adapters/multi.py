@@ -4,29 +4,58 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from csaligner.checks import InputError, check_positive
-from csaligner.config import AdapterConfig
+from csaligner.checks import InputError, check_choice, check_positive
+from csaligner.config import FORMAT_VERSION, AdapterConfig, Strict
 from csaligner.registry import ADAPTERS, load
 
-from .start import Affine, affine, power
+from .folder import check_size, read_config, read_weights, write_model
+from .hub import HubMixin
+from .start import Affine, affine, blank, power
 
 
-class MultiAligner(nn.Module):
+class MultiAlignerConfig(Strict):
+    """What is needed to rebuild a MultiAligner before its weights are read. dims: of each modality's features;
+    encoders: modality -> fingerprint of the encoder whose features it was trained on, where that is known."""
+
+    format_version: int = FORMAT_VERSION
+    dims: Annotated[dict[str, Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    dim: Annotated[int, Field(ge=1)]
+    adapter: AdapterConfig
+    encoders: dict[str, str] = Field(default_factory=dict)
+
+
+class MultiAligner(nn.Module, HubMixin):
     """K adapters into one space of unit vectors: name -> (N_k, d_k) to name -> (N_k, d).
 
     logit_scale: 1/temperature of InfoNCE, learnt; 1/0.07 at the start as in CLIP. Rows go to losses.ModalitiesLoss.
+    encoders: modality -> fingerprint of the encoder of its features (EncoderInfo.fingerprint), kept in the config.
     """
 
     def __init__(
-        self, starts: Mapping[str, Affine], config: AdapterConfig | None = None, logit_scale: float = 1 / 0.07
+        self,
+        starts: Mapping[str, Affine],
+        config: AdapterConfig | None = None,
+        logit_scale: float = 1 / 0.07,
+        encoders: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         config = config or AdapterConfig()
+        for name in encoders or {}:
+            check_choice("encoders", name, starts)
+        self.config = MultiAlignerConfig(
+            dims={name: len(start.mean) for name, start in starts.items()},
+            dim=len(next(iter(starts.values())).offset),
+            adapter=config,
+            encoders=dict(encoders or {}),
+        )
         adapter = load("adapter", ADAPTERS, config.name)
         try:
             self.adapters = nn.ModuleDict({name: adapter(start, config) for name, start in starts.items()})
@@ -41,9 +70,24 @@ class MultiAligner(nn.Module):
         ids: Mapping[str, Tensor] | None = None,
         dim: int = 256,
         config: AdapterConfig | None = None,
+        encoders: Mapping[str, str] | None = None,
     ) -> MultiAligner:
-        """Untrained, at the start that fit_joint_start finds; the arguments are described there."""
-        return cls(fit_joint_start(features, ids, dim), config)
+        """Untrained, at the start that fit_joint_start finds; the first arguments are described there."""
+        return cls(fit_joint_start(features, ids, dim), config, encoders=encoders)
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and model.safetensors; the folder appears whole or not at all."""
+        write_model(folder, self.config, self)
+
+    @classmethod
+    def load(cls, folder: Path) -> MultiAligner:
+        """Read what `save` wrote. Raises InputError for a missing, damaged or foreign folder."""
+        config = read_config(MultiAlignerConfig, folder)
+        check_size(folder, [(config.adapter, dim) for dim in config.dims.values()], config.dim)
+        starts = {name: blank(dim, config.dim) for name, dim in config.dims.items()}
+        model = cls(starts, config.adapter, encoders=config.encoders)
+        read_weights(folder, model)
+        return model.eval()
 
     @property
     def logit_scale(self) -> Tensor:

@@ -93,6 +93,11 @@ def fit_starts(
     return affine(m.x, m.mean_x, maps[0]), affine(m.y, m.mean_y, maps[1])
 
 
+def blank(dim_in: int, dim_out: int) -> Affine:
+    """A start of zeros, to be filled from a file."""
+    return Affine(torch.zeros(dim_in), torch.zeros(dim_in, dim_out), torch.zeros(dim_out))
+
+
 def affine(points: Tensor, mean: Tensor, map_: Tensor) -> Affine:
     """Scaled so that mapped rows have length 1 in the mean: the scale the residual blocks expect."""
     length = ((points - mean) @ map_).norm(dim=1).mean().clamp_min(1e-12)

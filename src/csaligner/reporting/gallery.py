@@ -6,9 +6,9 @@ import base64
 import io
 from collections.abc import Mapping
 from html import escape
-from pathlib import Path
 
 from csaligner.checks import CSAlignerError
+from csaligner.types import ImageSource
 
 from .record import GalleryQuery, Hit, QueryKind, ReportData
 
@@ -83,9 +83,9 @@ class _Thumbnails:
     """Pictures at 96 px as data URIs, each made once. A picture that cannot be read becomes no picture."""
 
     def __init__(self) -> None:
-        self._made: dict[bytes | Path, str] = {}
+        self._made: dict[bytes | ImageSource, str] = {}
 
-    def tag(self, source: bytes | Path | None, alt: str) -> str:
+    def tag(self, source: bytes | ImageSource | None, alt: str) -> str:
         if source is None:
             return ""
         if source not in self._made:
@@ -94,16 +94,16 @@ class _Thumbnails:
         return f'<img src="{uri}" alt="{escape(alt)}" width="72" height="72" loading="lazy">' if uri else ""
 
 
-def _data_uri(source: bytes | Path) -> str:
+def _data_uri(source: bytes | ImageSource) -> str:
     from PIL import Image
 
     try:
-        if isinstance(source, Path):
+        if isinstance(source, bytes):
+            picture: Image.Image = Image.open(io.BytesIO(source))
+        else:
             from csaligner.data.images import load_image
 
             picture = load_image(source, size=2 * THUMBNAIL)
-        else:
-            picture = Image.open(io.BytesIO(source))
         picture = picture.convert("RGBA")
         ground = Image.new("RGBA", picture.size, "white")
         flat = Image.alpha_composite(ground, picture).convert("RGB")

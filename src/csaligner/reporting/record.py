@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from csaligner.checks import InputError, nearest
-from csaligner.types import Modality
+from csaligner.types import ImageSource, Modality
 
 Array = npt.NDArray[Any]
 QueryKind = Literal["text-to-image", "mixed"]
@@ -64,13 +63,13 @@ class CosineSample:
 
 @dataclass(frozen=True)
 class Hit:
-    """One result of a search. thumbnail: an encoded picture or a path to one; None for a text."""
+    """One result of a search. thumbnail: an encoded picture or where one lies; None for a text."""
 
     modality: Modality
     caption: str
     score: float
     correct: bool
-    thumbnail: bytes | Path | None = None
+    thumbnail: bytes | ImageSource | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class GalleryQuery:
     kind: QueryKind
     results: Mapping[str, Sequence[Hit]]
     query_text: str | None = None
-    query_image: bytes | Path | None = None
+    query_image: bytes | ImageSource | None = None
 
 
 @dataclass(frozen=True)
