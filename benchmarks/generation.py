@@ -31,6 +31,7 @@ METHODS: dict[str, dict[str, float]] = {
     "ECLIPSE": {"paired_l2": 1.0, "info_nce": 0.2},
     "CS alone": {"cauchy_schwarz": 1.0},
     "CS-Aligner": {"info_nce": 1.0, "cauchy_schwarz": 1.0},
+    "CS-Aligner, lambda 10": {"info_nce": 1.0, "cauchy_schwarz": 10.0},
     "ECLIPSE + 0.3 CS": {"paired_l2": 1.0, "info_nce": 0.2, "cauchy_schwarz": 0.3},
 }
 SIDE = 32
@@ -106,7 +107,7 @@ def write(args: argparse.Namespace, found: dict[str, list[dict[str, float]]], n:
         "picture_side": SIDE,
         "features": "bundled:efficientnet-lite0, pictures scaled up from 32 px; Frechet in 64 principal dimensions",
         "settings": {k: str(v) for k, v in vars(args).items() if k not in {"out", "work", "store", "decoder"}},
-        "decoder": args.decoder if "/" not in str(args.decoder) else "micro, in training",
+        "decoder": args.decoder if "/" not in str(args.decoder) else Path(args.decoder).name,
         "methods": methods,
     }
     machine.write(args.out, content)
