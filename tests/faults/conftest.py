@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -80,7 +81,8 @@ class Starter:
                 if kill.seconds is not None:
                     pid = pid or self._answer()[1]
                     time.sleep(kill.seconds)
-                    os.kill(pid, signal.SIGKILL)  # its parent has not waited for it before we read "end"
+                    with contextlib.suppress(ProcessLookupError):  # it came to its own end before
+                        os.kill(pid, signal.SIGKILL)
             else:
                 said = self._log.read_text(encoding="utf-8", errors="replace")
                 return Outcome(value, said, operations, time.perf_counter() - began)

@@ -113,7 +113,11 @@ class Index:
         given: dict[Modality, Encoder] = {e.info.modality: e for e in encoders}
         for encoder in given.values():
             _check_encoder(manifest, encoder)
-        items = Items.open(path)
+        try:
+            items = Items.open(path)
+        except InputError:
+            check_checksums(path, OWNER)  # which file it is
+            raise
         index = cls(path, manifest, items, model, given)
         index.check(up_to=SMALL)
         return index

@@ -1,0 +1,241 @@
+"""One bit flipped, half a file, no file: whoever reads next names the file, or makes it again; nothing is silently
+wrong."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from csaligner.adapters.aligner import Aligner, align
+from csaligner.checks import InputError
+from csaligner.data.datasets import open_dataset
+from csaligner.data.extract import ExtractSettings, embed
+from csaligner.data.store import Store
+from csaligner.runs import load_run, read_config, read_record
+from csaligner.training.checkpoint import read_checkpoint
+from tests.faults.conftest import Data, Starter
+from tests.faults.state import NEEDS, files
+from tests.faults.zygote import TinyImages, TinyTexts
+
+FLIPS = int(os.environ.get("CSALIGNER_FAULT_KILLS", "1"))  # a file; `make faults` asks for more
+
+
+@dataclass(frozen=True)
+class Kind:
+    """make: the command's folder; ask: what its next reader makes of a folder, comparable with ==."""
+
+    make: Callable[[Data, Starter, Path], Path]
+    ask: Callable[[Path], Any]
+
+
+def plain(value: Any) -> Any:
+    """Tensors as bytes, so that == compares every bit."""
+    if isinstance(value, Tensor):
+        return value.detach().numpy().tobytes()
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def ask_store(folder: Path) -> Any:
+    found = Store.open(folder)
+    f = found.features()
+    return plain([f.image, f.text, f.text_to_image, f.image_ids, f.captions, found.counts, str(found.manifest)])
+
+
+def ask_run(folder: Path) -> Any:
+    store = Store.open(Path(read_record(folder)["store"]))
+    model, features = load_run(folder, store, "test")
+    state, tensors = read_checkpoint(folder / "checkpoints" / "latest")
+    aligned = align(model, features)
+    weights = [tensors.weights, tensors.optimizer, tensors.memory, tensors.random]
+    return plain([aligned.image, aligned.text, state.history, state.objective, *weights, str(read_config(folder))])
+
+
+def ask_index(folder: Path) -> Any:
+    from csaligner.search.index import Index
+
+    found = Index.open(folder, (TinyImages(), TinyTexts()))
+    return [found.search(words, k=40) for words in ("picture number 3", "something else")], found.bias
+
+
+def ask_decoder(folder: Path) -> Any:
+    from csaligner.decoders.door import read_contract
+    from csaligner.decoders.micro_training import read_training
+
+    return plain([vars(read_contract(str(folder / "decoder"))), *read_training(folder / "checkpoint")])
+
+
+def made(command: str) -> Callable[[Data, Starter, Path], Path]:
+    def make(data: Data, start: Starter, out: Path) -> Path:
+        done = start(data.words(command, out), out)
+        assert done.code == 0, done.said
+        return out
+
+    return make
+
+
+KINDS = {
+    "embed": Kind(lambda data, start, out: data.store, ask_store),
+    "train": Kind(lambda data, start, out: data.run, ask_run),
+    "index": Kind(made("index"), ask_index),
+    "train-decoder": Kind(made("train-decoder"), ask_decoder),
+}
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def whole(
+    request: pytest.FixtureRequest, data: Data, start: Starter, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Kind, Path, Any]:
+    """A kind of folder, one of it, and what its reader makes of it."""
+    pytest.importorskip(NEEDS.get(request.param, "torch"), reason="an extra is not installed")
+    kind = KINDS[request.param]
+    folder = kind.make(data, start, tmp_path_factory.mktemp("whole") / request.param)
+    return kind, folder, kind.ask(folder)
+
+
+def harm_each(whole: tuple[Kind, Path, Any], tmp_path: Path, harm: Callable[[Path, int], None], times: int) -> int:
+    """Harm each file of a copy `times` times, ask after each, and put it back; how often the reader refused."""
+    kind, folder, wanted = whole
+    copy = tmp_path / folder.name
+    shutil.copytree(folder, copy, symlinks=True)
+    refused = 0
+    for name, content in files(copy).items():
+        path = copy / name
+        if path.is_symlink() or not content:
+            continue
+        for number in range(times):
+            harm(path, number)
+            found, refusal = answer(kind, copy)
+            if refusal:
+                refused += 1
+                assert "\n" not in refusal
+                assert named(path, copy, refusal), f"{name}: {refusal}"
+            else:
+                assert found == wanted, f"{name} was harmed, and nobody noticed"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+    return refused
+
+
+def answer(kind: Kind, folder: Path) -> tuple[Any, str]:
+    """What the reader finds, or why it refuses."""
+    try:
+        return kind.ask(folder), ""
+    except InputError as error:
+        return None, str(error)
+
+
+def named(path: Path, folder: Path, message: str) -> bool:
+    """Does the message name the file, or a folder that it lies in below the one that was given?"""
+    inner = [path, *(parent for parent in path.parents if parent != folder and parent.is_relative_to(folder))]
+    return any(str(p) in message or str(p.relative_to(folder)) in message for p in inner)
+
+
+def test_one_flipped_bit(whole: tuple[Kind, Path, Any], tmp_path: Path) -> None:
+    def flip(path: Path, number: int) -> None:
+        draw = random.Random(f"{path.name} {number}")
+        content = bytearray(path.read_bytes())
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        path.write_bytes(bytes(content))
+
+    assert harm_each(whole, tmp_path, flip, FLIPS) >= FLIPS * 3
+
+
+def test_half_a_file(whole: tuple[Kind, Path, Any], tmp_path: Path) -> None:
+    def cut(path: Path, number: int) -> None:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    assert harm_each(whole, tmp_path, cut, 1) >= 3
+
+
+def test_a_lost_file(whole: tuple[Kind, Path, Any], tmp_path: Path) -> None:
+    assert harm_each(whole, tmp_path, lambda path, number: path.unlink(), 1) >= 3
+
+
+def test_embed_makes_a_lost_shard_again(data: Data, tmp_path: Path) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(data.store, copy)
+    (copy / "text_emb" / "text_emb_2.npy").unlink()
+    with pytest.raises(InputError, match=r"text_emb_2\.npy .* embed again"):
+        Store.open(copy)
+    encoder = Counts()
+    embed(open_dataset(str(data.pictures)), encoder, TinyTexts(), copy, ExtractSettings(batch_size=3, workers=0))
+    assert encoder.seen == 5  # the pictures of one shard
+    assert files(copy) == files(data.store)
+
+
+class Counts(TinyImages):
+    seen = 0
+
+    def encode(self, prepared: Any) -> Tensor:
+        self.seen += len(prepared)
+        return super().encode(prepared)
+
+
+def test_embed_makes_a_shard_again_whose_record_is_damaged(data: Data, start: Starter, tmp_path: Path) -> None:
+    from tests.faults.conftest import Kill
+
+    out = tmp_path / "store"
+    start(data.words("embed", out), out, Kill(operation=40))
+    records = sorted((out / "unfinished").glob("*.json"))
+    assert len(records) >= 2, "it was killed too early for this test"
+    records[0].write_text(records[0].read_text(encoding="utf-8").replace('"images": 5', '"images": 4'))
+    again = start(data.words("embed", out), out)
+    assert again.code == 0, again.said
+    assert files(out) == files(data.store)
+
+
+@pytest.mark.parametrize("harm", ["cut", "removed"])
+def test_a_shard_that_goes_while_it_is_in_use(data: Data, tmp_path: Path, harm: str) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(data.features, copy)
+    store = Store.open(copy)
+    before = store.rows("image", [0, 1])
+    path = copy / "img_emb" / "img_emb_0.npy"
+    content = path.read_bytes()
+    if harm == "cut":
+        os.truncate(path, len(content) // 2)
+    else:
+        path.unlink()
+    with pytest.raises(InputError, match=r"img_emb_0\.npy was (cut short|taken away) after it was opened"):
+        store.rows("image", [299])
+    path.write_bytes(content)
+    assert store.rows("image", [0, 1]).equal(before)
+
+
+def test_training_starts_over_where_its_checkpoints_are_gone(data: Data, start: Starter, tmp_path: Path) -> None:
+    from tests.faults.state import records
+
+    out = tmp_path / "run"
+    shutil.copytree(data.run, out, symlinks=True)
+    shutil.rmtree(out / "checkpoints")
+    words = [str(data.store) if word == str(data.features) else word for word in data.words("train", out)]
+    again = start(words, out)
+    assert again.code == 0, again.said
+    assert records(out) == records(data.run)
+
+
+def test_a_saved_aligner_of_an_older_version_is_read(data: Data, tmp_path: Path) -> None:
+    """Files without a digest are read as they are."""
+    from safetensors.torch import load_file, save_file
+
+    from csaligner.files import write_json
+    from csaligner.parsing import parse_json
+
+    folder = tmp_path / "model"
+    shutil.copytree(data.run / "checkpoints" / "best", folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights, folder / "model.safetensors")
+    value = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+    del value["sha256"]
+    write_json(folder / "config.json", value)
+    assert plain(dict(Aligner.load(folder).state_dict())) == plain(weights)
