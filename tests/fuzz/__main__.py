@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=list(TARGETS))
+    parser.add_argument("--rounds", type=int, help="of ten inputs of each reader, instead of the time")
     parser.add_argument("--out", type=Path, help="a JSON with the counts")
     options = parser.parse_args()
     counts: dict[str, Counter[str]] = {name: Counter() for name in options.only}
@@ -33,9 +34,11 @@ def main() -> int:
             prepare(TARGETS[name], Path(scratch) / name.replace("/", "-"))
         end = time.monotonic() + options.seconds
         seed = options.seed
-        while time.monotonic() < end:
+        done = 0
+        while time.monotonic() < end if options.rounds is None else done < options.rounds:
+            done += 1
             for name in options.only:
-                many = HEAVY_ROUND if TARGETS[name].heavy else ROUND
+                many = 10 if options.rounds else HEAVY_ROUND if TARGETS[name].heavy else ROUND
                 seeds = list(range(seed, seed + many))
                 for outcome in fuzz(TARGETS[name], seeds, Path(scratch) / name.replace("/", "-")):
                     counts[name][outcome.kind] += 1
@@ -43,7 +46,7 @@ def main() -> int:
                         seen.add(_mark(outcome))
                         print(f"== {name}, seed {outcome.seed} ({outcome.mutation}): {outcome.kind}\n{outcome.text}")
                         sys.stdout.flush()
-                if time.monotonic() > end:
+                if options.rounds is None and time.monotonic() > end:
                     break
             seed += ROUND
     total = sum((counter for counter in counts.values()), Counter())

@@ -25,6 +25,7 @@ from .targets import Target
 
 MEMORY = 1 << 30  # bytes beyond what the process has before
 RESERVED = 4 << 30  # bytes of address space that allocators of libraries keep and do not use
+IMPORTS = 10.0  # seconds, of libraries, before the first input
 SECONDS = 10.0  # for one input
 
 
@@ -83,7 +84,7 @@ def _batch(target: Target, seeds: list[int], template: Path) -> Iterator[Outcome
     os.close(into)
     with os.fdopen(out, "rb") as pipe:
         for number, seed in enumerate(seeds):
-            ready = wait(pipe, child, SECONDS + 10 * (number == 0) * (1 + target.heavy))  # imports come first
+            ready = wait(pipe, child, SECONDS + IMPORTS * (number == 0) * (1 + target.heavy))
             line = pipe.readline() if ready else b""
             if not line:
                 if not ready:

@@ -6,6 +6,7 @@ import base64
 import binascii
 import hmac
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
@@ -45,6 +46,8 @@ class Guard:
             await _refuse(send, 421, b"this host is not served here")
         elif self._password is not None and not _knows(headers.get(b"authorization", b""), self._password):
             await _refuse(send, 401, b"password needed", (b"www-authenticate", b'Basic realm="csaligner"'))
+        elif scope["method"] not in ("GET", "HEAD") and not _of_our_page(headers):
+            await _refuse(send, 403, b"this was asked by another page")
         else:
             await self._app(scope, receive, _with_headers(send))
 
@@ -61,7 +64,15 @@ def is_loopback(host: str) -> bool:
 def _host(headers: Mapping[bytes, bytes]) -> str:
     """The host that is asked, without its port."""
     value = headers.get(b"host", b"").decode("latin-1")
-    return value[: value.index("]") + 1] if value.startswith("[") and "]" in value else value.partition(":")[0]
+    address = re.fullmatch(r"(\[[0-9a-fA-F:.]+\])(:\d*)?", value)
+    return address[1] if address else value.partition(":")[0]
+
+
+def _of_our_page(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether our own page asks, or no page at all: browsers say where a request comes from."""
+    origin = headers.get(b"origin")
+    own = origin is None or origin.partition(b"://")[2] == headers.get(b"host", b"")
+    return own and headers.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin")
 
 
 def _knows(header: bytes, password: str) -> bool:

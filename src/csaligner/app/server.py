@@ -3,6 +3,7 @@ other host for anything."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import threading
 import time
@@ -24,6 +25,8 @@ from .guard import LOOPBACK_NAMES, ASGIApp, Guard, is_loopback
 from .pictures import MAX_UPLOAD, SIZES, read_upload, thumbnail
 
 MOST_HITS, MOST_WORDS = 60, 2000
+AT_ONCE = 4  # pictures of visitors that are decoded; each may take 200 MB
+PATIENCE = 30.0  # seconds for a body to come
 BACKLOG = 256  # connections that wait to be taken
 STATIC: Mapping[str, str] = {
     "index.html": "text/html; charset=utf-8",
@@ -57,6 +60,7 @@ class _App:
     def __init__(self, index: Index, settings: ServeSettings) -> None:
         self.index, self.settings = index, settings
         self._warming = threading.Event()
+        self._decoding = threading.Semaphore(AT_ONCE)
         self.map = lru_cache(None)(lambda space: [list(asdict(p).values()) for p in collection_map(index, space)])
 
     def about(self, _: Any) -> dict[str, Any]:
@@ -76,7 +80,9 @@ class _App:
         return self._answer(request, words)
 
     def search_picture(self, request: Any, body: bytes) -> dict[str, Any]:
-        return self._answer(request, read_upload(body))
+        with self._decoding:
+            picture = read_upload(body)
+        return self._answer(request, picture)
 
     def like(self, request: Any) -> dict[str, Any]:
         """An item of the index as the query."""
@@ -169,7 +175,11 @@ def make_app(index: Index, settings: ServeSettings | None = None) -> ASGIApp:
         return route
 
     async def upload(request: Any) -> Any:
-        body = await _body(request)
+        try:
+            body = await asyncio.wait_for(_body(request), PATIENCE)
+        except (TimeoutError, asyncio.TimeoutError):  # two kinds before Python 3.11
+            words = f"the file did not come within {PATIENCE:.0f} seconds"
+            return JSONResponse({"error": words}, status_code=408, headers={"connection": "close"})
         if body is None:
             words = f"the file is larger than the limit of {MAX_UPLOAD // 1_000_000} MB"
             return JSONResponse({"error": words}, status_code=413, headers={"connection": "close"})

@@ -1,0 +1,99 @@
+"""A short fuzz of the light readers, always the same; `make fuzz` takes ten minutes and goes through all of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHORT = ("csv", "jsonl", "parquet table", "karpathy", "webdataset", "svg", "npy", "npz", "store", "config", "aligner")
+
+
+def test_readers_take_anything(tmp_path: Path) -> None:
+    """In a process of its own, which forks: none with threads may."""
+    out = tmp_path / "found.json"
+    command = [sys.executable, "-m", "tests.fuzz", "--rounds", "1", "--out", str(out), "--only", *SHORT]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    counts = json.loads(out.read_text(encoding="utf-8"))["counts"]
+    assert sum(sum(found.values()) for found in counts.values()) >= 20
+
+
+def test_what_must_not_be_is_found(tmp_path: Path) -> None:
+    """The harness itself: a crash, a hang, a death and too much memory are told apart."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz.broken"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.split() == ["crash", "died", "hang", "memory", "read", "refused"], done.stderr[-2000:]
+
+
+# found by `make fuzz`; each by its target, its seed where that still makes it, and what it raised
+def test_a_name_with_a_zero_byte_in_data_for_an_index(tmp_path: Path) -> None:
+    from csaligner.search.entries import find_entries
+
+    (tmp_path / "t.csv").write_bytes(b"image,caption\na\0.png,x\n,y\n")
+    assert [entry.text for entry in find_entries(str(tmp_path / "t.csv")).entries] == ["y"]
+
+
+def test_a_damaged_header_of_a_shard(tmp_path: Path) -> None:
+    from csaligner.checks import InputError
+    from csaligner.data.store import Store
+
+    from .valid import store
+
+    path = store(tmp_path) / "img_emb" / "img_emb_0.npy"
+    content = bytearray(path.read_bytes())
+    content[10:14] = b"\x00((("
+    path.write_bytes(bytes(content))
+    with pytest.raises(InputError, match="cannot be read"):
+        Store.open(path.parents[1])
+
+
+FLIPS = """
+import sys
+from pathlib import Path
+from csaligner.parsing import open_parquet
+path = Path(sys.argv[1])
+content = path.read_bytes()
+for place in range(len(content) - 8 - int.from_bytes(content[-8:-4], "little"), len(content)):
+    path.write_bytes(content[:place] + bytes([content[place] ^ 2]) + content[place + 1:])
+    try:
+        with open_parquet(path) as file:
+            file.read(use_threads=False)
+    except ValueError:
+        pass
+"""
+
+
+def test_no_damaged_footer_ends_the_process(tmp_path: Path) -> None:
+    """pyarrow aborts where it is asked for the columns of some."""
+    from .valid import img2dataset
+
+    path = img2dataset(tmp_path) / "00000.parquet"
+    subprocess.run([sys.executable, "-c", FLIPS, str(path)], cwd=ROOT, check=True, timeout=120)
+
+
+def test_a_tokenizer_that_does_not_parse(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    from csaligner.checks import InputError
+    from csaligner.encoders import open_encoder
+
+    from .valid import encoder
+
+    path = encoder("bert")(tmp_path)
+    (path / "tokenizer_config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match="no tokenizer that loads"):
+        open_encoder(str(path), "text")
+
+
+def test_a_size_that_is_no_number_in_a_list_of_checksums(tmp_path: Path) -> None:
+    from csaligner.checks import InputError
+    from csaligner.integrity import Owner, check_checksums
+
+    (tmp_path / "checksums.json").write_text('{"files": {"a": {"bytes": "1", "sha256": ""}}}', encoding="utf-8")
+    with pytest.raises(InputError, match="not as it was written"):
+        check_checksums(tmp_path, Owner("decoder", "copy it again"))
