@@ -180,6 +180,7 @@ class TextEncoder:
             {key: [piece.inputs[key] for piece in pieces] for key in pieces[0].inputs},
             padding="max_length" if self.how.pad_to_max else True,
             max_length=self.how.max_tokens if self.how.pad_to_max else None,
+            return_attention_mask=True,
             return_tensors="pt",
         )
         content = padded["attention_mask"].bool() & (padded["special_tokens_mask"] == 0)

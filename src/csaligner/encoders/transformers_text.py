@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +30,8 @@ PROJECTED = {
     "siglip2": "Siglip2TextModel",
     "siglip2_text_model": "Siglip2TextModel",
 }
-VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")
+FAST = ("tokenizer.json", "vocab.json", "vocab.txt")
+SENTENCEPIECE = ("spiece.model", "tokenizer.model")
 NO_LIMIT = 10**6  # tokenizers say 10^30 where they know no limit
 
 
@@ -200,16 +202,22 @@ def check_modules(path: Path) -> None:
 def _tokenizer(folder: ModelFolder) -> Any:
     from transformers import AutoTokenizer
 
-    if not any((folder.path / name).is_file() for name in VOCABULARIES):  # transformers would make up an empty one
+    found = [name for name in (*FAST, *SENTENCEPIECE) if (folder.path / name).is_file()]
+    if not found:  # transformers would make up an empty one
         raise InputError(f"encoder: {folder.base} holds no tokenizer; save it beside the model")
+    if found[0] in SENTENCEPIECE and find_spec("sentencepiece") is None:
+        raise InputError(
+            f"encoder: {folder.base} has its tokenizer as {found[0]} alone; put the tokenizer.json of the same model "
+            "beside it, or pip install sentencepiece"
+        )
     try:
-        found = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
+        made = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         if (folder.path / "tokenizer.json").is_file():
             return _as_fast(None, folder)
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"encoder: {folder.base} holds no tokenizer that loads ({reason})") from None
-    return _as_fast(found, folder)
+    return _as_fast(made, folder)
 
 
 def _as_fast(found: Any, folder: ModelFolder) -> Any:
@@ -276,7 +284,7 @@ def _info(folder: ModelFolder, options: TextOptions, how: Tokenization, pooling:
 
 def _dim(tower: Tower, tokenizer: Any, device: str) -> int:
     """Measured on one text: projections, poolings and layers behind them are told apart by nothing else."""
-    inputs = dict(tokenizer(["a a"], return_tensors="pt"))
+    inputs = dict(tokenizer(["a a"], return_tensors="pt", return_attention_mask=True))
     inputs["content_mask"] = inputs["attention_mask"].bool()
     with torch.inference_mode():
         return int(tower({key: value.to(device) for key, value in inputs.items()}).pooled.shape[1])
