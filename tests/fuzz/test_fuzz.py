@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from csaligner.adapters.aligner import Aligner
 
 ROOT = Path(__file__).parents[2]
 SHORT = ("csv", "jsonl", "parquet table", "karpathy", "webdataset", "svg", "npy", "npz", "store", "config", "aligner")
@@ -97,3 +100,29 @@ def test_a_size_that_is_no_number_in_a_list_of_checksums(tmp_path: Path) -> None
     (tmp_path / "checksums.json").write_text('{"files": {"a": {"bytes": "1", "sha256": ""}}}', encoding="utf-8")
     with pytest.raises(InputError, match="not as it was written"):
         check_checksums(tmp_path, Owner("decoder", "copy it again"))
+
+
+def test_a_broken_line_in_data_for_an_index(tmp_path: Path) -> None:
+    from csaligner.checks import InputError
+    from csaligner.search.entries import find_entries
+
+    (tmp_path / "t.jsonl").write_text('{"image": "a.png", "caption": "x"}\n{"image": [1, {}], "caption": \n')
+    with pytest.raises(InputError, match="line 2 is not JSON"):
+        find_entries(str(tmp_path / "t.jsonl"))
+
+
+def test_a_history_that_is_no_number(tmp_path: Path) -> None:
+    from csaligner.checks import InputError
+    from csaligner.training.checkpoint import Checkpoints, Tensors, TrainerState, read_checkpoint
+
+    from .valid import aligner
+
+    model = Aligner.load(aligner(tmp_path))
+    empty = Tensors({}, {}, {}, torch.zeros(1, 4, dtype=torch.uint8))
+    Checkpoints(tmp_path).save(model, TrainerState(step=1, history=[{"loss": 1.0}]), empty)
+    path = tmp_path / "checkpoints" / "step_1" / "trainer.json"
+    value = json.loads(path.read_text(encoding="utf-8"))
+    del value["sha256"]
+    path.write_text(json.dumps(value | {"history": [{"loss": "x"}]}), encoding="utf-8")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_checkpoint(path.parent)

@@ -117,11 +117,11 @@ def test_a_divergence_knows_no_order_no_sides_and_no_frame(name: str, pair: tupl
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(x), generator=generator)
     turn, _ = torch.linalg.qr(torch.randn(x.shape[1], x.shape[1], generator=generator, dtype=torch.float64))
-    tolerance = {"rtol": 1e-5, "atol": 1e-7}
-    torch.testing.assert_close(f(x[order], y), value, **tolerance)
-    torch.testing.assert_close(f(y, x), value, **tolerance)
-    torch.testing.assert_close(f(x @ turn, y @ turn), value, **tolerance)
-    torch.testing.assert_close(f(x + 0.7, y + 0.7), value, **tolerance)
+    same = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-7)
+    same(f(x[order], y), value)
+    same(f(y, x), value)
+    same(f(x @ turn, y @ turn), value)
+    same(f(x + 0.7, y + 0.7), value)
 
 
 @pytest.mark.parametrize("name", NAMES)

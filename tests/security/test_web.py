@@ -126,7 +126,7 @@ def test_a_body_that_does_not_come_is_given_up(index: Index, monkeypatch: pytest
         **{"headers": [(b"host", b"127.0.0.1")], "scheme": "http", "server": ("127.0.0.1", 80), "root_path": ""},
         **{"http_version": "1.1", "client": ("127.0.0.1", 9)},
     }
-    asyncio.run(asyncio.wait_for(make_app(index)(scope, receive, send), 20))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(make_app(index)(scope, receive, send), 20))
     assert sent[0]["status"] == 408
 
 

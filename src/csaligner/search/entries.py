@@ -11,6 +11,7 @@ from typing import Any
 
 from csaligner.checks import InputError
 from csaligner.data.datasets import open_dataset
+from csaligner.data.datasets.records import BadRecord, json_lines
 from csaligner.data.images import SUFFIXES
 from csaligner.parsing import open_parquet
 from csaligner.registry import DATASETS
@@ -221,21 +222,30 @@ def _table(path: Path, settings: EntrySettings) -> Found:
 def _rows(path: Path) -> tuple[list[str], list[Mapping[str, Any]]]:
     import pyarrow as pa
     import pyarrow.csv
-    import pyarrow.json
 
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
             with open_parquet(path) as file:
                 table = file.read(use_threads=False)
-        elif suffix == ".jsonl":
-            table = pa.json.read_json(path)
+        elif suffix == ".jsonl":  # not by pyarrow.json, which ends the process at some broken lines
+            return _json_rows(path)
         else:
             parse = pa.csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True)
             table = pa.csv.read_csv(path, parse_options=parse)
         return table.column_names, table.to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InputError(f"data: {path} does not read as {suffix} ({str(error).splitlines()[0]})") from None
+
+
+def _json_rows(path: Path) -> tuple[list[str], list[Mapping[str, Any]]]:
+    """Raises ValueError for a line that is no JSON object."""
+    rows: list[Mapping[str, Any]] = []
+    for where, row in json_lines(path):
+        if isinstance(row, BadRecord):
+            raise ValueError(f"{where} {row}")
+        rows.append(row)
+    return list(dict.fromkeys(key for row in rows for key in row)), rows
 
 
 def _clean(captions: Any) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from csaligner.checks import InputError
 from csaligner.files import point, write_folder
 from csaligner.integrity import Owner, load_tensors, open_seal, save_tensors, write_sealed
-from csaligner.parsing import parse_json
+from csaligner.parsing import checked, parse_json
 
 from .tracking import finite, read_values
 
@@ -111,8 +111,8 @@ def read_state(folder: Path) -> TrainerState:
     owner = _owner(folder)
     try:
         value = parse_json((folder / STATE).read_text(encoding="utf-8"))
-        state = TrainerState(**open_seal(folder / STATE, value, owner))
-        state.history = [read_values(row) for row in state.history]
+        value = open_seal(folder / STATE, value, owner)
+        state = checked(TrainerState, value | {"history": [read_values(row) for row in value["history"]]})
     except InputError:
         raise
     except (OSError, ValueError, TypeError, AttributeError) as error:

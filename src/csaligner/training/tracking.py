@@ -51,4 +51,4 @@ def finite(values: Mapping[str, float]) -> dict[str, float | None]:
 
 def read_values(values: Mapping[str, float | None]) -> dict[str, float]:
     """What `finite` made, null as NaN."""
-    return {name: math.nan if value is None else value for name, value in values.items()}
+    return {name: math.nan if value is None else float(value) for name, value in values.items()}

@@ -87,7 +87,15 @@ class HuggingFace:
 
     def items(self) -> Sequence[Item]:
         if self._items is None:  # a stream can be gone through once
-            self._items = [item for part, rows in self._parts.items() for item in self._of(part, rows)]
+            try:
+                self._items = [item for part, rows in self._parts.items() for item in self._of(part, rows)]
+            except InputError:
+                raise
+            except Exception as error:
+                if self._folder is None:  # of an iterable in memory: its owner should see where
+                    raise
+                reason = " ".join(str(error).split())
+                raise InputError(f"{self._folder}: its rows cannot be read ({reason})") from None
         return self._items
 
     def _of(self, part: str, rows: Any) -> list[Item]:
@@ -153,7 +161,7 @@ def load_saved(folder: Path) -> Any:
         raise InputError(f"dataset: {error}; pip install 'csaligner[hf]'") from None
     try:
         return load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # each of its files fails in its own way
         reason = " ".join(str(error).split())
         raise InputError(f"{folder}: does not read as a dataset that save_to_disk wrote ({reason})") from None
 
