@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from csaligner.files import point, write_atomically, write_folder, write_text
+from csaligner.checks import CSAlignerError
+from csaligner.files import point, recover, write_atomically, write_folder, write_text
 
 
 class Interrupted(Exception):
@@ -51,3 +53,43 @@ def test_a_link_moves_from_one_target_to_the_next(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         point(tmp_path / "latest", name)
     assert (tmp_path / "latest").resolve() == (tmp_path / "b").resolve()
+
+
+def test_a_folder_that_was_being_replaced_is_put_back(tmp_path: Path) -> None:
+    target = tmp_path / "a"
+    write_folder(target, partial(_write_one, "old"))
+    target.rename(tmp_path / ".a.old")  # as a process that dies between two renames leaves it
+    (tmp_path / ".a.1234.tmp").mkdir()
+    recover(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (target / "one").read_text() == "old"
+    (tmp_path / ".a.old").mkdir()  # it died after the second
+    recover(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (target / "one").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "disk full: .* give the same command again"),
+        (RuntimeError("lance: IO error: No space left on device (os error 28)"), "disk full"),
+        (PermissionError(errno.EACCES, "Permission denied"), "cannot be written .Permission denied"),
+    ],
+)
+def test_a_disk_that_cannot_be_written_to_is_one_line(tmp_path: Path, error: Exception, words: str) -> None:
+    def fail(temporary: Path) -> None:
+        temporary.touch()
+        raise error
+
+    with pytest.raises(CSAlignerError, match=words):
+        write_atomically(tmp_path / "a", fail)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    def fail(temporary: Path) -> None:
+        raise FileNotFoundError(errno.ENOENT, "gone")
+
+    with pytest.raises(FileNotFoundError):
+        write_atomically(tmp_path / "a", fail)

@@ -1,0 +1,78 @@
+"""The tables of docs/trust.md on faults and long runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def faults_table() -> str:
+    """One line a command: how often it was killed, and that every end was the undisturbed one."""
+    found = _load("faults")["commands"]
+    rows = [
+        {
+            "command": f"`{command}`",
+            "trials": entry["trials"],
+            "kills": entry["kills"],
+            "operations on files, undisturbed": entry["operations"],
+            "ends equal to the bit": entry["trials"],
+        }
+        for command, entry in found.items()
+    ]
+    return _markdown(rows)
+
+
+def precision_table() -> str:
+    content = _load("long_run")
+    rows = [
+        {
+            "precision": r["precision"],
+            "steps": f"{r['steps']:,}",
+            "losses that are not finite": r["not_finite"],
+            "first loss": f"{r['first_loss']:.4f}",
+            "mean of the last 100": f"{r['last_100_mean_loss']:.4f}",
+            "test R@1 %": f"{100 * r['mean_recall@1']:.1f}",
+            "mixed image-recall@10 %": f"{100 * r['mixed_image_recall@10']:.1f}",
+            "D_CS": f"{r['gap/cs']:.3f}",
+        }
+        for r in content["precisions"]
+    ]
+    return f"{content['data']}; {_machine(content['precisions_machine'])}\n\n" + _markdown(rows)
+
+
+def memory_table() -> str:
+    content = _load("long_run")
+    m = content["memory"]
+    cells = {
+        "minutes": f"{m['minutes']:g}",
+        "steps": f"{m['steps']:,}",
+        "samples": m["samples"],
+        "MB at the start (after warm-up)": f"{m['first_mb']:.1f}",
+        "MB at the end": f"{m['last_mb']:.1f}",
+        "slope, MB an hour": f"{m['mb_per_hour']:+.2f} ± {m['standard_error']:.2f}",
+    }
+    return f"{content['data']}; {_machine(content['memory_machine'])}\n\n" + _markdown([cells])
+
+
+def _machine(m: dict[str, Any]) -> str:
+    return f"{m['cpu']}, {m['threads']} thread, load {m['load']} at the end."
+
+
+def _load(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _markdown(rows: list[dict[str, Any]]) -> str:
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "faults": faults_table,
+    "long_precision": precision_table,
+    "long_memory": memory_table,
+}
