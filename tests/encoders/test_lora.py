@@ -23,7 +23,7 @@ from csaligner.encoders import open_encoder
 from csaligner.runs import evaluate_run, load_run, train
 from csaligner.types import Item
 
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 Tiny = Callable[[str], Path]
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (20, 40, 230)}
@@ -55,7 +55,8 @@ class Squares:
 def store(tiny_model: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder = tmp_path_factory.mktemp("squares")
     image = open_encoder(f"hf:{tiny_model('clip')}", "image")
-    text = open_encoder(f"hf:{tiny_model('llama')}?pooling=mean&bidirectional=true", "text")
+    both_ways = "&bidirectional=true" if int(transformers.__version__.split(".")[0]) >= 5 else ""
+    text = open_encoder(f"hf:{tiny_model('llama')}?pooling=mean{both_ways}", "text")
     return embed(Squares(folder), image, text, folder / "store", ExtractSettings(workers=0))
 
 

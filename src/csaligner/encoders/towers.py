@@ -90,20 +90,26 @@ class SentenceTower(nn.Module):
 def make_bidirectional(model: Any) -> None:
     """Let each token of a causal language model see those after it, too.
 
-    Raises CSAlignerError where the model's own code does not heed the setting: the first state must change when the
-    last token does.
+    Raises CSAlignerError where the model's own code does not heed the setting: the first state must change when a
+    later token does, with padding behind it too, since older versions of transformers heed it only without.
     """
     model.config.is_causal = False
     for module in model.modules():
         if hasattr(module, "is_causal"):
             module.is_causal = False
-    rows = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 5]], device=model.device)
-    with torch.inference_mode():
-        states = model(input_ids=rows, attention_mask=torch.ones_like(rows)).last_hidden_state
-    if torch.equal(states[0, 0], states[1, 0]):
+    rows = torch.tensor([[1, 2, 3, 4], [1, 2, 5, 4]], device=model.device)
+    if any(_first_state_stays(model, rows, torch.tensor(mask)) for mask in ((1, 1, 1, 1), (1, 1, 1, 0))):
         import transformers
 
         raise CSAlignerError(
             f"encoder: {type(model).__name__} of transformers {transformers.__version__} stays causal; "
             "leave bidirectional out, or upgrade transformers"
         )
+
+
+@torch.inference_mode()
+def _first_state_stays(model: Any, rows: Tensor, mask: Tensor) -> bool:
+    """Whether the first state of both rows is the same under that mask."""
+    mask = mask.to(rows.device).expand_as(rows).contiguous()
+    first = model(input_ids=rows, attention_mask=mask).last_hidden_state[:, 0]
+    return torch.equal(first[0], first[1])
