@@ -23,4 +23,6 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     name = page.file.src_uri
     if name in FROM_THE_ROOT:
         return (ROOT / FROM_THE_ROOT[name]).read_text(encoding="utf-8").replace("](docs/", "](")
+    for here, there in FROM_THE_ROOT.items():
+        markdown = markdown.replace(f"](../{there}", f"]({here}")
     return markdown.replace(f"](../{RESULTS}/", f"]({RESULTS}/")
