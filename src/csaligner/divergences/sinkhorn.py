@@ -13,6 +13,7 @@ from csaligner.ops.arguments import Samples, samples
 from csaligner.ops.kernels import Gaussian
 from csaligner.ops.reference import log_weights
 from csaligner.ops.rows import log_density
+from csaligner.ops.tiles import no_autocast
 
 # Costs are kept between iterations where they take no more than this; else each iteration computes them again.
 KEPT_BYTES = 64 * 2**20
@@ -74,7 +75,8 @@ class _Problem:
         if len(x) * len(y) * x.element_size() > KEPT_BYTES:
             return lambda g, epsilon: self.softmin(x, y, g, weights, epsilon)
         x, y = x - y.mean(dim=0), y - y.mean(dim=0)  # far from 0, squares would cancel
-        cost = (x * x).sum(1)[:, None] / 2 + (y * y).sum(1) / 2 - x @ y.T
+        with no_autocast(x):
+            cost = (x * x).sum(1)[:, None] / 2 + (y * y).sum(1) / 2 - x @ y.T
         logs = log_weights(y, weights)
         return lambda g, epsilon: -epsilon * torch.sub(g / epsilon + logs, cost, alpha=1 / epsilon).logsumexp(dim=1)
 
