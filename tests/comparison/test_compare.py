@@ -142,3 +142,23 @@ def test_several_processes_give_the_numbers_of_one() -> None:
 
 def test_free_and_trained_names_do_not_clash() -> None:
     assert not set(FREE) & set(TRAINED)
+
+
+def test_what_is_done_is_not_done_again_and_a_damaged_record_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from csaligner.comparison import compare as module
+
+    names, budget, ran = ["none", "cca"], replace(BUDGET, seeds=1), list[str]()
+    run = module._run
+    monkeypatch.setattr(module, "_run", lambda fold, name, budget: ran.append(name) or run(fold, name, budget))
+    first = compare([fold()], names[:1], budget, keep=tmp_path)
+    both = compare([fold()], names, budget, keep=tmp_path)
+    assert ran == ["none", "cca"]
+    assert both.measured[0] == first.measured[0]
+    compare([fold(test_seed=9)], names[:1], budget, keep=tmp_path)  # other data
+    assert ran == ["none", "cca", "none"]
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:-20])
+    assert compare([fold()], names[:1], budget, keep=tmp_path).measured[0].metrics == first.measured[0].metrics
+    assert ran == ["none", "cca", "none", "none"]
