@@ -236,8 +236,12 @@ def _plan(stamps: dict[str, Stamp], found: Found) -> _Plan:
         if entry.modality == "image" and not (entry.path and entry.path.is_file()):
             plan.skipped.append(f"{entry.id}: no such file: {entry.path}")
             continue
+        try:
+            _plan_entry(plan, entry, stamp)
+        except OSError as error:  # it went away since, or may not be read
+            plan.skipped.append(f"{entry.id}: {entry.path}: {error.strerror}")
+            continue
         present.add(entry.id)
-        _plan_entry(plan, entry, stamp)
     plan.gone += [i for i, stamp in stamps.items() if stamp.source == found.source and i not in present]
     return plan
 
@@ -272,6 +276,9 @@ def _embed(
         for (entry, digest), value in zip(part, ready, strict=True):
             if isinstance(value, ImageError):
                 plan.skipped.append(str(value))
+                if entry.id not in plan.new:  # what the index knows of it is no longer so
+                    index.items.delete([entry.id])
+                    plan.gone.append(entry.id)
                 continue
             prepared.append(value)
             path = str(entry.path or "")

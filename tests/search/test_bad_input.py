@@ -1,0 +1,112 @@
+"""Pictures that are no good, files that vanish, and two processes that write: each is told, and the rest is there."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csaligner.checks import CSAlignerError
+from csaligner.search import build as building
+from csaligner.search.build import BuildSettings, build_index
+from csaligner.search.index import LOCK, Index
+
+
+def bomb(side: int) -> bytes:
+    """A PNG that claims side x side pixels in the 60 bytes of a header."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def build(world: Any, out: Path) -> Any:
+    return build_index(str(world.folder), out, str(world.run), encoders=world.encoders, settings=BuildSettings())
+
+
+def test_a_bomb_an_empty_file_and_words_are_left_out_by_name(world: Any, tmp_path: Path) -> None:
+    world.picture("good.png", (255, 0, 0))
+    for name, content in (("bomb.png", bomb(50_000)), ("empty.png", b""), ("words.jpg", b"no picture")):
+        (world.folder / name).write_bytes(content)
+    index, report = build(world, tmp_path / "ix")
+    assert [hit.id for hit in index.search("255 0 0")] == ["good.png"]
+    reasons = sorted(report.skipped)
+    assert [name in reason for name, reason in zip(("bomb", "empty", "words"), reasons, strict=True)] == [True] * 3
+    assert "more pixels than the limit of 50,000,000" in reasons[0]
+    assert not any("\n" in reason for reason in reasons)
+
+
+def test_a_bomb_as_the_question_is_one_line(world: Any, tmp_path: Path) -> None:
+    world.picture("good.png", (255, 0, 0))
+    index, _ = build(world, tmp_path / "ix")
+    path = tmp_path / "bomb.png"
+    path.write_bytes(bomb(50_000))
+    with pytest.raises(CSAlignerError, match="more pixels than the limit") as caught:
+        index.search(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_vanishes_while_it_is_indexed(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        world.picture(name, (255, 0, 0))
+    digest = building._digest
+
+    def removing(entry: Any) -> str:
+        if entry.id == "b.png":
+            entry.path.unlink()
+        return digest(entry)
+
+    monkeypatch.setattr(building, "_digest", removing)
+    index, report = build(world, tmp_path / "ix")
+    assert len(index) == 2
+    (reason,) = report.skipped
+    assert "b.png" in reason
+    assert "No such file" in reason
+
+
+def test_a_picture_that_broke_leaves_the_index(world: Any, tmp_path: Path) -> None:
+    world.picture("a.png", (255, 0, 0))
+    path = world.picture("b.png", (0, 0, 255))
+    build(world, tmp_path / "ix")
+    path.write_bytes(b"broken")
+    index, report = build(world, tmp_path / "ix")
+    assert [hit.id for hit in index.search("0 0 255")] == ["a.png"]
+    assert (report.deleted, len(report.skipped)) == (1, 1)
+    world.picture("b.png", (0, 0, 255))
+    again, _ = build(world, tmp_path / "ix")
+    assert [hit.id for hit in again.search("0 0 255", k=1)] == ["b.png"]
+
+
+def test_a_writer_in_another_process_is_heard_of(world: Any, tmp_path: Path) -> None:
+    world.picture("a.png", (255, 0, 0))
+    build(world, tmp_path / "ix")
+    lock = tmp_path / "ix" / LOCK
+    holder = (
+        "import sys\nfrom filelock import FileLock\n"
+        f"with FileLock({str(lock)!r}):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"held\n"
+    with pytest.raises(CSAlignerError, match="is being written by another process; wait for it to end"):
+        build(world, tmp_path / "ix")
+    assert len(Index.open(tmp_path / "ix", world.encoders).search("255 0 0")) == 1  # readers go on
+    other.kill()
+    other.wait()
+    build(world, tmp_path / "ix")  # a killed writer leaves no lock
+
+
+def test_names_with_markup_and_control_characters_stay_data(world: Any, tmp_path: Path) -> None:
+    name = "<img src=x onerror=alert(1)>\x1b[31m.png"
+    world.picture(name, (255, 0, 0), "<script>alert(1)</script>")
+    index, _ = build(world, tmp_path / "ix")
+    hits = {hit.id: hit for hit in index.search("255 0 0", k=5)}
+    assert name in hits
+    assert "<script>alert(1)</script>" in {hit.text for hit in hits.values()}
