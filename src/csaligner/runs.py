@@ -247,7 +247,7 @@ def read_record(run: Path) -> dict[str, Any]:
         raise InputError(f"run: {run} holds no {RECORD}; give a folder that `csaligner train` wrote")
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
-        _ = value["store"]
+        _ = Path(value["store"]), dict(value.get("versions", {}))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"run: {path} does not read as a record ({error!r}); {OWNER.advice}") from None
     return open_seal(path, cast(dict[str, Any], value), OWNER)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,3 +127,18 @@ def test_a_history_that_is_no_number(tmp_path: Path) -> None:
     path.write_text(json.dumps(value | {"history": [{"loss": "x"}]}), encoding="utf-8")
     with pytest.raises(InputError, match="cannot be read"):
         read_checkpoint(path.parent)
+
+
+@pytest.mark.parametrize("broken", [[{}], {"curves": {}}, {"curves": {}, "shared": {}, "offset": {}}])
+def test_a_calibration_that_is_none(broken: Any) -> None:
+    from csaligner.search.calibration import Calibration
+
+    with pytest.raises(ValueError, match=r"wanted|missing|required|dictionary|instance"):
+        Calibration.from_json(broken)
+
+
+def test_versions_in_a_record_that_are_no_texts() -> None:
+    from csaligner.reporting.record import ReportData
+    from csaligner.reporting.report import render_report
+
+    assert "<td>3</td>" in render_report(ReportData("t", [], versions={"torch": 3}))  # type: ignore[dict-item]

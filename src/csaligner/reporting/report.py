@@ -279,7 +279,7 @@ def _settings(data: ReportData) -> str:
     facts: dict[str, str] = {"commit": data.commit} if data.commit else {}
     if data.seed is not None:
         facts["seed"] = str(data.seed)
-    facts.update(data.versions)
+    facts.update({name: str(version) for name, version in data.versions.items()})
     parts = []
     for title, rows in (("Versions", facts), ("Resolved settings", _flat(data.config))):
         if rows:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from csaligner.evaluation.mixed_search import K, modality_bias
+from csaligner.parsing import checked
 from csaligner.types import Modality
 
 MODALITIES: tuple[Modality, Modality] = ("image", "text")
@@ -74,7 +75,14 @@ class Calibration:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Calibration:
-        return cls(value["curves"], value["shared"], value["offset"])
+        """Raises ValueError for what to_json did not write."""
+        found = checked(cls, value)
+        whole = all(set(part) == set(MODALITIES) for part in (found.curves, found.shared, found.offset))
+        if not whole or any(set(curves) != set(MODALITIES) for curves in found.curves.values()):
+            raise ValueError("a modality is missing")
+        if len({len(curve) for q in MODALITIES for curve in (found.shared[q], *found.curves[q].values())} - {0}) != 1:
+            raise ValueError("its curves differ in length")
+        return found
 
 
 def bias_of(

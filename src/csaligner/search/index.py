@@ -19,7 +19,7 @@ from csaligner.data.images import load_image
 from csaligner.encoders import open_encoder
 from csaligner.files import sha256_of
 from csaligner.integrity import check_checksums, open_seal, read_checksums, write_sealed
-from csaligner.parsing import parse_json
+from csaligner.parsing import checked, parse_json
 from csaligner.types import Encoder, Modality
 
 from .calibration import MODALITIES, Calibration
@@ -307,8 +307,12 @@ def _read_measures(path: Path, version: list[int]) -> dict[str, Any] | None:
     """What was measured on this very version of the tables, if it was."""
     try:
         value = open_seal(path, parse_json(path.read_text(encoding="utf-8")), OWNER)
-        return value if value["version"] == version else None
-    except (OSError, ValueError, KeyError, TypeError):
+        if value["version"] != version:
+            return None
+        if value["calibration"] is not None:
+            Calibration.from_json(value["calibration"])
+        return value | {"bias": {space: checked(dict[str, float], found) for space, found in value["bias"].items()}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
