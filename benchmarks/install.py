@@ -16,6 +16,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -62,9 +63,9 @@ def main() -> None:
     for name in filter(None, options.extras.split(",")):
         with tempfile.TemporaryDirectory() as folder:
             python = fresh_environment(Path(folder))
-            seconds = install(python, f"{wheel}[{name}]")
+            taken = install(python, f"{wheel}[{name}]")
             run(python, USES[name])
-            content["extras"][name] = {"install_seconds": seconds, "packages": len(packages(python))}
+            content["extras"][name] = {"install": taken, "packages": len(packages(python))}
         write_json(options.out, content)
         print(name, content["extras"][name], flush=True)
 
@@ -79,10 +80,10 @@ def measure_base(wheel: Path) -> dict[str, Any]:
     """Without extras: the time of pip, and of `import csaligner` in a new process, beside that of torch alone."""
     with tempfile.TemporaryDirectory() as folder:
         python = fresh_environment(Path(folder))
-        seconds = install(python, str(wheel))
+        taken = install(python, str(wheel))
         run(python, BASE)
         empty, ours, torch = (import_times(python, code) for code in ("pass", "import csaligner", "import torch"))
-        return {"install_seconds": seconds, "packages": len(packages(python))} | {
+        return {"install": taken, "packages": len(packages(python))} | {
             "import_csaligner": ours,
             "import_torch": torch,
             "python_alone": empty,
@@ -102,15 +103,14 @@ def fresh_environment(folder: Path) -> Path:
     return folder / "venv" / "bin" / "python"
 
 
-def install(python: Path, what: str) -> float:
+def install(python: Path, what: str) -> dict[str, float]:
     """Seconds that pip took. A torch of its own in the environment is an error."""
-    start = time.perf_counter()
     constraints = ["--constraint", str(ROOT / "constraints.txt")]
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *constraints, what], check=True)
-    seconds = time.perf_counter() - start
+    command = [str(python), "-m", "pip", "install", "--quiet", *constraints, what]
+    taken = timed(lambda: subprocess.run(command, check=True))
     found = run(python, "import torch; print(torch.__file__)")
     assert "/lent/" in found, f"pip installed another torch: {found}"
-    return seconds
+    return taken
 
 
 def packages(python: Path) -> list[str]:
@@ -118,15 +118,18 @@ def packages(python: Path) -> list[str]:
 
 
 def import_times(python: Path, code: str) -> dict[str, float]:
-    """Median seconds of a new process, on the wall and of its own processor time; the first, cold one left out."""
-    walls, own = [], []
-    for _ in range(REPEATS + 1):
-        before, start = os.times(), time.perf_counter()
-        run(python, code)
-        after = os.times()
-        walls.append(time.perf_counter() - start)
-        own.append(after.children_user + after.children_system - before.children_user - before.children_system)
-    return {"seconds": median(walls[1:]), "cpu_seconds": median(own[1:])}
+    """Medians of new processes; the first, cold one left out."""
+    times = [timed(lambda: run(python, code)) for _ in range(REPEATS + 1)][1:]
+    return {key: median(t[key] for t in times) for key in times[0]}
+
+
+def timed(work: Callable[[], object]) -> dict[str, float]:
+    """Seconds on the wall, and of the processor in the processes that `work` starts and waits for."""
+    before, start = os.times(), time.perf_counter()
+    work()
+    after, end = os.times(), time.perf_counter()
+    own = after.children_user + after.children_system - before.children_user - before.children_system
+    return {"seconds": end - start, "cpu_seconds": own}
 
 
 def run(python: Path, code: str) -> str:
