@@ -58,7 +58,7 @@ def scale_table() -> str:
         "memory MB (before vectors)",
         "disk MB",
     ]
-    return about + _markdown(head, rows) + _clients()
+    return about + _markdown(head, rows) + _clients() + _started()
 
 
 def _clients() -> str:
@@ -69,6 +69,17 @@ def _clients() -> str:
         f"\n\n{r['clients']} clients at once over {r['rows']:,} items for {r['seconds']:.0f} s on loopback: "
         f"{r['answers']:,} answers, {r['errors']} errors, {r['answers_a_second']:.0f} a second, "
         f"p95 {r['p95_ms']:.0f} ms (load {r['machine']['load']:.1f})."
+    )
+
+
+def _started() -> str:
+    r = _load().get("start")
+    if r is None:
+        return ""
+    return (
+        f"\n\n`csaligner serve` over {r['rows']:,} items: the page answers {r['page_s']:.1f} s after the start and the "
+        f"first search {r['search_s']:.1f} s, with {r['page_cpu_s']:.1f} s and {r['search_cpu_s']:.1f} s of processor "
+        f"time (median of {r['times']}, load {r['machine']['load']:.1f})."
     )
 
 
