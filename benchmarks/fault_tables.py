@@ -28,6 +28,8 @@ def faults_table() -> str:
 
 def precision_table() -> str:
     content = _load("long_run")
+    if "precisions" not in content:
+        return "Not measured yet: `python benchmarks/long_run.py`."
     rows = [
         {
             "precision": r["precision"],

@@ -15,6 +15,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from comparison_tables import TABLES as COMPARISON_TABLES
+from fault_tables import TABLES as FAULT_TABLES
 from input_tables import TABLES as INPUT_TABLES
 from search_tables import TABLES as SEARCH_TABLES
 from training_tables import TABLES as TRAINING_TABLES
@@ -165,6 +166,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "three_modalities": modalities_table,
     "exchange": exchange_table,
     **COMPARISON_TABLES,
+    **FAULT_TABLES,
     **INPUT_TABLES,
     **SEARCH_TABLES,
     **TRAINING_TABLES,
