@@ -11,6 +11,7 @@ from typing import Any
 
 from csaligner.comparison.compare import Measured, averages
 from csaligner.comparison.run import summary_of
+from csaligner.comparison.sweep import Point, best
 from csaligner.reporting.comparison import pareto_front
 
 RESULTS = Path(__file__).parent / "results"
@@ -52,15 +53,34 @@ def compare_rows(content: Mapping[str, Any]) -> Table:
     return ["method", *(heading for _, heading, *_ in columns), "chosen on validation"], rows
 
 
-def sweep_rows(content: Mapping[str, Any]) -> Table:
-    """Every point of the grids and what chose itself."""
-    keys = COLUMNS[:4]
-    rows = []
-    for point in content["points"]:
-        settings = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in point["settings"].items())
-        values = [spread(point["metrics"][key], factor, digits) for key, _, factor, digits in keys]
-        rows.append([point["dataset"], point["grid"], settings, *values])
-    return ["data", "grid", "setting", *(heading for _, heading, *_ in keys)], rows
+def sweep_text(name: str) -> str:
+    """A table for each grid of two settings, then what chose itself beside the best point of all grids."""
+    content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    points = [Point(**p) for p in content["points"]]
+    blocks = []
+    for grid in dict.fromkeys(p.grid for p in points if p.grid != "auto"):
+        mine = [p for p in points if p.grid == grid]
+        row, column = mine[0].settings
+        columns = list(dict.fromkeys(p.settings[column] for p in mine))
+        rows = [
+            [value, *(_cell(p) for p in mine if p.settings[row] == value)]
+            for value in dict.fromkeys(p.settings[row] for p in mine)
+        ]
+        head = f"{_short(row)} \\ {_short(column)}"
+        blocks.append(_markdown([head, *columns], rows))
+    chosen = [("best of the grids", best([p for p in points if p.grid != "auto"]))]
+    chosen += [("set by itself", p) for p in points if p.grid == "auto"]
+    rows = [[how, ", ".join(f"{_short(k)} {v}" for k, v in p.settings.items()), _cell(p)] for how, p in chosen]
+    blocks.append(_markdown(["", "setting", "R@1 / mixed / gap"], rows))
+    return _note(content) + "Cells: R@1 % / mixed image-recall@10 % / gap.\n\n" + "\n\n".join(blocks)
+
+
+def _short(name: str) -> str:
+    return {"cauchy_schwarz": "lambda", "bandwidth": "sigma"}.get(name.rpartition(".")[2], name.rpartition(".")[2])
+
+
+def _cell(point: Point) -> str:
+    return " / ".join(f"{factor * point.mean(key):.{digits}f}" for key, _, factor, digits in COLUMNS[:3])
 
 
 def unpaired_rows(content: Mapping[str, Any]) -> Table:
@@ -107,9 +127,11 @@ def _range(values: list[float]) -> str:
 def _text(name: str, rows_of: Callable[[Mapping[str, Any]], Table]) -> str:
     content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     head, rows = rows_of(content)
-    lines = [head, ["---"] * len(head), *rows]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return _note(content) + table
+    return _note(content) + _markdown(head, rows)
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
 
 
 def _note(content: Mapping[str, Any]) -> str:
@@ -130,7 +152,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compare_clip": partial(_text, "compare_clip", compare_rows),
     "compare_openmoji": partial(_text, "compare_openmoji", compare_rows),
     "compare_all": partial(_text, "compare_all", compare_rows),
-    "sweep_clip": partial(_text, "sweep_clip", sweep_rows),
+    "sweep_clip": partial(sweep_text, "sweep_clip"),
     "generation": partial(_text, "generation", generation_rows),
     "unpaired": partial(_text, "unpaired", unpaired_rows),
     "scaling": partial(_text, "scaling", scaling_rows),
