@@ -88,10 +88,10 @@ def _child(work: Any, *, limited: bool) -> dict[str, Any] | None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--heavy", action="store_true", help="also what needs transformers or diffusers")
+    parser.add_argument("--heavy", action="store_true", help="also what needs transformers")
     options = parser.parse_args()
     cases = [case for case in CASES if options.heavy or not case.heavy]
-    for name in ("pyarrow.parquet", "csaligner.data.store", *(("transformers", "diffusers") if options.heavy else ())):
+    for name in ("pyarrow.parquet", "csaligner.data.store", *(("transformers",) if options.heavy else ())):
         __import__(name)
     found = []
     for case in cases:

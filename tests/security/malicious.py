@@ -189,14 +189,19 @@ def _proof(folder: Path) -> str:
     return f"open({str(folder / HARMED)!r}, 'w').write('x')\n"
 
 
+def _part(folder: Path, config: dict[str, Any], weights: str = "model.safetensors") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / weights).write_bytes(struct.pack("<Q", 2) + b"{}")
+    return folder
+
+
 def _pickled_model(folder: Path) -> Path:
-    path = valid.encoder("bert")(folder)
-    (path / "model.safetensors").rename(path / "pytorch_model.bin")
-    return path
+    return _part(folder / "bert", {"model_type": "bert"}, "pytorch_model.bin")
 
 
 def _foreign_module(folder: Path) -> Path:
-    path = valid.encoder("bert")(folder)
+    path = _part(folder / "bert", {"model_type": "bert"})
     modules = [{"idx": 0, "name": "0", "path": "", "type": "evil.Module"}]
     (path / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
     (path / "evil.py").write_text(_proof(folder), encoding="utf-8")
@@ -205,10 +210,9 @@ def _foreign_module(folder: Path) -> Path:
 
 def _decoder_with(entry: list[str], code: bool = False) -> valid.Make:
     def made(folder: Path) -> Path:
-        path = valid.decoder(folder)
-        (path / "checksums.json").unlink(missing_ok=True)
-        index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
-        index["unet"] = entry
+        path = folder / "decoder"
+        _part(path / "unet", {"addition_embed_type": "image", "encoder_hid_dim": 4})
+        index = {"_class_name": "KandinskyV22Pipeline", "unet": entry}
         (path / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
         if code:
             (path / "unet" / f"{entry[0]}.py").write_text(_proof(folder), encoding="utf-8")
@@ -444,7 +448,6 @@ CASES: tuple[Case, ...] = (
         _lora_folder,
         _pickled_lora,
         "pickled",
-        heavy=True,
     ),
     Case(
         "text model",
@@ -454,14 +457,19 @@ CASES: tuple[Case, ...] = (
         "does not load|holds no",
         heavy=True,
     ),
-    Case("text model", "pickled weights (pytorch_model.bin)", _pickled_model, ENCODER, "safetensors", heavy=True),
+    Case(
+        "text model",
+        "pickled weights (pytorch_model.bin)",
+        _pickled_model,
+        ENCODER,
+        "safetensors",
+    ),
     Case(
         "text model",
         "a module of sentence-transformers that is not its own",
         _foreign_module,
         ENCODER,
         "is not run",
-        heavy=True,
     ),
     Case(
         "decoder",
@@ -469,7 +477,6 @@ CASES: tuple[Case, ...] = (
         _decoder_with(["os", "system"]),
         DECODER,
         "wanted a class of",
-        heavy=True,
     ),
     Case(
         "decoder",
@@ -477,6 +484,5 @@ CASES: tuple[Case, ...] = (
         _decoder_with(["evil", "Evil"], code=True),
         DECODER,
         "is not run",
-        heavy=True,
     ),
 )

@@ -18,7 +18,7 @@ from csaligner.data.images import load_image
 from .malicious import CASES, hidden_svg, secret_svg
 
 ROOT = Path(__file__).parents[2]
-HEAVY = all(importlib.util.find_spec(name) for name in ("transformers", "diffusers", "sentence_transformers", "peft"))
+HEAVY = importlib.util.find_spec("transformers") is not None
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}: {case.tries}")
 def test_it_is_refused_or_harmless(found: dict[str, dict[str, Any]], case: Any) -> None:
     if case.heavy and not HEAVY:
-        pytest.skip("transformers, diffusers, sentence-transformers or peft is not installed")
+        pytest.skip("transformers is not installed")
     result = found[case.tries]
     if case.answer is None:
         assert result["outcome"] == "read", result["text"]

@@ -159,11 +159,11 @@ def _sentence(folder: ModelFolder, options: TextOptions) -> tuple[Tower, Any, in
 
 def open_sentence_transformer(path: Any, dtype: str = "float32") -> Any:
     """The SentenceTransformer in a folder, on the CPU, without the normalisation at its end."""
+    check_modules(Path(path))
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise InputError(f"encoder: {error}; pip install 'csaligner[bundled]'") from None
-    check_modules(Path(path))
     try:
         model = SentenceTransformer(
             str(path),
