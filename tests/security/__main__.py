@@ -15,7 +15,8 @@ from typing import Any
 
 from tests.fuzz.sandbox import MEMORY, RESERVED, outcome_of, peak, size_of_process, wait
 
-from .malicious import CASES, HARMED, Case
+from .makers import HARMED
+from .malicious import CASES, Case
 
 SECONDS = 10.0
 

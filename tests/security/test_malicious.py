@@ -15,7 +15,8 @@ from PIL import Image
 
 from csaligner.data.images import load_image
 
-from .malicious import CASES, hidden_svg, secret_svg
+from .makers import hidden_svg, secret_svg
+from .malicious import CASES
 
 ROOT = Path(__file__).parents[2]
 HEAVY = importlib.util.find_spec("transformers") is not None
