@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,7 +152,12 @@ def test_what_is_done_is_not_done_again_and_a_damaged_record_is_none(
 
     names, budget, ran = ["none", "cca"], replace(BUDGET, seeds=1), list[str]()
     run = module._run
-    monkeypatch.setattr(module, "_run", lambda fold, name, budget: ran.append(name) or run(fold, name, budget))
+
+    def noted(fold: Fold, name: str, budget: Budget) -> Any:
+        ran.append(name)
+        return run(fold, name, budget)
+
+    monkeypatch.setattr(module, "_run", noted)
     first = compare([fold()], names[:1], budget, keep=tmp_path)
     both = compare([fold()], names, budget, keep=tmp_path)
     assert ran == ["none", "cca"]

@@ -21,6 +21,7 @@ from PIL import Image
 
 from csaligner.data.store import write_store
 from csaligner.types import EncoderInfo, PairedFeatures
+from tests.faults.state import NEEDS
 
 ZYGOTE = Path(__file__).parent / "zygote.py"
 PICTURES = 24
@@ -149,3 +150,26 @@ def data(start: Starter, tmp_path_factory: pytest.TempPathFactory) -> Data:
         done = start([str(made.store) if word == str(made.features) else word for word in words], folder)
         assert done.code == 0, done.said
     return made
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """What each command leaves when nothing happens; made once."""
+
+    start: Starter
+    data: Data
+    root: Path
+    outcomes: dict[str, Outcome]
+
+    def __call__(self, command: str) -> tuple[Path, Outcome]:
+        pytest.importorskip(NEEDS.get(command, "torch"), reason="an extra is not installed")
+        out = self.root / command
+        if command not in self.outcomes:
+            self.outcomes[command] = self.start(self.data.words(command, out), out)
+        assert self.outcomes[command].code == 0, self.outcomes[command].said
+        return out, self.outcomes[command]
+
+
+@pytest.fixture(scope="session")
+def undisturbed(start: Starter, data: Data, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    return Undisturbed(start, data, tmp_path_factory.mktemp("undisturbed"), {})

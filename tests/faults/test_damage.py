@@ -21,19 +21,20 @@ from csaligner.data.extract import ExtractSettings, embed
 from csaligner.data.store import Store
 from csaligner.runs import load_run, read_config, read_record
 from csaligner.training.checkpoint import read_checkpoint
-from tests.faults.conftest import Data, Starter
-from tests.faults.state import NEEDS, files
+from tests.faults.conftest import Data, Starter, Undisturbed
+from tests.faults.state import files
 from tests.faults.zygote import TinyImages, TinyTexts
 
 FLIPS = int(os.environ.get("CSALIGNER_FAULT_KILLS", "1"))  # a file; `make faults` asks for more
 
 
 @dataclass(frozen=True)
-class Kind:
-    """make: the command's folder; ask: what its next reader makes of a folder, comparable with ==."""
+class Whole:
+    """ask: what the next reader makes of such a folder, comparable with ==; wanted: what it makes of this one."""
 
-    make: Callable[[Data, Starter, Path], Path]
+    folder: Path
     ask: Callable[[Path], Any]
+    wanted: Any
 
 
 def plain(value: Any) -> Any:
@@ -74,39 +75,20 @@ def ask_decoder(folder: Path) -> Any:
     return plain([vars(read_contract(str(folder / "decoder"))), *read_training(folder / "checkpoint")])
 
 
-def made(command: str) -> Callable[[Data, Starter, Path], Path]:
-    def make(data: Data, start: Starter, out: Path) -> Path:
-        done = start(data.words(command, out), out)
-        assert done.code == 0, done.said
-        return out
-
-    return make
+READERS = {"embed": ask_store, "train": ask_run, "index": ask_index, "train-decoder": ask_decoder}
 
 
-KINDS = {
-    "embed": Kind(lambda data, start, out: data.store, ask_store),
-    "train": Kind(lambda data, start, out: data.run, ask_run),
-    "index": Kind(made("index"), ask_index),
-    "train-decoder": Kind(made("train-decoder"), ask_decoder),
-}
+@pytest.fixture(scope="module", params=list(READERS))
+def whole(request: pytest.FixtureRequest, data: Data, undisturbed: Undisturbed) -> Whole:
+    ask = READERS[request.param]
+    folder = data.run if request.param == "train" else undisturbed(request.param)[0]
+    return Whole(folder, ask, ask(folder))
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
-def whole(
-    request: pytest.FixtureRequest, data: Data, start: Starter, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Kind, Path, Any]:
-    """A kind of folder, one of it, and what its reader makes of it."""
-    pytest.importorskip(NEEDS.get(request.param, "torch"), reason="an extra is not installed")
-    kind = KINDS[request.param]
-    folder = kind.make(data, start, tmp_path_factory.mktemp("whole") / request.param)
-    return kind, folder, kind.ask(folder)
-
-
-def harm_each(whole: tuple[Kind, Path, Any], tmp_path: Path, harm: Callable[[Path, int], None], times: int) -> int:
+def harm_each(whole: Whole, tmp_path: Path, harm: Callable[[Path, int], None], times: int) -> int:
     """Harm each file of a copy `times` times, ask after each, and put it back; how often the reader refused."""
-    kind, folder, wanted = whole
-    copy = tmp_path / folder.name
-    shutil.copytree(folder, copy, symlinks=True)
+    copy = tmp_path / whole.folder.name
+    shutil.copytree(whole.folder, copy, symlinks=True)
     refused = 0
     for name, content in files(copy).items():
         path = copy / name
@@ -114,22 +96,22 @@ def harm_each(whole: tuple[Kind, Path, Any], tmp_path: Path, harm: Callable[[Pat
             continue
         for number in range(times):
             harm(path, number)
-            found, refusal = answer(kind, copy)
+            found, refusal = answer(whole, copy)
             if refusal:
                 refused += 1
                 assert "\n" not in refusal
                 assert named(path, copy, refusal), f"{name}: {refusal}"
             else:
-                assert found == wanted, f"{name} was harmed, and nobody noticed"
+                assert found == whole.wanted, f"{name} was harmed, and nobody noticed"
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
     return refused
 
 
-def answer(kind: Kind, folder: Path) -> tuple[Any, str]:
+def answer(whole: Whole, folder: Path) -> tuple[Any, str]:
     """What the reader finds, or why it refuses."""
     try:
-        return kind.ask(folder), ""
+        return whole.ask(folder), ""
     except InputError as error:
         return None, str(error)
 
@@ -140,7 +122,7 @@ def named(path: Path, folder: Path, message: str) -> bool:
     return any(str(p) in message or str(p.relative_to(folder)) in message for p in inner)
 
 
-def test_one_flipped_bit(whole: tuple[Kind, Path, Any], tmp_path: Path) -> None:
+def test_one_flipped_bit(whole: Whole, tmp_path: Path) -> None:
     def flip(path: Path, number: int) -> None:
         draw = random.Random(f"{path.name} {number}")
         content = bytearray(path.read_bytes())
@@ -150,14 +132,14 @@ def test_one_flipped_bit(whole: tuple[Kind, Path, Any], tmp_path: Path) -> None:
     assert harm_each(whole, tmp_path, flip, FLIPS) >= FLIPS * 3
 
 
-def test_half_a_file(whole: tuple[Kind, Path, Any], tmp_path: Path) -> None:
+def test_half_a_file(whole: Whole, tmp_path: Path) -> None:
     def cut(path: Path, number: int) -> None:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
     assert harm_each(whole, tmp_path, cut, 1) >= 3
 
 
-def test_a_lost_file(whole: tuple[Kind, Path, Any], tmp_path: Path) -> None:
+def test_a_lost_file(whole: Whole, tmp_path: Path) -> None:
     assert harm_each(whole, tmp_path, lambda path, number: path.unlink(), 1) >= 3
 
 

@@ -13,26 +13,25 @@ import pytest
 
 from csaligner.files import write_json
 from csaligner.runs import provenance
-from tests.faults.conftest import Data, Kill, Starter
-from tests.faults.state import NEEDS, STATE
+from tests.faults.conftest import Data, Kill, Starter, Undisturbed
+from tests.faults.state import STATE
 
 KILLS = int(os.environ.get("CSALIGNER_FAULT_KILLS", "2"))  # `make faults` asks for more
 RECORD = os.environ.get("CSALIGNER_FAULT_RECORD")  # a JSON file for what was found
 
 
 @pytest.mark.parametrize("command", list(STATE))
-def test_killed_and_given_again(command: str, start: Starter, data: Data, tmp_path: Path) -> None:
-    pytest.importorskip(NEEDS.get(command, "torch"), reason="an extra is not installed")
-    whole = tmp_path / "whole"
-    undisturbed = start(data.words(command, whole), whole)
-    assert undisturbed.code == 0, undisturbed.said
+def test_killed_and_given_again(
+    command: str, start: Starter, data: Data, undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    whole, usual = undisturbed(command)
     wanted, deaths = STATE[command](whole), 0
     for number in range(KILLS):
         draw = random.Random(f"{command} {number}")
         out = tmp_path / f"killed-{number}"
         killed = 0
-        for _ in range(1 + number % 3):  # some are killed again while they recover
-            kill = drawn(draw, number, undisturbed.operations, undisturbed.seconds)
+        for _ in range(1 + number // 2 % 3):  # some are killed again while they recover
+            kill = drawn(draw, number, usual.operations, usual.seconds)
             killed += start(data.words(command, out), out, kill).code == -9
         again = start(data.words(command, out), out)
         assert again.code == 0, (number, again.said)
@@ -41,7 +40,7 @@ def test_killed_and_given_again(command: str, start: Starter, data: Data, tmp_pa
         assert_same(STATE[command](out), wanted, f"kill {number}")
         shutil.rmtree(out)
     if RECORD:
-        record(Path(RECORD), command, {"trials": KILLS, "kills": deaths, "operations": undisturbed.operations})
+        record(Path(RECORD), command, {"trials": KILLS, "kills": deaths, "operations": usual.operations})
 
 
 def record(path: Path, command: str, found: dict[str, int]) -> None:
