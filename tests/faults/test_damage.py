@@ -221,3 +221,18 @@ def test_a_saved_aligner_of_an_older_version_is_read(data: Data, tmp_path: Path)
     del value["sha256"]
     write_json(folder / "config.json", value)
     assert plain(dict(Aligner.load(folder).state_dict())) == plain(weights)
+
+
+@pytest.mark.parametrize("command", ["embed", "index"])
+def test_check_data_reads_every_file(command: str, start: Starter, undisturbed: Undisturbed, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(undisturbed(command)[0], copy)
+    whole = start(["check-data", str(copy)], copy)
+    assert (whole.code, "every file is as it was written" in whole.said) == (0, True), whole.said
+    path = max((p for p in copy.rglob("*") if p.suffix in {".npy", ".lance"} and p.is_file()), key=lambda p: p.name)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+    harmed = start(["check-data", str(copy)], copy)
+    assert harmed.code == 1
+    assert path.name in harmed.said
