@@ -16,6 +16,7 @@ from .checks import CSAlignerError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+REPLACED = ".replaced"
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -106,10 +107,10 @@ def recover_folder(path: Path) -> None:
 
 def recover(folder: Path) -> None:
     """Tidy up what killed writers left directly in `folder`, which no other process may be writing to."""
-    for path in folder.glob(".*.tmp"):
+    for path in folder.glob(f".*.{'[0-9a-f]' * 8}.tmp"):
         _remove(path)
-    for path in folder.glob(".*.old"):
-        recover_folder(folder / path.name.removeprefix(".").removesuffix(".old"))
+    for path in folder.glob(f".*{REPLACED}"):
+        recover_folder(folder / path.name.removeprefix(".").removesuffix(REPLACED))
 
 
 def point(link: Path, target: str) -> None:
@@ -133,7 +134,7 @@ def _temporary(path: Path) -> Path:
 
 
 def _old(path: Path) -> Path:
-    return path.with_name(f".{path.name}.old")
+    return path.with_name(f".{path.name}{REPLACED}")
 
 
 def _remove(path: Path) -> None:

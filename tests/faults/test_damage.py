@@ -223,16 +223,36 @@ def test_a_saved_aligner_of_an_older_version_is_read(data: Data, tmp_path: Path)
     assert plain(dict(Aligner.load(folder).state_dict())) == plain(weights)
 
 
-@pytest.mark.parametrize("command", ["embed", "index"])
-def test_check_data_reads_every_file(command: str, start: Starter, undisturbed: Undisturbed, tmp_path: Path) -> None:
-    copy = tmp_path / "copy"
-    shutil.copytree(undisturbed(command)[0], copy)
-    whole = start(["check-data", str(copy)], copy)
-    assert (whole.code, "every file is as it was written" in whole.said) == (0, True), whole.said
-    path = max((p for p in copy.rglob("*") if p.suffix in {".npy", ".lance"} and p.is_file()), key=lambda p: p.name)
+def harm_the_largest(folder: Path, suffix: str) -> Path:
+    path = max(folder.rglob(f"*{suffix}"), key=lambda p: p.stat().st_size if p.is_file() else 0)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(bytes(content))
+    return path
+
+
+def test_check_data_reads_every_file_of_a_store(data: Data, start: Starter, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(data.store, copy)
+    whole = start(["check-data", str(copy)], copy)
+    assert (whole.code, "every file is as it was written" in whole.said) == (0, True), whole.said
+    path = harm_the_largest(copy, ".npy")
     harmed = start(["check-data", str(copy)], copy)
     assert harmed.code == 1
     assert path.name in harmed.said
+
+
+def test_check_reads_the_large_files_of_an_index_too(
+    undisturbed: Undisturbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(undisturbed("index")[0], copy)
+    from csaligner.search import index as module
+
+    monkeypatch.setattr(module, "SMALL", 0)  # all are large
+    path = harm_the_largest(copy, ".lance")
+    opened = module.Index.open(copy, (TinyImages(), TinyTexts()))
+    with pytest.raises(InputError, match=path.name):
+        opened.check()
+    with pytest.raises(InputError, match=path.name):  # and so does a question
+        opened.search("picture number 3")

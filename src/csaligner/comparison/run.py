@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from csaligner.files import write_json
+from csaligner.files import recover, write_json
 from csaligner.reporting.comparison import DatasetComparison, write_comparison
 from csaligner.reporting.record import MethodResult
 from csaligner.reporting.summary import Summary, summarise
@@ -27,6 +27,8 @@ def compare_and_write(
     The same call after an interruption goes on with what was not done yet.
     """
     folds = [fold for path in data for fold in open_folds(path)]
+    if out.is_dir():
+        recover(out)
     comparison = compare(folds, methods, budget, report, out / UNFINISHED)
     record = {
         "provenance": provenance(budget.seeds - 1),
