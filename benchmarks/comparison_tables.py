@@ -104,18 +104,24 @@ def scaling_rows(content: Mapping[str, Any]) -> Table:
 
 
 def generation_rows(content: Mapping[str, Any]) -> Table:
-    """Predicted embeddings of captions, before any decoder."""
+    """Predicted embeddings of captions, then the pictures that the decoder draws from them."""
     keys = (
         ("embedding_frechet", "embedding Frechet", 1, 4),
-        ("paired_cosine", "paired cosine", 1, 3),
         ("text_to_image_recall@1", "text-to-image R@1 %", 100, 1),
         ("text_to_image_recall@10", "R@10 %", 100, 1),
+        ("fid", "FID, 64 dims", 1, 1),
+        ("kid", "KID", 1, 3),
+        ("cmmd", "CMMD", 1, 2),
+        ("picture_cosine", "cosine to the real picture", 1, 3),
     )
-    rows = [
-        [name, *(spread([seed[key] for seed in method["seeds"]], factor, digits) for key, _, factor, digits in keys)]
-        for name, method in content["methods"].items()
-        if method["seeds"]
-    ]
+    rows = []
+    for name, method in content["methods"].items():
+        seeds = method["seeds"]
+        cells = [
+            spread([seed[key] for seed in seeds], factor, digits) if key in seeds[0] else ""
+            for key, _, factor, digits in keys
+        ]
+        rows.append([name, *cells])
     return ["objective", *(heading for _, heading, *_ in keys)], rows
 
 
