@@ -145,7 +145,10 @@ def two_encoders(store: Store) -> None:
 @pytest.mark.parametrize(
     ("use", "wanted"),
     [
-        (cut_shard, r"img_emb_0\.npy cannot be read \(it is cut short: 207 bytes, wanted 208\); embed again"),
+        (
+            cut_shard,
+            r"img_emb_0\.npy cannot be read \(it is cut short: 207 bytes, wanted 208\); delete it and embed again",
+        ),
         (no_manifest, r"holds no csaligner\.json; give a folder that `csaligner embed` wrote"),
         (two_encoders, r"the image features of .* come from some \(\w+\), wanted the one \(\w+\); embed the data"),
     ],

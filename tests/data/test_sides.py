@@ -67,7 +67,9 @@ def test_a_file_that_is_cut_while_it_is_open_is_named(both: Store) -> None:
     store = Store.open(both.path, verify=False)
     for path in (both.path / "text_emb").iterdir():
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match=r"text_emb_\d.npy was cut short after it was opened; embed again"):
+    with pytest.raises(
+        InputError, match=r"text_emb_\d.npy was cut short after it was opened; delete it and embed again"
+    ):
         store.rows("text", range(21))
 
 
