@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+from table_text import load, table
 
 from csaligner.comparison.compare import Measured, averages
 from csaligner.comparison.run import summary_of
 from csaligner.comparison.sweep import Point, best
 from csaligner.reporting.comparison import pareto_front
 
-RESULTS = Path(__file__).parent / "results"
 Table = tuple[list[str], list[list[str]]]
 # metric, heading, factor, digits
 COLUMNS = (
@@ -55,7 +54,7 @@ def compare_rows(content: Mapping[str, Any]) -> Table:
 
 def sweep_text(name: str) -> str:
     """A table for each grid of two settings, then what chose itself beside the best point of all grids."""
-    content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    content = load(name)
     points = [Point(**p) for p in content["points"]]
     blocks = []
     for grid in dict.fromkeys(p.grid for p in points if p.grid != "auto"):
@@ -67,11 +66,11 @@ def sweep_text(name: str) -> str:
             for value in dict.fromkeys(p.settings[row] for p in mine)
         ]
         head = f"{_short(row)} \\ {_short(column)}"
-        blocks.append(_markdown([head, *columns], rows))
+        blocks.append(table([head, *columns], rows))
     chosen = [("best of the grids", best([p for p in points if p.grid != "auto"]))]
     chosen += [("set by itself", p) for p in points if p.grid == "auto"]
     rows = [[how, ", ".join(f"{_short(k)} {v}" for k, v in p.settings.items()), _cell(p)] for how, p in chosen]
-    blocks.append(_markdown(["", "setting", "R@1 / mixed / gap"], rows))
+    blocks.append(table(["", "setting", "R@1 / mixed / gap"], rows))
     return _note(content) + "Cells: R@1 % / mixed image-recall@10 % / gap.\n\n" + "\n\n".join(blocks)
 
 
@@ -131,13 +130,9 @@ def _range(values: list[float]) -> str:
 
 
 def _text(name: str, rows_of: Callable[[Mapping[str, Any]], Table]) -> str:
-    content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    content = load(name)
     head, rows = rows_of(content)
-    return _note(content) + _markdown(head, rows)
-
-
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
+    return _note(content) + table(head, rows)
 
 
 def _note(content: Mapping[str, Any]) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from table_text import load, table_of
 
 
 def faults_table() -> str:
     """One line a command: how often it was killed, and that every end was the undisturbed one."""
-    found = _load("faults")["commands"]
+    found = load("faults")["commands"]
     rows = [
         {
             "command": f"`{command}`",
@@ -23,11 +21,11 @@ def faults_table() -> str:
         }
         for command, entry in found.items()
     ]
-    return _markdown(rows)
+    return table_of(rows)
 
 
 def precision_table() -> str:
-    content = _load("long_run")
+    content = load("long_run")
     if "precisions" not in content:
         return "Not measured yet: `python benchmarks/long_run.py`."
     rows = [
@@ -43,11 +41,11 @@ def precision_table() -> str:
         }
         for r in content["precisions"]
     ]
-    return f"{content['data']}; {_machine(content['precisions_machine'])}\n\n" + _markdown(rows)
+    return f"{content['data']}; {_machine(content['precisions_machine'])}\n\n" + table_of(rows)
 
 
 def memory_table() -> str:
-    content = _load("long_run")
+    content = load("long_run")
     m = content["memory"]
     cells = {
         "minutes": f"{m['minutes']:g}",
@@ -57,20 +55,11 @@ def memory_table() -> str:
         "MB at the end": f"{m['last_mb']:.1f}",
         "slope, MB an hour": f"{m['mb_per_hour']:+.2f} ± {m['standard_error']:.2f}",
     }
-    return f"{content['data']}; {_machine(content['memory_machine'])}\n\n" + _markdown([cells])
+    return f"{content['data']}; {_machine(content['memory_machine'])}\n\n" + table_of([cells])
 
 
 def _machine(m: dict[str, Any]) -> str:
     return f"{m['cpu']}, {m['threads']} thread, load {m['load']} at the end."
-
-
-def _load(name: str) -> Any:
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def _markdown(rows: list[dict[str, Any]]) -> str:
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "search.json"
+from table_text import load, table
+
 QUALITY = (
     ("mixed_ndcg@10", "nDCG@10 %"),
     ("mixed_image_recall@10", "image-recall@10 %"),
@@ -18,7 +16,7 @@ QUALITY = (
 
 
 def quality_table(name: str) -> str:
-    content = _load()[name]
+    content = load("search")[name]
     rows = []
     for method, values in content.items():
         if isinstance(values, dict) and QUALITY[0][0] in values:
@@ -26,12 +24,12 @@ def quality_table(name: str) -> str:
             rows.append([method, *cells, *(f"{round(values[key], 3) + 0.0:+.3f}" for key, _ in QUALITY[2:])])
     folds = f", mean of {content['folds']} folds" if "folds" in content else ""
     about = f"{content['n_images']} pictures and {content['n_captions']} captions{folds}, {content['seeds']} seeds.\n\n"
-    return about + _markdown(["method", *(heading for _, heading in QUALITY)], rows)
+    return about + table(["method", *(heading for _, heading in QUALITY)], rows)
 
 
 def scale_table() -> str:
     rows, about = [], ""
-    for name, r in _load().items():
+    for name, r in load("search").items():
         if not name.startswith("scale/"):
             continue
         m = r["machine"]
@@ -58,11 +56,11 @@ def scale_table() -> str:
         "memory MB (before vectors)",
         "disk MB",
     ]
-    return about + _markdown(head, rows) + _clients() + _started()
+    return about + table(head, rows) + _clients() + _started()
 
 
 def _clients() -> str:
-    r = _load().get("clients")
+    r = load("search").get("clients")
     if r is None:
         return ""
     return (
@@ -73,7 +71,7 @@ def _clients() -> str:
 
 
 def _started() -> str:
-    r = _load().get("start")
+    r = load("search").get("start")
     if r is None:
         return ""
     return (
@@ -85,16 +83,6 @@ def _started() -> str:
 
 def _latency(r: dict[str, float]) -> str:
     return f"{r['p50_ms']:.0f} / {r['p95_ms']:.0f} ({r['cpu_p50_ms']:.0f} / {r['cpu_p95_ms']:.0f})"
-
-
-def _load() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
-    return content
-
-
-def _markdown(head: list[str], rows: Iterable[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -6,9 +6,8 @@ python benchmarks/tables.py [--check]
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -18,12 +17,12 @@ from comparison_tables import TABLES as COMPARISON_TABLES
 from fault_tables import TABLES as FAULT_TABLES
 from input_tables import TABLES as INPUT_TABLES
 from search_tables import TABLES as SEARCH_TABLES
+from table_text import load, table
 from training_tables import TABLES as TRAINING_TABLES
 
 from csaligner.files import write_text
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")))
 
 # metric, heading, factor, digits
@@ -39,7 +38,7 @@ MEASURES = (
 
 def loss_table() -> str:
     """Times and memory beside ours, for each group and size."""
-    content = _load("loss")
+    content = load("loss")
     rows = []
     for group in dict.fromkeys(r["group"] for r in content["records"]):
         for size in dict.fromkeys(r["rows"] for r in content["records"] if r["group"] == group):
@@ -52,31 +51,31 @@ def loss_table() -> str:
                 name = "products alone (floor)" if r["implementation"] == "floor" else r["implementation"]
                 rows.append([group, size, name, f"{r['median_cpu_seconds']:.2f}", spread, f"{ratio:.2f}", memory])
     head = ["loss", "rows", "implementation", "median s", "spread", "times ours", "peak MB"]
-    return _machine(content) + _markdown(head, rows)
+    return _machine(content) + table(head, rows)
 
 
 def error_table() -> str:
-    content = _load("loss")["errors_at_1024_rows"]
+    content = load("loss")["errors_at_1024_rows"]
     rows = [
         [group, name, f"{e['value']:.1e}", f"{e['gradient']:.1e}", f"{e['gradient_relative']:.1e}"]
         for group, losses in content.items()
         for name, e in losses.items()
     ]
-    return _markdown(["loss", "implementation", "value", "gradient", "gradient, relative"], rows)
+    return table(["loss", "implementation", "value", "gradient", "gradient, relative"], rows)
 
 
 def token_table() -> str:
-    content = _load("token")
+    content = load("token")
     rows = [
         [r["pairs"], r["implementation"], f"{r['median_seconds']:.3f}", f"{r['peak_mb']:.0f}"]
         for r in content["records"]
     ]
-    return _machine(content) + _markdown(["pairs", "implementation", "median s", "peak MB"], rows)
+    return _machine(content) + table(["pairs", "implementation", "median s", "peak MB"], rows)
 
 
 def numerics_table() -> str:
     """One line for each cloud, dtype and sigma; in a cell: error of the value / of the gradient."""
-    content = _load("numerics")
+    content = load("numerics")
     records = content["records"]
     ways = list(dict.fromkeys(r["way"] for r in records))
     cells: dict[tuple[str, str, float], dict[str, str]] = {}
@@ -84,12 +83,12 @@ def numerics_table() -> str:
         errors = (_error(r["value"]), _error(r["gradient"]))
         cells.setdefault((r["cloud"], r["dtype"], r["sigma"]), {})[r["way"]] = " / ".join(errors)
     rows = [[*case, *(found.get(way, "") for way in ways)] for case, found in cells.items()]
-    return _machine(content) + _markdown(["clouds", "dtype", "sigma", *ways], rows)
+    return _machine(content) + table(["clouds", "dtype", "sigma", *ways], rows)
 
 
 def demo_table(name: str) -> str:
     """Mean and standard deviation over seeds of a demo's results.json."""
-    records = _load(name)
+    records = load(name)
     assert isinstance(records, list)
     first = records[0]
     about = first["provenance"]
@@ -101,7 +100,7 @@ def demo_table(name: str) -> str:
 
 
 def clip_table() -> str:
-    content = _load("clip_coco")
+    content = load("clip_coco")
     return f"Mean of 5 folds of 100 test pairs; {_versions(content['provenance'])}.\n\n" + _by_method(
         content["records"]
     )
@@ -109,7 +108,7 @@ def clip_table() -> str:
 
 def modalities_table() -> str:
     """Means over seeds, pair by pair."""
-    content = _load("three_modalities")
+    content = load("three_modalities")
     counts = ", ".join(f"{c['test']} {name}" for name, c in content["rows"].items())
     rows = []
     for pair in content["records"][0]["pairs"]:
@@ -119,11 +118,11 @@ def modalities_table() -> str:
             rows.append([pair, method, *(_spread([f * m[key] for m in mine], digits) for key, f, digits in keys)])
     seeds, language = 1 + content["seed"], content["settings"]["language"]
     note = f"Test rows: {counts} (language: {language}); {seeds} seeds; {_versions(content)}.\n\n"
-    return note + _markdown(["pair", "method", "R@1 %", "R@10 %", "gap", "D_CS"], rows)
+    return note + table(["pair", "method", "R@1 %", "R@10 %", "gap", "D_CS"], rows)
 
 
 def exchange_table() -> str:
-    content = _load("exchange")
+    content = load("exchange")
     rows = [
         [r["exchange"], r["ranks"], f"{r['cpu_seconds']:.2f}", f"{r['extra_mb']:.0f}", f"{r['loss']:.6f}"]
         for r in content["records"]
@@ -131,7 +130,7 @@ def exchange_table() -> str:
     first = content["records"][0]
     note = f"{first['rows']:,} pairs of {first['dims']} dimensions, float32, gloo. "
     head = ["exchange", "ranks", "processor seconds of the slowest rank", "MB beside the rows", "loss"]
-    return note + _machine(content) + _markdown(head, rows)
+    return note + _machine(content) + table(head, rows)
 
 
 def _spread(values: list[float], digits: int) -> str:
@@ -148,7 +147,7 @@ def _by_method(records: list[dict[str, Any]]) -> str:
         for key, _, factor, digits in MEASURES:
             cells.append(_spread([factor * r[key] for r in mine], digits))
         rows.append([method, *cells])
-    return _markdown(["method", *(heading for _, heading, _, _ in MEASURES)], rows)
+    return table(["method", *(heading for _, heading, _, _ in MEASURES)], rows)
 
 
 def _versions(about: dict[str, Any]) -> str:
@@ -173,11 +172,6 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def _load(name: str) -> Any:
-    content = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return content
-
-
 def _error(value: float | None) -> str:
     return "**not finite**" if value is None else f"{value:.0e}"
 
@@ -188,19 +182,14 @@ def _machine(content: dict[str, Any]) -> str:
     return f"{m['cpu']}, {m['threads']} thread(s), load {m['load']} at the end; {versions}; {m['date'][:10]}.\n\n"
 
 
-def _markdown(head: list[str], rows: Iterable[list[Any]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
 def filled(page: str) -> str:
-    for name, table in TABLES.items():
+    for name, written in TABLES.items():
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         if begin not in page:
             continue
         before, _, rest = page.partition(begin)
         _, _, after = rest.partition(end)
-        page = f"{before}{begin}\n{table()}\n{end}{after}"
+        page = f"{before}{begin}\n{written()}\n{end}{after}"
     return page
 
 

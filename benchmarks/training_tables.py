@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from table_text import load, table_of
+
 MEASURES = (
     ("mean_recall@1", "R@1 %", 100, 1),
     ("mixed_image_recall@10", "mixed image-recall@10 %", 100, 1),
@@ -18,7 +16,7 @@ MEASURES = (
 
 
 def big_store_table() -> str:
-    content = _load("big_store")
+    content = load("big_store")
     s, f, m = content["setting"], content["figures"], content["machine"]
     cells = {
         "pairs": f"{s['rows']:,}",
@@ -29,19 +27,19 @@ def big_store_table() -> str:
         "largest resident memory": f"{f['peak_mb'] / 1024:.2f} GiB",
         "waiting for data": f"{100 * f['data_wait_share']:.2f} %",
     }
-    return f"{m['cpu']}, {m['threads']} thread(s), load {m['load']} at the end.\n\n" + _markdown([cells])
+    return f"{m['cpu']}, {m['threads']} thread(s), load {m['load']} at the end.\n\n" + table_of([cells])
 
 
 def balance_table() -> str:
     rows = []
-    for record in _load("balance")["records"]:
+    for record in load("balance")["records"]:
         cells = {title: f"{factor * record[key]:.{digits}f}" for key, title, factor, digits in MEASURES}
         rows.append({"weight of D_CS": record["weight"]} | cells)
-    return _markdown(rows)
+    return table_of(rows)
 
 
 def embed_table() -> str:
-    content = _load("embed")
+    content = load("embed")
     m, median = content["machine"], content["median"]
     cells = {
         "pictures": content["pictures"],
@@ -52,16 +50,7 @@ def embed_table() -> str:
         "reading and drawing, ms of a core": f"{content['decode_ms']:.1f}",
         "encoding, ms of a core": f"{content['encode_ms']:.1f}",
     }
-    return f"{m['cpu']}, {m['threads']} threads, load {m['load']} at the end.\n\n" + _markdown([cells])
-
-
-def _load(name: str) -> Any:
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def _markdown(rows: list[dict[str, Any]]) -> str:
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    return f"{m['cpu']}, {m['threads']} threads, load {m['load']} at the end.\n\n" + table_of([cells])
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -14,7 +14,7 @@ from csaligner.checks import InputError
 
 from .contract import Contract
 from .folder import read_json
-from .kind import Kind, Sampling
+from .kind import Kind, Sampling, latent_side
 
 
 def _contract(label: str, parts: Mapping[str, Path]) -> Contract:
@@ -29,7 +29,7 @@ def _contract(label: str, parts: Mapping[str, Path]) -> Contract:
 def _call(
     pipeline: Any, rows: Tensor, negative: Tensor | None, sampling: Sampling, generators: list[torch.Generator]
 ) -> list[Image]:
-    side = pipeline.unet.config.sample_size * pipeline.movq_scale_factor
+    side = latent_side(pipeline)
     rows = rows.to(pipeline.device, pipeline.unet.dtype)
     away = torch.zeros_like(rows) if negative is None else negative.to(rows).expand_as(rows)
     found: list[Image] = pipeline(

@@ -69,6 +69,7 @@ KEY_METRICS: tuple[Metric, ...] = (
         "share of the query's own modality in the top 10, less its base rate; 0 is fair",
     ),
     Metric(CENTROID, "Gap", "low", "number", "distance of the two centroids, unit vectors"),
+    Metric("gap/frechet", "Fréchet", "low", "number", "Fréchet distance of the Gaussians of both samples"),
     Metric("gap/cs", "D_CS", "low", "number", "Cauchy-Schwarz divergence of the two samples"),
     Metric(
         "gap/probe_accuracy",
