@@ -41,10 +41,11 @@ STAGES = ("autoencoder", "diffusion")
 
 
 class DecoderTraining(Strict):
-    """steps: of the diffusion; ema: decay of the averaged weights that are shipped; condition_dropout: share of
-    pictures whose embedding is replaced by the mean one (for guidance); condition_noise: the largest standard
-    deviation of noise on the standardised embedding, drawn uniformly below it (embeddings predicted from text are
-    not perfect either); latent_noise: the same on latents, for the auto-encoder."""
+    """steps: of the diffusion, the last `cooldown` of them with a learning rate that falls along a line; ema: decay of
+    the averaged weights that are shipped; condition_dropout: share of pictures whose embedding is replaced by the mean
+    one (for guidance); condition_noise: the largest standard deviation of noise on the standardised embedding, drawn
+    uniformly below it (embeddings predicted from text are not perfect either); latent_noise: the same on latents, for
+    the auto-encoder."""
 
     model: MicroConfig = MicroConfig()
     autoencoder_steps: Annotated[int, Field(ge=1)] = 3000
@@ -54,6 +55,7 @@ class DecoderTraining(Strict):
     batch_size: Annotated[int, Field(ge=1)] = 64
     lr: Positive = 5e-4
     warmup: Annotated[int, Field(ge=1)] = 200
+    cooldown: Annotated[int, Field(ge=1)] = 2000
     ema: Annotated[float, Field(gt=0, lt=1)] = 0.999
     condition_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     condition_noise: NonNegative = 0.25
@@ -143,7 +145,8 @@ class DecoderTrainer:
     def _fit_diffusion(self, optimiser: torch.optim.Optimizer, latents: Tensor) -> None:
         config, unet = self._config, self.parts.unet.train()
         while self._step < config.steps:
-            self._set_lr(optimiser, config.lr * min(1.0, (self._step + 1) / config.warmup))
+            rising, falling = (self._step + 1) / config.warmup, (config.steps - self._step) / config.cooldown
+            self._set_lr(optimiser, config.lr * min(1.0, rising, falling))
             loss = self._diffusion_loss(unet, latents)
             self._update(optimiser, unet, loss, config.steps)
 
@@ -269,7 +272,7 @@ def read_training(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _same_settings(folder: Path, theirs: Mapping[str, Any], ours: DecoderTraining) -> None:
     """Lengths and how often to save may change from one call to the next; the rest may not."""
-    free = {"steps", "checkpoint_every"}
+    free = {"steps", "cooldown", "checkpoint_every"}
     changed = [k for k, v in ours.model_dump(mode="json").items() if k not in free and theirs.get(k) != v]
     if changed:
         raise InputError(f"out: {folder} was trained with other settings ({', '.join(changed)}); choose another folder")

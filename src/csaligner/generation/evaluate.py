@@ -25,7 +25,7 @@ from csaligner.runs import read_record
 from csaligner.types import Encoder, PairedFeatures, Split
 
 from .generate import no_picture
-from .pictures import image_encoder, picture_paths
+from .pictures import image_encoder, picture_sources
 from .text import TextToEmbedding
 
 DRAWN, FITTED, GENERATION = 224, 2000, "generation.json"
@@ -51,8 +51,8 @@ class Reference:
         self.pairs = first_captions(store.features(protocol.split), protocol.limit)
         self.train = store.features("train").image
         self.encoder, self.side, self.protocol = encoder, side, protocol
-        paths = picture_paths(store, self.pairs.image_ids)
-        self.pictures = [fit_square(load_image(path, DRAWN), side) for path in paths]
+        sources = picture_sources(store, self.pairs.image_ids)
+        self.pictures = [fit_square(load_image(source, DRAWN), side) for source in sources]
         self.features = picture_features(encoder, self.pictures)
         same = store.manifest.image is not None and store.manifest.image.fingerprint == encoder.info.fingerprint
         self.project = None
@@ -78,8 +78,8 @@ def picture_features(encoder: Encoder, pictures: Sequence[Image.Image]) -> Tenso
 
 def _features_of_train(store: Store, encoder: Encoder) -> Tensor:
     """Of at most FITTED training pictures, for the principal dimensions of another feature network."""
-    paths = picture_paths(store, store.features("train").image_ids[:FITTED])
-    return picture_features(encoder, [load_image(path, DRAWN) for path in paths])
+    sources = picture_sources(store, store.features("train").image_ids[:FITTED])
+    return picture_features(encoder, [load_image(source, DRAWN) for source in sources])
 
 
 def first_captions(pairs: PairedFeatures, limit: int | None = None) -> PairedFeatures:

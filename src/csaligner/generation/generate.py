@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from csaligner.checks import InputError
-from csaligner.data.images import load_image
+from csaligner.data.decode import prepared
 from csaligner.decoders.contract import Contract
 from csaligner.decoders.door import Decoder, Sampling, open_decoder, read_contract
 from csaligner.encoders import open_encoder
@@ -68,7 +68,7 @@ def no_picture(decoder: Decoder, text: TextToEmbedding | None, sampling: Samplin
     contract = decoder.contract
     if contract.negative is not None or not contract.takes_negative or sampling.guidance <= 1:
         return None
-    encoder = open_encoder(text.image_encoder_id if text else contract.encoder_id or IMAGE_ENCODER, "image")
+    encoder = _image_encoder(contract, text)
     prepared = encoder.prepare(Image.new("RGB", (64, 64), "grey"))
     return encoder.encode([torch.zeros_like(prepared)])[0]
 
@@ -85,6 +85,7 @@ def save_pictures(pictures: Sequence[Image.Image], path: Path, side: int) -> lis
 
 
 def enlarge(picture: Image.Image, side: int) -> Image.Image:
+    """Its longer side at least `side` pixels; larger pictures as they are."""
     if max(picture.size) >= side:
         return picture
     ratio = side / max(picture.size)
@@ -98,8 +99,11 @@ def _saver(picture: Image.Image, suffix: str) -> Any:
 
 def _of_picture(wish: Wish, contract: Contract, text: TextToEmbedding | None) -> Tensor:
     assert wish.image is not None
-    name = text.image_encoder_id if text else contract.encoder_id or IMAGE_ENCODER
-    encoder: Encoder = open_encoder(name, "image")
+    encoder = _image_encoder(contract, text)
     contract.check_source(encoder.info.dim, encoder.info.fingerprint)
-    size = int(encoder.info.preprocessing.get("size", 224))
-    return encoder.encode([encoder.prepare(load_image(wish.image, size))])
+    return encoder.encode([prepared(encoder, wish.image, "image")])
+
+
+def _image_encoder(contract: Contract, text: TextToEmbedding | None) -> Encoder:
+    """The one whose embeddings the decoder takes: of the run, else as the decoder says, else the bundled one."""
+    return open_encoder(text.image_encoder_id if text else contract.encoder_id or IMAGE_ENCODER, "image")

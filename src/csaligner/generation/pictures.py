@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from csaligner.encoders import open_encoder
 from csaligner.encoders.pixels import fit_square, to_tensor
 from csaligner.files import write_atomically
 from csaligner.integrity import Owner, load_tensors, save_tensors
-from csaligner.types import Encoder, EncoderInfo, Split
+from csaligner.types import Encoder, EncoderInfo, ImageSource
 
 CHUNK = 32
 DRAWN = 224  # pixels that a drawing is drawn at before it is made small
@@ -44,7 +44,7 @@ def gather_pictures(stores: Sequence[Store], size: int, cache: Path, progress: P
         pass  # not there, damaged or another's
     encoder = open_encoder(info.id)
     by_store = {s.sha256: s for s in stores}
-    total, done = sum(len(s.features("train").image_ids) for s in by_store.values()), 0
+    total, done = sum(s.counts.get("train", (0, 0))[0] for s in by_store.values()), 0
     parts: dict[str, Pictures] = {}
     for key, store in by_store.items():
         parts[key] = _of_store(store, size, encoder, lambda n, done=done: progress(done + n, total))  # type: ignore[misc]
@@ -56,19 +56,15 @@ def gather_pictures(stores: Sequence[Store], size: int, cache: Path, progress: P
     return Pictures(pixels, embeddings)
 
 
-def small_pixels(store: Store, split: Split, size: int, limit: int | None = None) -> Tensor:
-    """(N, 3, size, size) uint8 of the first `limit` pictures of a split, in the order of Store.features."""
-    ids = store.features(split).image_ids[:limit]
-    paths = picture_paths(store, ids)
-    return torch.stack([to_tensor(fit_square(load_image(path, DRAWN), size)) for path in paths])
+def picture_sources(store: Store, ids: Sequence[str]) -> list[ImageSource]:
+    known = store.image_sources
+    return [_known(store, i, known.get(i)) for i in ids]
 
 
-def picture_paths(store: Store, ids: Sequence[str]) -> list[Path]:
-    known: Mapping[str, Path] = store.image_paths
-    missing = next((i for i in ids if i not in known), None)
-    if missing is not None:
-        raise InputError(f"store: {store.path} does not know the file of {missing!r}; embed the pictures themselves")
-    return [known[i] for i in ids]
+def _known(store: Store, name: object, source: ImageSource | None) -> ImageSource:
+    if source is None:
+        raise InputError(f"store: {store.path} does not know the file of {name!r}; embed the pictures themselves")
+    return source
 
 
 def image_encoder(store: Store) -> EncoderInfo:
@@ -80,17 +76,17 @@ def image_encoder(store: Store) -> EncoderInfo:
 
 
 def _of_store(store: Store, size: int, encoder: Encoder, progress: Callable[[int], None]) -> Pictures:
-    features = store.features("train")
-    paths = picture_paths(store, features.image_ids)
+    rows = store.rows_of("image", "train")
+    sources = [_known(store, f"row {r}", s) for r, s in zip(rows.tolist(), store.items("image", rows), strict=True)]
     pixels, mirrored = [], []
-    for start in range(0, len(paths), CHUNK):
-        images = [load_image(path, DRAWN) for path in paths[start : start + CHUNK]]
+    for start in range(0, len(sources), CHUNK):
+        images = [load_image(source, DRAWN) for source in sources[start : start + CHUNK]]
         flipped = [ImageOps.mirror(image) for image in images]
         pixels += [_small(image, size) for image in images]
         mirrored.append(encoder.encode([encoder.prepare(image) for image in flipped]))
         progress(start + len(images))
     straight = torch.stack(pixels)
-    return Pictures(torch.cat([straight, straight.flip(3)]), torch.cat([features.image, *mirrored]))
+    return Pictures(torch.cat([straight, straight.flip(3)]), torch.cat([store.rows("image", rows), *mirrored]))
 
 
 def _small(image: Image.Image, size: int) -> Tensor:
