@@ -133,6 +133,19 @@ def exchange_table() -> str:
     return note + _machine(content) + table(head, rows)
 
 
+def install_table() -> str:
+    """One line for the package alone and for each extra."""
+    content = load("install")
+    base = content["base"]
+    shown = {"none": base} | content["extras"]
+    rows = [[f"`{name}`", f"{e['install']['seconds']:.0f}", e["packages"]] for name, e in shown.items()]
+    note = (
+        f"Wheel: {content['wheel_mb']:.1f} MB. Import in a new process, median: csaligner "
+        f"{base['import_csaligner']['seconds']:.2f} s, torch {base['import_torch']['seconds']:.2f} s. "
+    )
+    return note + _machine(content) + table(["extra", "seconds of pip", "packages"], rows)
+
+
 def _spread(values: list[float], digits: int) -> str:
     """Mean ± standard deviation, where there is one."""
     spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 and stdev(values) > 0 else ""
@@ -164,6 +177,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "numerics": numerics_table,
     "three_modalities": modalities_table,
     "exchange": exchange_table,
+    "install": install_table,
     **COMPARISON_TABLES,
     **FAULT_TABLES,
     **INPUT_TABLES,
