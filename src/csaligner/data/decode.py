@@ -12,22 +12,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from csaligner.checks import CSAlignerError
-from csaligner.types import Encoder, Item
+from csaligner.types import Encoder, Item, Modality
 
 from .images import ImageError, load_image
 
-DEFAULT_SIZE = 224
+DEFAULT_SIZE = 224  # pixels of a side, where an encoder does not say
 
 
 @dataclass(frozen=True)
 class Decoded:
     """good: item numbers; prepared: one entry each, stacked where they are tensors of one shape; bad: number ->
-    reason; last: the highest number of the batch."""
+    reason."""
 
     good: tuple[int, ...]
     prepared: Sequence[Any]
     bad: dict[int, str]
-    last: int
 
 
 def decoded_batches(
@@ -56,12 +55,19 @@ def decoded_batches(
         ) from error
 
 
+def prepared(encoder: Encoder, item: Any, side: Modality) -> Any:
+    """What the encoder wants of a caption or a picture (ImageSource); ImageError for one that cannot be read."""
+    if side == "text":
+        return encoder.prepare(item)
+    size = int(encoder.info.preprocessing.get("size", DEFAULT_SIZE))  # drawings are drawn at it
+    return encoder.prepare(load_image(item, size))
+
+
 class _Pictures(Dataset[Decoded]):
     """Indexed by whole batches of item numbers."""
 
     def __init__(self, items: Sequence[Item], encoder: Encoder) -> None:
         self._items, self._encoder = items, encoder
-        self._size = int(encoder.info.preprocessing.get("size", DEFAULT_SIZE))
 
     def __len__(self) -> int:
         return len(self._items)
@@ -70,12 +76,12 @@ class _Pictures(Dataset[Decoded]):
         ready = {i: self._one(self._items[i]) for i in batch}
         good = tuple(i for i in batch if not isinstance(ready[i], ImageError))
         bad = {i: str(ready[i]) for i in batch if isinstance(ready[i], ImageError)}
-        return Decoded(good, _stacked([ready[i] for i in good]), bad, batch[-1])
+        return Decoded(good, _stacked([ready[i] for i in good]), bad)
 
     def _one(self, item: Item) -> Any:
         """What the encoder wants of the picture, or the ImageError that says why there is none."""
         try:
-            return self._encoder.prepare(load_image(item.image, self._size))
+            return prepared(self._encoder, item.image, "image")
         except ImageError as error:
             return error
 

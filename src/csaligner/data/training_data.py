@@ -85,14 +85,21 @@ def some_pairs(store: Store, split: Split | None, images: int | None) -> PairedF
     n = len(pairing.image_rows)
     if images is None or n <= images:
         return store.features(split)
-    taken = torch.linspace(0, n - 1, images, dtype=torch.float64).round().long()
-    place = torch.full((n,), -1)
-    place[taken] = torch.arange(images)
-    owner: Tensor = place[pairing.text_to_image]
-    kept = owner >= 0
+    taken, kept, owner = evenly(n, images, pairing.text_to_image)
     rows = pairing.image_rows[taken]
     names = tuple(map(str, rows.tolist()))
-    return PairedFeatures(store.rows("image", rows), store.rows("text", pairing.text_rows[kept]), owner[kept], names)
+    return PairedFeatures(store.rows("image", rows), store.rows("text", pairing.text_rows[kept]), owner, names)
+
+
+def evenly(n: int, count: int, text_to_image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`count` of n images at even steps: their positions (count,), those of their captions, and the place of each
+    caption's image among the `count`; all int64."""
+    taken = torch.linspace(0, n - 1, count, dtype=torch.float64).round().long()
+    place = torch.full((n,), -1)
+    place[taken] = torch.arange(count)
+    owner = place[text_to_image]
+    kept = (owner >= 0).nonzero().flatten()
+    return taken, kept, owner[kept]
 
 
 def joined(stores: Iterable[Store], side: Modality) -> Rows | None:

@@ -14,11 +14,10 @@ from csaligner.config import LoRAConfig, TrainConfig
 from csaligner.encoders import open_encoder
 from csaligner.types import Encoder, Inputs, Modality, PairedFeatures, Sampler, Split
 
-from .decode import DEFAULT_SIZE
-from .images import load_image
+from .decode import prepared
 from .samplers import EncoderRows, Pairs, PairSampler, Rows
 from .store import Store
-from .training_data import TrainingData, joined, with_unpaired
+from .training_data import TrainingData, evenly, joined, with_unpaired
 
 CHUNK = 256  # pictures in memory at a time
 
@@ -147,21 +146,11 @@ class TunedStore:
         return torch.cat([encoder.encode([prepared(encoder, item, side) for item in chunk]) for chunk in chunks])
 
 
-def prepared(encoder: Encoder, item: Any, side: Modality) -> Any:
-    """What the encoder wants of a caption or a picture."""
-    size = int(encoder.info.preprocessing.get("size", DEFAULT_SIZE))
-    return encoder.prepare(load_image(item, size) if side == "image" else item)
-
-
 def _thinned(pairs: PairedFeatures, images: int | None) -> PairedFeatures:
     n = len(pairs.image)
     if images is None or n <= images:
         return pairs
-    taken = torch.linspace(0, n - 1, images, dtype=torch.float64).round().long()
-    place = torch.full((n,), -1)
-    place[taken] = torch.arange(images)
-    owner = place[pairs.text_to_image]
-    kept = (owner >= 0).nonzero().flatten().tolist()
-    captions = tuple(pairs.captions[i] for i in kept) if pairs.captions else None
+    taken, kept, owner = evenly(n, images, pairs.text_to_image)
+    captions = tuple(pairs.captions[i] for i in kept.tolist()) if pairs.captions else None
     ids = tuple(pairs.image_ids[i] for i in taken.tolist())
-    return PairedFeatures(pairs.image[taken], pairs.text[kept], owner[kept], ids, captions)
+    return PairedFeatures(pairs.image[taken], pairs.text[kept], owner, ids, captions)

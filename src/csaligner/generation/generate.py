@@ -69,8 +69,8 @@ def no_picture(decoder: Decoder, text: TextToEmbedding | None, sampling: Samplin
     if contract.negative is not None or not contract.takes_negative or sampling.guidance <= 1:
         return None
     encoder = _image_encoder(contract, text)
-    prepared = encoder.prepare(Image.new("RGB", (64, 64), "grey"))
-    return encoder.encode([torch.zeros_like(prepared)])[0]
+    grey = encoder.prepare(Image.new("RGB", (64, 64), "grey"))
+    return encoder.encode([torch.zeros_like(grey)])[0]
 
 
 def save_pictures(pictures: Sequence[Image.Image], path: Path, side: int) -> list[Path]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
-from csaligner.data.images import load_image
+from csaligner.data.decode import prepared
 from csaligner.data.store import Store
 from csaligner.encoders import open_encoder
 from csaligner.runs import model_folder, read_record
@@ -77,8 +77,7 @@ class AlignedEmbeddings:
         if side not in self._encoders:
             raise InputError(f"embeddings: no {side} encoder was given; pass one")
         encoder = self._encoders[side]
-        size = int(encoder.info.preprocessing.get("size", 224))
-        ready = [encoder.prepare(load_image(item, size) if isinstance(item, Path) else item) for item in items]
+        ready = [prepared(encoder, item, side) for item in items]
         if not ready:
             return []
         encode = self._model.encode_text if side == "text" else self._model.encode_image
