@@ -27,7 +27,7 @@ from machine import describe, peak_rss_mb, write
 from csaligner.adapters.aligner import Aligner
 from csaligner.config import TrainConfig, build_config
 from csaligner.data.manifest import Manifest
-from csaligner.data.shards import Rows, write_shard
+from csaligner.data.shards import ShardRows, write_shard
 from csaligner.data.store import Store, finish
 from csaligner.data.training_data import TrainingData, some_pairs
 from csaligner.runs import validate
@@ -48,7 +48,7 @@ def make_store(folder: Path, rows: int) -> None:
         image, text = (hidden @ m + rng.standard_normal((size, DIM), dtype=np.float32) for m in mixing)
         names = range(start, start + size)
         metadata = [(f"{i:08d}", f"caption {i}", "", "val" if i < VALIDATION else "train", f"{i:08d}") for i in names]
-        shards.append(write_shard(folder, number, Rows(image, text, metadata), "float16"))
+        shards.append(write_shard(folder, number, ShardRows(image, text, metadata), "float16"))
         print(f"shard {number}: {start + size} rows", file=sys.stderr)
     encoders = EncoderInfo("random", "1", "image", DIM, {}), EncoderInfo("random", "1", "text", DIM, {})
     manifest = Manifest("random", "random", "", *encoders, "float16", SHARD, shards=tuple(shards))

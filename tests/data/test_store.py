@@ -168,14 +168,14 @@ def test_an_unfinished_store(store: Store) -> None:
 
 def test_another_format_version(store: Store) -> None:
     edit(store, lambda value: value.update(format_version=2))
-    with pytest.raises(InputError, match="format version 2, this csaligner reads 1"):
+    with pytest.raises(InputError, match="has format 2, this csaligner reads 1"):
         Store.open(store.path)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format_version": 1}', "\xff"])
 def test_a_manifest_that_is_none(store: Store, text: str) -> None:
     (store.path / "csaligner.json").write_text(text, encoding="latin-1")
-    with pytest.raises(InputError, match="does not read as a manifest"):
+    with pytest.raises(InputError, match=r"csaligner\.json cannot be read"):
         Store.open(store.path)
 
 
@@ -183,7 +183,7 @@ def test_a_manifest_that_is_none(store: Store, text: str) -> None:
 def test_a_missing_or_cut_file(store: Store, name: str) -> None:
     path = store.path / name
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match="cannot be read") as caught:
+    with pytest.raises(InputError, match=r"cannot be read|is not as it was written") as caught:
         Store.open(store.path)
     assert "\n" not in str(caught.value)
     path.unlink()
@@ -204,13 +204,23 @@ def test_metadata_with_too_few_rows(store: Store) -> None:
     path = store.path / "metadata/metadata_0.parquet"
     pq.write_table(pq.read_table(path).slice(1), path)
     with pytest.raises(InputError, match="shard 0 has 78 rows of metadata, wanted 79"):
-        Store.open(store.path)
+        Store.open(store.path, verify=False)
 
 
 def test_metadata_without_a_column(store: Store) -> None:
     path = store.path / "metadata/metadata_0.parquet"
     pq.write_table(pa.table({"caption": ["x"] * 79}), path)
-    with pytest.raises(InputError, match="metadata"):
+    with pytest.raises(InputError, match="shard 0 has no column image_id"):
+        Store.open(store.path, verify=False)
+
+
+def test_metadata_is_not_parsed_before_its_sha256_is_known(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store.path / "metadata/metadata_0.parquet"
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1  # in the footer
+    path.write_bytes(content)
+    monkeypatch.setattr("csaligner.data.metadata.metadata_columns", lambda path: pytest.fail("it was parsed"))
+    with pytest.raises(InputError, match=r"metadata_0\.parquet is not as it was written \(its SHA-256 differs\)"):
         Store.open(store.path)
 
 

@@ -1,0 +1,1 @@
+"""Readers, the store of features, and batches from it."""

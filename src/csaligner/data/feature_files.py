@@ -11,14 +11,12 @@ from torch import Tensor
 
 from csaligner.checks import InputError, check_length
 from csaligner.encoders.precomputed import load_features, precomputed_info
-from csaligner.files import write_folder
 from csaligner.pairing import pair_features
 from csaligner.types import EncoderInfo, Modality, PairedFeatures
 
-from .manifest import Manifest
-from .shards import Rows, array_file, write_shard
+from .shards import ShardRows
 from .split import split_of
-from .store import Store, finish, write_store
+from .store import Store, write_one_shard, write_store
 
 
 @dataclass(frozen=True)
@@ -80,25 +78,9 @@ def write_side(
     check_length("captions", texts, n, "rows")
     array = features.detach().to("cpu", torch.float32).numpy()
     metadata = [(name, caption, "", split_of(name), name) for name, caption in zip(names, texts, strict=True)]
-    rows = Rows(array if side == "image" else None, array if side == "text" else None, metadata)
-
-    def write(folder: Path) -> None:
-        shard = write_shard(folder, 0, rows, "float32")
-        manifest = Manifest(
-            plan=shard.files[array_file(side, 0)],
-            dataset="arrays",
-            attribution="",
-            image=encoder if side == "image" else None,
-            text=encoder if side == "text" else None,
-            dtype="float32",
-            shard_size=n,
-            shards=(shard,),
-        )
-        finish(folder, manifest)
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_folder(path, write)
-    return Store.open(path)
+    image, text = (array, None) if side == "image" else (None, array)
+    infos = (encoder, None) if side == "image" else (None, encoder)
+    return write_one_shard(path, ShardRows(image, text, metadata), infos)
 
 
 def _info(name: str, side: Modality, x: Tensor) -> EncoderInfo:

@@ -26,7 +26,7 @@ Array = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
-class Rows:
+class ShardRows:
     """image: (R, d_image); text: (R, d_text); metadata: R tuples in the order of COLUMNS. None: no such side."""
 
     image: Array | None
@@ -43,7 +43,7 @@ def metadata_file(number: int) -> str:
     return f"{METADATA}/metadata_{number}.parquet"
 
 
-def write_shard(folder: Path, number: int, rows: Rows, dtype: str) -> Shard:
+def write_shard(folder: Path, number: int, rows: ShardRows, dtype: str) -> Shard:
     """Two or three files, each under its final name only when whole. The same rows give the same bytes.
 
     Raises InputError, writing nothing, for values that dtype cannot hold.

@@ -21,7 +21,7 @@ from csaligner.types import SPLITS, EncoderInfo, ImageSource, Modality, PairedFe
 from .manifest import DTYPES, MANIFEST, Manifest, read_manifest, write_manifest
 from .metadata import Index, Metadata, Read
 from .rows import RowReader
-from .shards import Rows, array_file, damaged_files, write_shard
+from .shards import ShardRows, array_file, damaged_files, write_shard
 from .sources import source_of
 from .split import split_of
 
@@ -43,7 +43,7 @@ class Pairing:
 
 
 class Store:
-    """A finished store, open for reading. Files are mapped, not loaded; rows are matched by image id.
+    """A finished store, open for reading. Rows are read when they are asked for and matched by image id.
 
     A store of one modality (`sides`) has rows and no pairs.
     """
@@ -65,10 +65,11 @@ class Store:
     def open(cls, path: Path | str, *, verify: bool = True) -> Store:
         """A folder that `embed` or write_store wrote, or one of clip-retrieval (see clip_retrieval.py).
 
-        verify: check the SHA-256 of each file when it is first read.
+        verify: compare the SHA-256 of each file with the manifest's before it is read: of metadata here, of features
+        when rows of theirs are first wanted.
 
         Raises InputError where there is no manifest, it is of another format version or not complete, or a file
-        is missing or has another shape than the manifest says.
+        is missing, has another shape than the manifest says, or is not as it was written.
         """
         path = Path(path)
         if not path.is_dir():
@@ -86,7 +87,10 @@ class Store:
         return store
 
     def check(self) -> None:
-        """InputError unless every file is there and as large as the manifest says; cheap: contents are not read."""
+        """InputError unless every file is there and as large as the manifest says, and metadata as it was written.
+
+        Features are not read.
+        """
         for reader in self._readers.values():
             reader.check_shapes()
         self._metadata.check()
@@ -329,18 +333,31 @@ def write_store(
         (ids[i], caption, str(paths.get(ids[i], "")), (splits or {}).get(ids[i]) or split_of(ids[i]), ids[i])
         for i, caption in zip(owners, captions, strict=True)
     ]
-    rows = Rows(image[owners].numpy(), text.numpy(), metadata)
+    rows = ShardRows(image[owners].numpy(), text.numpy(), metadata)
+    return write_one_shard(path, rows, encoders, dataset=dataset, dtype=dtype)
+
+
+def write_one_shard(
+    path: Path,
+    rows: ShardRows,
+    encoders: tuple[EncoderInfo | None, EncoderInfo | None],
+    *,
+    dataset: str = "arrays",
+    dtype: DType = "float32",
+) -> Store:
+    """A store of these rows and no others. encoders: of images and texts, None for a side that the rows lack."""
+    side: Modality = "text" if rows.image is None else "image"
 
     def write(folder: Path) -> None:
         shard = write_shard(folder, 0, rows, dtype)
         manifest = Manifest(
-            plan=shard.files[array_file("image", 0)],
+            plan=shard.files[array_file(side, 0)],
             dataset=dataset,
             attribution="",
             image=encoders[0],
             text=encoders[1],
             dtype=dtype,
-            shard_size=len(image),
+            shard_size=shard.images or shard.rows,
             shards=(shard,),
         )
         finish(folder, manifest)

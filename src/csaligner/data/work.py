@@ -18,7 +18,7 @@ from csaligner.types import Encoder, Item
 from .decode import Decoded, decoded_batches
 from .manifest import Skipped
 from .parts import Part, write_part
-from .shards import Array, Rows, write_shard
+from .shards import Array, ShardRows, write_shard
 from .sources import written
 from .split import item_split
 from .streams import encode, encoded, streams_of
@@ -74,12 +74,12 @@ class Work:
         index = [list(shard[start : start + size]) for shard in shards for start in range(0, len(shard), size)]
         return decoded_batches(self.items, self.encoders.image, index, self.workers)
 
-    def _shard(self, shard: range, batches: Batches, progress: _Progress) -> tuple[Rows, list[Skipped]]:
+    def _shard(self, shard: range, batches: Batches, progress: _Progress) -> tuple[ShardRows, list[Skipped]]:
         encoder = self.encoders.image
         if encoder is None:
             used = [self.items[i] for i in shard]
             progress.add(len(shard))
-            return Rows(None, self._texts(used), _metadata(used, per_caption=True)), []
+            return ShardRows(None, self._texts(used), _metadata(used, per_caption=True)), []
         features: list[Tensor] = []
         good: list[Item] = []
         skipped: list[Skipped] = []
@@ -95,9 +95,9 @@ class Work:
             progress.add(len(batch.good) + len(batch.bad))
         image = torch.cat([torch.empty(0, encoder.info.dim), *features])
         if self.encoders.text is None:
-            return Rows(image.numpy(), None, _metadata(good, per_caption=False)), skipped
+            return ShardRows(image.numpy(), None, _metadata(good, per_caption=False)), skipped
         repeats = torch.tensor([len(item.captions) for item in good], dtype=torch.int64)
-        rows = Rows(
+        rows = ShardRows(
             image.repeat_interleave(repeats, dim=0).numpy(), self._texts(good), _metadata(good, per_caption=True)
         )
         return rows, skipped
