@@ -14,8 +14,9 @@ from PIL import Image
 from csaligner.checks import InputError
 from csaligner.data.datasets import open_dataset
 from csaligner.data.datasets.huggingface import HuggingFace
+from csaligner.data.extract import ExtractSettings, embed
 from csaligner.data.images import ImageError, load_image
-from csaligner.data.sources import stamp_of
+from csaligner.data.sources import source_of, stamp_of
 
 datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
 
@@ -55,6 +56,24 @@ def test_a_saved_folder(tmp_path: Path) -> None:
     again = open_dataset(str(tmp_path / "saved")).items()
     assert [stamp_of(item.image) for item in again] == [stamp_of(item.image) for item in dataset.items()]
     assert len({str(stamp_of(item.image)) for item in again}) == 3
+
+
+@pytest.mark.parametrize("part", ["", "train"])
+def test_a_store_gives_the_pictures_of_a_saved_folder_back(
+    tmp_path: Path, image_encoder: Any, text_encoder: Any, part: str
+) -> None:
+    folder = saved(tmp_path)
+    if not part:
+        datasets.load_from_disk(str(folder))["train"].save_to_disk(str(folder := tmp_path / "one"))
+    store = embed(
+        open_dataset(str(folder)), image_encoder, text_encoder, tmp_path / "store", ExtractSettings(workers=0)
+    )
+    found = store.image_sources
+    names = [f"{part}/{n}" if part else str(n) for n in range(2)]
+    assert [load_image(found[name]).getpixel((0, 0)) for name in names] == [(255, 0, 0), (0, 0, 255)]
+    assert not store.image_paths  # they are no files of their own
+    with pytest.raises(ImageError, match="does not read"):
+        load_image(source_of(str(found[names[0]]).replace("[0]", "[9]")))
 
 
 def test_columns_are_chosen_and_named_where_they_are_not_there(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ SMALL = 1 << 20  # bytes of a column below which its ratio says nothing
 class Cell:
     """The picture in one row of a column: bytes, or the {bytes, path} of Hugging Face's `datasets`.
 
-    row: counted over the whole file, from 0. mark: the file's size, which tells another version of it. root: where
-    the path of a picture without bytes starts, the table's folder where it is None.
+    row: counted over the whole file, from 0. mark: the file's size, which tells another version of it. files: whether a
+    cell without bytes may name a file; root: where its path starts, the table's folder where it is None.
     """
 
     file: Path
@@ -31,6 +31,7 @@ class Cell:
     row: int
     mark: str = field(default="", compare=False)
     root: Path | None = field(default=None, compare=False)
+    files: bool = field(default=True, compare=False)
 
     @property
     def name(self) -> str:
@@ -53,7 +54,7 @@ class Cell:
         content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if content:
             return bytes(content)
-        if not path:
+        if not path or not self.files:
             raise ImageError(f"{self}: holds no picture")
         return read_file(Path(self.root or self.file.parent, path))
 

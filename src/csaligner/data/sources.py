@@ -11,9 +11,11 @@ from csaligner.types import ImageSource
 
 from .cells import Cell
 from .images import MAX_ENCODED, ImageError
+from .saved import SavedCell
 
 CELL = re.compile(r"(?P<file>.+\.parquet)#(?P<column>.+)\[(?P<row>\d+)\]", re.DOTALL | re.IGNORECASE)
-WRITTEN = re.compile(r"(?P<file>.+)#(?P<name>[^#]+)@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
+SAVED = re.compile(r"(?P<folder>.+)#datasets:(?P<part>[^/]*)/(?P<column>.+)\[(?P<row>\d+)\]", re.DOTALL)
+PART = re.compile(r"(?P<file>.+)#(?P<name>[^#]+)@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,15 @@ def written(source: ImageSource) -> str:
     return str(source.absolute()) if isinstance(source, Path) else str(source)
 
 
+def file_of(source: ImageSource) -> Path:
+    """The file that a picture is, or is a part of; the folder of a saved dataset."""
+    if isinstance(source, Path):
+        return source
+    if isinstance(source, (Cell, FilePart)):
+        return source.file
+    return source.folder if isinstance(source, SavedCell) else Path(str(source))
+
+
 def stamp_of(source: ImageSource) -> list[str | int]:
     """Another value where the picture is another one, without reading it: path and size, or the source's own stamp."""
     if not isinstance(source, Path):
@@ -83,11 +94,14 @@ def stamp_of(source: ImageSource) -> list[str | int]:
 
 
 def source_of(text: str) -> ImageSource:
-    """The source that `written` described: a cell of a table, a part of a file, or a path."""
+    """The source that `written` described: a cell of a table or of a saved dataset, a part of a file, or a path."""
+    saved = SAVED.fullmatch(text)
+    if saved is not None:
+        return SavedCell(Path(saved["folder"]), saved["part"], saved["column"], int(saved["row"]))
     cell = CELL.fullmatch(text)
     if cell is not None:
         return Cell(Path(cell["file"]), cell["column"], int(cell["row"]))
-    part = WRITTEN.fullmatch(text)
+    part = PART.fullmatch(text)
     if part is None:
         return Path(text)
     return FilePart(Path(part["file"]), int(part["offset"]), int(part["size"]), part["name"])

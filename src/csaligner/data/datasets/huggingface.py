@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from csaligner.checks import InputError, nearest
-from csaligner.data.images import ImageError, read_file
+from csaligner.data.saved import SavedCell, bytes_or_path, load_saved, without_decoding
 from csaligner.data.sources import FilePart
 from csaligner.types import ImageSource, Item
 
@@ -21,33 +18,6 @@ from .records import SPLIT_NAMES, BadRecord, captions, field, items_of
 
 IMAGE_KEYS = ("image", "img", "jpg", "png")
 CAPTION_KEYS = ("caption", "captions", "text", "sentences", "raw", "alt_caption")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The picture in one row of a saved dataset. stamp: the dataset's own fingerprint and the place in it."""
-
-    folder: Path
-    part: str
-    column: str
-    row: int
-    stamp: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.row}"
-
-    def read(self) -> bytes:
-        value = _saved(self.folder, self.part, self.column)[self.row][self.column]
-        content, path = _bytes_or_path(value)
-        if content is not None:
-            return content
-        if path is None:
-            raise ImageError(f"{self}: holds no picture")
-        return read_file(self.folder / path)
-
-    def __str__(self) -> str:
-        return f"{self.folder}: {self.part or 'row'} {self.row}"
 
 
 class HuggingFace:
@@ -99,7 +69,7 @@ class HuggingFace:
         return self._items
 
     def _of(self, part: str, rows: Any) -> list[Item]:
-        rows = _without_decoding(rows)
+        rows = without_decoding(rows)
         stream = iter(rows)
         first = next(stream, None)
         if first is None:
@@ -121,14 +91,14 @@ class HuggingFace:
             if self._folder is None:
                 image = self._kept(field(row, image_key), name)
             else:
-                image = Cell(self._folder, part, image_key, number, f"{mark} {part} {number}")
+                image = SavedCell(self._folder, part, image_key, number, mark)
             return Item(name, image, captions(field(row, caption_key)), group=name, split=SPLIT_NAMES.get(part))
 
         records = ((f"{part or 'row'} {n}", (n, row)) for n, row in enumerate(islice(stream, self._limit)))
         return items_of(self.name, records, make)
 
     def _kept(self, value: Any, name: str) -> ImageSource:
-        content, path = _bytes_or_path(value)
+        content, path = bytes_or_path(value)
         if content is not None:
             self._spool = self._spool or _Spool()
             return self._spool.add(content, name)
@@ -153,40 +123,11 @@ class _Spool:
         return part
 
 
-def load_saved(folder: Path) -> Any:
-    """InputError where the package or the folder is missing."""
-    try:
-        from datasets import load_from_disk
-    except ImportError as error:
-        raise InputError(f"dataset: {error}; pip install 'csaligner[hf]'") from None
-    try:
-        return load_from_disk(str(folder))
-    except Exception as error:  # each of its files fails in its own way
-        reason = " ".join(str(error).split())
-        raise InputError(f"{folder}: does not read as a dataset that save_to_disk wrote ({reason})") from None
-
-
-@lru_cache(maxsize=8)
-def _saved(folder: Path, part: str, column: str) -> Any:
-    found = load_saved(folder)
-    return _without_decoding((found[part] if part else found).select_columns([column]))
-
-
 def _parts(source: Any) -> dict[str, Any]:
     """Name of a part -> its rows; one part without a name where there are no parts."""
     if isinstance(source, Mapping):  # DatasetDict and IterableDatasetDict are dicts
         return {str(name): rows for name, rows in source.items()}
     return {"": source}
-
-
-def _without_decoding(rows: Any) -> Any:
-    """Rows whose pictures stay bytes and paths, where `datasets` would make PIL images of them."""
-    for name, feature in (getattr(rows, "features", None) or {}).items():
-        if type(feature).__name__ == "Image":
-            from datasets import Image
-
-            rows = rows.cast_column(name, Image(decode=False))
-    return rows
 
 
 def _column(option: str, wanted: str | None, usual: Sequence[str], row: Mapping[str, Any]) -> str:
@@ -198,17 +139,3 @@ def _column(option: str, wanted: str | None, usual: Sequence[str], row: Mapping[
     if not found:
         raise InputError(f"{option}: none of the columns {', '.join(map(repr, row))} has a usual name; say which")
     return found[0]
-
-
-def _bytes_or_path(value: Any) -> tuple[bytes | None, str | None]:
-    if isinstance(value, Mapping):
-        return value.get("bytes"), value.get("path")
-    if isinstance(value, (bytes, bytearray)):
-        return bytes(value), None
-    if isinstance(value, (str, Path)):
-        return None, str(value)
-    if hasattr(value, "save") and hasattr(value, "mode"):  # a PIL image
-        stream = io.BytesIO()
-        value.save(stream, format="PNG" if value.mode not in ("CMYK", "F", "YCbCr", "LAB", "HSV") else "TIFF")
-        return stream.getvalue(), None
-    return None, None
