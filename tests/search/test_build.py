@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from csaligner.app.pictures import thumbnail
 from csaligner.checks import InputError
 from csaligner.search.build import BuildReport, build_index, delete, writing
 from csaligner.search.entries import INDEX_FILE
@@ -59,6 +62,29 @@ def test_a_new_caption_is_shown_without_embedding_the_picture(world: Any, tmp_pa
     index, _ = build(world, tmp_path / "ix")
     assert index.row("red.png").caption == "second"  # type: ignore[union-attr]
     assert world.images.seen == 1
+
+
+def test_pictures_inside_a_parquet_table(world: Any, tmp_path: Path) -> None:
+    red, blue = (world.picture(f"{colour}.png", colour).read_bytes() for colour in ((255, 0, 0), (0, 0, 255)))
+    table = world.folder / "t.parquet"
+
+    def write(*pictures: bytes | None) -> None:
+        cells = [{"bytes": picture, "path": "(255, 0, 0).png"} for picture in pictures]
+        pq.write_table(pa.table({"image": cells, "caption": ["255 0 0", "0 0 255", "none"]}), table)
+
+    write(red, blue, None)
+    index, report = build(world, tmp_path / "ix", table)
+    assert numbers(report) == (5, 0, 0, 0)
+    assert report.skipped == (f"{table}#image[2]: holds no picture",)  # the file beside the table is not taken for it
+    hit = index.search("0 0 255", k=1, only="images")[0]
+    assert (hit.id, hit.path, hit.caption, hit.missing) == ("t/1", f"{table}#image[1]", "0 0 255", False)
+    assert thumbnail(index.row("t/1"), 160)[:2] == b"\xff\xd8"  # type: ignore[arg-type]
+
+    write(red, red, None)
+    assert numbers(build(world, tmp_path / "ix", table)[1]) == (0, 1, 0, 4)
+    assert world.images.seen == 3  # that picture alone
+    table.unlink()
+    assert index.search("255 0 0", k=1, only="images")[0].missing
 
 
 def test_other_data_stays_and_its_ids_are_safe(world: Any, write: Any, tmp_path: Path) -> None:

@@ -115,6 +115,21 @@ def test_tables_that_cannot_be_used(write: Any, text: str, words: str) -> None:
         find_entries(str(write("t.csv", text)))
 
 
+def test_values_of_a_csv_are_the_text_that_they_are(write: Any) -> None:
+    path = write("t.csv", "id,caption\n007,2020-01-02\n7,true\n")
+    found = find_entries(str(path), EntrySettings(id_key="id")).entries
+    assert [(entry.id, entry.text) for entry in found] == [("007", "2020-01-02"), ("7", "true")]
+
+
+@pytest.mark.parametrize("name", ["folder", "texts", "coco"])
+def test_a_folder_named_as_a_format_is_a_folder(
+    world: Any, write: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    write(f"{name}/notes.md", "Words.")
+    monkeypatch.chdir(world.folder)
+    assert ids(Path(name)) == ["notes.md#1"]
+
+
 def test_an_id_that_is_there_twice(write: Any) -> None:
     path = write("t.csv", "id,caption\na,one\na,two\n")
     with pytest.raises(InputError, match="'a' is there twice"):

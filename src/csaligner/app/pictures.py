@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
 from PIL import Image
 
 from csaligner.checks import InputError
+from csaligner.data.cells import Cell
 from csaligner.data.images import ImageError, load_image
+from csaligner.data.sources import file_of, source_of
 from csaligner.search.items import Row
 
 MAX_UPLOAD = 10_000_000  # bytes
@@ -69,18 +70,20 @@ def thumbnail(row: Row, size: int) -> bytes:
     Raises ImageError where the file is gone, is no picture, or has become a link to somewhere else since it was
     indexed.
     """
-    path = Path(row.path)
+    path = file_of(source_of(row.path))
     if not row.path or path.resolve() != path or not path.is_file():
         raise ImageError(f"{row.id}: the file is not there any more")
     try:
-        return _thumbnail(path, path.stat().st_mtime_ns, size)
+        return _thumbnail(row.path, path.stat().st_mtime_ns, size)
     except ImageError:  # its text names the path, which is nobody's business
         raise ImageError(f"{row.id}: cannot be shown as a picture") from None
 
 
 @lru_cache(REMEMBERED)
-def _thumbnail(path: Path, _mtime_ns: int, size: int) -> bytes:
-    picture = load_image(path, size)
+def _thumbnail(path: str, _mtime_ns: int, size: int) -> bytes:
+    source = source_of(path)
+    # of a cell its bytes alone, as they were indexed
+    picture = load_image(replace(source, files=False) if isinstance(source, Cell) else source, size)
     picture.thumbnail((size, size))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85, optimize=True)

@@ -36,7 +36,7 @@ def index(  # noqa: PLR0913, PLR0917  (what can be said about a table)
     run: Annotated[str | None, typer.Option(help="A run folder, a saved aligner, or bundled.")] = None,
     approximate: Annotated[str, typer.Option(help="auto, exact, ivf_sq, ivf_pq or hnsw.")] = "auto",
     captions: Annotated[bool, typer.Option(help="Captions of pictures are texts of the index, too.")] = True,
-    csv_img_key: Annotated[str, typer.Option(help="Column with picture paths.")] = "image",
+    csv_img_key: Annotated[str, typer.Option(help="Column with picture paths, or in parquet the pictures.")] = "image",
     csv_caption_key: Annotated[str, typer.Option(help="Column with texts or captions.")] = "caption",
     csv_id_key: Annotated[str | None, typer.Option(help="Column with ids.")] = None,
     image_root: Annotated[Path | None, typer.Option(help="Folder of a table's pictures.")] = None,

@@ -1,0 +1,1 @@
+"""A mixed index of pictures and texts over LanceDB."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from csaligner.adapters.aligner import encode
 from csaligner.checks import InputError, check_choice
 from csaligner.data.images import ImageError, load_image
+from csaligner.data.sources import file_of
 from csaligner.files import disk_trouble, recover, sha256_of, write_folder
 from csaligner.integrity import write_checksums
 from csaligner.types import Encoder, Modality
@@ -164,16 +165,16 @@ def add_features(
     words = texts or [""] * len(ids)
     rows = [
         Row(
-            i,
-            modality,
-            "",
-            t if modality == "text" else "",
-            "" if modality == "text" else t,
-            "",
-            "features",
-            -1,
-            -1,
-            "",
+            id=i,
+            modality=modality,
+            path="",
+            text=t if modality == "text" else "",
+            caption="" if modality == "text" else t,
+            owner="",
+            source="features",
+            size=-1,
+            mtime_ns=-1,
+            sha256="",
         )
         for i, t in zip(ids, words, strict=True)
     ]
@@ -233,13 +234,16 @@ def _plan(stamps: dict[str, Stamp], found: Found) -> _Plan:
                 f"data: the id {entry.id!r} is in the index already, from {stamp.source}; "
                 "index the folder above both, or give them ids of their own"
             )
-        if entry.modality == "image" and not (entry.path and entry.path.is_file()):
+        if entry.modality == "image" and not (entry.path and file_of(entry.path).is_file()):
             plan.skipped.append(f"{entry.id}: no such file: {entry.path}")
             continue
         try:
             _plan_entry(plan, entry, stamp)
         except OSError as error:  # it went away since, or may not be read
             plan.skipped.append(f"{entry.id}: {entry.path}: {error.strerror}")
+            continue
+        except ImageError as error:  # a cell without a picture
+            plan.skipped.append(str(error))
             continue
         present.add(entry.id)
     plan.gone += [i for i, stamp in stamps.items() if stamp.source == found.source and i not in present]
@@ -312,7 +316,7 @@ def _size_and_time(entry: Entry) -> tuple[int, int]:
     if entry.modality == "text" or entry.path is None:
         return -1, -1
     try:
-        stat = entry.path.stat()
+        stat = file_of(entry.path).stat()
     except OSError:
         return -1, -1
     return stat.st_size, stat.st_mtime_ns
@@ -321,4 +325,6 @@ def _size_and_time(entry: Entry) -> tuple[int, int]:
 def _digest(entry: Entry) -> str:
     if entry.modality == "text" or entry.path is None:
         return hashlib.sha256(entry.text.encode("utf-8", "surrogatepass")).hexdigest()
-    return sha256_of(entry.path)
+    if isinstance(entry.path, Path):
+        return sha256_of(entry.path)
+    return hashlib.sha256(entry.path.read()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -10,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from csaligner.checks import InputError
-from csaligner.data.datasets import open_dataset
+from csaligner.data.cells import Cell, holds_pictures
+from csaligner.data.datasets import ALL, open_dataset
+from csaligner.data.datasets.formats import TABLE_SUFFIXES
 from csaligner.data.datasets.records import BadRecord, json_lines
+from csaligner.data.datasets.table import JSON_LINES, SEPARATORS
 from csaligner.data.images import SUFFIXES
 from csaligner.parsing import open_parquet
-from csaligner.registry import DATASETS
 from csaligner.types import Modality
 
 DOCUMENTS = frozenset({".txt", ".md"})
-TABLES = frozenset({".csv", ".tsv", ".jsonl", ".parquet"})
 MAX_DOCUMENT = 20_000_000  # bytes
 PASSAGE = 800  # characters: about what a small sentence encoder reads
 INDEX_FILE = "index.json"  # a folder that holds one is an index, not data
@@ -28,13 +30,14 @@ INDEX_FILE = "index.json"  # a folder that holds one is an index, not data
 class Entry:
     """One thing that can be found.
 
-    path: the picture, or the document that a passage comes from. text: what a text entry says, "" for pictures.
-    caption: of a picture, for people. owner: the id of the picture that a caption describes, else "".
+    path: the picture, a file or a cell of a table; or the document that a passage comes from. text: what a text entry
+    says, "" for pictures. caption: of a picture, for people. owner: the id of the picture that a caption describes,
+    else "".
     """
 
     id: str
     modality: Modality
-    path: Path | None = None
+    path: Path | Cell | None = None
     text: str = ""
     caption: str = ""
     owner: str = ""
@@ -73,7 +76,7 @@ class _Collector:
             raise InputError(f"data: the id {entry.id!r} is there twice; give each picture and each text its own id")
         self.entries[entry.id] = entry
 
-    def picture(self, image_id: str, path: Path, captions: tuple[str, ...]) -> None:
+    def picture(self, image_id: str, path: Path | Cell, captions: tuple[str, ...]) -> None:
         self.add(Entry(image_id, "image", path, caption=captions[0] if captions else ""))
         for number, caption in enumerate(captions if self.captions else (), start=1):
             self.add(Entry(f"{image_id}#caption-{number}", "text", path, text=caption, owner=image_id))
@@ -84,21 +87,22 @@ def find_entries(data: str, settings: EntrySettings | None = None) -> Found:
 
     A folder: its pictures (ids: paths below it; a .txt of the same stem holds captions, one a line) and its .txt
     and .md documents, cut into passages. A table (csv, tsv, jsonl, parquet): rows with a picture, a text or both.
-    A dataset's name (openmoji, say): its pictures and captions. Hidden files, folders that hold an index, and
-    links that lead out of the folder are left out.
+    In parquet the column of pictures may hold their paths or their bytes. A dataset's name (openmoji, say): its
+    pictures and captions. Hidden files, folders that hold an index, and links that lead out of the folder are left
+    out.
 
     Raises InputError where there is nothing of that name or nothing in it to index.
     """
     settings = settings or EntrySettings()
     path = Path(data)
-    if data in DATASETS or data == "all":
+    if data in (*ALL, "all"):
         found = _dataset(data, settings)
     elif path.is_dir():
         found = _folder(path.resolve(), settings)
-    elif path.is_file() and path.suffix.lower() in TABLES:
+    elif path.is_file() and path.suffix.lower() in TABLE_SUFFIXES:
         found = _table(path.resolve(), settings)
     elif path.is_file():
-        raise InputError(f"data: {path} is neither a folder nor one of {', '.join(sorted(TABLES))}")
+        raise InputError(f"data: {path} is neither a folder nor one of {', '.join(TABLE_SUFFIXES)}")
     else:
         raise InputError(f"data: no such file or folder: {data}")
     if not found.entries:
@@ -192,7 +196,7 @@ def _dataset(name: str, settings: EntrySettings) -> Found:
 def _table(path: Path, settings: EntrySettings) -> Found:
     into = _Collector(settings.captions)
     root = (settings.image_root or path.parent).resolve()
-    columns, rows = _rows(path)
+    columns, rows = _rows(path, settings)
     wanted = {settings.image_key, settings.text_key} & set(columns)
     if not wanted:
         raise InputError(
@@ -201,15 +205,19 @@ def _table(path: Path, settings: EntrySettings) -> Found:
         )
     if settings.id_key and settings.id_key not in columns:
         raise InputError(f"data: {path} has no column {settings.id_key!r}; it has {', '.join(map(repr, columns))}")
-    pictures: dict[str, tuple[Path, list[str]]] = {}
+    pictures: dict[str, tuple[Path | Cell, list[str]]] = {}
     for number, row in enumerate(rows, start=1):
-        image = str(row.get(settings.image_key) or "").strip()
+        cell = row.get(settings.image_key)
+        image = str(cell or "").strip()
         value = row.get(settings.text_key)
         texts = _clean(value if isinstance(value, list) else [value])
-        row_id = str(row[settings.id_key]) if settings.id_key else image or f"row-{number}"
+        own_id = f"{path.stem}/{cell.row}" if isinstance(cell, Cell) else image or f"row-{number}"
+        row_id = str(row[settings.id_key]) if settings.id_key else own_id
         if not image:
             for part, text in enumerate(texts, start=1):
                 into.add(Entry(row_id if len(texts) == 1 else f"{row_id}#{part}", "text", text=text))
+        elif isinstance(cell, Cell):
+            pictures.setdefault(row_id, (cell, []))[1].extend(texts)
         elif "\0" in image or not (root / image).resolve().is_relative_to(root):
             into.skipped.append(f"row {number}: {image!r} lies outside {root}; name its folder as image_root")
         else:
@@ -219,23 +227,44 @@ def _table(path: Path, settings: EntrySettings) -> Found:
     return Found(str(path), tuple(into.entries.values()), tuple(into.skipped))
 
 
-def _rows(path: Path) -> tuple[list[str], list[Mapping[str, Any]]]:
+def _rows(path: Path, settings: EntrySettings) -> tuple[list[str], list[Mapping[str, Any]]]:
     import pyarrow as pa
-    import pyarrow.csv
 
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
-            with open_parquet(path) as file:
-                table = file.read(use_threads=False)
-        elif suffix == ".jsonl":  # not by pyarrow.json, which ends the process at some broken lines
+            return _parquet_rows(path, settings)
+        if suffix in JSON_LINES:  # not by pyarrow.json, which ends the process at some broken lines
             return _json_rows(path)
-        else:
-            parse = pa.csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True)
-            table = pa.csv.read_csv(path, parse_options=parse)
-        return table.column_names, table.to_pylist()
-    except (pa.ArrowException, OSError, ValueError) as error:
+        return _text_rows(path, SEPARATORS[suffix])
+    except (pa.ArrowException, csv.Error, OSError, ValueError) as error:
         raise InputError(f"data: {path} does not read as {suffix} ({str(error).splitlines()[0]})") from None
+
+
+def _text_rows(path: Path, separator: str) -> tuple[list[str], list[Mapping[str, Any]]]:
+    """Every value as the text that it is: 007 stays 007."""
+    import pyarrow as pa
+    import pyarrow.csv
+
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        names = next(csv.reader(file, delimiter=separator), [])
+    parse = pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
+    convert = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    table = pa.csv.read_csv(path, parse_options=parse, convert_options=convert)
+    return table.column_names, table.to_pylist()
+
+
+def _parquet_rows(path: Path, settings: EntrySettings) -> tuple[list[str], list[Mapping[str, Any]]]:
+    """A column that holds pictures is not read: its values are the places where they are."""
+    key = settings.image_key
+    with open_parquet(path) as file:
+        columns = list(file.schema_arrow.names)
+        if key not in columns or not holds_pictures(file.schema_arrow.field(key).type):
+            return columns, file.read(use_threads=False).to_pylist()
+        words = [name for name in columns if name in (settings.text_key, settings.id_key)]
+        others = file.read(columns=words, use_threads=False).to_pylist() if words else [{}] * file.metadata.num_rows
+    size = str(path.stat().st_size)
+    return columns, [row | {key: Cell(path, key, n, size, files=False)} for n, row in enumerate(others)]
 
 
 def _json_rows(path: Path) -> tuple[list[str], list[Mapping[str, Any]]]:

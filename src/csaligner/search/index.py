@@ -16,16 +16,17 @@ from torch.nn.functional import normalize
 from csaligner.adapters.aligner import Aligner, encode
 from csaligner.checks import InputError, check_choice
 from csaligner.data.images import load_image
+from csaligner.data.sources import file_of, source_of
 from csaligner.encoders import open_encoder
 from csaligner.files import sha256_of
 from csaligner.integrity import check_checksums, open_seal, read_checksums, write_sealed
 from csaligner.parsing import checked, parse_json
 from csaligner.types import Encoder, Modality
 
-from .calibration import MODALITIES, Calibration
+from .calibration import MODALITIES, Calibration, bias_of
 from .items import Items, Row
 from .manifest import OWNER, IndexManifest, read_manifest
-from .spaces import SPACES, Space, SpaceName, biases, load_space, raw_vectors
+from .spaces import SPACES, Space, SpaceName, load_space, raw_vectors
 
 ALIGNER, CALIBRATION, LOCK = "aligner", "calibration.json", ".lock"
 ONLY: Mapping[str, tuple[Modality, ...]] = {"images": ("image",), "texts": ("text",)}
@@ -39,8 +40,9 @@ Only = Literal["images", "texts"]
 @dataclass(frozen=True)
 class Hit:
     """score: comparable over both modalities (see search.calibration), equal to the cosine where there is nothing to
-    calibrate by. path: the picture, or the file that the text is from; "" for texts of a table. owner: the id of the
-    picture that a text describes. missing: the file is not there any more."""
+    calibrate by. path: the picture (FILE#COLUMN[ROW] for one inside a parquet table), or the file that the text is
+    from; "" for texts of a table. owner: the id of the picture that a text describes. missing: the file is not there
+    any more."""
 
     id: str
     modality: Modality
@@ -235,11 +237,11 @@ class Index:
 
     def measure(self, *, write: bool) -> None:
         """Calibrate, and measure the biases; `write` is for whoever holds the lock of the folder."""
-        aligned = self.space("aligned")
-        calibration = Calibration.fit(aligned.vectors)
-        bias = {"aligned": biases(aligned, calibration), "aligned_cosine": biases(aligned)}
+        vectors = self.space("aligned").vectors
+        calibration = Calibration.fit(vectors)
+        bias = {"aligned": bias_of(vectors, calibration), "aligned_cosine": bias_of(vectors)}
         for name in self.spaces[1:]:
-            bias[name] = biases(load_space(self.items, name))
+            bias[name] = bias_of(load_space(self.items, name).vectors)
         self._measured = {
             "version": self.items.version,
             "calibration": calibration.to_json() if calibration else None,
@@ -317,5 +319,5 @@ def _read_measures(path: Path, version: list[int]) -> dict[str, Any] | None:
 
 
 def _hit(row: Row, score: float, cosine: float) -> Hit:
-    missing = bool(row.path) and not Path(row.path).is_file()
+    missing = bool(row.path) and not file_of(source_of(row.path)).is_file()
     return Hit(row.id, row.modality, score, cosine, row.path, row.text, row.caption, row.owner, missing)

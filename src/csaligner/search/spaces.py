@@ -16,7 +16,7 @@ from csaligner.adapters.linear import LinearAdapter
 from csaligner.adapters.mlp import MLPAdapter
 from csaligner.types import Modality
 
-from .calibration import MODALITIES, Calibration, bias_of
+from .calibration import MODALITIES
 from .items import ALIGNED, RAW, Items
 
 SpaceName = Literal["aligned", "raw", "centred"]
@@ -54,11 +54,6 @@ def load_space(items: Items, name: SpaceName) -> Space:
         return Space(rows, {m: normalize(v, dim=1) for m, v in vectors.items()})
     mean = {m: v.mean(dim=0) if len(v) else torch.zeros(v.shape[1]) for m, v in vectors.items()}
     return Space(rows, {m: normalize(v - mean[m], dim=1) for m, v in vectors.items()}, mean)
-
-
-def biases(space: Space, calibration: Calibration | None = None) -> dict[str, float]:
-    """modality_bias@10 of a space by the modality of the query; empty where one modality is all but absent."""
-    return bias_of(space.vectors, calibration)
 
 
 def raw_dim(model: Aligner) -> int | None:
