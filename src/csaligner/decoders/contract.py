@@ -84,4 +84,4 @@ def read_note(folder: Path) -> dict[str, Any]:
         fields = {name: note[name] for name in ("dim", "encoder_id", "encoder", "norm")}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"decoder: {folder / NOTE} or {MOMENTS} cannot be read ({error!r}); save it again") from None
-    return fields | {name: value.float() for name, value in moments.items()}
+    return fields | {name: moments[name].float() for name in ("mean", "std", "negative") if name in moments}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from PIL.Image import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
-from csaligner.checks import InputError, check_choice, check_non_negative
+from csaligner.checks import InputError, check_non_negative
 from csaligner.integrity import Owner, check_checksums
 from csaligner.registry import DECODERS, load
 
-from .contract import Contract, read_note
+from .contract import NOTE, Contract, read_note
 from .folder import INDEX, check_memory, check_parts, decoder_folder, free_memory, read_json
 from .kind import Kind, Sampling
 from .micro import diffusers
@@ -67,7 +68,7 @@ class Decoder:
 
 def read_contract(name_or_path: str) -> Contract:
     """What the decoder wants, read from its folder without loading it. Raises InputError as open_decoder."""
-    return _look(name_or_path)[1]
+    return _look(name_or_path).contract
 
 
 def open_decoder(name_or_path: str) -> Decoder:
@@ -76,29 +77,39 @@ def open_decoder(name_or_path: str) -> Decoder:
     Loaded on the GPU in half precision where there is one, else on the CPU. Raises InputError for an unknown name, a
     folder with parts missing, a pipeline that takes no image embeddings, and for too little memory.
     """
-    folder, contract, kind = _look(name_or_path)
+    seen = _look(name_or_path)
     package = diffusers()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    index = read_json(folder / INDEX)
-    check_memory(folder, check_parts(folder, index), dtype.itemsize, free_memory(device))
+    check_memory(seen.folder, seen.parts, dtype.itemsize, free_memory(device))
     verbosity = package.utils.logging.get_verbosity()
     package.utils.logging.set_verbosity_error()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of classes that diffusers keeps but no longer changes
             package.utils.logging.disable_progress_bar()
-            pipeline = kind.load(folder, index, dtype)
+            pipeline = seen.kind.load(seen.folder, seen.index, dtype)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"decoder: {folder} cannot be loaded ({reason})") from None
+        raise InputError(f"decoder: {seen.folder} cannot be loaded ({reason})") from None
     finally:
         package.utils.logging.set_verbosity(verbosity)
     pipeline.set_progress_bar_config(disable=True)
-    return Decoder(pipeline.to(device), contract, kind)
+    return Decoder(pipeline.to(device), seen.contract, seen.kind)
 
 
-def _look(name_or_path: str) -> tuple[Path, Contract, Kind]:
+@dataclass(frozen=True)
+class _Seen:
+    """A folder that was looked over, its weights not loaded. index: of model_index.json; parts: folders by name."""
+
+    folder: Path
+    index: Mapping[str, Any]
+    parts: Mapping[str, Path]
+    kind: Kind
+    contract: Contract
+
+
+def _look(name_or_path: str) -> _Seen:
     folder = decoder_folder(name_or_path)
     check_checksums(folder, Owner("decoder", "copy the folder again, or train it again"))
     index = read_json(folder / INDEX)
@@ -117,5 +128,8 @@ def _look(name_or_path: str) -> tuple[Path, Contract, Kind]:
     except (OSError, ValueError, KeyError, TypeError, StopIteration, SafetensorError) as error:
         raise InputError(f"decoder: {folder}: its parts do not say what they take ({error!r}); copy it again") from None
     note = read_note(folder)
-    check_choice("dim", str(note.get("dim", contract.dim)), [str(contract.dim)])
-    return folder, replace(contract, **note), kind
+    if note.get("dim", contract.dim) != contract.dim:
+        raise InputError(
+            f"decoder: {folder}: {NOTE} says {note['dim']} dimensions, its parts take {contract.dim}; copy it again"
+        )
+    return _Seen(folder, index, parts, kind, replace(contract, **note))
