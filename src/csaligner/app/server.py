@@ -99,7 +99,7 @@ class _App:
             "text": row.text,
             "caption": row.caption,
             "owner": row.owner,
-            "picture": self._has_picture(row),
+            "picture": _has_picture(row),
         }
 
     def points(self, request: Any) -> dict[str, Any]:
@@ -141,9 +141,6 @@ class _App:
         if row is None:
             raise ImageError("no item of that id is in the index")
         return row
-
-    def _has_picture(self, row: Row) -> bool:
-        return row.modality == "image" or bool(row.owner)
 
 
 def make_app(index: Index, settings: ServeSettings | None = None) -> ASGIApp:
@@ -252,8 +249,13 @@ def _for_page(hit: Hit) -> dict[str, Any]:
         "caption": hit.caption,
         "owner": hit.owner,
         "missing": hit.missing,
-        "picture": hit.modality == "image" or bool(hit.owner),
+        "picture": _has_picture(hit),
     }
+
+
+def _has_picture(item: Row | Hit) -> bool:
+    """Whether there is a thumbnail: of a picture, and of the picture that a caption describes."""
+    return item.modality == "image" or bool(item.owner)
 
 
 def _number(request: Any, name: str, default: int, most: int) -> int:
