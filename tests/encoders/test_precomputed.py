@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from csaligner.checks import InputError
+from csaligner.encoders import open_encoder
 from csaligner.encoders.precomputed import load_features, precomputed_info
 
 X = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
@@ -101,3 +102,8 @@ def test_info_tells_sources_apart() -> None:
         precomputed_info("clip", "image", 512, normalized=True),
     ]
     assert len({info.fingerprint for info in [one, *others]}) == 4
+
+
+def test_features_that_were_given_encode_nothing() -> None:
+    with pytest.raises(InputError, match=r"precomputed:clip names features that were given .*; embed the data itself"):
+        open_encoder("precomputed:clip", "image")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from csaligner.checks import InputError
+from csaligner.checks import InputError, nearest
 from csaligner.config import build_config
 from csaligner.registry import ENCODERS, load
 from csaligner.types import Encoder, Modality
@@ -25,8 +25,12 @@ def open_encoder(name: str, modality: Modality | None = None) -> Encoder:
     """
     base, words = split_name(name)
     wanted = words.get("modality", modality)
-    if base in ENCODERS or base.startswith("bundled:"):
-        return cast(Encoder, load("encoder", ENCODERS, base)(**_of_bundled(base, words)))
+    if base in ENCODERS:
+        return cast(Encoder, load("encoder", ENCODERS, base)(**_arguments(base, words)))
+    if base.startswith("precomputed:"):
+        raise InputError(
+            f"encoder: {base} names features that were given and can encode nothing; embed the data itself"
+        )
     if base.startswith("open_clip:"):
         from .open_clip import open_open_clip
 
@@ -35,7 +39,7 @@ def open_encoder(name: str, modality: Modality | None = None) -> Encoder:
         return _open_hf(base.removeprefix("hf:"), words, wanted, name)
     if "/" in base:
         raise InputError(f"encoder: no such folder: {base}; a model of the hub is hf:{base}")
-    return cast(Encoder, load("encoder", ENCODERS, base)())
+    raise InputError(f"encoder: {base!r} is not known; {nearest(base, ENCODERS)}")
 
 
 def _open_hf(source: str, words: dict[str, str], wanted: str | None, name: str) -> Encoder:
@@ -62,7 +66,8 @@ def _options(words: dict[str, str], wanted: str | None, name: str) -> ImageOptio
     return build_config(kind, {**words, "modality": wanted})
 
 
-def _of_bundled(base: str, words: dict[str, str]) -> dict[str, Any]:
+def _arguments(base: str, words: dict[str, str]) -> dict[str, Any]:
+    """Of a registered encoder: of those, MiniLM alone takes options."""
     words = {key: value for key, value in words.items() if key != "modality"}
     if not words:
         return {}

@@ -15,7 +15,7 @@ from csaligner.parsing import parse_json
 
 WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")  # no pickle, no code
 UNWANTED = ("onnx/*", "openvino/*", "original/*", "*/onnx/*", "coreml/*")
-DESCRIPTIONS = ("trainer_state.json",)
+NOT_THE_MODEL = ("trainer_state.json",)  # says how it was trained: no part of the revision
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,6 @@ def _content_hash(path: Path) -> str:
     files = {f for pattern in WANTED for f in path.rglob(pattern)}
     for file in sorted(files):
         name = file.relative_to(path).as_posix()
-        if not name.startswith(".") and name not in DESCRIPTIONS:
+        if not name.startswith(".") and name not in NOT_THE_MODEL:
             digest.update(f"{name}\0{sha256_of(file)}\n".encode())
     return digest.hexdigest()[:16]

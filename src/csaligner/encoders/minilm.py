@@ -8,10 +8,11 @@ from csaligner.checks import InputError
 from csaligner.files import sha256_of
 from csaligner.types import EncoderInfo
 
+from .loading import quiet_loading, resolve_device
 from .spec import TextOptions, changed_options, name_with
 from .text import TextEncoder, Tokenization
 from .towers import SentenceTower
-from .transformers_text import open_sentence_transformer, quiet_loading, resolve_device
+from .transformers_text import open_sentence_transformer
 
 NAME, DIM, MAX_TOKENS = "bundled:all-MiniLM-L6-v2", 384, 256
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from csaligner.checks import InputError
 from csaligner.types import Encoder, EncoderInfo
 
+from .loading import resolve_device
 from .spec import EncoderOptions, ImageOptions, TextOptions, changed_options, name_with
-from .transformers_text import resolve_device
 
 
 def open_open_clip(name: str, options: ImageOptions | TextOptions) -> Encoder:

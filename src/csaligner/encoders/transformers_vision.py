@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,9 +15,9 @@ from csaligner.checks import InputError
 from csaligner.types import EncoderInfo
 
 from .folder import ModelFolder
+from .loading import load_model, quiet_loading, resolve_device
 from .spec import ImageOptions, changed_options, name_with
 from .text import States
-from .transformers_text import load_model, quiet_loading, resolve_device
 
 PROJECTED = {
     "clip": "CLIPVisionModelWithProjection",
@@ -135,7 +136,7 @@ def open_image(folder: ModelFolder, options: ImageOptions) -> ImageEncoder:
     encoder = ImageEncoder(tower, processor, info, options)
     with torch.inference_mode():
         dim = int(encoder._run([encoder.prepare(Image.new("RGB", (size, size)))]).pooled.shape[1])
-    encoder._info = EncoderInfo(info.id, info.revision, "image", dim, preprocessing)
+    encoder._info = replace(info, dim=dim)
     return encoder
 
 

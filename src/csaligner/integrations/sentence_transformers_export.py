@@ -17,10 +17,10 @@ from csaligner.adapters.linear import LinearAdapter
 from csaligner.adapters.mlp import MLPAdapter
 from csaligner.checks import InputError
 from csaligner.encoders.folder import open_folder
+from csaligner.encoders.loading import quiet_loading
 from csaligner.encoders.spec import split_name
 from csaligner.encoders.text import TextEncoder
 from csaligner.encoders.towers import ProjectedTextTower, SentenceTower
-from csaligner.encoders.transformers_text import quiet_loading
 from csaligner.encoders.transformers_vision import ImageEncoder
 from csaligner.files import write_folder, write_json, write_text
 from csaligner.types import Encoder
