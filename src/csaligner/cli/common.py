@@ -22,5 +22,5 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 @app.callback()
-def _options(context: typer.Context, debug: Debug = False) -> None:
-    context.obj = {"debug": debug}
+def _options(debug: Debug = False) -> None:
+    pass  # cli.main looks for --debug itself: it sees the errors
