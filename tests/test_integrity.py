@@ -18,6 +18,7 @@ from csaligner.integrity import (
     load_tensors,
     open_seal,
     read_checksums,
+    read_sealed,
     save_tensors,
     write_checksums,
     write_sealed,
@@ -48,6 +49,23 @@ def test_json_without_a_seal_is_read_and_no_mapping_is_refused(tmp_path: Path) -
     write_json(tmp_path / "a.json", [1])
     with pytest.raises(InputError, match="not as it was written"):
         read(tmp_path / "a.json")
+
+
+def test_sealed_json_is_parsed_and_every_fault_is_one_line_with_what_to_do(tmp_path: Path) -> None:
+    def parse(value: dict[str, Any]) -> int:
+        return int(value["a"])
+
+    path = tmp_path / "a.json"
+    with pytest.raises(InputError, match=r"^thing: .* holds no a\.json; give a folder that make wrote$"):
+        read_sealed(path, OWNER, parse, made_by="make")
+    write_sealed(path, {"format_version": 1, "a": "7"})
+    assert read_sealed(path, OWNER, parse, version=1) == 7
+    with pytest.raises(InputError, match=r"^thing: .*a\.json has format 1, this csaligner reads 2; make it again$"):
+        read_sealed(path, OWNER, parse, version=2)
+    for text, why in (("{", "Expecting"), ("[]", "it is a list"), ('{"b": 1}', "'a' is missing"), ('{"a": "x"}', "x")):
+        path.write_text(text)
+        with pytest.raises(InputError, match=rf"^thing: .*a\.json cannot be read \(.*{why}.*\); make it again$"):
+            read_sealed(path, OWNER, parse)
 
 
 def test_tensors_of_every_kind_come_back(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +22,7 @@ from .checks import InputError
 from .files import sha256_of, write_json
 from .parsing import parse_json
 
+T = TypeVar("T")
 SEAL = "sha256"
 CHECKSUMS = "checksums.json"
 
@@ -38,6 +39,37 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     """write_json with the SHA-256 of everything else beside it, under the key `sha256`."""
     plain = {key: entry for key, entry in value.items() if key != SEAL}
     write_json(path, plain | {SEAL: _digest(plain)})
+
+
+def read_sealed(
+    path: Path,
+    of: Owner,
+    parse: Callable[[dict[str, Any]], T],
+    *,
+    made_by: str = "csaligner",
+    version: int | None = None,
+) -> T:
+    """What `parse` makes of the JSON that write_sealed wrote to `path`.
+
+    made_by: what writes the folder it lies in, for the message where it is missing; version: its format_version, None:
+    it has none. Raises InputError where it is missing, is no JSON, has another format, was changed since, or where
+    `parse` raises a ValueError, KeyError, TypeError or AttributeError.
+    """
+    if not path.is_file():
+        raise InputError(f"{of.name}: {path.parent} holds no {path.name}; give a folder that {made_by} wrote")
+    try:
+        value = parse_json(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise TypeError(f"it is a {type(value).__name__}, wanted names and values")
+        if version is not None and value["format_version"] != version:
+            found = value["format_version"]
+            raise InputError(f"{of.name}: {path} has format {found}, this csaligner reads {version}; {of.advice}")
+        return parse(open_seal(path, value, of))
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise InputError(f"{of.name}: {path} cannot be read ({reason}); {of.advice}") from None
 
 
 def open_seal(path: Path, value: Any, of: Owner) -> dict[str, Any]:

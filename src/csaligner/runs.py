@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 
@@ -29,8 +29,7 @@ from .encoders import open_encoder
 from .evaluation.baselines import MeanCentring
 from .evaluation.evaluate import evaluate
 from .files import recover, sha256_of, write_text
-from .integrity import Owner, damaged, open_seal, write_sealed
-from .parsing import parse_json
+from .integrity import Owner, damaged, read_sealed, write_sealed
 from .reporting.record import MethodResult
 from .reporting.report import write_report
 from .reporting.tables import write_results_json
@@ -242,15 +241,14 @@ def _digests(record: Mapping[str, Any], name: str) -> list[str]:
 
 
 def read_record(run: Path) -> dict[str, Any]:
-    path = run / RECORD
-    if not path.is_file():
-        raise InputError(f"run: {run} holds no {RECORD}; give a folder that `csaligner train` wrote")
-    try:
-        value = parse_json(path.read_text(encoding="utf-8"))
-        _ = Path(value["store"]), dict(value.get("versions", {}))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"run: {path} does not read as a record ({error!r}); {OWNER.advice}") from None
-    return open_seal(path, cast(dict[str, Any], value), OWNER)
+    """What claim_run wrote to run.json: provenance, stores and their SHA-256. Raises InputError."""
+    return read_sealed(run / RECORD, OWNER, _record, made_by="`csaligner train`")
+
+
+def _record(value: dict[str, Any]) -> dict[str, Any]:
+    """TypeError or ValueError where what others read from it has another type."""
+    _ = Path(value["store"]), dict(value.get("versions", {}))
+    return value
 
 
 def read_config(run: Path) -> TrainConfig:

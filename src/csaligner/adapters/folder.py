@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,8 +12,7 @@ from torch import nn
 from csaligner.checks import InputError
 from csaligner.config import FORMAT_VERSION, AdapterConfig, Strict, build_config
 from csaligner.files import write_folder
-from csaligner.integrity import Owner, load_tensors, open_seal, save_tensors, write_sealed
-from csaligner.parsing import parse_json
+from csaligner.integrity import Owner, load_tensors, read_sealed, save_tensors, write_sealed
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -34,17 +33,8 @@ def write_model(folder: Path, config: Strict, model: nn.Module) -> None:
 
 def read_config(kind: type[C], folder: Path) -> C:
     """Raises InputError for a missing, damaged or foreign config.json."""
-    path = folder / CONFIG
-    if not path.is_file():
-        raise InputError(f"checkpoint: {folder} holds no {CONFIG}; give a folder that save() wrote")
-    try:
-        data = parse_json(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"checkpoint: {path} is not JSON ({error})") from None
-    version = data.get("format_version") if isinstance(data, dict) else None
-    if version != FORMAT_VERSION:
-        raise InputError(f"checkpoint: {path} has format {version}, this csaligner reads {FORMAT_VERSION}")
-    return build_config(kind, open_seal(path, data, CHECKPOINT))
+    parse = partial(build_config, kind)
+    return read_sealed(folder / CONFIG, CHECKPOINT, parse, made_by="save()", version=FORMAT_VERSION)
 
 
 def read_weights(folder: Path, model: nn.Module) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from csaligner.checks import InputError
-from csaligner.integrity import Owner, open_seal, write_sealed
-from csaligner.parsing import checked, parse_json
+from csaligner.integrity import Owner, read_sealed, write_sealed
+from csaligner.parsing import checked
 from csaligner.types import EncoderInfo, Modality
 
 MANIFEST = "csaligner.json"
@@ -97,24 +96,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def read_manifest(folder: Path) -> Manifest:
     """Raises InputError where there is none, where it does not parse, and for another format version."""
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise InputError(f"store: {folder} holds no {MANIFEST}; give a folder that `csaligner embed` wrote")
-    try:
-        value = parse_json(path.read_text(encoding="utf-8"))
-        version = value["format_version"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"store: {path} does not read as a manifest ({error!r}); embed again") from None
-    if version != FORMAT_VERSION:
-        raise InputError(
-            f"store: {path} has format version {version}, this csaligner reads {FORMAT_VERSION}; embed again"
-        )
-    value = open_seal(path, value, OWNER)
-    try:
-        manifest = checked(Manifest, value)
-        _check(manifest)
-    except ValueError as error:
-        raise InputError(f"store: {path} does not read as a manifest ({error}); embed again") from None
+    return read_sealed(folder / MANIFEST, OWNER, _manifest, made_by="`csaligner embed`", version=FORMAT_VERSION)
+
+
+def _manifest(value: Mapping[str, Any]) -> Manifest:
+    manifest = checked(Manifest, value)
+    _check(manifest)
     return manifest
 
 

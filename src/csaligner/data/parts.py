@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from csaligner.checks import InputError
-from csaligner.integrity import Owner, open_seal, write_sealed
-from csaligner.parsing import checked, parse_json
+from csaligner.integrity import Owner, read_sealed, write_sealed
+from csaligner.parsing import checked
 
 from .manifest import Manifest, Shard, Skipped
 from .shards import damaged_files
@@ -39,9 +40,8 @@ def read_parts(folder: Path) -> dict[int, Part]:
 
 def _read(path: Path) -> Part | None:
     try:
-        value = open_seal(path, parse_json(path.read_text(encoding="utf-8")), Owner("part", "made again"))
-        return checked(Part, value)
-    except (ValueError, KeyError, TypeError):
+        return read_sealed(path, Owner("part", "made again"), partial(checked, Part))
+    except InputError:
         return None
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
-from csaligner.checks import InputError
-from csaligner.integrity import Owner, open_seal, write_sealed
-from csaligner.parsing import checked, parse_json
+from csaligner.integrity import Owner, read_sealed, write_sealed
+from csaligner.parsing import checked
 from csaligner.types import EncoderInfo
 
 from .entries import INDEX_FILE
@@ -52,17 +52,5 @@ def write_manifest(folder: Path, manifest: IndexManifest) -> None:
 
 def read_manifest(folder: Path) -> IndexManifest:
     """Raises InputError where there is none, where it does not parse, and for another format version."""
-    path = folder / INDEX_FILE
-    if not path.is_file():
-        raise InputError(f"index: {folder} holds no {INDEX_FILE}; give a folder that `csaligner index` wrote")
-    try:
-        value = parse_json(path.read_text(encoding="utf-8"))
-        version = value["format_version"]
-        if version != FORMAT_VERSION:
-            raise InputError(f"index: {path} has format {version}, this csaligner reads {FORMAT_VERSION}; index again")
-        value = open_seal(path, value, OWNER)
-        return checked(IndexManifest, value)
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"index: {path} does not read as a manifest ({error!r}); index again") from None
+    parse = partial(checked, IndexManifest)
+    return read_sealed(folder / INDEX_FILE, OWNER, parse, made_by="`csaligner index`", version=FORMAT_VERSION)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from csaligner.checks import InputError
 from csaligner.files import point, write_folder
-from csaligner.integrity import Owner, load_tensors, open_seal, save_tensors, write_sealed
-from csaligner.parsing import checked, parse_json
+from csaligner.integrity import Owner, load_tensors, read_sealed, save_tensors, write_sealed
+from csaligner.parsing import checked
 
 from .tracking import finite, read_values
 
@@ -108,16 +108,11 @@ def read_state(folder: Path) -> TrainerState:
     """As read_checkpoint, without the tensors."""
     if not folder.is_dir():
         raise InputError(f"checkpoint: no such folder: {folder}")
-    owner = _owner(folder)
-    try:
-        value = parse_json((folder / STATE).read_text(encoding="utf-8"))
-        value = open_seal(folder / STATE, value, owner)
-        state = checked(TrainerState, value | {"history": [read_values(row) for row in value["history"]]})
-    except InputError:
-        raise
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"checkpoint: {folder / STATE} cannot be read ({error}); {owner.advice}") from None
-    return state
+    return read_sealed(folder / STATE, _owner(folder), _state, made_by="`csaligner train`")
+
+
+def _state(value: dict[str, Any]) -> TrainerState:
+    return checked(TrainerState, value | {"history": [read_values(row) for row in value["history"]]})
 
 
 def _owner(folder: Path) -> Owner:
