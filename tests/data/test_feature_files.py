@@ -77,7 +77,7 @@ def test_one_side_alone(tmp_path: Path) -> None:
     assert np.array_equal(store.rows("text", store.rows_of("text")).numpy(), unit)
     images = write_side(tmp_path / "images", torch.from_numpy(X), precomputed_info("m", "image", 4))
     assert (images.sides, images.n_images) == (("image",), 6)
-    with pytest.raises(InputError, match="ids: one is there twice"):
+    with pytest.raises(InputError, match="ids: 'a' is there twice"):
         write_side(tmp_path / "x", torch.from_numpy(X), precomputed_info("m", "image", 4), ids=list("aabcde"))
     with pytest.raises(InputError, match="both missing"):
         import_features(FeatureFiles(), tmp_path / "x")

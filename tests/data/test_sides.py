@@ -198,7 +198,10 @@ def test_a_clip_retrieval_folder_without_texts_or_metadata(tmp_path: Path) -> No
     [
         (lambda f: (f / "text_emb/text_emb_2.npy").unlink(), "shard 2 is not in each of its folders"),
         (lambda f: np.save(f / "text_emb/text_emb_2.npy", np.zeros((2, 8), np.float16)), "3 images and 2 texts"),
-        (lambda f: np.save(f / "img_emb/img_emb_2.npy", np.zeros((3, 7), np.float16)), "another width or precision"),
+        (
+            lambda f: np.save(f / "img_emb/img_emb_2.npy", np.zeros((3, 7), np.float16)),
+            "shard 2 holds 7-d float16, the first 8-d",
+        ),
         (lambda f: np.save(f / "img_emb/img_emb_2.npy", np.zeros(3, np.int64)), r"holds \(3,\) int64, wanted"),
         (lambda f: (f / "img_emb/img_emb_2.npy").write_bytes(b"x"), "cannot be read as an array"),
     ],

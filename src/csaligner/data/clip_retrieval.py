@@ -140,11 +140,15 @@ def _same_rows(
 ) -> list[int]:
     first = next(iter(heads.values()))
     for side, found in heads.items():
-        for number, (shape, dtype), (other, precision) in zip(numbers, found, first, strict=True):
+        for number, (shape, dtype), (other, _) in zip(numbers, found, first, strict=True):
             if shape[0] != other[0]:
                 raise InputError(f"store: {folder}: shard {number} has {other[0]} images and {shape[0]} texts")
-            if shape[1] != found[0][0][1] or dtype != precision or dtype != first[0][1]:
-                raise InputError(f"store: {folder}: the {side} shard {number} has another width or precision")
+            wanted = f"{found[0][0][1]}-d {first[0][1]}"
+            if f"{shape[1]}-d {dtype}" != wanted:
+                raise InputError(
+                    f"store: {folder}: the {side} shard {number} holds {shape[1]}-d {dtype}, the first {wanted}; "
+                    "keep features of one model in one precision"
+                )
     return [shape[0] for shape, _ in first]
 
 

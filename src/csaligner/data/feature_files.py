@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,8 @@ def write_side(
     names = list(map(str, range(n) if ids is None else ids))
     check_length("ids", names, n, "rows")
     if side == "image" and len(set(names)) < n:
-        raise InputError("ids: one is there twice; give each picture its own id")
+        twice = Counter(names).most_common(1)[0][0]
+        raise InputError(f"ids: {twice!r} is there twice; give each picture its own id")
     texts = list(captions or [""] * n)
     check_length("captions", texts, n, "rows")
     array = features.detach().to("cpu", torch.float32).numpy()
