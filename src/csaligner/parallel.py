@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from csaligner.checks import InputError, check_choice
 from csaligner.distributed import gather_ids, gather_rows, rank, row_counts, world_size
 from csaligner.losses.infonce import NAMES
-from csaligner.losses.objective import INFO_NCE, KERNEL_TERMS, Objective, weighted
+from csaligner.losses.objective import INFO_NCE, KERNEL_TERMS, Objective, at_work, kernel_values, weighted
 from csaligner.ops import ring
 from csaligner.ops.arguments import Ids, Samples, pair_ids, samples, scale_of, whole_numbers
 from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth, median_rows
@@ -64,8 +64,7 @@ class ParallelObjective:
         ids_x = None if image_ids is None else whole_numbers("image_ids", image_ids, image_features)
         ids_y = None if text_ids is None else whole_numbers("text_ids", text_ids, text_features)
         lambdas = self.objective.lambdas(weights)
-        active = {name for name, weight in lambdas.items() if weight > 0}
-        if ids_y is None and not active <= set(DIVERGENCES):
+        if ids_y is None and not at_work(lambdas) <= set(DIVERGENCES):
             _check_same_counts(image_features, text_features)
         if self.exchange == "ring":
             return self._ring(_checked_together(image_features, text_features), logit_scale, (ids_x, ids_y), lambdas)
@@ -80,8 +79,8 @@ class ParallelObjective:
         ids: tuple[Tensor | None, Tensor | None],
         lambdas: Mapping[str, float],
     ) -> LossTerms:
-        active = {name for name, weight in lambdas.items() if weight > 0}
-        rows, scale = _rows(s, *ids), scale_of(logit_scale, s.x)
+        active = at_work(lambdas)
+        rows, scale = _rows(s, *ids, self.objective.unpaired_weight), scale_of(logit_scale, s.x)
         values: dict[str, Tensor] = {}
         kernel = self._kernel(s, scale) if active & set(KERNEL_TERMS) else None
         if active:
@@ -91,9 +90,8 @@ class ParallelObjective:
         if kernel is not None:
             within_x = ring.within(s.x, kernel, rows.weights_x)
             within_y = ring.within(s.y, kernel, rows.weights_y)
-            for name in sorted(active & set(KERNEL_TERMS)):
-                values[name] = KERNEL_TERMS[name](within_x, within_y, between)
-        return weighted({name: value.to(s.dtype) for name, value in values.items()}, lambdas, s)
+            values |= kernel_values(active, within_x, within_y, between)
+        return weighted(values, lambdas, s)
 
     def _kernel(self, s: Samples, scale: Tensor) -> Kernel:
         """The kernel that one process would make of all rows: the median rule looks at the same few."""
@@ -153,20 +151,20 @@ def _checked_together(image_features: Tensor, text_features: Tensor) -> Samples:
     return s
 
 
-def _rows(s: Samples, image_ids: Tensor | None, text_ids: Tensor | None) -> Rows:
-    """Ids, and kernel weights 1/m counted over all ranks."""
+def _rows(s: Samples, image_ids: Tensor | None, text_ids: Tensor | None, unpaired: float) -> Rows:
+    """Ids, and kernel weights 1/m counted over all ranks, `unpaired` for a row without a partner."""
     if image_ids is None and text_ids is None:
         ids_x, ids_y = (
             torch.arange(len(side), device=side.device) + sum(row_counts(side)[: rank()]) for side in (s.x, s.y)
         )
         return Rows(ids_x, ids_y)
     ids_x, ids_y = pair_ids(image_ids, text_ids, s.x, s.y, need_pairs=False)
-    return Rows(ids_x, ids_y, _kernel_weights(ids_x), _kernel_weights(ids_y))
+    return Rows(ids_x, ids_y, _kernel_weights(ids_x, unpaired), _kernel_weights(ids_y, unpaired))
 
 
-def _kernel_weights(ids: Tensor) -> Tensor:
+def _kernel_weights(ids: Tensor, unpaired: float) -> Tensor:
     start = sum(row_counts(ids)[: rank()])
-    return id_weights(gather_ids(ids), unpaired=1.0)[start : start + len(ids)]
+    return id_weights(gather_ids(ids), unpaired)[start : start + len(ids)]
 
 
 def _own(positions: Tensor, counts: list[int]) -> Tensor:

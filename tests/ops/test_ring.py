@@ -32,11 +32,15 @@ class Case:
     kernel: str = "gaussian"
     paired_by: str = "ids"
     frozen: bool = False
+    unpaired_weight: float = 1.0
+
+    def objective(self, impl: str = "auto") -> Objective:
+        return Objective(self.terms, self.bandwidth, impl, self.kernel, self.unpaired_weight)
 
 
 CASES = [
     Case(BOTH),
-    Case({**BOTH, "mmd": 2.0}, ("median", 0.05), "laplacian"),
+    Case({**BOTH, "mmd": 2.0}, ("median", 0.05), "laplacian", unpaired_weight=2.5),
     Case({"info_nce": 1.0}, paired_by="position"),
     Case(BOTH, "temperature", paired_by="position"),
     Case({"cauchy_schwarz": 1.0}, 0.1, paired_by="nothing"),
@@ -68,11 +72,11 @@ def gradients(loss: LossTerms, *of: Tensor) -> list[Tensor]:
 
 def same_as_one_process(case: Case, exchange: str) -> None:
     x, y, scale, ids_x, ids_y = inputs(case)
-    wanted = Objective(case.terms, case.bandwidth, "reference", case.kernel)(x, y, scale, ids_x, ids_y)
+    wanted = case.objective("reference")(x, y, scale, ids_x, ids_y)
     i, j = own(len(x)), own(len(y))
     own_x, own_y = (t.detach()[where].requires_grad_(t.requires_grad) for t, where in ((x, i), (y, j)))
     own_ids = None if ids_x is None else ids_x[i], None if ids_y is None else torch.tensor(ids_y[j])
-    objective = ParallelObjective(Objective(case.terms, case.bandwidth, kernel=case.kernel), exchange)
+    objective = ParallelObjective(case.objective(), exchange)
     found = objective(own_x, own_y, scale, *own_ids)
 
     assert found.weights == wanted.weights

@@ -75,7 +75,7 @@ class Objective:
         weights: other weights for this call, by name (schedules). Raises InputError.
         """
         lambdas = self.lambdas(weights)
-        active = {name for name, weight in lambdas.items() if weight > 0}
+        active = at_work(lambdas)
         s = samples(image_features, text_features, names=NAMES, impl=self.impl)
         need_pairs = not active.isdisjoint((INFO_NCE, *PAIRED_LOSSES))
         rows = _rows(s, image_ids, text_ids, need_pairs, self.unpaired_weight)
@@ -120,8 +120,19 @@ class CSAlignerLoss(nn.Module):
         return self.objective(image_features, text_features, logit_scale, image_ids, text_ids)
 
 
+def at_work(lambdas: Mapping[str, float]) -> set[str]:
+    """The terms that are worth computing."""
+    return {name for name, weight in lambdas.items() if weight > 0}
+
+
+def kernel_values(names: set[str], *log_means: Tensor) -> dict[str, Tensor]:
+    """Those of the terms that are functions of the log kernel means: within x, within y, between."""
+    return {name: KERNEL_TERMS[name](*log_means) for name in sorted(names & set(KERNEL_TERMS))}
+
+
 def weighted(values: Mapping[str, Tensor], lambdas: Mapping[str, float], s: Samples) -> LossTerms:
-    """The terms and their weighted sum; without any term a 0 that depends on the samples."""
+    """The terms in the dtype of the samples, and their weighted sum; without any term a 0 that depends on these."""
+    values = {name: value.to(s.dtype) for name, value in values.items()}
     parts = {name: lambdas[name] * value for name, value in values.items()}
     total = torch.stack(list(parts.values())).sum() if parts else s.x.sum().to(s.dtype) * 0
     return LossTerms(total, {name: value.detach() for name, value in values.items()}, lambdas, parts)
@@ -151,14 +162,13 @@ def _values(names: set[str], batch: _Batch) -> dict[str, Tensor]:
     if kernel_terms:
         within_x = dispatch.within(s.x, kernel, s.weights_x, impl)
         within_y = dispatch.within(s.y, kernel, s.weights_y, impl)
-        for name in sorted(kernel_terms):
-            values[name] = KERNEL_TERMS[name](within_x, within_y, between)
+        values |= kernel_values(names, within_x, within_y, between)
     for name in sorted(names & set(PAIRED_LOSSES)):
         values[name] = load("loss", PAIRED_LOSSES, name)(s.x, s.y, batch.scale, batch.rows.ids_x, batch.rows.ids_y)
     for name in sorted(names & set(DIVERGENCES) - set(KERNEL_TERMS)):
         divergence = load("divergence", DIVERGENCES, name)
         values[name] = divergence(s.x, s.y, weights_x=s.weights_x, weights_y=s.weights_y, impl=impl)
-    return {name: value.to(s.dtype) for name, value in values.items()}
+    return values
 
 
 def _rows(s: Samples, image_ids: Ids | None, text_ids: Ids | None, need_pairs: bool, unpaired: float) -> Rows:

@@ -26,6 +26,7 @@ from .around import Transfer, around, mean, merged, own_side, summed
 from .kernels import Kernel
 from .pairs import Modality, Pair, Rows
 from .softmaxes import LOWEST, Factors, LogSums, OnlineSoftmaxes, Tile
+from .tiled import squared_distances
 from .tiles import (
     Buffers,
     Sample,
@@ -293,9 +294,7 @@ class _Sums:
         buffers = Buffers.between(x.points, y.points, 1)
         for i in blocks(x.points):
             for j in blocks(y.points):
-                t = buffers.lend(0, i.stop - i.start, j.stop - j.start)
-                torch.addmm(y.square_norms[j], x.points[i], y.points[j].T, alpha=-2, out=t)
-                t.add_(x.square_norms[i][:, None]).clamp_(min=0)
+                t = squared_distances(x, y, i, j, buffers)
                 if own and i == j:
                     t.fill_diagonal_(0.0)
                 log_k, slope = kernel.log_value_and_slope(t)
