@@ -64,7 +64,7 @@ def uncompiled(function: Callable[_P, _T]) -> Callable[_P, _T]:
 def refuse_second_derivative() -> None:
     """For the start of a backward: it runs with gradients on only where create_graph=True was asked for."""
     if torch.is_grad_enabled():
-        raise InputError('impl: "tiled" has no second derivative (create_graph=True); use impl="reference"')
+        raise InputError('impl: tiles have no second derivative (create_graph=True); use impl="reference"')
 
 
 def totals_dtype(x: Tensor) -> torch.dtype:
