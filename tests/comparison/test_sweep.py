@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from csaligner.checks import InputError
 from csaligner.comparison import sweep as module
 from csaligner.comparison.compare import Budget
+from csaligner.comparison.folds import Fold
 from csaligner.comparison.sweep import AUTO, GRIDS, HIDDEN, JSON, LAMBDA, PAGE, SCALE, SIGMA, configure, sweep_and_write
+from csaligner.comparison.unfinished import UNFINISHED
 from csaligner.config import AdapterConfig, TrainConfig
+from csaligner.pairing import pair_features
 
 ADAPTER = AdapterConfig(hidden=8)
 BUDGET = Budget(TrainConfig(epochs=2, batch_size=32, image_adapter=ADAPTER, text_adapter=ADAPTER), seeds=1, jobs=1)
@@ -55,3 +60,49 @@ def test_all_points_are_measured_and_shown(tmp_path: Path, monkeypatch: pytest.M
     assert page.count("<svg") == 3
     assert "best of the grids" in page
     assert "sigma median" in page
+
+
+def test_a_sweep_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, out, ran = tmp_path / "pairs.npy", tmp_path / "out", list[float]()
+    np.save(data, np.random.default_rng(0).normal(size=(2, 40, 5)).astype(np.float32))
+    monkeypatch.setattr(module, "GRIDS", {"small": {SIGMA: ("0.4", "0.8")}})
+    monkeypatch.setattr(module, "AUTO", {})
+    run, points = module._run, 2 * 5  # sigmas x folds
+
+    def noted(fold: Fold, config: TrainConfig) -> Any:
+        if len(ran) == 4:
+            raise KeyboardInterrupt
+        ran.append(float(config.objective.bandwidth))
+        return run(fold, config)
+
+    def sweep_small(budget: Budget = BUDGET, to: Path = out) -> list[Any]:
+        sweep_and_write([data], ["small"], budget, to, lambda *_: None)
+        return list(json.loads((to / JSON).read_text(encoding="utf-8"))["points"])
+
+    monkeypatch.setattr(module, "_run", noted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep_small()
+    kept = sorted((out / UNFINISHED).iterdir())
+    assert len(kept) == 4
+    kept[0].write_bytes(kept[0].read_bytes()[:-20])  # this one is done again
+    ran.append(0.0)
+    again = sweep_small()
+    assert len(ran) == 5 + points - 3
+    assert not (out / UNFINISHED).exists()
+    monkeypatch.setattr(module, "_run", run)
+    assert again == sweep_small(to=tmp_path / "undisturbed")
+
+
+def test_a_sweep_with_other_settings_takes_nothing_of_what_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "AUTO", {})
+    monkeypatch.setattr(module, "_run", lambda fold, config: {"score": config.lr})
+    rng = np.random.default_rng(0)
+    features = pair_features(*torch.from_numpy(rng.normal(size=(2, 8, 3)).astype(np.float32)))
+    fold = Fold("d", 0, ((features, features),), features)
+    for lr in (0.5, 0.25, 0.5):
+        budget = replace(BUDGET, base=BUDGET.base.model_copy(update={"lr": lr}))
+        (point,) = module.sweep([fold], {"small": {SIGMA: ("0.4",)}}, budget, keep=tmp_path)
+        assert point.metrics == {"score": [lr]}
+    assert len(list(tmp_path.iterdir())) == 2

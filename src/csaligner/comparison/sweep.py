@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,13 @@ from csaligner.adapters.aligner import align
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config, override
 from csaligner.estimator import CSAligner
-from csaligner.files import write_json
+from csaligner.files import recover, write_json
 from csaligner.reporting.sweep import SweepPage, write_sweep
 from csaligner.runs import provenance
 
 from .compare import Budget, Report, measures, score, spread_over_processes
 from .folds import Fold, open_folds
+from .unfinished import UNFINISHED, done_once, task_key
 
 JSON, PAGE = "sweep.json", "sweep.html"
 LAMBDA, SIGMA, SCALE = "objective.terms.cauchy_schwarz", "objective.bandwidth", "objective.logit_scale"
@@ -74,8 +76,10 @@ def sweep(
     grids: Mapping[str, Mapping[str, Sequence[str]]],
     budget: Budget,
     report: Report = lambda done, total, what: None,
+    keep: Path | None = None,
 ) -> list[Point]:
-    """Every point of every grid, and what chooses by itself, on every data set with every seed."""
+    """Every point of every grid, and what chooses by itself, on every data set with every seed. keep: a folder for what
+    is done, so that the same call goes on after an interruption."""
     wanted: list[tuple[str, Mapping[str, str]]] = [
         (name, dict(zip(axes, values, strict=True)))
         for name, axes in grids.items()
@@ -85,13 +89,14 @@ def sweep(
     for _, settings in wanted:
         configure(budget.base, settings)
     tasks = [
-        (fold, configure(budget.base, settings, seed), (name, settings, seed))
+        (fold, configure(budget.base, settings, seed), keep, (name, settings, seed))
         for name, settings in wanted
         for seed in range(budget.seeds)
         for fold in folds
     ]
-    found = spread_over_processes(_run, [task[:2] for task in tasks], budget.jobs, lambda d, t: report(d, t, "sweep"))
-    return _gathered([(fold.dataset, *label) for fold, _, label in tasks], found)
+    arguments = [task[:3] for task in tasks]
+    found = spread_over_processes(_run_once, arguments, budget.jobs, lambda d, t: report(d, t, "sweep"))
+    return _gathered([(fold.dataset, *label) for fold, *_, label in tasks], found)
 
 
 def _gathered(
@@ -109,17 +114,30 @@ def _gathered(
     return points
 
 
+def _run_once(fold: Fold, config: TrainConfig, keep: Path | None) -> dict[str, float]:
+    """What `_run` gives, read from `keep` where an earlier call has written it there."""
+    if keep is None:
+        return _run(fold, config)
+    path = keep / f"{task_key(fold, config.model_dump(mode='json'))}.json"
+    return done_once(path, lambda: _run(fold, config), dict, lambda value: {k: float(v) for k, v in value.items()})
+
+
 def _run(fold: Fold, config: TrainConfig) -> dict[str, float]:
     return measures(align(CSAligner(config).fit_features(fold.train_and_val).model, fold.test))
 
 
 def sweep_and_write(data: Sequence[Path], names: Sequence[str], budget: Budget, out: Path, report: Report) -> None:
-    """Sweep the named grids on every data set; sweep.json and sweep.html in `out`. Raises InputError."""
+    """Sweep the named grids on every data set; sweep.json and sweep.html in `out`. Raises InputError.
+
+    The same call after an interruption goes on with what was not done yet.
+    """
     for name in names:
         if name not in GRIDS:
             raise InputError(f"grids: {name!r} is not known; wanted some of {', '.join(GRIDS)}")
     folds = [fold for path in data for fold in open_folds(path)]
-    points = sweep(folds, {name: GRIDS[name] for name in names}, budget, report)
+    if out.is_dir():
+        recover(out)
+    points = sweep(folds, {name: GRIDS[name] for name in names}, budget, report, out / UNFINISHED)
     out.mkdir(parents=True, exist_ok=True)
     record = {
         "provenance": provenance(budget.seeds - 1),
@@ -129,6 +147,7 @@ def sweep_and_write(data: Sequence[Path], names: Sequence[str], budget: Budget, 
     }
     write_json(out / JSON, record)
     write_sweep([_page(dataset, names, points) for dataset in dict.fromkeys(p.dataset for p in points)], out / PAGE)
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
 
 
 def best(points: Sequence[Point]) -> Point:

@@ -1,0 +1,43 @@
+"""What a long command has done so far, kept until all is done, so that the same call goes on after an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+from csaligner.integrity import Owner, open_seal, write_sealed
+from csaligner.parsing import parse_json
+
+from .folds import Fold
+
+T = TypeVar("T")
+UNFINISHED = "unfinished"  # the folder for it, in the folder of the results
+OWNER = Owner("unfinished", "it is done again")
+
+
+def done_once(
+    path: Path, make: Callable[[], T], as_json: Callable[[T], dict[str, Any]], from_json: Callable[[dict[str, Any]], T]
+) -> T:
+    """make(), kept in the file `path`; read from there where an earlier call has written it and it is not damaged."""
+    try:
+        return from_json(open_seal(path, parse_json(path.read_text(encoding="utf-8")), OWNER))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there or damaged
+        value = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_sealed(path, as_json(value))
+    return value
+
+
+def task_key(fold: Fold, *settings: Any) -> str:
+    """SHA-256 of the version, the fold with all its rows, and settings that JSON can write; 16 hexadecimal digits."""
+    wanted = [version("csaligner"), fold.dataset, fold.number, *settings]
+    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode())
+    for part in (*(part for split in fold.splits for part in split), fold.test):
+        digest.update(json.dumps([part.text_to_image.tolist(), part.image_ids, part.captions]).encode())
+        for x in (part.image, part.text):
+            digest.update(x.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
