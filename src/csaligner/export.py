@@ -18,13 +18,13 @@ from .adapters.identity import IdentityAdapter
 from .adapters.linear import LinearAdapter
 from .adapters.lora import FOLDERS, LoRAAligner
 from .checks import CSAlignerError, InputError, check_choice
-from .config import TrainConfig, load_config
+from .config import TrainConfig
 from .data.store import Store
 from .data.tuned import TunedStore
 from .encoders import open_encoder
 from .files import write_folder, write_json, write_text
 from .reporting.tables import read_results_json
-from .runs import CONFIG, OURS, RESULTS, model_folder, read_record
+from .runs import OURS, RESULTS, model_folder, read_config, read_record
 from .types import Encoder
 
 FORMATS = ("safetensors", "onnx", "npz", "sentence-transformers", "hub")
@@ -55,7 +55,7 @@ class RunToExport:
     def open(cls, run: Path) -> RunToExport:
         """Raises InputError where `run` is no finished run."""
         record, folder = read_record(run), model_folder(run)
-        return cls(Aligner.load(folder), Path(record["store"]), folder, load_config(TrainConfig, run / CONFIG))
+        return cls(Aligner.load(folder), Path(record["store"]), folder, read_config(run))
 
     @property
     def changed(self) -> tuple[str, ...]:
