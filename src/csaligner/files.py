@@ -113,6 +113,13 @@ def recover(folder: Path) -> None:
         recover_folder(folder / path.name.removeprefix(".").removesuffix(REPLACED))
 
 
+def move_up(folder: Path) -> None:
+    """Move what lies in `folder` beside it, and remove it."""
+    for path in folder.iterdir():
+        path.rename(folder.parent / path.name)
+    folder.rmdir()
+
+
 def point(link: Path, target: str) -> None:
     """Make `link` a symbolic link to its sibling `target`, atomically."""
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from csaligner.adapters.aligner import Aligner
-from csaligner.adapters.lora import LoRAAligner, base_weights
+from csaligner.adapters.lora import EncoderTower, LoRAAligner
 from csaligner.checks import InputError
 from csaligner.config import LoRAConfig, TrainConfig, build_config
 from csaligner.data.extract import ExtractSettings, embed
@@ -63,6 +63,11 @@ def store(tiny_model: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Store:
 def config(sides: str = "both", **settings: Any) -> TrainConfig:
     data = {"lora": {"sides": sides, "rank": 2}, "epochs": 6, "batch_size": 12, "lr": 3e-3, "evaluate_every": 3}
     return build_config(TrainConfig, data | {"dim": 8} | settings)
+
+
+def base_weights(tower: EncoderTower) -> dict[str, torch.Tensor]:
+    """The frozen weights inside a tower: what training must leave as it is."""
+    return {name: p.detach() for name, p in tower.backbone.named_parameters() if not p.requires_grad}
 
 
 def untrained(store: Store, settings: TrainConfig) -> tuple[LoRAAligner, TunedStore]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from csaligner.checks import InputError
-from csaligner.files import write_folder, write_text
+from csaligner.files import move_up, write_folder, write_text
 
 T = TypeVar("T", bound="HubMixin")
 FILES = ("config.json", "model.safetensors", "README.md")
@@ -69,9 +69,7 @@ class HubMixin:
 
         def write(temporary: Path) -> None:
             self.save(temporary / "model")
-            for file in (temporary / "model").iterdir():
-                file.rename(temporary / file.name)
-            (temporary / "model").rmdir()
+            move_up(temporary / "model")
             if card is not None:
                 write_text(temporary / "README.md", card.text())
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from csaligner.checks import InputError
 from csaligner.config import LoRAConfig
-from csaligner.files import write_folder
+from csaligner.files import move_up, write_folder
 from csaligner.integrity import check_checksums, write_checksums
 from csaligner.types import Inputs, Modality
 
@@ -91,9 +91,7 @@ class LoRAAligner(nn.Module):
 
         def write(temporary: Path) -> None:
             self.heads.save(temporary / "heads")
-            for file in (temporary / "heads").iterdir():
-                file.rename(temporary / file.name)
-            (temporary / "heads").rmdir()
+            move_up(temporary / "heads")
             for side, model in self._peft.items():
                 model.save_pretrained(temporary / FOLDERS[side], safe_serialization=True)
                 (temporary / FOLDERS[side] / "README.md").unlink(missing_ok=True)  # a card with nothing filled in
@@ -178,16 +176,3 @@ def _peft() -> Any:
     except ImportError:
         raise InputError("lora: peft is not installed; pip install 'csaligner[hf]'") from None
     return peft
-
-
-def base_weights(tower: EncoderTower) -> dict[str, Tensor]:
-    """The frozen weights W inside a tower, by name: what training must leave as it is."""
-    return {name: p.detach() for name, p in tower.backbone.named_parameters() if not p.requires_grad}
-
-
-def trained_parameters(model: LoRAAligner) -> int:
-    """How many numbers are learnt, in the LoRA and in the heads."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-__all__ = ["LoRAAligner", "base_weights", "trained_parameters"]

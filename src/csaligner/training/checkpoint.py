@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from csaligner.checks import InputError
-from csaligner.files import point, write_folder
+from csaligner.files import move_up, point, write_folder
 from csaligner.integrity import Owner, load_tensors, read_sealed, save_tensors, write_sealed
 from csaligner.parsing import checked
 
@@ -62,9 +62,7 @@ class Checkpoints:
 
         def write(temporary: Path) -> None:
             model.save(temporary / "model")
-            for file in (temporary / "model").iterdir():
-                file.rename(temporary / file.name)
-            (temporary / "model").rmdir()
+            move_up(temporary / "model")
             save_tensors(named | {"random": tensors.random}, temporary / TENSORS)
             write_sealed(temporary / STATE, asdict(state) | {"history": [finite(row) for row in state.history]})
 
