@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
@@ -21,12 +18,11 @@ from csaligner.config import TrainConfig
 from csaligner.estimator import CSAligner
 from csaligner.evaluation.clustering import clustering_metrics
 from csaligner.evaluation.evaluate import evaluate
-from csaligner.integrity import Owner, open_seal, write_sealed
-from csaligner.parsing import parse_json
 from csaligner.types import PairedFeatures
 
 from .folds import Fold
 from .methods import FREE, TRAINED, NotApplicable, Trained, check_methods
+from .unfinished import done_once, task_key
 
 T = TypeVar("T")
 Report = Callable[[int, int, str], None]
@@ -129,6 +125,10 @@ class _Outcome:
     trials: list[dict[str, Any]] = field(default_factory=list)
     left_out: str | None = None
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> _Outcome:
+        return cls([Measured(**m) for m in value["measured"]], value["trials"], value["left_out"])
+
 
 def _one_thread() -> None:
     torch.set_num_threads(1)
@@ -138,26 +138,8 @@ def _run_once(fold: Fold, name: str, budget: Budget, keep: Path | None) -> _Outc
     """What `_run` gives, read from `keep` where an earlier call has written it there."""
     if keep is None:
         return _run(fold, name, budget)
-    path = keep / f"{name}-{_task_key(fold, name, budget)}.json"
-    try:
-        value = open_seal(path, parse_json(path.read_text(encoding="utf-8")), Owner("compare", "done again"))
-        return _Outcome([Measured(**m) for m in value["measured"]], value["trials"], value["left_out"])
-    except (OSError, ValueError, KeyError, TypeError):  # not there or damaged
-        outcome = _run(fold, name, budget)
-    keep.mkdir(parents=True, exist_ok=True)
-    write_sealed(path, asdict(outcome))
-    return outcome
-
-
-def _task_key(fold: Fold, name: str, budget: Budget) -> str:
-    """SHA-256 of all that decides an outcome, 16 hexadecimal digits."""
-    wanted = [version("csaligner"), name, fold.dataset, fold.number, budget.trials, budget.seeds]
-    digest = hashlib.sha256(json.dumps([*wanted, budget.base.model_dump(mode="json")], sort_keys=True).encode())
-    for part in (*(part for split in fold.splits for part in split), fold.test):
-        digest.update(json.dumps([part.text_to_image.tolist(), part.image_ids, part.captions]).encode())
-        for x in (part.image, part.text):
-            digest.update(x.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    key = task_key(fold, name, budget.trials, budget.seeds, budget.base.model_dump(mode="json"))
+    return done_once(keep / f"{name}-{key}.json", lambda: _run(fold, name, budget), asdict, _Outcome.from_json)
 
 
 def _run(fold: Fold, name: str, budget: Budget) -> _Outcome:

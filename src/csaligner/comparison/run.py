@@ -15,8 +15,9 @@ from csaligner.runs import provenance
 from .compare import Budget, Comparison, Measured, Report, averages, compare, score
 from .folds import open_folds
 from .methods import TRAINED
+from .unfinished import UNFINISHED
 
-JSON, PAGE, UNFINISHED = "compare.json", "compare.html", "unfinished"
+JSON, PAGE = "compare.json", "compare.html"
 
 
 def compare_and_write(

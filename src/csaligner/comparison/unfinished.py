@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from csaligner.integrity import Owner, open_seal, write_sealed
-from csaligner.parsing import parse_json
+from csaligner.checks import InputError
+from csaligner.integrity import Owner, read_sealed, write_sealed
 
 from .folds import Fold
 
@@ -24,8 +24,8 @@ def done_once(
 ) -> T:
     """make(), kept in the file `path`; read from there where an earlier call has written it and it is not damaged."""
     try:
-        return from_json(open_seal(path, parse_json(path.read_text(encoding="utf-8")), OWNER))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there or damaged
+        return read_sealed(path, OWNER, from_json)
+    except InputError:  # not there or damaged
         value = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_sealed(path, as_json(value))
