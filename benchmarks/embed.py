@@ -60,7 +60,7 @@ def own(encoder: Encoder, text: Encoder, ready: Sequence[Any], captions: Sequenc
 
 
 def own_streams(encoder: Encoder, text: Encoder, ready: Sequence[Any], captions: Sequence[str]) -> None:
-    batches = [Decoded(tuple(range(len(batch))), batch, {}, 0) for batch in ready]
+    batches = [Decoded(tuple(range(len(batch))), batch, {}) for batch in ready]
     for _ in encoded(encoder, batches, streams_of(encoder)):
         pass
     text.encode(captions)

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from csaligner.adapters.aligner import Aligner, align
-from csaligner.adapters.lora import trained_parameters
 from csaligner.config import TrainConfig, build_config
 from csaligner.data.datasets.openmoji import OpenMoji
 from csaligner.data.extract import ExtractSettings
@@ -57,7 +56,7 @@ def measure(name: str, store: Store, settings: dict[str, Any], seed: int, folder
     seconds = time.perf_counter() - started
     heads, features = load_run(folder, store, "test")
     whole = run.lora or run.model
-    learnt = trained_parameters(run.lora) if run.lora else sum(p.numel() for p in whole.parameters() if p.requires_grad)
+    learnt = sum(p.numel() for p in whole.parameters() if p.requires_grad)
     metrics = evaluate(align(heads, features), intervals=False).metrics
     print(name, seed, f"R@1 {metrics['mean_recall@1']:.3f} in {seconds:.0f} s", flush=True)
     return {"method": name, "seed": seed, "seconds": seconds, "trained_parameters": learnt} | metrics

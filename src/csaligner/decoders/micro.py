@@ -8,7 +8,6 @@ are a KandinskyV22Pipeline: saved, loaded and called as the public one.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,12 +19,13 @@ from torch import Tensor, nn
 from csaligner.checks import InputError
 from csaligner.config import Strict
 from csaligner.files import write_folder, write_text
-from csaligner.integrity import write_checksums
+from csaligner.integrity import Owner, check_checksums, load_tensors, write_checksums
 
 from .contract import Contract, write_contract
 
 GROUPS = 8  # of the group norms; divides every number of channels
 HEAD_DIM = 16
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class MicroConfig(Strict):
@@ -134,14 +134,41 @@ def take_raw_embeddings(unet: Any, mean: Tensor, scale: Tensor) -> None:
 
     W (e - mean) / scale + b = (W / scale) e + (b - (W / scale) mean), in the two layers that see the embedding.
     """
-    layers: Mapping[str, nn.Linear] = {
-        "tokens": unet.encoder_hid_proj.image_embeds,
-        "time": unet.add_embedding.image_proj,
-    }
     with torch.no_grad():
-        for layer in layers.values():
+        for layer in _embedding_layers(unet):
             layer.weight /= scale
             layer.bias.sub_(layer.weight @ mean)
+
+
+def take_standardised_embeddings(unet: Any, mean: Tensor, scale: Tensor) -> None:
+    """The inverse of take_raw_embeddings: a UNet that takes e is made to take (e - mean) / scale."""
+    with torch.no_grad():
+        for layer in _embedding_layers(unet):
+            layer.bias.add_(layer.weight @ mean)
+            layer.weight *= scale
+
+
+def _embedding_layers(unet: Any) -> tuple[nn.Linear, nn.Linear]:
+    return unet.encoder_hid_proj.image_embeds, unet.add_embedding.image_proj
+
+
+def load_micro(folder: Path, config: MicroConfig) -> MicroParts:
+    """The modules of a folder that save_micro wrote, in single precision, taking raw embeddings.
+
+    Raises InputError for a damaged folder and for a decoder of other sizes than `config`.
+    """
+    owner = Owner("start", "copy the folder again, or train it again")
+    check_checksums(folder, owner)
+    parts = build_micro(config)
+    try:
+        parts.unet.load_state_dict(load_tensors(folder / "unet" / WEIGHTS, owner))
+        parts.movq.load_state_dict(load_tensors(folder / "movq" / WEIGHTS, owner))
+    except (OSError, RuntimeError):
+        raise InputError(
+            f"start: {folder} is no micro decoder of the sizes of `model`; give a folder that "
+            "`csaligner train-decoder` wrote with the same `model`, or leave `start` out"
+        ) from None
+    return parts
 
 
 def save_micro(parts: MicroParts, contract: Contract, folder: Path, card: str) -> None:

@@ -24,13 +24,16 @@ from csaligner.files import write_folder
 from csaligner.integrity import Owner, load_tensors, open_seal, save_tensors, write_sealed
 from csaligner.parsing import parse_json
 
+from .folder import decoder_folder
 from .micro import (
     MicroConfig,
     MicroParts,
     build_micro,
     encode_pictures,
+    load_micro,
     standardise_latents,
     take_raw_embeddings,
+    take_standardised_embeddings,
     to_unit,
 )
 
@@ -45,9 +48,11 @@ class DecoderTraining(Strict):
     the averaged weights that are shipped; condition_dropout: share of pictures whose embedding is replaced by the mean
     one (for guidance); condition_noise: the largest standard deviation of noise on the standardised embedding, drawn
     uniformly below it (embeddings predicted from text are not perfect either); latent_noise: the same on latents, for
-    the auto-encoder."""
+    the auto-encoder; start: micro, or the folder of a decoder that train-decoder wrote, whose weights the diffusion
+    begins with and whose auto-encoder is kept (None: random weights)."""
 
     model: MicroConfig = MicroConfig()
+    start: str | None = None
     autoencoder_steps: Annotated[int, Field(ge=1)] = 3000
     autoencoder_batch_size: Annotated[int, Field(ge=1)] = 16
     autoencoder_lr: Positive = 2e-3
@@ -98,11 +103,16 @@ class DecoderTrainer:
 
     def __init__(self, pictures: Pictures, config: DecoderTraining, out: Path, report: Report) -> None:
         torch.manual_seed(config.seed)
-        self.parts: MicroParts = build_micro(config.model)
-        self.averaged = {k: v.clone() for k, v in self.parts.unet.state_dict().items()}
         self.moments = Moments.of(pictures.embeddings)
         self._pictures, self._config, self._out, self._report = pictures, config, out, report
         self._stage, self._step = 0, 0
+        if config.start is None:
+            self.parts: MicroParts = build_micro(config.model)
+        else:
+            self.parts = load_micro(decoder_folder(config.start), config.model)
+            take_standardised_embeddings(self.parts.unet, self.moments.mean, self.moments.std)
+            self._stage = 1
+        self.averaged = {k: v.clone() for k, v in self.parts.unet.state_dict().items()}
         for module in (self.parts.unet, self.parts.movq):
             module.to(memory_format=torch.channels_last)
 

@@ -63,7 +63,10 @@ class Reference:
     def measure(self, pictures: Sequence[Image.Image]) -> dict[str, float]:
         """fid, kid, cmmd of pictures against the real ones; picture_cosine: mean cosine of each picture's features
         with those of the real picture it stands for, centred on the real ones."""
-        found = picture_features(self.encoder, pictures)
+        return self.measure_features(picture_features(self.encoder, pictures))
+
+    def measure_features(self, found: Tensor) -> dict[str, float]:
+        """measure() of pictures whose features (N, d) are known."""
         centre = self.features.mean(dim=0)
         cosine = text_agreement(found - centre, self.features - centre) / 100
         metrics = generation_metrics(self.features, found, project=self.project, force=self.protocol.force)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from csaligner.data.store import Store
 from csaligner.decoders.contract import Contract
+from csaligner.decoders.door import read_contract
+from csaligner.decoders.folder import decoder_folder
 from csaligner.decoders.micro import save_micro
 from csaligner.decoders.micro_training import DecoderTrainer, DecoderTraining, Report
 from csaligner.files import recover
@@ -22,15 +24,18 @@ def train_decoder(
     """Train (or go on training) the micro decoder on the train splits; returns the folder of the decoder.
 
     An interrupted call goes on where it stopped. A call whose `steps` have been done already saves the decoder as
-    it is. Raises InputError for stores without picture files or of different image encoders, and for other settings
-    than those that `out` was begun with.
+    it is. Raises InputError for stores without picture files or of different image encoders, for a `start` of another
+    image encoder or size, and for other settings than those that `out` was begun with.
     """
+    encoder = image_encoder(stores[0])
+    if config.start is not None:
+        read_contract(config.start).check_source(encoder.dim, encoder.fingerprint)
     out.mkdir(parents=True, exist_ok=True)
     recover(out)
     found = gather_pictures(stores, config.model.size, out / "pictures.safetensors", pictures)
     trainer = DecoderTrainer(found, config, out, report)
     trainer.fit()
-    encoder, moments = image_encoder(stores[0]), trainer.moments
+    moments = trainer.moments
     contract = Contract(
         "micro",
         config.model.embedding_dim,
@@ -72,13 +77,35 @@ Pictures of the val and test splits (a hash of each picture's group decides) wer
 
 ## Training
 
-Auto-encoder: {config.autoencoder_steps} steps of {config.autoencoder_batch_size} pictures, squared and absolute
-errors of pixels, of colours and of edges. Diffusion: {steps} steps of {config.batch_size} pictures, v-prediction,
-learning rate {config.lr:g}, embedding replaced by the mean one for {config.condition_dropout:.0%} of the pictures.
-Seed {config.seed}. Code and settings: `decoders/micro_training.py`.
-
+{_autoencoder(config)} Diffusion: {steps} steps of {config.batch_size} pictures, v-prediction,
+learning rate {config.lr:g}, along a line to 0 in the last {config.cooldown}, embedding replaced by the mean one for
+{config.condition_dropout:.0%} of the pictures. Seed {config.seed}. Code and settings: `decoders/micro_training.py`.
+{_before(config)}
 ## Licence
 
 Trained on drawings under the licences named above; the weights are given under CC BY-SA 4.0, the most demanding
 of them.
 """
+
+
+def _autoencoder(config: DecoderTraining) -> str:
+    if config.start is not None:
+        return f"Begun with the weights of {_name(config.start)}; its auto-encoder is kept."
+    return (
+        f"Auto-encoder: {config.autoencoder_steps} steps of {config.autoencoder_batch_size} pictures, squared and "
+        "absolute\nerrors of pixels, of colours and of edges."
+    )
+
+
+def _before(config: DecoderTraining) -> str:
+    """What the decoder that training began with says of its own training."""
+    if config.start is None:
+        return ""
+    card = decoder_folder(config.start) / "README.md"
+    said = card.read_text(encoding="utf-8") if card.is_file() else ""
+    told = said[said.find("## Data") : said.find("## Licence")] if "## Data" in said else "It came without a card.\n"
+    return f"\n## Before: {_name(config.start)}\n\n{told.replace('## ', '### ')}".rstrip() + "\n"
+
+
+def _name(start: str) -> str:
+    return f"`{Path(start).name}`"
