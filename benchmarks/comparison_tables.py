@@ -120,8 +120,31 @@ def generation_rows(content: Mapping[str, Any]) -> Table:
             spread([seed[key] for seed in seeds], factor, digits) if key in seeds[0] else ""
             for key, _, factor, digits in keys
         ]
-        rows.append([name, *cells])
-    return ["objective", *(heading for _, heading, *_ in keys)], rows
+        rows.append([name, *cells, _chosen(method) if len(method["trials"]) > 1 else ""])
+    return ["objective", *(heading for _, heading, *_ in keys), "chosen on validation"], rows
+
+
+def _chosen(method: Mapping[str, Any]) -> str:
+    """The setting that differs between the trials of a method."""
+    objective = method["objective"]
+    tried = [trial["objective"] for trial in method["trials"]]
+    if any("logit_scale" in o for o in tried):
+        return f"logit scale {objective['logit_scale']:g}" if "logit_scale" in objective else "logit scale learnt"
+    names = [name for name in objective["terms"] if len({o["terms"][name] for o in tried}) > 1]
+    return ", ".join(f"{name} {objective['terms'][name]:g}" for name in names)
+
+
+def generation_difference_rows(content: Mapping[str, Any]) -> Table:
+    """CS-Aligner minus each rival, with the interval of the bootstrap."""
+
+    def cell(value: Mapping[str, float], digits: int) -> str:
+        return f"{value['difference']:.{digits}f} ({value['low']:.{digits}f} to {value['high']:.{digits}f})"
+
+    rows = [
+        [name, cell(found["embedding_frechet"], 4), cell(found["fid"], 2) if "fid" in found else ""]
+        for name, found in content["differences"].items()
+    ]
+    return ["CS-Aligner minus", "embedding Frechet", "FID, 64 dims"], rows
 
 
 def _range(values: list[float]) -> str:
@@ -155,6 +178,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compare_all": partial(_text, "compare_all", compare_rows),
     "sweep_clip": partial(sweep_text, "sweep_clip"),
     "generation": partial(_text, "generation", generation_rows),
+    "generation_differences": partial(_text, "generation", generation_difference_rows),
     "unpaired": partial(_text, "unpaired", unpaired_rows),
     "scaling": partial(_text, "scaling", scaling_rows),
 }

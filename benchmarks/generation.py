@@ -6,7 +6,8 @@ STORE: what `csaligner embed` wrote, of one data set or several. Every objective
 (or temperature), judged on the validation split with seed 0: the smallest Frechet distance of predicted embeddings
 among those whose text-to-image R@1 is within RECALL_LEFT of the best InfoNCE's (where none is, the one nearest to it).
 The chosen one is trained with every seed and drawn on the test split. FOLDER keeps the runs and what was measured; the
-same call goes on where it stopped. --decoder none measures the predicted embeddings alone.
+same call goes on where it stopped. --decoder none measures the predicted embeddings alone. --ship FOLDER saves the
+text adapters of seed 0 that `csaligner generate` and `generate-grid` have in the package (assets/micro-priors).
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ Objective = Mapping[str, Any]
 OURS, CEILING = "CS-Aligner", "ceiling: true embeddings"
 RECALL, FRECHET = "text_to_image_recall@1", "embedding_frechet"
 EMBEDDED, DRAWN = "embedded.safetensors", "drawn.safetensors"
+SHIPPED = {"InfoNCE": "infonce", "ECLIPSE": "eclipse", OURS: "cs-aligner"}
 RECALL_LEFT = 0.02
 SIDE = 32
 BOOTSTRAPS = 500
@@ -213,6 +215,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--decoder", default="micro")
+    parser.add_argument("--ship", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=40)
@@ -249,12 +252,15 @@ def main() -> None:
         "n_captions": len(reference(args.store, "test").pairs.image),
         "picture_side": SIDE,
         "features": "bundled:efficientnet-lite0, pictures scaled up from 32 px; Frechet in 64 principal dimensions",
-        "settings": {k: str(v) for k, v in vars(args).items() if k not in {"out", "work", "store", "decoder"}},
+        "settings": {k: str(v) for k, v in vars(args).items() if k not in {"out", "work", "store", "decoder", "ship"}},
         "decoder": Path(args.decoder).name,
         "methods": methods,
         "differences": differences(runs),
     }
     machine.write(args.out, content)
+    if args.ship:
+        for name, folder in SHIPPED.items():
+            runs[name][0].text().model.save(args.ship / folder)
 
 
 def _say(stage: str, done: int, total: int) -> None:

@@ -114,3 +114,30 @@ def test_a_saved_decoder_opens_behind_the_door_of_all(parts: MicroParts, tmp_pat
     assert (decoder.contract.dim, decoder.contract.encoder, decoder.contract.norm) == (DIM, "abc", moments.norm)
     found = decoder.decode(pictures().embeddings[:2], Sampling(steps=2))
     assert [row[0].size for row in found] == [(8, 8), (8, 8)]
+
+
+def test_a_training_begins_with_the_weights_of_a_saved_decoder(parts: MicroParts, tmp_path: Path) -> None:
+    mean, std = torch.linspace(-1, 2, DIM), torch.linspace(0.5, 3, DIM)
+    take_raw_embeddings(parts.unet, mean, std)
+    folder = tmp_path / "decoder"
+    save_micro(parts, Contract("micro", DIM, "some:encoder", "abc"), folder, "# card\n")
+    begun = DecoderTrainer(pictures(), training(start=str(folder)), tmp_path / "again", silent)
+    moments = Moments.of(pictures().embeddings)
+    z, times, x = torch.randn(3, 2, 4, 4), torch.tensor([10, 500, 900]), torch.randn(3, DIM)
+    with torch.no_grad():
+        raw = moments.mean + moments.std * x
+        before = parts.unet(z, times, None, added_cond_kwargs={"image_embeds": raw}).sample
+        after = begun.parts.unet(z, times, None, added_cond_kwargs={"image_embeds": x}).sample
+    torch.testing.assert_close(after, before, atol=2e-2, rtol=2e-2)  # half precision on disk
+    begun.fit()
+    for name, value in parts.movq.state_dict().items():  # the auto-encoder is kept
+        torch.testing.assert_close(begun.finished().movq.state_dict()[name], value.half().float(), msg=name)
+    moved = begun.finished().unet.state_dict()
+    assert any(not torch.equal(moved[k], v.half().float()) for k, v in parts.unet.state_dict().items())
+
+
+def test_a_start_of_another_size_is_told(parts: MicroParts, tmp_path: Path) -> None:
+    save_micro(parts, Contract("micro", DIM), tmp_path / "decoder", "# card\n")
+    wider = training(start=str(tmp_path / "decoder"), model=TINY.model_copy(update={"unet_channels": (16, 32)}))
+    with pytest.raises(InputError, match=r"start: .*decoder is no micro decoder of the sizes of `model`"):
+        DecoderTrainer(pictures(), wider, tmp_path / "again", silent)
