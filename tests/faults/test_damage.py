@@ -16,12 +16,14 @@ from torch import Tensor
 
 from csaligner.adapters.aligner import Aligner, align
 from csaligner.checks import InputError
+from csaligner.config import TrainConfig, build_config
 from csaligner.data.datasets import open_dataset
 from csaligner.data.extract import ExtractSettings, embed
 from csaligner.data.store import Store
-from csaligner.runs import load_run, read_config, read_record
+from csaligner.encoders import open_encoder
+from csaligner.runs import load_run, read_config, read_record, train
 from csaligner.training.checkpoint import read_checkpoint
-from tests.faults.conftest import Data, Starter, Undisturbed
+from tests.faults.conftest import PICTURES, Data, Starter, Undisturbed
 from tests.faults.state import files
 from tests.faults.zygote import TinyImages, TinyTexts
 
@@ -75,14 +77,29 @@ def ask_decoder(folder: Path) -> Any:
     return plain([vars(read_contract(str(folder / "decoder"))), *read_training(folder / "checkpoint")])
 
 
-READERS = {"embed": ask_store, "train": ask_run, "index": ask_index, "train-decoder": ask_decoder}
+READERS = {"embed": ask_store, "train": ask_run, "lora": ask_run, "index": ask_index, "train-decoder": ask_decoder}
 
 
 @pytest.fixture(scope="module", params=list(READERS))
 def whole(request: pytest.FixtureRequest, data: Data, undisturbed: Undisturbed) -> Whole:
     ask = READERS[request.param]
-    folder = data.run if request.param == "train" else undisturbed(request.param)[0]
+    folder = request.getfixturevalue("lora") if request.param == "lora" else data.run
+    if request.param not in ("train", "lora"):
+        folder = undisturbed(request.param)[0]
     return Whole(folder, ask, ask(folder))
+
+
+@pytest.fixture(scope="module")
+def lora(data: Data, tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with LoRA in its text encoder."""
+    pytest.importorskip("peft", reason="peft is not installed")
+    folder = tmp_path_factory.mktemp("lora")
+    text = open_encoder(f"hf:{tiny_model('bert')}", "text")
+    quick = ExtractSettings(workers=0, shard_size=PICTURES)
+    store = embed(open_dataset(str(data.pictures)), TinyImages(), text, folder / "store", quick)
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 8, "lr": 0.01, "lora": {"sides": "text"}}
+    train(store, build_config(TrainConfig, settings), folder / "run")
+    return folder / "run"
 
 
 def harm_each(whole: Whole, tmp_path: Path, harm: Callable[[Path, int], None], times: int) -> int:
@@ -221,6 +238,22 @@ def test_a_saved_aligner_of_an_older_version_is_read(data: Data, tmp_path: Path)
     del value["sha256"]
     write_json(folder / "config.json", value)
     assert plain(dict(Aligner.load(folder).state_dict())) == plain(weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("adapter_model.safetensors", b"\x10" + bytes(7) + b"{" * 16), ("adapter_config.json", b'{"peft_type": {}}')],
+)
+def test_a_damaged_lora_of_an_older_version_is_refused(lora: Path, tmp_path: Path, name: str, content: bytes) -> None:
+    """Without a list of checksums, by what does not parse."""
+    copy = tmp_path / "run"
+    shutil.copytree(lora, copy, symlinks=True)
+    checkpoint = copy / "checkpoints" / "latest"
+    (checkpoint / "checksums.json").unlink()
+    assert ask_run(copy) == ask_run(lora)
+    (checkpoint / "text_lora" / name).write_bytes(content)
+    with pytest.raises(InputError, match="text_lora does not fit the encoder"):
+        ask_run(copy)
 
 
 def harm_the_largest(folder: Path, suffix: str) -> Path:

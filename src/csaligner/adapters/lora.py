@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from csaligner.checks import InputError
@@ -166,7 +167,7 @@ def _read(backbone: nn.Module, folder: Path) -> Any:
         raise InputError(f"lora: {folder} holds no adapter_model.safetensors; pickled weights are not read")
     try:
         return _peft().PeftModel.from_pretrained(backbone, str(folder), is_trainable=False)
-    except (ValueError, OSError, RuntimeError, KeyError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, KeyError, SafetensorError) as error:
         raise InputError(f"lora: {folder} does not fit the encoder ({' '.join(str(error).split())[:160]})") from None
 
 
