@@ -36,20 +36,21 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         raise known from None
 
 
-def disk_trouble(error: BaseException, path: Path | str) -> CSAlignerError | None:
+def disk_trouble(error: BaseException, path: Path | str, what: str = "written") -> CSAlignerError | None:
     """`error` in one line where it says that `path` cannot be written: a full disk, a folder that is closed; else
-    None."""
+    None. what: was being done, where it may have been more than writing."""
     if isinstance(error, CSAlignerError) or not isinstance(error, Exception):
         return None
     number, text = getattr(error, "errno", None), str(error)
-    if number in FULL or "No space left on device" in text:  # libraries in Rust and C++ only give the words
+    if number is None:  # libraries in Rust and C++ only give the words
+        number = next((n for n in (*FULL, *CLOSED) if os.strerror(n) in text), None)
+    if number in FULL:
         return CSAlignerError(
             f"disk full: {path} could not be written; free some space and give the same command again"
         )
-    if number in CLOSED or "Read-only file system" in text:
-        return CSAlignerError(
-            f"{path} cannot be written ({os.strerror(number or errno.EROFS)}); make it writable or choose another"
-        )
+    if number in CLOSED:
+        how = "written" if number == errno.EROFS else what
+        return CSAlignerError(f"{path} cannot be {how} ({os.strerror(number)}); make it so, or choose another")
     return None
 
 
@@ -71,7 +72,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
-    """As write_atomically, for a folder; an existing folder of that name is replaced.
+    """As write_atomically, for a folder; an existing folder of that name is replaced, if it may be written to.
 
     For a moment neither stands there; `recover_folder` puts the old one back where a process died in it.
     """
@@ -81,6 +82,8 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         recover_folder(path)
         if path.exists():
+            if not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
             os.replace(path, old)
         os.replace(temporary, path)
         _remove(old)

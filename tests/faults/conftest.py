@@ -64,9 +64,11 @@ class Starter:
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process, self._log = process, log
 
-    def __call__(self, words: list[str], watched: Path, kill: Kill | None = None) -> Outcome:
+    def __call__(self, words: list[str], watched: Path, kill: Kill | None = None, *, powers: bool = True) -> Outcome:
+        """powers: False: without those of root, for whom the permissions of files do not hold."""
         kill = kill or Kill()
         job = {"words": words, "watched": str(watched), "log": str(self._log), "die_at": kill.operation}
+        job["powers"] = powers or os.geteuid() != 0
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()

@@ -24,7 +24,7 @@ def main() -> None:
         if debug:
             raise
         named = getattr(error, "filename", None) or "a file"
-        words = " ".join(str(disk_trouble(error, named) or error).split())
+        words = " ".join(str(disk_trouble(error, named, "read or written") or error).split())
         err.print(f"csaligner: {words}", style="red", highlight=False, soft_wrap=True, markup=False)
         sys.exit(1)
     except SystemExit as stop:

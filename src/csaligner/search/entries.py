@@ -155,7 +155,10 @@ def _folder(root: Path, settings: EntrySettings) -> Found:
 
 
 def _walk(root: Path, skipped: list[str]) -> Iterator[Path]:
-    for folder, names, files in os.walk(root):
+    def refused(error: OSError) -> None:
+        skipped.append(f"{error.filename}: {error.strerror}")
+
+    for folder, names, files in os.walk(root, onerror=refused):
         if INDEX_FILE in files:
             names.clear()
             continue

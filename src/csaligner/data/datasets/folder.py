@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from csaligner.types import Item
 class Folder:
     """All pictures below `path`; the image id is the path below it, without suffix.
 
-    A picture without a .txt has no caption. Raises InputError for a folder that is not there and for a text that
-    is not UTF-8.
+    A picture without a .txt has no caption. Raises InputError for a folder that is not there or cannot be listed, and
+    for a text that is not UTF-8.
     """
 
     attribution = ""
@@ -29,12 +30,17 @@ class Folder:
         return self._path.resolve().name
 
     def items(self) -> Sequence[Item]:
-        images = (path for path in sorted(self._path.rglob("*")) if path.suffix.lower() in SUFFIXES)
+        files = (Path(folder, name) for folder, _, names in os.walk(self._path, onerror=_refuse) for name in names)
+        images = sorted(path for path in files if path.suffix.lower() in SUFFIXES)
         return [self._item(path) for path in images if path.is_file()]
 
     def _item(self, image: Path) -> Item:
         image_id = image.relative_to(self._path).with_suffix("").as_posix()
         return Item(image_id, image, _captions(image.with_suffix(".txt")), group=image_id)
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be listed ({error.strerror}); change its permissions or move it away")
 
 
 def _captions(path: Path) -> tuple[str, ...]:
