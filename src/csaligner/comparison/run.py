@@ -12,7 +12,7 @@ from csaligner.reporting.record import MethodResult
 from csaligner.reporting.summary import Summary, summarise
 from csaligner.runs import provenance
 
-from .compare import Budget, Comparison, Measured, Report, averages, compare, score
+from .compare import SCORE, Budget, Comparison, Measured, Report, averages, compare
 from .folds import open_folds
 from .methods import TRAINED
 from .unfinished import UNFINISHED
@@ -39,7 +39,7 @@ def compare_and_write(
     write_json(out / JSON, record | comparison.as_json())
     intro = (
         f"One trainer, one adapter, one budget; {budget.trials} settings of each method tried on validation, "
-        f"{budget.seeds} seeds measured on test. Chosen by: {(score.__doc__ or '').partition(': ')[2]}"
+        f"{budget.seeds} seeds measured on test. Chosen by: {SCORE}."
     )
     write_comparison("csaligner compare", intro, datasets(comparison), out / PAGE)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)

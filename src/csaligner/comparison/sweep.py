@@ -20,7 +20,7 @@ from csaligner.files import recover, write_json
 from csaligner.reporting.sweep import SweepPage, write_sweep
 from csaligner.runs import provenance
 
-from .compare import Budget, Report, measures, score, spread_over_processes
+from .compare import SCORE, Budget, Report, measures, score, spread_over_processes
 from .folds import Fold, open_folds
 from .unfinished import UNFINISHED, done_once, task_key
 
@@ -142,7 +142,7 @@ def sweep_and_write(data: Sequence[Path], names: Sequence[str], budget: Budget, 
     record = {
         "provenance": provenance(budget.seeds - 1),
         "budget": {"seeds": budget.seeds, "base": budget.base.model_dump(mode="json")},
-        "score": score.__doc__,
+        "score": SCORE,
         "points": [p.__dict__ for p in points],
     }
     write_json(out / JSON, record)
