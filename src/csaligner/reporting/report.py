@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from csaligner.files import write_text
+from csaligner.training.tracking import flat
 
 from . import figures
 from .gallery import gallery_html
+from .page import html_page
 from .palette import METHOD_COLOURS
 from .record import (
     CosineSample,
@@ -22,7 +22,6 @@ from .record import (
     SplitCount,
     check_report,
 )
-from .style import style_sheet
 from .summary import (
     DASH,
     HEADLINE_KEYS,
@@ -50,7 +49,6 @@ __all__ = [
     "render_report",
     "write_report",
 ]
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _AGAINST = {
     "better": "better than",
     "worse": "worse than",
@@ -83,14 +81,10 @@ def render_report(data: ReportData) -> str:
         f'<section id="{key}" aria-labelledby="h-{key}"><h2 id="h-{key}">{title}</h2>{html}</section>'
         for key, (title, html) in shown.items()
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(data.title)}</title><style>{style_sheet()}</style></head>"
-        f'<body><div class="wrap"><header>{_header(data, summary)}'
-        f'<nav aria-label="Sections">{links}</nav></header>'
-        f"<main>{body}</main>{_footer(data)}</div></body></html>\n"
+    return html_page(
+        data.title,
+        f'{_header(data, summary)}<nav aria-label="Sections">{links}</nav>',
+        f"<main>{body}</main>{_footer(data)}",
     )
 
 
@@ -281,22 +275,13 @@ def _settings(data: ReportData) -> str:
         facts["seed"] = str(data.seed)
     facts.update({name: str(version) for name, version in data.versions.items()})
     parts = []
-    for title, rows in (("Versions", facts), ("Resolved settings", _flat(data.config))):
+    settings = {key: str(value) for key, value in flat(data.config).items()}
+    for title, rows in (("Versions", facts), ("Resolved settings", settings)):
         if rows:
             body = "".join(f'<tr><th scope="row">{escape(k)}</th><td>{escape(v)}</td></tr>' for k, v in rows.items())
             table = f'<table class="kv"><tbody>{body}</tbody></table>'
             parts.append(f'<details><summary>{title}</summary><div class="card scroll">{table}</div></details>')
     return "".join(parts)
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    rows: dict[str, str] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            rows.update(_flat(value, f"{prefix}{key}."))
-        else:
-            rows[f"{prefix}{key}"] = str(value)
-    return rows
 
 
 def _footer(data: ReportData) -> str:

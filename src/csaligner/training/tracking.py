@@ -33,7 +33,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | f
     """Nested settings as one level of `outer.inner` keys, which trackers take."""
     found: dict[str, str | int | float | bool] = {}
     for key, value in config.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             found |= flat(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value if isinstance(value, (str, int, float, bool)) else str(value)
