@@ -65,6 +65,12 @@ def join_features(first: PairedFeatures, second: PairedFeatures) -> PairedFeatur
     )
 
 
+def first_captions(text_to_image: Tensor, n: int) -> Tensor:
+    """(n,) the row of the first caption of each of n images. text_to_image: (M,) as PairedFeatures has it."""
+    m = len(text_to_image)
+    return torch.full((n,), m).scatter_reduce(0, text_to_image, torch.arange(m), "amin")
+
+
 def _from_rows(image: Tensor, text: Tensor, ids: Sequence[str]) -> PairedFeatures:
     first: dict[str, int] = {}
     for row, image_id in enumerate(ids):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .config import TrainConfig
 from .data.store import Store
+from .pairing import first_captions
 from .reporting.record import (
     CosineSample,
     FeatureMap,
@@ -56,7 +57,7 @@ def report_data(
 def feature_map(label: str, features: PairedFeatures) -> FeatureMap:
     """The first images with one caption each: enough to see, few enough to draw."""
     shown = min(MAP_IMAGES, len(features.image))
-    captions = _first_captions(features)[:shown]
+    captions = first_captions(features.text_to_image, len(features.image))[:shown]
     return FeatureMap(label, features.image[:shown].numpy(), features.text[captions].numpy())
 
 
@@ -78,7 +79,7 @@ def _gallery(store: Store, aligned: Mapping[str, PairedFeatures]) -> list[Galler
     paths = [known[i] for i in some.image_ids]
     captions = some.captions or ()
     queries: list[GalleryQuery] = []
-    firsts = _first_captions(some)
+    firsts = first_captions(some.text_to_image, len(paths))
     for row in _spread(len(firsts), GALLERY_TEXTS):
         text = int(firsts[row])
         kinds: tuple[QueryKind, ...] = ("text-to-image", "mixed")
@@ -108,7 +109,7 @@ def _hits_of_image(f: PairedFeatures, row: int, paths: Sequence[ImageSource]) ->
 def _top(f: PairedFeatures, scores: Tensor, wanted: int, paths: Sequence[ImageSource]) -> list[Hit]:
     hits = []
     captions, n = f.captions or (), len(f.image)
-    firsts = _first_captions(f)
+    firsts = first_captions(f.text_to_image, n)
     for index in scores.topk(min(TOP, len(scores) - 1)).indices.tolist():  # never the query itself
         score = float(scores[index])
         if index < n:
@@ -117,13 +118,6 @@ def _top(f: PairedFeatures, scores: Tensor, wanted: int, paths: Sequence[ImageSo
             correct = int(f.text_to_image[index - n]) == wanted
             hits.append(Hit("text", captions[index - n], score, correct))
     return hits
-
-
-def _first_captions(features: PairedFeatures) -> Tensor:
-    """(N,) the first caption of each image."""
-    m = len(features.text)
-    first = torch.full((len(features.image),), m)
-    return first.scatter_reduce(0, features.text_to_image, torch.arange(m), "amin")
 
 
 def _spread(n: int, count: int) -> list[int]:

@@ -12,7 +12,7 @@ from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.data.store import Store, write_store
 from csaligner.decoders.door import Sampling
-from csaligner.generation.evaluate import MeasuringProtocol, Reference, evaluate_run_generation, first_captions
+from csaligner.generation.evaluate import MeasuringProtocol, Reference, evaluate_run_generation, one_caption_each
 from csaligner.runs import CONFIG
 from csaligner.types import Encoder, PairedFeatures, Split
 
@@ -52,7 +52,7 @@ def test_real_pictures_are_at_no_distance_from_themselves(store: Store, pixels: 
 
 def test_the_first_caption_of_each_image_is_drawn() -> None:
     pairs = PairedFeatures(torch.eye(3), torch.arange(5.0)[:, None], torch.tensor([1, 0, 0, 2, 1]), ("x", "y", "z"))
-    found = first_captions(pairs, 2)
+    found = one_caption_each(pairs, 2)
     assert found.text.flatten().tolist() == [1.0, 0.0]
     assert found.image_ids == ("x", "y")
 

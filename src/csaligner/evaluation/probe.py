@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from csaligner.pairing import first_captions
+
 HALVINGS = 10
 MAX_IMAGES = 2000
 
@@ -24,9 +26,8 @@ def probe_accuracy(image: Tensor, text: Tensor, text_to_image: Tensor, *, seed: 
     if n < 4:
         return float("nan")
     generator = torch.Generator().manual_seed(seed)
-    first_caption = torch.full((n,), len(text)).scatter_reduce(0, text_to_image, torch.arange(len(text)), "amin")
     rows = torch.randperm(n, generator=generator)[:MAX_IMAGES]
-    points = torch.stack([image[rows], text[first_caption[rows]]])  # (2, n, d)
+    points = torch.stack([image[rows], text[first_captions(text_to_image, n)[rows]]])  # (2, n, d)
     accuracies = []
     for _ in range(HALVINGS):
         order = torch.randperm(len(rows), generator=generator)

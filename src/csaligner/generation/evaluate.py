@@ -21,6 +21,7 @@ from csaligner.encoders.pixels import fit_square
 from csaligner.evaluation.generation import Projection, frechet_distance, generation_metrics, text_agreement
 from csaligner.evaluation.retrieval import retrieval_of
 from csaligner.files import write_json
+from csaligner.pairing import first_captions
 from csaligner.runs import read_record
 from csaligner.types import Encoder, PairedFeatures, Split
 
@@ -48,7 +49,7 @@ class Reference:
 
     def __init__(self, store: Store, encoder: Encoder, side: int, protocol: MeasuringProtocol) -> None:
         """encoder: the feature network, the bundled one or any other (FID's Inception, CMMD's CLIP)."""
-        self.pairs = first_captions(store.features(protocol.split), protocol.limit)
+        self.pairs = one_caption_each(store.features(protocol.split), protocol.limit)
         self.train = store.features("train").image
         self.encoder, self.side, self.protocol = encoder, side, protocol
         sources = picture_sources(store, self.pairs.image_ids)
@@ -85,12 +86,11 @@ def _features_of_train(store: Store, encoder: Encoder) -> Tensor:
     return picture_features(encoder, [load_image(source, DRAWN) for source in sources])
 
 
-def first_captions(pairs: PairedFeatures, limit: int | None = None) -> PairedFeatures:
+def one_caption_each(pairs: PairedFeatures, limit: int | None = None) -> PairedFeatures:
     """One caption an image, the first, of at most `limit` images: row i belongs to image i."""
     n = min(len(pairs.image), limit or len(pairs.image))
-    first = {int(image): row for row, image in reversed(list(enumerate(pairs.text_to_image.tolist())))}
-    rows = [first[i] for i in range(n)]
-    captions = tuple(pairs.captions[row] for row in rows) if pairs.captions else None
+    rows = first_captions(pairs.text_to_image, len(pairs.image))[:n]
+    captions = tuple(pairs.captions[row] for row in rows.tolist()) if pairs.captions else None
     return PairedFeatures(pairs.image[:n], pairs.text[rows], torch.arange(n), pairs.image_ids[:n], captions)
 
 
