@@ -94,11 +94,16 @@ def frechet_distance(x: Tensor, y: Tensor, weights_y: Tensor | None = None) -> f
     mean_x, mean_y = x.mean(dim=0), w @ y
     x0, y0 = x - mean_x, y - mean_y
     cov_x, cov_y = x0.T @ x0 / len(x), y0.T @ (w[:, None] * y0)
-    values, vectors = torch.linalg.eigh(cov_x)
-    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cov_y @ root).clamp_min(0).sqrt().sum()
-    distance = (mean_x - mean_y).square().sum() + cov_x.trace() + cov_y.trace() - 2 * cross
+    distance = (mean_x - mean_y).square().sum() + cov_x.trace() + cov_y.trace() - 2 * root_trace(cov_x, cov_y)
     return float(distance.clamp_min(0))  # rounding may leave it a hair below
+
+
+def root_trace(s: Tensor, t: Tensor) -> Tensor:
+    """tr (S^(1/2) T S^(1/2))^(1/2) of two covariances; where S = A'A and T = B'B, the nuclear norm of A B'."""
+    values, vectors = torch.linalg.eigh(s)
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    total: Tensor = torch.linalg.eigvalsh(root @ t @ root).clamp_min(0).sqrt().sum()
+    return total
 
 
 def _uniformity(x: Tensor) -> float:

@@ -11,6 +11,8 @@ from torch.nn.functional import normalize
 
 from csaligner.checks import InputError, as_features, check_same_dim
 
+from .gap import root_trace
+
 CMMD_SIGMA, CMMD_SCALE = 10.0, 1000.0
 NAMES = ("real", "generated")
 
@@ -56,7 +58,8 @@ def frechet_distance(real: Any, generated: Any, *, force: bool = False) -> float
             )
     a, b = ((s - s.mean(dim=0)) / (len(s) - 1) ** 0.5 for s in (x, y))
     gap = (x.mean(dim=0) - y.mean(dim=0)).square().sum()
-    cross = torch.linalg.matrix_norm(a @ b.T, "nuc") if len(a) * len(b) < a.shape[1] ** 2 else _nuclear(a, b)
+    few = len(a) * len(b) < a.shape[1] ** 2
+    cross = torch.linalg.matrix_norm(a @ b.T, "nuc") if few else root_trace(a.T @ a, b.T @ b)
     return max(0.0, float(gap + a.square().sum() + b.square().sum() - 2 * cross))
 
 
@@ -110,11 +113,3 @@ def _samples(real: Any, generated: Any) -> tuple[Tensor, Tensor]:
     x, y = (as_features(name, value).double() for name, value in zip(NAMES, (real, generated), strict=True))
     check_same_dim(NAMES, x, y)
     return x, y
-
-
-def _nuclear(a: Tensor, b: Tensor) -> Tensor:
-    """Nuclear norm of A B' by way of the d x d covariances: cheaper where there are many rows."""
-    values, vectors = torch.linalg.eigh(a.T @ a)
-    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
-    total: Tensor = torch.linalg.eigvalsh(root @ (b.T @ b) @ root).clamp_min(0).sqrt().sum()
-    return total
