@@ -20,6 +20,7 @@ from .checks import InputError, check_choice
 from .config import TrainConfig, dump_config, load_config
 from .data.datasets import open_dataset
 from .data.extract import ExtractSettings, embed
+from .data.manifest import MANIFEST, read_manifest
 from .data.store import Store
 from .data.training_data import TrainingData, some_pairs
 from .data.tuned import TunedStore
@@ -37,7 +38,7 @@ from .showcase import report_data
 from .training.checkpoint import read_state
 from .training.parallel import start_ranks
 from .training.trainer import Hooks, Report, RunOptions, Trainer, silent
-from .types import Dataset, PairedFeatures, Split
+from .types import Dataset, EncoderInfo, Modality, PairedFeatures, Split
 
 IMAGE_ENCODER = "bundled:efficientnet-lite0"
 TEXT_ENCODER = "bundled:all-MiniLM-L6-v2"
@@ -243,6 +244,14 @@ def _digests(record: Mapping[str, Any], name: str) -> list[str]:
 def read_record(run: Path) -> dict[str, Any]:
     """What claim_run wrote to run.json: provenance, stores and their SHA-256. Raises InputError."""
     return read_sealed(run / RECORD, OWNER, _record, made_by="`csaligner train`")
+
+
+def encoders_of(run: Path) -> Mapping[Modality, EncoderInfo]:
+    """Who made the rows of the run's store, by side; empty where the store is gone."""
+    store = Path(read_record(run)["store"])
+    if (store / MANIFEST).is_file():
+        return read_manifest(store).encoders
+    return Store.open(store).encoders if store.is_dir() else {}
 
 
 def _record(value: dict[str, Any]) -> dict[str, Any]:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from csaligner.app.pictures import thumbnail
 from csaligner.checks import InputError
+from csaligner.config import TrainConfig, build_config
+from csaligner.data.store import Store
+from csaligner.integrations.embeddings import AlignedEmbeddings
+from csaligner.runs import train
 from csaligner.search.build import BuildReport, build_index, delete, writing
 from csaligner.search.entries import INDEX_FILE
 from csaligner.search.index import Index
@@ -122,6 +128,25 @@ def test_an_index_of_another_run_or_encoder_is_refused(world: Any, tmp_path: Pat
     stranger = type(world.images)(revision="2")
     with pytest.raises(InputError, match="trained on images of the encoder"):
         build_index(str(world.folder), tmp_path / "new", str(world.run), encoders=(stranger, world.texts))
+
+
+def test_a_run_on_features_without_an_encoder_says_so(world: Any, tmp_path: Path) -> None:
+    """Such as a folder of clip-retrieval: nothing can encode what an index is to hold, or a text."""
+    for name in ("img_emb", "text_emb"):
+        (tmp_path / "clip" / name).mkdir(parents=True)
+        rows = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+        np.save(tmp_path / "clip" / name / f"{name}_0.npy", rows)
+    run = tmp_path / "trained"
+    train(Store.open(tmp_path / "clip"), build_config(TrainConfig, {"epochs": 1}), run)
+    world.picture("red.png", (255, 0, 0))
+    message = "precomputed:clip-retrieval names features that were given and can encode nothing"
+    with pytest.raises(InputError, match=message):
+        build_index(str(world.folder), tmp_path / "ix", str(run))
+    with pytest.raises(InputError, match=message):
+        AlignedEmbeddings.open(run)
+    shutil.rmtree(tmp_path / "clip")
+    with pytest.raises(InputError, match="is gone or lacks a side"):
+        AlignedEmbeddings.open(run)
 
 
 def test_a_folder_with_something_else_is_not_touched(world: Any, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -12,14 +12,14 @@ from torch import Tensor
 from csaligner.adapters.aligner import Aligner, encode
 from csaligner.adapters.standardise import StandardiseAdapter
 from csaligner.checks import InputError
-from csaligner.data.store import Store
 from csaligner.decoders.contract import Contract
 from csaligner.encoders import open_encoder
-from csaligner.runs import IMAGE_ENCODER, RECORD, TEXT_ENCODER, model_folder, read_record
-from csaligner.types import Encoder, EncoderInfo
+from csaligner.runs import IMAGE_ENCODER, RECORD, TEXT_ENCODER, encoders_of, model_folder
+from csaligner.types import Encoder, Modality
 
 from .prompts import Prompt, check_length, mix
 
+BUNDLED: Mapping[Modality, str] = {"image": IMAGE_ENCODER, "text": TEXT_ENCODER}
 BUNDLED_RUNS = ("infonce", "eclipse", "cs-aligner")
 
 
@@ -49,8 +49,9 @@ class TextToEmbedding:
     def open(cls, run: Path) -> TextToEmbedding:
         """run: a folder that `csaligner train` wrote, or an aligner's own. Raises InputError for another folder."""
         if (run / RECORD).is_file():
-            encoders = _encoders_of(read_record(run)["store"])
-            return cls(Aligner.load(model_folder(run)), open_encoder(encoders[1], "text"), encoders[0])
+            infos = encoders_of(run)
+            image, text = (infos[side].id if side in infos else name for side, name in BUNDLED.items())
+            return cls(Aligner.load(model_folder(run)), open_encoder(text, "text"), image)
         if not run.is_dir():
             raise InputError(f"run: no such folder: {run}")
         return cls(Aligner.load(run), open_encoder(TEXT_ENCODER, "text"))
@@ -84,12 +85,3 @@ class TextToEmbedding:
             return adapter.raw(directions)
         assert contract.norm is not None
         return directions * contract.norm
-
-
-def _encoders_of(store: str) -> tuple[str, str]:
-    """Names of the image and the text encoder; the bundled ones where the store is gone."""
-    if not Path(store).is_dir():
-        return IMAGE_ENCODER, TEXT_ENCODER
-    manifest = Store.open(Path(store)).manifest
-    infos: tuple[EncoderInfo | None, EncoderInfo | None] = (manifest.image, manifest.text)
-    return (infos[0].id if infos[0] else IMAGE_ENCODER), (infos[1].id if infos[1] else TEXT_ENCODER)

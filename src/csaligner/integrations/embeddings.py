@@ -11,9 +11,8 @@ from torch import Tensor
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.data.decode import prepared
-from csaligner.data.store import Store
 from csaligner.encoders import open_encoder
-from csaligner.runs import model_folder, read_record
+from csaligner.runs import encoders_of, model_folder
 from csaligner.types import Encoder, Modality
 
 Vectors = list[list[float]]
@@ -45,7 +44,9 @@ class AlignedEmbeddings:
         """The aligner of a finished run with the encoders of its store; one that took features alone has no place
         here. Raises InputError."""
         run = Path(run)
-        infos = Store.open(Path(read_record(run)["store"])).encoders
+        infos = encoders_of(run)
+        if len(infos) < 2:
+            raise InputError(f"embeddings: the store of {run} is gone or lacks a side; name the encoders yourself")
         text, image = open_encoder(infos["text"].id, "text"), open_encoder(infos["image"].id, "image")
         return cls(Aligner.load(model_folder(run)), text, image)
 

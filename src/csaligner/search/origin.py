@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
-from csaligner.data.manifest import read_manifest
 from csaligner.encoders import open_encoder
-from csaligner.runs import IMAGE_ENCODER, RECORD, TEXT_ENCODER, model_folder, read_record
+from csaligner.runs import IMAGE_ENCODER, RECORD, TEXT_ENCODER, encoders_of, model_folder
 from csaligner.types import Encoder, EncoderInfo, Modality
 
 from .index import fingerprint_of
@@ -48,8 +47,10 @@ def open_origin(run: str, encoders: Sequence[Encoder] = ()) -> Origin:
     """
     folder = _folder(run)
     model = Aligner.load(folder)
-    image = _encoder_info(run, "image", encoders, model.config.image_encoder)
-    text = _encoder_info(run, "text", encoders, model.config.text_encoder)
+    named = dict(encoders_of(Path(run))) if run != BUNDLED and (Path(run) / RECORD).is_file() else {}
+    named |= {encoder.info.modality: encoder.info for encoder in encoders}
+    image = _encoder_info(run, "image", named, model.config.image_encoder)
+    text = _encoder_info(run, "text", named, model.config.text_encoder)
     for info, wanted in ((image, model.config.dim_image), (text, model.config.dim_text)):
         if info.dim != wanted:
             raise InputError(f"run: {run} maps {wanted}-d {info.modality}s, {info.id} gives {info.dim} dimensions")
@@ -72,23 +73,12 @@ def _folder(name: str) -> Path:
     return model_folder(run)
 
 
-def _encoder_info(run: str, side: Modality, given: Sequence[Encoder], wanted: str | None) -> EncoderInfo:
-    info = next((encoder.info for encoder in given if encoder.info.modality == side), None) or _named(run, side)
+def _encoder_info(run: str, side: Modality, named: Mapping[Modality, EncoderInfo], wanted: str | None) -> EncoderInfo:
+    """The one that is named, else the bundled one."""
+    info = named.get(side) or open_encoder(IMAGE_ENCODER if side == "image" else TEXT_ENCODER, side).info
     if wanted is not None and info.fingerprint != wanted:
         raise InputError(
             f"encoder: {run} was trained on {side}s of the encoder {wanted}, {info.id} is {info.fingerprint}; "
             f"name the right one"
         )
     return info
-
-
-def _named(run: str, side: Modality) -> EncoderInfo:
-    """The encoder of the run's store where that is still there, else the bundled one."""
-    if run != BUNDLED and (Path(run) / RECORD).is_file():
-        store = Path(read_record(Path(run))["store"])
-        if store.is_dir():
-            manifest = read_manifest(store)
-            info = manifest.image if side == "image" else manifest.text
-            if info is not None:
-                return info
-    return open_encoder(IMAGE_ENCODER if side == "image" else TEXT_ENCODER, side).info
