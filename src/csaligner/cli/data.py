@@ -102,6 +102,8 @@ def check_data(  # noqa: PLR0913, PLR0917  (as embed's)
     """Count, decode and compare everything in a dataset; of a store or an index, read every file and compare its
     SHA-256. Exit code 1 where something should be mended."""
     if _verified(Path(data)):
+        if as_json:
+            print(json.dumps({"dataset": data, "problems": []}, ensure_ascii=False))
         err.print(f"every file is as it was written: {data}", highlight=False, soft_wrap=True, markup=False)
         return
     from csaligner.data.check import check_data as check
