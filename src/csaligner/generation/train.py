@@ -83,8 +83,7 @@ learning rate {config.lr:g}, along a line to 0 in the last {config.cooldown}, em
 {_before(config)}
 ## Licence
 
-Trained on drawings under the licences named above; the weights are given under CC BY-SA 4.0, the most demanding
-of them.
+Trained on pictures under the licences named above; whoever passes the weights on heeds them.
 """
 
 
