@@ -21,7 +21,7 @@ class Registry(Mapping[str, Any]):
     A value is "module:attribute" or the thing itself; `load` makes the thing of it.
     """
 
-    def __init__(self, group: str, built_in: Mapping[str, str]) -> None:
+    def __init__(self, group: str, built_in: Mapping[str, Any]) -> None:
         self.group = group
         self._known: dict[str, Any] = dict(built_in)
         self._offered: dict[str, str] | None = None

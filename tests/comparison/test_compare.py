@@ -14,7 +14,7 @@ import torch
 from csaligner.checks import InputError
 from csaligner.comparison.compare import Budget, averages, compare
 from csaligner.comparison.folds import Fold, open_folds
-from csaligner.comparison.methods import FREE, TRAINED
+from csaligner.comparison.methods import FREE, TRAINED, Trained
 from csaligner.comparison.run import JSON, PAGE, compare_and_write
 from csaligner.config import AdapterConfig, TrainConfig
 from csaligner.pairing import pair_features
@@ -86,6 +86,18 @@ def test_the_best_trial_is_taken_and_every_tuned_method_has_as_many() -> None:
             if m.method == name:
                 assert dict(m.settings) == {k: best[k] for k in m.settings}
     assert not any(t["method"] == "infonce" for t in result.trials)
+
+
+def test_a_method_of_another_package_runs_under_the_same_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TRAINED, "_known", dict(TRAINED._known))
+    TRAINED.register("theirs", Trained({"info_nce": 1.0, "mmd": 2.0}, "a line about <theirs>"))
+    np.save(tmp_path / "pairs.npy", np.random.default_rng(0).normal(size=(2, 40, 3)).astype(np.float32))
+    budget, out = replace(BUDGET, trials=0, seeds=1), tmp_path / "out"
+    result = compare_and_write([tmp_path / "pairs.npy"], ["theirs"], budget, out, lambda *done: None)
+    assert [(m.method, m.fold) for m in result.measured] == [("theirs", number) for number in range(5)]
+    assert "a line about &lt;theirs&gt;" in (out / PAGE).read_text(encoding="utf-8")
 
 
 def test_methods_without_meaning_are_left_out_and_named() -> None:

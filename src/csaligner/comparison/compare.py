@@ -18,6 +18,7 @@ from csaligner.config import TrainConfig
 from csaligner.estimator import CSAligner
 from csaligner.evaluation.clustering import clustering_metrics
 from csaligner.evaluation.evaluate import evaluate
+from csaligner.registry import load
 from csaligner.types import PairedFeatures
 
 from .folds import Fold
@@ -154,7 +155,7 @@ def _run(fold: Fold, name: str, budget: Budget) -> _Outcome:
         metrics = measures(transform(fold.test))
         outcome.measured = [Measured(fold.dataset, name, fold.number, s, metrics) for s in range(budget.seeds)]
         return outcome
-    method = TRAINED[name]
+    method: Trained = load("methods", TRAINED, name)
     settings = _tuned(fold, name, method, budget, outcome)
     for seed in range(budget.seeds):
         started = time.perf_counter()

@@ -10,6 +10,7 @@ from csaligner.adapters.aligner import Aligner, align
 from csaligner.checks import InputError, check_choice
 from csaligner.config import TrainConfig, build_config
 from csaligner.evaluation.baselines import CanonicalCorrelation, MeanCentring, Procrustes, Standardising
+from csaligner.registry import Registry
 from csaligner.types import PairedFeatures
 
 Transform = Callable[[PairedFeatures], PairedFeatures]
@@ -93,27 +94,33 @@ FREE: Mapping[str, Callable[[PairedFeatures, TrainConfig], Transform]] = {
 
 _AUTO: Mapping[str, float | str] = {"info_nce": 1.0, "cauchy_schwarz": "auto"}
 
-TRAINED: Mapping[str, Trained] = {
-    "infonce": Trained({"info_nce": 1.0}, "InfoNCE, temperature learnt from 0.07", tunes_scale=False),
-    "infonce-scale": Trained({"info_nce": 1.0}, "InfoNCE, fixed temperature, tuned"),
-    "siglip": Trained({"siglip": 1.0}, "sigmoid loss, fixed scale, tuned; bias at its optimum"),
-    "l2": _with("paired_l2", 0.03, 10, "InfoNCE + L2 of pairs: ECLIPSE's objective, and the bottleneck regulariser"),
-    "mmd": _with("mmd", 0.3, 100, "InfoNCE + MMD, same kernel"),
-    "energy": _with("energy", 0.1, 30, "InfoNCE + energy distance"),
-    "sinkhorn": _with("sinkhorn", 0.1, 30, "InfoNCE + Sinkhorn divergence"),
-    "gaussian-kl": _with("gaussian_kl", 0.003, 3, "InfoNCE + symmetric KL of Gaussians"),
-    "bures-wasserstein": _with("bures_wasserstein", 0.1, 30, "InfoNCE + Bures-Wasserstein distance of Gaussians"),
-    "cs-alone": Trained({"cauchy_schwarz": 1.0}, "D_CS without pairs", tunes_scale=False),
-    "cs-tied": _with("cauchy_schwarz", 0.03, 3, "InfoNCE + D_CS, sigma^2 = temperature", bandwidth="temperature"),
-    "cs-auto": Trained(_AUTO, "InfoNCE + D_CS, weight by gradient norms, nothing tuned", tunes_scale=False),
-    "cs-auto-tuned": Trained(
-        _AUTO, "InfoNCE + D_CS, weight by gradient norms, fraction and fixed temperature tuned", tunes_fraction=True
-    ),
-    "cs-aligner": _with("cauchy_schwarz", 0.1, 10, "InfoNCE + lambda D_CS, tuned"),
-    "cs-aligner-default": Trained(
-        {"info_nce": 1.0, "cauchy_schwarz": 1.0}, "the defaults, nothing tuned", tunes_scale=False
-    ),
-}
+# Of the package, and those that others offer: `load` makes a Trained of each name.
+TRAINED = Registry(
+    "csaligner.methods",
+    {
+        "infonce": Trained({"info_nce": 1.0}, "InfoNCE, temperature learnt from 0.07", tunes_scale=False),
+        "infonce-scale": Trained({"info_nce": 1.0}, "InfoNCE, fixed temperature, tuned"),
+        "siglip": Trained({"siglip": 1.0}, "sigmoid loss, fixed scale, tuned; bias at its optimum"),
+        "l2": _with(
+            "paired_l2", 0.03, 10, "InfoNCE + L2 of pairs: ECLIPSE's objective, and the bottleneck regulariser"
+        ),
+        "mmd": _with("mmd", 0.3, 100, "InfoNCE + MMD, same kernel"),
+        "energy": _with("energy", 0.1, 30, "InfoNCE + energy distance"),
+        "sinkhorn": _with("sinkhorn", 0.1, 30, "InfoNCE + Sinkhorn divergence"),
+        "gaussian-kl": _with("gaussian_kl", 0.003, 3, "InfoNCE + symmetric KL of Gaussians"),
+        "bures-wasserstein": _with("bures_wasserstein", 0.1, 30, "InfoNCE + Bures-Wasserstein distance of Gaussians"),
+        "cs-alone": Trained({"cauchy_schwarz": 1.0}, "D_CS without pairs", tunes_scale=False),
+        "cs-tied": _with("cauchy_schwarz", 0.03, 3, "InfoNCE + D_CS, sigma^2 = temperature", bandwidth="temperature"),
+        "cs-auto": Trained(_AUTO, "InfoNCE + D_CS, weight by gradient norms, nothing tuned", tunes_scale=False),
+        "cs-auto-tuned": Trained(
+            _AUTO, "InfoNCE + D_CS, weight by gradient norms, fraction and fixed temperature tuned", tunes_fraction=True
+        ),
+        "cs-aligner": _with("cauchy_schwarz", 0.1, 10, "InfoNCE + lambda D_CS, tuned"),
+        "cs-aligner-default": Trained(
+            {"info_nce": 1.0, "cauchy_schwarz": 1.0}, "the defaults, nothing tuned", tunes_scale=False
+        ),
+    },
+)
 
 QUICK = ("none", "mean-centring", "cca", "closed-form start", "infonce", "l2", "mmd", "cs-aligner")
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from csaligner.files import recover, write_json
+from csaligner.registry import load
 from csaligner.reporting.comparison import DatasetComparison, write_comparison
 from csaligner.reporting.record import MethodResult
 from csaligner.reporting.summary import Summary, summarise
@@ -49,7 +50,8 @@ def compare_and_write(
 def datasets(comparison: Comparison) -> list[DatasetComparison]:
     """The page's view of each data set."""
     found = []
-    about = {method: trained.about for method, trained in TRAINED.items()}
+    ran = {m.method for m in comparison.measured}
+    about = {method: load("methods", TRAINED, method).about for method in TRAINED if method in ran}
     for name in dict.fromkeys(m.dataset for m in comparison.measured):
         here = [m for m in comparison.measured if m.dataset == name]
         settings = {}
