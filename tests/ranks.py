@@ -17,9 +17,10 @@ from torch.multiprocessing.spawn import start_processes
 def on_ranks(size: int, worker: Callable[..., None], *args: Any) -> None:
     """worker(*args) on `size` processes of one group; an error of one of them is raised here.
 
-    worker: a function at the top of a module. The processes are forked from a server that has imported torch once.
+    worker: a function at the top of a module. The processes are forked from a server that has imported everything
+    once, and what an optimiser of torch imports when it is made (torch._dynamo), which takes seconds.
     """
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch", "csaligner.ops.ring"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch._dynamo", "csaligner.training.trainer"])
     with tempfile.TemporaryDirectory() as folder:
         start = (size, Path(folder) / "meeting-point", worker, args)
         start_processes(_enter, start, nprocs=size, start_method="forkserver")  # type: ignore[no-untyped-call]

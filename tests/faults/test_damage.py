@@ -243,6 +243,7 @@ def test_a_saved_aligner_of_an_older_version_is_read(data: Data, tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "content"),
     [("adapter_model.safetensors", b"\x10" + bytes(7) + b"{" * 16), ("adapter_config.json", b'{"peft_type": {}}')],
+    ids=["weights", "settings"],
 )
 def test_a_damaged_lora_of_an_older_version_is_refused(lora: Path, tmp_path: Path, name: str, content: bytes) -> None:
     """Without a list of checksums, by what does not parse."""
