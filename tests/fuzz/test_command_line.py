@@ -23,44 +23,20 @@ from .arrays import few
 
 COMMANDS: Any = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 ALONE = {"demo": "--data", "generate": "--decoder", "generate-grid": ""}  # what must be wrong, or they would do much
-# none of them may be what a command would work on, and none a place outside of the folder where it runs
+# none of them may be what a command would work on, and none a place outside of the folder where it runs; a system
+# passes no zero byte to a program
 STRANGE = st.one_of(
     st.sampled_from(
         (
-            *(
-                "",
-                " ",
-                "\0",
-                "a\nb",
-                "\x1b[31mred",
-                "\udcff",
-                "é\u202e☃",
-                "x" * 300,
-                "x" * 5000,
-                ".",
-                "-",
-                "--",
-                "~",
-                ",",
-            ),
+            *("", " ", "a\nb", "\x1b[31mred", "\udcff", "é\u202e☃", "x" * 300, "x" * 5000),
+            *(".", "-", "--", "~", ",", "=", "=1"),
             *("-1", "0", "1", "2", "1e400", "nan", "-inf", str(2**70), "0x10", "1_000", "true", "null", "[]", "{}"),
             *("file.dat", "file.npy", "file.csv", "file.json", "folder", "folder/x", "file.dat/x", "/dev/null/x"),
             *("missing", "missing/x.npy", "bundled", "bundled:x", "table", "exact", "a,b", "a=b", "http://x"),
-            *(
-                "=",
-                "=1",
-                "epochs=",
-                "epochs=x",
-                "lr=nan",
-                "seed=-1",
-                "a.b.c=1",
-                "objective={",
-                'out="\\0"',
-                "lora.rank=0",
-            ),
+            *("epochs=", "epochs=x", "lr=nan", "seed=-1", "a.b.c=1", "objective={", 'out="\\0"', "lora.rank=0"),
         )
     ),
-    st.text(st.characters(exclude_characters="/:"), max_size=12),
+    st.text(st.characters(exclude_characters="/:\0"), max_size=12),
     st.integers(-3, 3).map(str),
 )
 
