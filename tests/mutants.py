@@ -110,7 +110,9 @@ MUTANTS = [
     Mutant("autocast let in", "ops/tiles.py", "enabled=False", "enabled=torch.is_autocast_enabled(x.device.type)"),
     Mutant("double backward let through", "ops/tiles.py", "if torch.is_grad_enabled():", "if False:"),
     Mutant("objective: weights of a call ignored", "losses/objective.py", "{**self.terms, **_checked(", "{**_checked("),
-    Mutant("objective: unpaired rows dropped", "losses/objective.py", "unpaired=1.0", "unpaired=1e-9"),
+    Mutant(
+        "objective: unpaired rows dropped", "losses/objective.py", "id_weights(ids, unpaired)", "id_weights(ids, 1e-9)"
+    ),
     Mutant("ranks: own gradients alone", "distributed.py", "dist.all_reduce(total)", "pass"),
     Mutant("ring: gradient of the caller's rank alone", "ops/ring.py", "upstream = summed(torch", "upstream = (torch"),
     Mutant("ring: pairs within counted once", "ops/ring.py", "self._rescale(4 * ", "self._rescale(2 * "),
