@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from sklearn.metrics.pairwise import rbf_kernel
 from torch import Tensor
@@ -106,3 +107,13 @@ def test_one_point_each_is_the_squared_distance_over_the_squared_bandwidth() -> 
     x, y = cloud(1), cloud(1, seed=1)
     value = reference.cauchy_schwarz(x, y, Gaussian(0.3)).item()
     assert math.isclose(value, (x - y).square().sum().item() / 0.09, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("d", [3, 512])
+def test_a_point_lies_where_it_lies_itself(d: int, dtype: torch.dtype) -> None:
+    x = torch.nn.functional.normalize(torch.randn(300, d, generator=torch.Generator().manual_seed(0)).to(dtype), dim=1)
+    for rows in (x, x[:7]):
+        found = reference.distances(rows + 0.3, x + 0.3)
+        assert (found.diagonal() == 0).all()
+        torch.testing.assert_close(found, torch.cdist(rows, x, compute_mode="donot_use_mm_for_euclid_dist"))

@@ -11,16 +11,34 @@ from torch import Tensor
 
 from .kernels import Kernel
 
+ROUNDING = 16.0  # machine epsilons of |x|^2 + |y|^2 that |x|^2 + |y|^2 - 2 x.y may be off by
+
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """|x_i - y_j|^2, (N, d), (M, d) -> (N, M).
 
     The common mean is taken off first: distances stay, and clouds far from the origin keep their digits.
     """
+    lengths, products = _lengths_and_products(x, y)
+    return (lengths - 2 * products).clamp_min(0)
+
+
+def distances(x: Tensor, y: Tensor) -> Tensor:
+    """|x_i - y_j|, (N, d), (M, d) -> (N, M); 0, with gradient 0, where its square is within its own rounding error.
+
+    The square root would make 1e-8 of an error of 1e-16: a point would not lie where it lies itself.
+    """
+    lengths, products = _lengths_and_products(x, y)
+    t = lengths - 2 * products
+    apart = t > ROUNDING * torch.finfo(t.dtype).eps * lengths.detach()
+    return torch.where(apart, t, 1).sqrt() * apart
+
+
+def _lengths_and_products(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """|x_i|^2 + |y_j|^2 and x_i.y_j around the common mean."""
     centre = torch.cat([x.detach(), y.detach()]).mean(dim=0)
     x, y = x - centre, y - centre
-    t = x.square().sum(dim=1)[:, None] + y.square().sum(dim=1) - 2 * (x @ y.T)
-    return t.clamp_min(0)
+    return x.square().sum(dim=1)[:, None] + y.square().sum(dim=1), x @ y.T
 
 
 def log_kernel_mean(

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .dispatch import choose
 from .kernels import Kernel
-from .reference import log_weights, squared_distances
+from .reference import distances, log_weights, squared_distances
 from .tiles import CPU_BLOCK, no_autocast, uncompiled
 
 
@@ -33,9 +33,7 @@ def mean_distance(
     """sum_ij a_i b_j |x_i - y_j|, weights divided by their sums. Scalar. The gradient at x_i = y_j is 0."""
 
     def block(rows: Tensor, others: Tensor, b: Tensor) -> Tensor:
-        t = squared_distances(rows, others)
-        apart = t > 0
-        return (torch.where(apart, t, 1).sqrt() * apart) @ b
+        return distances(rows, others) @ b
 
     a, b = log_weights(x, weights_x).exp(), log_weights(y, weights_y).exp()
     return (a * _by_blocks(block, x, y, b, impl)).sum()
