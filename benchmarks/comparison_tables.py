@@ -120,18 +120,26 @@ def generation_rows(content: Mapping[str, Any]) -> Table:
             spread([seed[key] for seed in seeds], factor, digits) if key in seeds[0] else ""
             for key, _, factor, digits in keys
         ]
+        cells.insert(1, f"{method['effective_dimension']:.0f}")
         rows.append([name, *cells, _chosen(method) if len(method["trials"]) > 1 else ""])
-    return ["objective", *(heading for _, heading, *_ in keys), "chosen on validation"], rows
+    headings = [heading for _, heading, *_ in keys]
+    return ["objective", headings[0], "effective dimension", *headings[1:], "chosen on validation"], rows
 
 
 def _chosen(method: Mapping[str, Any]) -> str:
-    """The setting that differs between the trials of a method."""
+    """What differs between the trials of a method, as it was chosen."""
     objective = method["objective"]
     tried = [trial["objective"] for trial in method["trials"]]
+    words = [
+        f"{name} {weight:g}"
+        for name, weight in objective["terms"].items()
+        if len({o["terms"][name] for o in tried}) > 1
+    ]
     if any("logit_scale" in o for o in tried):
-        return f"logit scale {objective['logit_scale']:g}" if "logit_scale" in objective else "logit scale learnt"
-    names = [name for name in objective["terms"] if len({o["terms"][name] for o in tried}) > 1]
-    return ", ".join(f"{name} {objective['terms'][name]:g}" for name in names)
+        words.append(
+            f"logit scale {objective['logit_scale']:g}" if "logit_scale" in objective else "logit scale learnt"
+        )
+    return ", ".join(words)
 
 
 def generation_difference_rows(content: Mapping[str, Any]) -> Table:
