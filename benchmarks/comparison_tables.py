@@ -185,6 +185,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compare_openmoji": partial(_text, "compare_openmoji", compare_rows),
     "compare_all": partial(_text, "compare_all", compare_rows),
     "sweep_clip": partial(sweep_text, "sweep_clip"),
+    "sweep_openmoji": partial(sweep_text, "sweep_openmoji"),
     "generation": partial(_text, "generation", generation_rows),
     "generation_differences": partial(_text, "generation", generation_difference_rows),
     "unpaired": partial(_text, "unpaired", unpaired_rows),
