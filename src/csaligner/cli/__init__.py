@@ -23,7 +23,7 @@ def main() -> None:
     """Exit code 0: done, 1: failed, 2: wrong usage, 130: interrupted. Errors are one line; --debug shows more."""
     debug = "--debug" in sys.argv
     try:
-        code = app(prog_name="csaligner", standalone_mode=False)
+        code = app(prog_name="csaligner", standalone_mode=False) or 0
     except WrongUsage as error:
         code = 2
         if words := error.format_message():  # none where the help was printed instead
