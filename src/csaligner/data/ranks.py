@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -21,6 +22,13 @@ def join_ranks() -> None:
     nobody else did yet. One process needs none."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("gloo", timeout=PATIENCE)
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    """A group that is still there when the interpreter goes may abort the process: its threads run on."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def on_first(action: Callable[[], T]) -> T:
