@@ -2,13 +2,12 @@
 
     python benchmarks/generation.py --store STORE --work FOLDER --out benchmarks/results/generation.json
 
-STORE: what `csaligner embed` wrote, of one data set or several. Every objective has TRIALS settings of its own weight
-(or temperature), judged on the validation split with seed 0: the smallest Frechet distance of predicted embeddings
-among those whose text-to-image R@1 is within RECALL_LEFT of InfoNCE's with its learnt temperature (where none is, the
-one nearest to it).
-The chosen one is trained with every seed and drawn on the test split. FOLDER keeps the runs and what was measured; the
-same call goes on where it stopped. --decoder none measures the predicted embeddings alone. --ship FOLDER saves the
-text adapters of seed 0 that `csaligner generate` and `generate-grid` have in the package (assets/micro-priors).
+STORE: what `csaligner embed` wrote, of one data set or several. The settings of each objective in METHODS are judged on
+the validation split with seed 0: the smallest Frechet distance of predicted embeddings among those whose text-to-image
+R@1 is within RECALL_LEFT of InfoNCE's with its learnt temperature (where none is, the one nearest to it). The chosen
+one is trained with every seed and drawn on the test split. FOLDER keeps the runs and what was measured; the same call
+goes on where it stopped. --decoder none measures the predicted embeddings alone. --ship FOLDER saves the text adapters
+of seed 0 that `csaligner generate` and `generate-grid` have in the package (assets/micro-priors).
 """
 
 from __future__ import annotations
