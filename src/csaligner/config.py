@@ -16,6 +16,7 @@ from .registry import ADAPTERS
 
 FORMAT_VERSION = 1
 FIXED_SIDE_SCALE = 50.0  # 1/temperature beside an identity adapter
+TOKEN_TERM = "token_cauchy_schwarz"  # losses/token.py, on the tokens that go through the adapters
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -118,7 +119,8 @@ class ObjectiveConfig(Strict):
 
     A weight is a number, a schedule, or `auto` (see balance). bandwidth: a number, a schedule, median or temperature
     (ops/bandwidth.py). unpaired_weight: what an unpaired row counts in the divergences, where an image of a pair
-    counts 1 and its captions 1 together; above 1, the clouds that meet are more those of the unpaired data.
+    counts 1 and its captions 1 together; above 1, the clouds that meet are more those of the unpaired data. The term
+    token_cauchy_schwarz wants data with tokens (embed --tokens), another term beside it, and no `auto`.
     measure_every: steps between two measurements of what follows the embeddings, the median
     bandwidth and the auto weights.
     """
@@ -141,9 +143,18 @@ class ObjectiveConfig(Strict):
         automatic = [name for name, weight in self.terms.items() if weight == "auto"]
         if "info_nce" in automatic or (automatic and self.terms.get("info_nce", 0) == 0):
             raise ValueError("terms: auto weighs a term against info_nce; give info_nce a number, 1.0 say")
+        if TOKEN_TERM in automatic:
+            raise ValueError(f"terms: {TOKEN_TERM} takes no auto weight; give it a number, 0.3 say")
+        if TOKEN_TERM in self.terms and not any(w != 0 for name, w in self.terms.items() if name != TOKEN_TERM):
+            raise ValueError(f"terms: {TOKEN_TERM} needs another term beside it; give info_nce a weight, 1.0 say")
         if self.learn_logit_scale and isinstance(self.logit_scale, Schedule):
             raise ValueError("logit_scale: follows a schedule, so it cannot be learnt; set learn_logit_scale=false")
         return self
+
+    @property
+    def sees_tokens(self) -> bool:
+        """Whether a term wants the tokens of the data."""
+        return self.terms.get(TOKEN_TERM, 0) != 0
 
 
 class LoRAConfig(Strict):

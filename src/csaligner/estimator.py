@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,12 @@ class CSAligner:
     def fit_features(
         self, features: PairedFeatures, unpaired_images: Any = None, unpaired_texts: Any = None
     ) -> CSAligner:
-        """As fit, for features that are paired already (a store's)."""
+        """As fit, for features that are paired already (a store's), with their tokens where they have any."""
         if len(features.image) < 2:
             raise InputError(f"image_features: got {len(features.image)} image to train on, wanted at least 2")
         c = self.config
+        if not c.objective.sees_tokens:
+            features = replace(features, tokens=None)
         images = _unpaired("unpaired_images", unpaired_images, features.image)
         texts = _unpaired("unpaired_texts", unpaired_texts, features.text)
         sampler = with_unpaired(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .checks import InputError, as_features, check_length
-from .types import PairedFeatures
+from .types import PairedFeatures, PairedTokens
 
 Ids = Sequence[Any] | NDArray[Any] | Tensor  # one name, an int or a string, for each row
 
@@ -62,7 +62,14 @@ def join_features(first: PairedFeatures, second: PairedFeatures) -> PairedFeatur
         torch.cat([first.text_to_image, second.text_to_image + len(first.image)]),
         first.image_ids + second.image_ids,
         captions,
+        _join_tokens(first.tokens, second.tokens),
     )
+
+
+def _join_tokens(first: PairedTokens | None, second: PairedTokens | None) -> PairedTokens | None:
+    if first is None or second is None:
+        return None
+    return PairedTokens(first.image.beside(second.image), first.text.beside(second.text))
 
 
 def first_captions(text_to_image: Tensor, n: int) -> Tensor:

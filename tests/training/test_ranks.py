@@ -17,7 +17,7 @@ from csaligner.data.samplers import PairSampler, UnpairedRows, UnpairedSampler
 from csaligner.distributed import is_main, rank, wait_for_all, world_size
 from csaligner.training.parallel import from_main
 from csaligner.training.trainer import METRICS, Hooks, Trainer
-from csaligner.types import Batch, PairedFeatures, Sampler
+from csaligner.types import Batch, PairedFeatures, PairedTokens, Sampler, TokenRows
 from tests.ranks import on_ranks
 
 Numbers = dict[str, Tensor]
@@ -32,7 +32,12 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-def features(n: int = 11) -> PairedFeatures:
+TOKENS: dict[str, Any] = {
+    "objective": {"terms": {"info_nce": 1.0, "cauchy_schwarz": 0.5, "token_cauchy_schwarz": 2.0}},
+}
+
+
+def features(n: int = 11, with_tokens: bool = False) -> PairedFeatures:
     """The last batch of 3 leaves one of four ranks without a row."""
     g = torch.Generator().manual_seed(0)
     owner = torch.arange(n).repeat_interleave(2)
@@ -40,7 +45,13 @@ def features(n: int = 11) -> PairedFeatures:
     image = shared @ torch.randn(4, 6, generator=g, dtype=torch.float64)
     text = shared[owner] @ torch.randn(4, 5, generator=g, dtype=torch.float64)
     noise = torch.randn(2 * n, 5, generator=g, dtype=torch.float64)
-    return PairedFeatures(image, text + 0.1 * noise, owner, tuple(map(str, range(n))))
+    counts = torch.randint(1, 4, (3 * n,), generator=g)
+    sets = [
+        TokenRows(torch.randn(int(part.sum()), dim, generator=g, dtype=torch.float64), part)
+        for part, dim in ((counts[:n], 6), (counts[n:], 5))
+    ]
+    tokens = PairedTokens(*sets) if with_tokens else None
+    return PairedFeatures(image, text + 0.1 * noise, owner, tuple(map(str, range(n))), tokens=tokens)
 
 
 def config(epochs: int, batch_size: int, dropout: float = 0.0, **settings: Any) -> TrainConfig:
@@ -52,7 +63,7 @@ def config(epochs: int, batch_size: int, dropout: float = 0.0, **settings: Any) 
 def train(c: TrainConfig, folder: Path | None = None, fails_in: int | None = None) -> Aligner:
     torch.manual_seed(rank())  # all processes must end up with the main one's weights
     model = Aligner.fit_start(features(), c).double()
-    pairs = PairSampler(features(), c.batch_size, c.captions)
+    pairs = PairSampler(features(with_tokens=c.objective.sees_tokens), c.batch_size, c.captions)
     sampler = Breaking(UnpairedSampler(pairs, UnpairedRows(features().image + 1, 5)), fails_in)
     calls[0] = 0
     Trainer(model, sampler, c, folder, Hooks(evaluate=score)).fit()
@@ -103,6 +114,12 @@ def check_numbers(c: TrainConfig, grads: Mapping[str, Tensor], weights: Mapping[
 def test_gradients_of_one_step_are_those_of_one_process(size: int) -> None:
     """Adam forgets the length of a gradient, so the gradients themselves are compared."""
     c = config(1, 11)
+    on_ranks(size, check_numbers, c, *numbers(train(c)))
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(2, 11), (3, 4), (4, 3)])
+def test_the_token_level_term_is_that_of_one_process(size: int, batch_size: int) -> None:
+    c = config(1, batch_size, **TOKENS)
     on_ranks(size, check_numbers, c, *numbers(train(c)))
 
 

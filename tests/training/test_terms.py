@@ -29,7 +29,8 @@ def rows(n: int, m: int | None = None, seed: int = 0, first_id: int = 0) -> Embe
 
 def joined(*parts: Embeddings) -> Embeddings:
     columns = zip(*((p.image, p.text, p.image_ids, p.text_ids) for p in parts), strict=True)
-    return Embeddings(*(torch.cat(column) for column in columns))
+    image, text, image_ids, text_ids = (torch.cat(column) for column in columns)
+    return Embeddings(image, text, image_ids, text_ids)
 
 
 def unpaired(e: Embeddings) -> Embeddings:

@@ -47,6 +47,9 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     max_bad: Annotated[
         float, typer.Option(min=0, max=1, help="Share of unreadable pictures that is put up with.")
     ] = 0.05,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="Write the tokens too, at most so many an item, for token_cauchy_schwarz.")
+    ] = None,
     runner: Annotated[str, typer.Option(help="local (also under torchrun) or ray.")] = "local",
     ray_actors: Annotated[int | None, typer.Option(min=1, help="Ray workers; one a GPU or core if not given.")] = None,
     quiet: Quiet = False,
@@ -54,13 +57,16 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     """Turn images and captions into a store of features; goes on after an interruption."""
     from csaligner.data.extract import ExtractSettings
     from csaligner.data.ranks import join_ranks
+    from csaligner.data.tokens import embed_tokens
     from csaligner.distributed import is_main
     from csaligner.progress import progress
-    from csaligner.runs import embed_dataset
+    from csaligner.runs import embed_dataset, open_encoders
 
     join_ranks()
     if image_only and text_only:
         raise InputError("image_only: --image-only and --text-only leave nothing to do; give at most one")
+    if tokens and (image_only or text_only):
+        raise InputError("tokens: --tokens needs images and captions; leave --image-only and --text-only out")
     if precision not in ("fp32", "fp16"):
         raise InputError(f"precision: got {precision!r}, wanted fp32 or fp16")
     keys = _options(csv_separator, csv_img_key, csv_caption_key, csv_id_key, csv_split_key, image_root)
@@ -78,6 +84,9 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
             runner=runner,  # type: ignore[arg-type]  # it is checked there
             ray_actors=ray_actors,
         )
+    if tokens and is_main():
+        with progress(err, "tokens", quiet) as update:
+            embed_tokens(store, open_encoders((image_encoder, text_encoder)), tokens, update)
     for line in store.notes if is_main() else ():
         err.print(line, style="yellow", highlight=False, soft_wrap=True, markup=False)
     if is_main():

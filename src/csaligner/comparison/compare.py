@@ -145,17 +145,22 @@ def _run_once(fold: Fold, name: str, budget: Budget, keep: Path | None) -> _Outc
 
 
 def _run(fold: Fold, name: str, budget: Budget) -> _Outcome:
+    try:
+        return _measured(fold, name, budget)
+    except NotApplicable as reason:
+        return _Outcome(left_out=str(reason))
+
+
+def _measured(fold: Fold, name: str, budget: Budget) -> _Outcome:
+    """Raises NotApplicable."""
     outcome = _Outcome()
     if name in FREE:
-        try:
-            transform = FREE[name](fold.train_and_val, budget.base)
-        except NotApplicable as reason:
-            outcome.left_out = str(reason)
-            return outcome
+        transform = FREE[name](fold.train_and_val, budget.base)
         metrics = measures(transform(fold.test))
         outcome.measured = [Measured(fold.dataset, name, fold.number, s, metrics) for s in range(budget.seeds)]
         return outcome
     method: Trained = load("methods", TRAINED, name)
+    method.check(fold.train_and_val)
     settings = _tuned(fold, name, method, budget, outcome)
     for seed in range(budget.seeds):
         started = time.perf_counter()

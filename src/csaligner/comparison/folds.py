@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from csaligner.checks import InputError
 from csaligner.data.store import Store
+from csaligner.data.tokens import has_tokens, read_tokens
 from csaligner.pairing import join_features, pair_features
 from csaligner.types import PairedFeatures
 
@@ -48,6 +49,9 @@ def open_folds(path: Path) -> list[Fold]:
         for name, part in zip(("train", "val", "test"), stored, strict=True):
             if len(part.image) < 2:
                 raise InputError(f"data: {path} has {len(part.image)} images in its {name} split, wanted at least 2")
+        if has_tokens(store):  # what is measured are features, so the test part needs none
+            stored[0] = replace(stored[0], tokens=read_tokens(store, "train"))
+            stored[1] = replace(stored[1], tokens=read_tokens(store, "val"))
         train, val, test = stored
         return [Fold(store.dataset, 0, ((train, val),), test)]
     try:

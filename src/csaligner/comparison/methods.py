@@ -8,7 +8,7 @@ from typing import Any
 
 from csaligner.adapters.aligner import Aligner, align
 from csaligner.checks import InputError, check_choice
-from csaligner.config import TrainConfig, build_config
+from csaligner.config import TOKEN_TERM, TrainConfig, build_config
 from csaligner.evaluation.baselines import CanonicalCorrelation, MeanCentring, Procrustes, Standardising
 from csaligner.registry import Registry
 from csaligner.types import PairedFeatures
@@ -37,6 +37,11 @@ class Trained:
     tunes_scale: bool = True
     tunes_fraction: bool = False
     objective: Mapping[str, Any] | None = None
+
+    def check(self, train: PairedFeatures) -> None:
+        """Raises NotApplicable for features that this objective has no use for."""
+        if train.tokens is None and TOKEN_TERM in (*self.terms, *(self.weight or ())[:1]):
+            raise NotApplicable("needs tokens; embed with --tokens")
 
     def space(self) -> dict[str, tuple[float, float]]:
         """Names and ranges of what is tuned, all on a logarithmic scale."""
@@ -92,6 +97,7 @@ FREE: Mapping[str, Callable[[PairedFeatures, TrainConfig], Transform]] = {
     "closed-form start": _start,
 }
 
+_DEFAULT: Mapping[str, float | str] = {"info_nce": 1.0, "cauchy_schwarz": 1.0}
 _AUTO: Mapping[str, float | str] = {"info_nce": 1.0, "cauchy_schwarz": "auto"}
 
 # Of the package, and those that others offer: `load` makes a Trained of each name.
@@ -116,8 +122,9 @@ TRAINED = Registry(
             _AUTO, "InfoNCE + D_CS, weight by gradient norms, fraction and fixed temperature tuned", tunes_fraction=True
         ),
         "cs-aligner": _with("cauchy_schwarz", 0.1, 10, "InfoNCE + lambda D_CS, tuned"),
-        "cs-aligner-default": Trained(
-            {"info_nce": 1.0, "cauchy_schwarz": 1.0}, "the defaults, nothing tuned", tunes_scale=False
+        "cs-aligner-default": Trained(_DEFAULT, "the defaults, nothing tuned", tunes_scale=False),
+        "cs-aligner-token": Trained(
+            _DEFAULT, "the defaults + token-level D_CS, its weight tuned", (TOKEN_TERM, 0.03, 3.0), tunes_scale=False
         ),
     },
 )

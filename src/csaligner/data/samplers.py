@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from csaligner.distributed import rank, world_size
-from csaligner.types import Batch, Inputs, Modality, Sampler, Split
+from csaligner.types import Batch, Inputs, Modality, PairedTokens, Sampler, Split, TokenPairs
 
 from .store import Store
 
@@ -38,7 +38,8 @@ class EncoderRows(Protocol):
 
 
 class Pairs(Protocol):
-    """PairedFeatures, or the same on disk. text_to_image: (M,) int64, the row in `image` of each caption."""
+    """PairedFeatures, or the same on disk. text_to_image: (M,) int64, the row in `image` of each caption. tokens: they
+    go into the batches where they are there."""
 
     @property
     def image(self) -> Rows: ...
@@ -48,6 +49,9 @@ class Pairs(Protocol):
 
     @property
     def text_to_image(self) -> Tensor: ...
+
+    @property
+    def tokens(self) -> PairedTokens | None: ...
 
 
 @dataclass(frozen=True)
@@ -72,16 +76,17 @@ class StoredPairs:
     image: StoredRows
     text: StoredRows
     text_to_image: Tensor
+    tokens: PairedTokens | None = None
 
     @classmethod
-    def of(cls, store: Store, split: Split | None = None) -> StoredPairs:
+    def of(cls, store: Store, split: Split | None = None, tokens: PairedTokens | None = None) -> StoredPairs:
         """Raises InputError where the split is empty or the store holds one modality."""
         pairing = store.pairing(split)
         image, text = (
             StoredRows(store, "image", pairing.image_rows),
             StoredRows(store, "text", pairing.text_rows),
         )
-        return cls(image, text, pairing.text_to_image)
+        return cls(image, text, pairing.text_to_image, tokens)
 
 
 class JoinedRows:
@@ -153,8 +158,9 @@ class PairSampler:
             start = torch.repeat_interleave(first - (torch.cumsum(counts, dim=0) - counts), counts)
             picked = start + torch.arange(len(start))
         captions = self._by_image[picked]
-        p = self._pairs
-        return Batch(p.image[rows], p.text[captions], rows, p.text_to_image[captions])
+        p, owners = self._pairs, self._pairs.text_to_image[captions]
+        tokens = TokenPairs(p.tokens.image[owners], p.tokens.text[captions]) if p.tokens is not None else None
+        return Batch(p.image[rows], p.text[captions], rows, owners, tokens)
 
 
 @dataclass(frozen=True)
@@ -188,7 +194,7 @@ class UnpairedSampler:
                 image, image_ids = _beside(image, image_ids, self._image[own], len(own))
             if self._text and len(own := self._text.own(position)):
                 text, text_ids = _beside(text, text_ids, self._text[own], len(own))
-            yield Batch(image, text, image_ids, text_ids)
+            yield Batch(image, text, image_ids, text_ids, batch.tokens)
 
 
 def _beside(paired: Inputs, ids: Tensor, unpaired: Inputs, count: int) -> tuple[Inputs, Tensor]:

@@ -14,6 +14,7 @@ from csaligner.types import Modality, PairedFeatures, Sampler, Split
 
 from .samplers import EncoderRows, JoinedRows, PairSampler, Rows, StoredPairs, StoredRows, UnpairedRows, UnpairedSampler
 from .store import Store
+from .tokens import read_tokens
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ class TrainingData:
 
     def sampler(self, config: TrainConfig) -> Sampler:
         """Batches that are read from the stores as they are needed."""
-        pairs = PairSampler(StoredPairs.of(self.pairs, "train"), config.batch_size, config.captions, config.seed)
+        tokens = read_tokens(self.pairs, "train") if config.objective.sees_tokens else None
+        stored = StoredPairs.of(self.pairs, "train", tokens)
+        pairs = PairSampler(stored, config.batch_size, config.captions, config.seed)
         images, texts = joined(self.unpaired_images, "image"), joined(self.unpaired_texts, "text")
         return with_unpaired(pairs, images, texts, config.unpaired, config.seed)
 

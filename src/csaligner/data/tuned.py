@@ -52,6 +52,7 @@ class _Pairs:
     image: Any
     text: Any
     text_to_image: Tensor
+    tokens: None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,19 @@ class EfficientNetLite0:
     @torch.inference_mode()
     def encode(self, prepared: Sequence[Tensor]) -> Tensor:
         """B tensors from `prepare` -> (B, 1280) float32."""
+        return torch.cat([chunk.mean((2, 3)) for chunk in self._maps(prepared)])
+
+    @torch.inference_mode()
+    def encode_tokens(self, prepared: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """B tensors from `prepare` -> (B, 49, 1280) float32, the positions of the feature map, and a mask of True."""
+        tokens = torch.cat([chunk.flatten(2).transpose(1, 2) for chunk in self._maps(prepared)]).contiguous()
+        return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool)
+
+    def _maps(self, prepared: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The last feature map, (CHUNK, 1280, 7, 7) at a time."""
         pixels = torch.stack(list(prepared)).to(torch.float32, memory_format=torch.channels_last)
-        pixels = pixels.sub_(MEAN).div_(SCALE)
-        return torch.cat([self._net.extract_features(chunk).mean((2, 3)) for chunk in torch.split(pixels, CHUNK)])
+        for chunk in torch.split(pixels.sub_(MEAN).div_(SCALE), CHUNK):
+            yield self._net.extract_features(chunk)
 
 
 def _fold_batch_norms(net: nn.Module) -> Any:

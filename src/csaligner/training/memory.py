@@ -7,15 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from csaligner.types import TokenPairs
+
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Rows in the aligned space. image: (N, d), text: (M, d), ids as in types.Batch."""
+    """Rows in the aligned space. image: (N, d), text: (M, d), ids as in types.Batch. tokens: of the own pairs."""
 
     image: Tensor
     text: Tensor
     image_ids: Tensor
     text_ids: Tensor
+    tokens: TokenPairs | None = None
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csaligner.config import MemoryConfig, ObjectiveConfig
+from csaligner.checks import InputError
+from csaligner.config import TOKEN_TERM, MemoryConfig, ObjectiveConfig
+from csaligner.distributed import gather_ids, row_counts, world_size
 from csaligner.losses.balance import GradientBalance, gradient_norm
 from csaligner.losses.objective import INFO_NCE, Objective
+from csaligner.losses.token import token_cauchy_schwarz
 from csaligner.ops.bandwidth import resolve_bandwidth
 from csaligner.registry import DIVERGENCES
-from csaligner.types import LossTerms
+from csaligner.types import LossTerms, TokenPairs
 
 from .memory import Embeddings, MemoryBank
 from .parallel import from_main
@@ -46,7 +49,9 @@ class LiveObjective:
         if self._automatic and (due or not self._balance.averages):
             self._measure(rows, wider, scale, sigma)
         weights = {name: self._weight(name, progress) for name in self._config.terms}
-        loss = self._loss(weights, sigma, rows, wider, scale)
+        loss = self._loss({k: w for k, w in weights.items() if k != TOKEN_TERM}, sigma, rows, wider, scale)
+        if weights.get(TOKEN_TERM, 0) > 0:
+            loss = _with_tokens(loss, rows.tokens, weights[TOKEN_TERM], sigma)
         self.memory.add(rows, step)
         logged = {f"weight/{name}": weight for name, weight in weights.items()}
         return loss, logged | {"logit_scale": float(scale.detach()), "bandwidth": sigma}
@@ -106,3 +111,27 @@ class LiveObjective:
     def _on(self, rows: Embeddings, weights: Mapping[str, float], sigma: float, scale: Tensor) -> LossTerms:
         objective = Objective(weights, sigma, unpaired_weight=self._config.unpaired_weight)
         return objective(rows.image, rows.text, scale, rows.image_ids, rows.text_ids)
+
+
+def _with_tokens(loss: LossTerms, tokens: TokenPairs | None, weight: float, sigma: float) -> LossTerms:
+    """The loss with the token-level term beside it, a mean over the pairs of all ranks.
+
+    Each rank computes it for its own pairs. Gradients are averaged over R ranks, so the mean over n_r of N pairs counts
+    R n_r / N; the value is that of all ranks.
+    """
+    if tokens is None:
+        raise InputError(f"terms: {TOKEN_TERM} needs tokens, and these pairs have none; embed with --tokens")
+    image, text = tokens.image, tokens.text
+    if own := len(image.mask):
+        mean = token_cauchy_schwarz(image.states, text.states, image.mask, text.mask, bandwidth=sigma)
+    else:
+        mean = image.states.sum() + text.states.sum()  # 0, with a gradient as on the other ranks
+    share = mean * (world_size() * own / sum(row_counts(image.mask)))
+    value = gather_ids(share.detach()[None]).mean()
+    part = weight * (share - share.detach() + value)
+    return LossTerms(
+        loss.total + part,
+        {**loss.terms, TOKEN_TERM: value},
+        {**loss.weights, TOKEN_TERM: weight},
+        {**loss.parts, TOKEN_TERM: part},
+    )

@@ -16,7 +16,7 @@ from csaligner.config import Schedule, TrainConfig
 from csaligner.data.ahead import Waiting, read_ahead
 from csaligner.distributed import gather_ids, gather_rows, is_main, rank, wait_for_all, world_size
 from csaligner.files import recover, write_text
-from csaligner.types import Batch, Inputs, LossTerms, Sampler
+from csaligner.types import Batch, Inputs, LossTerms, Sampler, TokenPairs, TokenSets
 
 from .checkpoint import (
     Checkpoints,
@@ -194,7 +194,21 @@ class Trainer:
             image, text = self._model(*inputs)
         image, image_ids = _gathered(image.to(dtype), batch.image_ids.to(device))
         text, text_ids = _gathered(text.to(dtype), batch.text_ids.to(device))
-        return Embeddings(image, text, image_ids, text_ids)
+        tokens = self._embed_tokens(batch.tokens) if batch.tokens is not None else None
+        return Embeddings(image, text, image_ids, text_ids, tokens)
+
+    def _embed_tokens(self, tokens: TokenPairs) -> TokenPairs:
+        """Every token through the adapter of its side, as a feature of its own; those that do not count are zeros."""
+        device, dtype = self._accelerator.device, self._model.log_logit_scale.dtype
+        masks = [side.mask.to(device) for side in (tokens.image, tokens.text)]
+        states = [side.states.to(device, dtype) for side in (tokens.image, tokens.text)]
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._config.precision == "bf16"):
+            found = self._model(*(x[mask] for x, mask in zip(states, masks, strict=True)))
+        image, text = (
+            TokenSets(x.new_zeros(*mask.shape, x.shape[1], dtype=dtype).index_put((mask,), x.to(dtype)), mask)
+            for x, mask in zip(found, masks, strict=True)
+        )
+        return TokenPairs(image, text)
 
     def _set_rate(self, step: int) -> float:
         warmup = self._config.warmup
