@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
+from itertools import combinations
 
 from csaligner.reporting.plots import scatter_panel
 
@@ -28,10 +28,14 @@ def test_without_outliers_nothing_moves() -> None:
 
 
 def test_methods_at_one_point_keep_readable_names() -> None:
-    svg = scatter_panel([(f"same{i}", 70.0, 90.0, 0.1, False) for i in range(3)], "R@1", "mixed")
-    places = {re.search(rf"<text[^>]*>same{i}<", svg) for i in range(3)}
-    assert len({match.group() for match in places if match}) == 3
-    heights = [re.search(r"(?:translate\([\d.]+ ([\d.]+)|y=\"([\d.]+))", m.group()) for m in places if m]
-    values = sorted(float(next(g for g in h.groups() if g)) for h in heights if h)
-    assert len(values) == 3
-    assert all(b - a >= 9 for a, b in pairwise(values))
+    """No name lies on another, however many share their place."""
+    names = [f"same-method-{i:02}" for i in range(12)]
+    svg = scatter_panel([(name, 70.0, 90.0, 0.1, False) for name in names], "R@1", "mixed")
+    places = []
+    for name in names:
+        found = re.search(rf'<text[^>]*(?:translate\(([\d.]+) ([\d.]+)|x="([\d.]+)" y="([\d.]+))[^>]*>{name}<', svg)
+        assert found
+        x, y = (float(value) for value in found.groups() if value)
+        places.append((x, y))
+    for (x, y), (other_x, other_y) in combinations(places, 2):
+        assert abs(y - other_y) >= 9 or abs(x - other_x) >= 5 * len(names[0])

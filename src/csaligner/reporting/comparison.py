@@ -79,7 +79,7 @@ def _section(data: DatasetComparison) -> str:
     return (
         f"<p>No other method is at least as good on recall, mixed recall and gap together as these: "
         f"{escape(names)}.</p>"
-        f'<figure class="card">{_scatter(summary, front)}<figcaption><b>Recall against mixed search</b>'
+        f'<figure class="card wide">{_scatter(summary, front)}<figcaption><b>Recall against mixed search</b>'
         "Up and to the right is better; the darker a point, the smaller the gap. A ring marks the front.</figcaption>"
         f'</figure><div class="card scroll">{_table(data, summary, front)}</div>{left}'
     )

@@ -13,6 +13,7 @@ from .record import Array
 
 WIDE = (8.0, 5.2)
 Point = tuple[str, float, float, float, bool]
+Box = tuple[float, float, float, float]  # left, bottom, right, top, in points of the page
 
 
 def scatter_panel(points: Sequence[Point], x_label: str, y_label: str, prefix: str = "scatter") -> str:
@@ -46,26 +47,41 @@ def _fence(values: Array) -> float:
 
 
 def _label(axes: Any, labels: Sequence[tuple[str, tuple[float, float]]], size: float = 9) -> None:
-    """Names to the right of their points, from the top down; one that would lie on another moves down."""
-    placed: list[tuple[float, float, float]] = []  # left, right, height, in points of the page
+    """Each name at the free place nearest to its point, right or left of it, above or below, with a line to it where it
+    lies apart. Taken are the points, the edges of the axes and the names before it."""
     to_page = 72 / axes.figure.dpi
-    for name, at in sorted(labels, key=lambda label: -label[1][1]):
-        x, y = axes.transData.transform(at) * to_page
-        left, right, height = x + 8, x + 8 + 0.6 * size * len(name), y - 3
-        for other_left, other_right, other in sorted(placed, key=lambda p: -p[2]):
-            if left < other_right and other_left < right and abs(height - other) < size + 2:
-                height = other - size - 2
-        placed.append((left, right, height))
-        moved = y - 3 - height > 2
+    edges = axes.get_window_extent()
+    low, high = edges.y0 * to_page, edges.y1 * to_page
+    points = [axes.transData.transform(at) * to_page for _, at in labels]
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in points]
+    for (name, at), (x, y) in sorted(zip(labels, points, strict=True), key=lambda pair: -pair[1][1]):
+        width, step = 0.56 * size * len(name), size + 2
+        places = [
+            (side, up)
+            for shift in range(2 * len(labels) + 2)
+            for up in ({shift * step / 2, -shift * step / 2} if shift else {0.0})
+            for side in (8.0 + 2 * shift, -8.0 - 2 * shift - width)
+        ]
+        boxes = [((x + side, y + up - 4, x + side + width, y + up + size - 3), (side, up)) for side, up in places]
+        free = (pair for pair in boxes if low < pair[0][1] < high and not any(_overlap(pair[0], t) for t in taken))
+        box, (side, up) = next(free, boxes[0])
+        taken.append(box)
+        apart = abs(up) > step / 2 or not -width - 12 < side < 12
         axes.annotate(
             name,
             at,
-            xytext=(8, height - y),
+            xytext=(side, up - 3),
             textcoords="offset points",
             color=LIGHT["ink"],
             fontsize=size,
-            arrowprops={"arrowstyle": "-", "color": LIGHT["soft"], "linewidth": 0.6} if moved else None,
+            arrowprops={"arrowstyle": "-", "color": LIGHT["soft"], "linewidth": 0.6, "relpos": (float(side < 0), 0.5)}
+            if apart
+            else None,
         )
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def heat_panel(values: Array, rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str], prefix: str) -> str:

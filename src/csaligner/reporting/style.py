@@ -45,6 +45,7 @@ td small{display:block;color:var(--soft);font-size:.75rem}
 .grid.wide{grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr))}
 figure{margin:0}
 figure svg{display:block;width:100%;height:auto;max-width:34rem;margin:0 auto}
+figure.wide svg{max-width:56rem}
 figcaption{padding:0 0 .5rem}
 figcaption b{display:block;color:var(--ink);font-size:1rem}
 .legend{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;list-style:none;padding:0;margin:.5rem 0 .75rem;
