@@ -222,6 +222,8 @@ class TrainConfig(Strict):
     def _fits_together(self) -> TrainConfig:
         if self.image_adapter.name == self.text_adapter.name == "identity" and self.lora is None:
             raise ValueError("image_adapter and text_adapter are both identity: nothing would be trained")
+        if self.lora is not None and self.objective.sees_tokens:
+            raise ValueError(f"lora: trains inside an encoder, {TOKEN_TERM} sees stored tokens; leave one of them out")
         if self.patience is not None and self.monitor is None:
             raise ValueError("patience: needs a monitor to wait for; set monitor=score, say")
         return self

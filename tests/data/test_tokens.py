@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -19,6 +20,7 @@ from csaligner.data.extract import ExtractSettings, embed
 from csaligner.data.store import Store
 from csaligner.data.tokens import TOKENS, embed_tokens, read_tokens
 from csaligner.data.work import Encoders
+from csaligner.integrity import save_tensors
 from csaligner.types import Dataset, Encoder, Item
 
 Listed = Callable[..., Dataset]
@@ -100,6 +102,17 @@ def test_other_peoples_and_damaged_tokens_are_refused(
         (store.path / TOKENS).write_bytes(broken)
         with pytest.raises(InputError, match="delete it and embed with --tokens again"):
             read_tokens(store)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda c: c[:-1], lambda c: c - 4, lambda c: c.double(), lambda c: torch.cat([c[1:], c[:1] + 1])]
+)
+def test_counts_that_do_not_fit_are_one_line(store: Store, encoders: Encoders, change: Callable[..., Any]) -> None:
+    embed_tokens(store, encoders, 2)
+    tensors = load_file(store.path / TOKENS)
+    save_tensors(tensors | {"text_counts": change(tensors["text_counts"])}, store.path / TOKENS)
+    with pytest.raises(InputError, match=r"the text side of .* does not fit its store; delete it and embed"):
+        read_tokens(store)
 
 
 def test_encoders_that_will_not_do(store: Store, image_encoder: Any, text_encoder: Any, encoders: Encoders) -> None:

@@ -143,3 +143,5 @@ def test_data_without_tokens_are_refused_in_one_line() -> None:
 def test_terms_that_cannot_be(terms: dict[str, Any], line: str) -> None:
     with pytest.raises(InputError, match=line):
         build_config(ObjectiveConfig, {"terms": terms})
+    with pytest.raises(InputError, match="lora: trains inside an encoder, token_cauchy_schwarz sees stored tokens"):
+        config(**with_term(0.3), lora={"sides": "text"})

@@ -6,7 +6,7 @@ tokens.safetensors: for the images in the order of their first row and for every
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -82,8 +82,9 @@ def read_tokens(store: Store, split: Split | None = None) -> PairedTokens:
     whole, part = store.pairing(), store.pairing(split)
     images = torch.searchsorted(whole.image_rows, part.image_rows)
     texts = torch.searchsorted(whole.text_rows, part.text_rows)
-    sets = {side: TokenRows(tensors[side], tensors[f"{side}_counts"]) for side in SIDES}
-    return PairedTokens(_chosen(sets["image"], images), _chosen(sets["text"], texts))
+    image = _sets(store, tensors, "image", len(whole.image_rows))
+    text = _sets(store, tensors, "text", len(whole.text_rows))
+    return PairedTokens(_chosen(image, images), _chosen(text, texts))
 
 
 def _is_there(store: Store, per_item: int) -> bool:
@@ -99,6 +100,15 @@ def _load(store: Store) -> dict[str, Tensor]:
     if not wanted <= set(tensors):
         raise InputError(f"tokens: {store.path / TOKENS} lacks {min(wanted - set(tensors))}; {OWNER.advice}")
     return tensors
+
+
+def _sets(store: Store, tensors: Mapping[str, Tensor], side: Modality, rows: int) -> TokenRows:
+    """One side of the file. InputError where it does not fit the store: the file may be anybody's."""
+    states, counts = tensors[side], tensors[f"{side}_counts"]
+    wanted = (int(counts.sum()), store.encoders[side].dim)
+    if counts.dtype != torch.int64 or counts.shape != (rows,) or int(counts.min()) < 1 or states.shape != wanted:
+        raise InputError(f"tokens: the {side} side of {store.path / TOKENS} does not fit its store; {OWNER.advice}")
+    return TokenRows(states, counts)
 
 
 def _encoded(encoder: TokenEncoder, side: Modality, items: Sequence[Any]) -> Iterator[list[Tensor]]:
