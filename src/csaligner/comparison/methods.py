@@ -124,7 +124,7 @@ TRAINED = Registry(
         "cs-aligner": _with("cauchy_schwarz", 0.1, 10, "InfoNCE + lambda D_CS, tuned"),
         "cs-aligner-default": Trained(_DEFAULT, "the defaults, nothing tuned", tunes_scale=False),
         "cs-aligner-token": Trained(
-            _DEFAULT, "the defaults + token-level D_CS, its weight tuned", (TOKEN_TERM, 0.03, 3.0), tunes_scale=False
+            _DEFAULT, "the defaults + token-level D_CS, its weight tuned", (TOKEN_TERM, 0.003, 0.3), tunes_scale=False
         ),
     },
 )
