@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +126,14 @@ def test_checksums_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "checksums.json").write_text("{}")
     with pytest.raises(InputError, match=r"checksums\.json is not as it was written"):
         check_checksums(tmp_path, OWNER)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_tensors_may_be_read_by_whom_other_new_files_may(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        (tmp_path / "plain").write_text("x", encoding="utf-8")
+        save_tensors({"a": torch.ones(2)}, tmp_path / "t.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "t.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode

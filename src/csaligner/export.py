@@ -23,6 +23,7 @@ from .data.store import Store
 from .data.tuned import TunedStore
 from .encoders import open_encoder
 from .files import write_folder, write_json, write_text
+from .integrity import write_safetensors
 from .reporting.tables import read_results_json
 from .runs import OURS, RESULTS, model_folder, read_config, read_record
 from .types import Encoder
@@ -155,12 +156,11 @@ def _adapter(model: Aligner, side: str) -> nn.Module:
 
 
 def _safetensors(model: Aligner, folder: Path) -> None:
-    from safetensors.torch import save_file
 
     for side in SIDES:
         state = {k: v.contiguous() for k, v in _adapter(model, side).state_dict().items()}
         if state:
-            save_file(state, folder / f"{side}.safetensors", metadata={"adapter": _name(model, side)})
+            write_safetensors(state, folder / f"{side}.safetensors", {"adapter": _name(model, side)})
     write_json(folder / "config.json", model.config.model_dump(mode="json"))
 
 

@@ -85,7 +85,16 @@ def open_seal(path: Path, value: Any, of: Owner) -> dict[str, Any]:
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """A safetensors file with the SHA-256 of its names and tensors in its metadata."""
     ready = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    save_file(ready, path, metadata={SEAL: _digest_of_tensors(ready)})
+    write_safetensors(ready, path, {SEAL: _digest_of_tensors(ready)})
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """safetensors' own save_file, for a file that others may read as they may any other new one: it makes its files
+    for their owner alone."""
+    path.touch()
+    usual = path.stat().st_mode
+    save_file(dict(tensors), path, metadata=dict(metadata) if metadata else None)
+    path.chmod(usual)
 
 
 def load_tensors(path: Path, of: Owner) -> dict[str, Tensor]:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from csaligner.checks import InputError
 from csaligner.files import write_json
+from csaligner.integrity import write_safetensors
 from csaligner.parsing import parse_json
 
 NOTE, MOMENTS = "csaligner.json", "embedding.safetensors"
@@ -71,7 +72,7 @@ def write_contract(contract: Contract, folder: Path) -> None:
     note = {"dim": contract.dim, "encoder_id": contract.encoder_id, "encoder": contract.encoder, "norm": contract.norm}
     write_json(folder / NOTE, {"format_version": 1, "normalised": False} | note)
     known = {"mean": contract.mean, "std": contract.std, "negative": contract.negative}
-    save_file({name: value.clone() for name, value in known.items() if value is not None}, folder / MOMENTS)
+    write_safetensors({name: value.clone() for name, value in known.items() if value is not None}, folder / MOMENTS)
 
 
 def read_note(folder: Path) -> dict[str, Any]:
