@@ -182,6 +182,7 @@ def _note(content: Mapping[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "compare_clip": partial(_text, "compare_clip", compare_rows),
+    "compare_clip_twelve": partial(_text, "compare_clip_twelve", compare_rows),
     "compare_openmoji": partial(_text, "compare_openmoji", compare_rows),
     "compare_all": partial(_text, "compare_all", compare_rows),
     "compare_tuxpaint": partial(_text, "compare_tuxpaint", compare_rows),

@@ -122,6 +122,12 @@ TRAINED = Registry(
             _AUTO, "InfoNCE + D_CS, weight by gradient norms, fraction and fixed temperature tuned", tunes_fraction=True
         ),
         "cs-aligner": _with("cauchy_schwarz", 0.1, 10, "InfoNCE + lambda D_CS, tuned"),
+        "cs-aligner-weight": Trained(
+            _DEFAULT,
+            "InfoNCE + lambda D_CS, temperature learnt from 0.07, lambda tuned",
+            ("cauchy_schwarz", 0.03, 3.0),
+            tunes_scale=False,
+        ),
         "cs-aligner-default": Trained(_DEFAULT, "the defaults, nothing tuned", tunes_scale=False),
         "cs-aligner-token": Trained(
             _DEFAULT, "the defaults + token-level D_CS, its weight tuned", (TOKEN_TERM, 0.003, 0.3), tunes_scale=False
