@@ -144,7 +144,7 @@ class ObjectiveConfig(Strict):
         if "info_nce" in automatic or (automatic and self.terms.get("info_nce", 0) == 0):
             raise ValueError("terms: auto weighs a term against info_nce; give info_nce a number, 1.0 say")
         if TOKEN_TERM in automatic:
-            raise ValueError(f"terms: {TOKEN_TERM} takes no auto weight; give it a number, 0.3 say")
+            raise ValueError(f"terms: {TOKEN_TERM} takes no auto weight; give it a number, 0.03 say")
         if TOKEN_TERM in self.terms and not any(w != 0 for name, w in self.terms.items() if name != TOKEN_TERM):
             raise ValueError(f"terms: {TOKEN_TERM} needs another term beside it; give info_nce a weight, 1.0 say")
         if self.learn_logit_scale and isinstance(self.logit_scale, Schedule):

@@ -25,6 +25,13 @@ class TokenSets:
     states: Tensor
     mask: Tensor
 
+    @classmethod
+    def of(cls, sets: Sequence[Tensor]) -> TokenSets:
+        """B tensors (T_b, d), B > 0, with zeros behind each."""
+        counts = torch.tensor([len(tokens) for tokens in sets])
+        mask = torch.arange(int(counts.max())) < counts[:, None]
+        return cls(pad_sequence(list(sets), batch_first=True), mask)
+
 
 @dataclass(frozen=True)
 class TokenRows:
@@ -43,8 +50,7 @@ class TokenRows:
         sets = [self.states[start : start + count] for start, count in zip(first, counts, strict=True)]
         if not sets:
             return TokenSets(self.states.new_empty(0, 1, self.states.shape[1]), torch.empty(0, 1, dtype=torch.bool))
-        mask = torch.arange(max(counts)) < self.counts[rows][:, None]
-        return TokenSets(pad_sequence(sets, batch_first=True), mask)
+        return TokenSets.of(sets)
 
     def beside(self, other: TokenRows) -> TokenRows:
         """These sets, then the others."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from csaligner.checks import InputError
-from csaligner.types import EncoderInfo
+from csaligner.types import EncoderInfo, TokenSets
 
 LongText = Literal["error", "truncate", "split"]
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -120,7 +120,8 @@ class TextEncoder:
         by_text: list[list[Tensor]] = [[] for _ in prepared]
         for piece, state in zip(pieces, found, strict=True):
             by_text[piece.owner].append(cast(Tensor, state))
-        return pad_tokens([torch.cat(states) for states in by_text])
+        sets = TokenSets.of([torch.cat(states) for states in by_text])
+        return sets.states, sets.mask
 
     def inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """What the tower takes, padded, one row a text: for training inside the tower.
@@ -186,13 +187,6 @@ class TextEncoder:
         content = padded["attention_mask"].bool() & (padded["special_tokens_mask"] == 0)
         inputs = {key: padded[key] for key in MODEL_INPUTS if key in padded}
         return inputs | {"content_mask": content}, content
-
-
-def pad_tokens(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """B tensors (T_b, d) -> (B, max T_b, d), zeros after each, and the mask (B, max T_b)."""
-    lengths = torch.tensor([len(state) for state in states])
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    return torch.nn.utils.rnn.pad_sequence(list(states), batch_first=True), mask
 
 
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
