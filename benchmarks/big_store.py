@@ -26,12 +26,12 @@ from machine import describe, peak_rss_mb, write
 
 from csaligner.adapters.aligner import Aligner
 from csaligner.config import TrainConfig, build_config
-from csaligner.data.manifest import Manifest
-from csaligner.data.shards import ShardRows, write_shard
-from csaligner.data.store import Store, finish
-from csaligner.data.training_data import TrainingData, some_pairs
-from csaligner.runs import validate
+from csaligner.pipeline import validate
+from csaligner.store.manifest import Manifest
+from csaligner.store.shard_files import ShardRows, write_shard
+from csaligner.store.store import Store, finish
 from csaligner.training.trainer import Hooks, Trainer
+from csaligner.training.training_data import TrainingData, some_pairs
 from csaligner.types import Batch, EncoderInfo, Sampler
 
 DIM, SHARD, VALIDATION, SHARED = 768, 50_000, 1_000, 32

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from csaligner.adapters.aligner import Aligner, align
 from csaligner.config import TrainConfig
-from csaligner.data.store import Store
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.files import write_text
-from csaligner.runs import embed_dataset, train
+from csaligner.pipeline import embed_dataset, train
 from csaligner.search.origin import ASSET
+from csaligner.store.store import Store
 
 SHOWN = (
     "image_to_text_recall@1",

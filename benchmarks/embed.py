@@ -24,14 +24,14 @@ from typing import Any
 import torch
 from machine import describe, write
 
-from csaligner.data.datasets import open_dataset
-from csaligner.data.decode import Decoded
-from csaligner.data.extract import ExtractSettings, embed
-from csaligner.data.images import load_image
-from csaligner.data.items import clean_items
-from csaligner.data.streams import encoded, streams_of
+from csaligner.datasets import open_dataset
+from csaligner.datasets.clean import clean_items
+from csaligner.datasets.images.load import load_image
 from csaligner.encoders import open_encoder
-from csaligner.runs import IMAGE_ENCODER, TEXT_ENCODER
+from csaligner.pipeline import IMAGE_ENCODER, TEXT_ENCODER
+from csaligner.store.decode_workers import Decoded
+from csaligner.store.embed import ExtractSettings, embed
+from csaligner.store.streams import encoded, streams_of
 from csaligner.types import Encoder, Item
 
 

@@ -21,8 +21,8 @@ from torch import distributed as dist
 from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import normalize
 
-from csaligner.distributed import gather_ids, rank, world_size
-from csaligner.parallel import ParallelCSAlignerLoss
+from csaligner.distributed.gather import gather_ids, rank, world_size
+from csaligner.distributed.loss import ParallelCSAlignerLoss
 
 SIZES = (1, 2, 4)
 EXCHANGES = ("gather", "ring")

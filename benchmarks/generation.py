@@ -30,20 +30,14 @@ from torch import Tensor
 from csaligner.adapters.aligner import encode
 from csaligner.comparison.compare import spread_over_processes
 from csaligner.config import TrainConfig, build_config
-from csaligner.data.store import Store
-from csaligner.decoders.door import Decoder, Sampling, open_decoder
+from csaligner.decoders.decoder import Decoder, Sampling, open_decoder
 from csaligner.encoders import open_encoder
 from csaligner.evaluation.generation import Projection, frechet_distance
 from csaligner.files import write_json
-from csaligner.generation.evaluate import (
-    MeasuringProtocol,
-    Reference,
-    draw,
-    embedding_metrics,
-    picture_features,
-)
+from csaligner.generation.evaluate import MeasuringProtocol, Reference, draw, embedding_metrics, picture_features
 from csaligner.generation.text import TextToEmbedding
-from csaligner.runs import train
+from csaligner.pipeline import train
+from csaligner.store.store import Store
 from csaligner.types import Encoder, Split
 
 Objective = Mapping[str, Any]

@@ -34,16 +34,16 @@ USES = {
     "text, image = open_encoder('bundled:all-MiniLM-L6-v2'), open_encoder('bundled:efficientnet-lite0')\n"
     "assert text.encode([text.prepare('a')]).shape == (1, 384)\n"
     "assert image.encode([image.prepare(Image.new('RGB', (9, 9)))]).shape == (1, 1280)\n"
-    "from csaligner.data.datasets import open_dataset; open_dataset('openmoji')",
+    "from csaligner.datasets import open_dataset; open_dataset('openmoji')",
     "hf": "import peft, datasets, csaligner.encoders.transformers_text, csaligner.adapters.lora\n"
     "from transformers import BertConfig, BertModel; BertModel(BertConfig(hidden_size=12, num_hidden_layers=1))\n"
-    "from csaligner.data.datasets.huggingface import HuggingFace",
-    "export": "import onnx, onnxruntime, onnxscript; from pathlib import Path; from csaligner.export import export",
-    "generate": "from csaligner.decoders.door import open_decoder; assert open_decoder('micro').side == 32\n"
+    "from csaligner.datasets.huggingface import HuggingFace",
+    "export": "import onnx, onnxruntime, onnxscript; from pathlib import Path; import csaligner.export",
+    "generate": "from csaligner.decoders.decoder import open_decoder; assert open_decoder('micro').side == 32\n"
     "import torchmetrics",
     "search": "import lancedb, filelock; from csaligner.search.index import Index; import csaligner.search.build",
     "app": "import uvicorn; from csaligner.app.server import make_app; import csaligner.search.index",
-    "ray": "import ray.data; import csaligner.data.ray_runner",
+    "ray": "import ray.data; import csaligner.store.ray_runner",
     "compare": "import optuna, sklearn.cluster; import csaligner.comparison.run",
     "docs": "import mkdocs, material, mkdocstrings_handlers.python",
 }

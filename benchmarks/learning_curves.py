@@ -21,11 +21,11 @@ from torch import Tensor
 from unpaired import KEYS, of_images
 
 from csaligner.adapters.aligner import align
-from csaligner.data.store import Store
 from csaligner.estimator import CSAligner
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.files import write_atomically, write_json
-from csaligner.runs import provenance
+from csaligner.pipeline import provenance
+from csaligner.store.store import Store
 from csaligner.types import PairedFeatures
 
 STEPS = 120

@@ -30,9 +30,9 @@ from torch.nn.functional import normalize
 
 from csaligner.adapters.aligner import Aligner
 from csaligner.config import TrainConfig, build_config
-from csaligner.data.samplers import PairSampler
-from csaligner.pairing import pair_features
-from csaligner.runs import validate
+from csaligner.paired_features import pair_features
+from csaligner.pipeline import validate
+from csaligner.training.samplers import PairSampler
 from csaligner.training.trainer import Hooks, Trainer
 from csaligner.types import PairedFeatures
 

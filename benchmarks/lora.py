@@ -18,12 +18,12 @@ import torch
 
 from csaligner.adapters.aligner import Aligner, align
 from csaligner.config import TrainConfig, build_config
-from csaligner.data.datasets.openmoji import OpenMoji
-from csaligner.data.extract import ExtractSettings
-from csaligner.data.store import Store
+from csaligner.datasets.openmoji import OpenMoji
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.files import write_json
-from csaligner.runs import embed_dataset, load_run, provenance, train
+from csaligner.pipeline import embed_dataset, load_run, provenance, train
+from csaligner.store.embed import ExtractSettings
+from csaligner.store.store import Store
 from csaligner.types import Item
 
 LORA_LR = 1e-3

@@ -18,10 +18,10 @@ import torch
 
 from csaligner.adapters.aligner import Aligner
 from csaligner.config import TrainConfig, build_config
-from csaligner.data.samplers import PairSampler
-from csaligner.data.store import Store
 from csaligner.files import write_atomically, write_json
-from csaligner.runs import provenance, validate
+from csaligner.pipeline import provenance, validate
+from csaligner.store.store import Store
+from csaligner.training.samplers import PairSampler
 from csaligner.training.trainer import Hooks, Trainer
 
 CURVES = {

@@ -33,17 +33,17 @@ from torch.nn.functional import normalize
 
 from csaligner.adapters.aligner import Aligner, align
 from csaligner.config import TrainConfig
-from csaligner.data.store import Store
 from csaligner.evaluation.baselines import MeanCentring
 from csaligner.evaluation.mixed_search import mixed_search_of, modality_bias
 from csaligner.evaluation.ranking import ranks
-from csaligner.pairing import pair_features
-from csaligner.runs import model_folder
+from csaligner.paired_features import pair_features
+from csaligner.pipeline import model_folder
 from csaligner.search.build import create_index, finish
 from csaligner.search.calibration import MODALITIES, Calibration
 from csaligner.search.index import Index
-from csaligner.search.items import Row
+from csaligner.search.lance_table import Row
 from csaligner.search.origin import BUNDLED, open_origin
+from csaligner.store.store import Store
 from csaligner.types import Modality, PairedFeatures
 
 OUT = Path(__file__).parent / "results" / "search.json"
@@ -296,7 +296,7 @@ def measure_clip(path: Path, seeds: int) -> dict[str, Any]:
 
 def projected(start: Aligner, features: PairedFeatures) -> PairedFeatures:
     """What the index calls raw: (x / |x|) @ map of the closed-form start, with the gap still in it."""
-    from csaligner.search.spaces import raw_vectors
+    from csaligner.search.vector_spaces import raw_vectors
 
     image, text = raw_vectors(start, "image", features.image), raw_vectors(start, "text", features.text)
     return replace(features, image=normalize(image, dim=1), text=normalize(text, dim=1))

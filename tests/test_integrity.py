@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from csaligner.checks import InputError
 from csaligner.files import write_json
 from csaligner.integrity import (
-    Owner,
+    ErrorContext,
     check_checksums,
     load_tensors,
     open_seal,
@@ -25,7 +25,7 @@ from csaligner.integrity import (
     write_sealed,
 )
 
-OWNER = Owner("thing", "make it again")
+OWNER = ErrorContext("thing", "make it again")
 VALUE: dict[str, Any] = {"a": 1.5, "b": ["x", None], "c": {"d": (1, 2)}}
 
 

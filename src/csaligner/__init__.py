@@ -9,14 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .divergences.cauchy_schwarz import cauchy_schwarz_divergence
-    from .divergences.mmd import mmd
+    from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
+    from csaligner.divergences.mmd import mmd
+    from csaligner.evaluation.gap import gap_metrics
+    from csaligner.evaluation.mixed_search import mixed_search_metrics
+    from csaligner.evaluation.retrieval import retrieval_metrics
+    from csaligner.losses.infonce import info_nce
+    from csaligner.losses.objective import CSAlignerLoss
+
     from .estimator import CSAligner
-    from .evaluation.gap import gap_metrics
-    from .evaluation.mixed_search import mixed_search_metrics
-    from .evaluation.retrieval import retrieval_metrics
-    from .losses.infonce import info_nce
-    from .losses.objective import CSAlignerLoss
 
 __version__ = "0.1.0"
 

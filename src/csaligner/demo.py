@@ -6,18 +6,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from .adapters.aligner import align
+from csaligner.adapters.aligner import align
+from csaligner.evaluation.baselines import MeanCentring
+from csaligner.reporting.collect import report_data
+from csaligner.reporting.figures import figure_before_after
+from csaligner.reporting.record import MethodResult
+from csaligner.reporting.report import write_report
+from csaligner.reporting.tables import write_results_json
+from csaligner.store.embed import ExtractSettings
+from csaligner.store.store import Store
+
 from .config import ObjectiveConfig, TrainConfig
-from .data.extract import ExtractSettings
-from .data.store import Store
-from .evaluation.baselines import MeanCentring
+from .pipeline import OURS, REPORT, RESULTS, Run, baselines, embed_dataset, measure, provenance, train
 from .progress import progress
-from .reporting.figures import figure_before_after
-from .reporting.record import MethodResult
-from .reporting.report import write_report
-from .reporting.tables import write_results_json
-from .runs import OURS, REPORT, RESULTS, Run, baselines, embed_dataset, measure, provenance, train
-from .showcase import report_data
 from .types import PairedFeatures
 
 INFONCE, CENTRED = "InfoNCE", "InfoNCE, then centred"

@@ -11,14 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .adapters.aligner import Aligner, align, encode
+from csaligner.adapters.aligner import Aligner, align, encode
+from csaligner.evaluation.evaluate import evaluate
+from csaligner.training.samplers import PairSampler
+from csaligner.training.trainer import Trainer
+from csaligner.training.training_data import with_unpaired
+
 from .checks import CSAlignerError, InputError, as_features
 from .config import TrainConfig, build_config
-from .data.samplers import PairSampler
-from .data.training_data import with_unpaired
-from .evaluation.evaluate import evaluate
-from .pairing import Ids, pair_features
-from .training.trainer import Trainer
+from .paired_features import Ids, pair_features
 from .types import PairedFeatures
 
 

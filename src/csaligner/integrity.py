@@ -28,7 +28,7 @@ CHECKSUMS = "checksums.json"
 
 
 @dataclass(frozen=True)
-class Owner:
+class ErrorContext:
     """What a file belongs to, for messages. name: how they begin; advice: how to go on where it is damaged."""
 
     name: str
@@ -43,7 +43,7 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
 
 def read_sealed(
     path: Path,
-    of: Owner,
+    of: ErrorContext,
     parse: Callable[[dict[str, Any]], T],
     *,
     made_by: str = "csaligner",
@@ -72,7 +72,7 @@ def read_sealed(
         raise InputError(f"{of.name}: {path} cannot be read ({reason}); {of.advice}") from None
 
 
-def open_seal(path: Path, value: Any, of: Owner) -> dict[str, Any]:
+def open_seal(path: Path, value: Any, of: ErrorContext) -> dict[str, Any]:
     """What write_sealed was given, from the JSON of `path`; InputError where it was changed since."""
     if not isinstance(value, dict):
         raise damaged(path, of)
@@ -97,7 +97,7 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mappi
     path.chmod(usual)
 
 
-def load_tensors(path: Path, of: Owner) -> dict[str, Tensor]:
+def load_tensors(path: Path, of: ErrorContext) -> dict[str, Tensor]:
     """The tensors of a safetensors file; InputError where save_tensors wrote others, or where it cannot
     be read. Raises FileNotFoundError where there is none."""
     if not path.is_file():
@@ -125,7 +125,7 @@ def write_checksums(folder: Path, files: Iterable[Path] | None = None, **more: A
     write_sealed(folder / CHECKSUMS, {"files": listed} | more)
 
 
-def read_checksums(folder: Path, of: Owner) -> dict[str, Any] | None:
+def read_checksums(folder: Path, of: ErrorContext) -> dict[str, Any] | None:
     """What write_checksums wrote; None where it wrote nothing. InputError where it was damaged."""
     path = folder / CHECKSUMS
     if not path.is_file():
@@ -141,7 +141,7 @@ def read_checksums(folder: Path, of: Owner) -> dict[str, Any] | None:
     return open_seal(path, value, of)
 
 
-def check_checksums(folder: Path, of: Owner, *, up_to: int | None = None, above: int = 0) -> None:
+def check_checksums(folder: Path, of: ErrorContext, *, up_to: int | None = None, above: int = 0) -> None:
     """InputError where a listed file of `folder` is gone, has another size, or another SHA-256.
 
     up_to, above: SHA-256 of files of `above` < bytes <= `up_to` alone; sizes of all.
@@ -157,7 +157,7 @@ def check_checksums(folder: Path, of: Owner, *, up_to: int | None = None, above:
             raise damaged(path, of)
 
 
-def damaged(path: Path, of: Owner) -> InputError:
+def damaged(path: Path, of: ErrorContext) -> InputError:
     return InputError(f"{of.name}: {path} is not as it was written (its SHA-256 differs); {of.advice}")
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from pydantic import Field
 
+from csaligner.store.embed import ExtractSettings
+from csaligner.store.store import Store
+
 from .config import Strict, TrainConfig, load_config
-from .data.extract import ExtractSettings
-from .data.store import Store
 from .files import write_json, write_text
-from .runs import OURS, embed_dataset, evaluate_run, provenance, train
+from .pipeline import OURS, embed_dataset, evaluate_run, provenance, train
 
 Report = Callable[[str, int, int], None]
 JSON, TABLE = "paper_vs_ours.json", "paper_vs_ours.md"

@@ -52,7 +52,7 @@ class TokenRows:
             return TokenSets(self.states.new_empty(0, 1, self.states.shape[1]), torch.empty(0, 1, dtype=torch.bool))
         return TokenSets.of(sets)
 
-    def beside(self, other: TokenRows) -> TokenRows:
+    def concat(self, other: TokenRows) -> TokenRows:
         """These sets, then the others."""
         return TokenRows(torch.cat([self.states, other.states]), torch.cat([self.counts, other.counts]))
 
@@ -112,7 +112,7 @@ class Batch:
 class Sampler(Protocol):
     """A stream of batches that depends on nothing but the epoch's number, so that a run resumes exactly.
 
-    Across ranks each process yields its own rows of every global batch (see data.samplers.own_part), as many batches
+    Across ranks each process yields its own rows of every global batch (training.samplers.own_part), as many batches
     as one process would.
     """
 

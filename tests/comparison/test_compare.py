@@ -17,7 +17,7 @@ from csaligner.comparison.folds import Fold, open_folds
 from csaligner.comparison.methods import FREE, TRAINED, Trained
 from csaligner.comparison.run import JSON, PAGE, compare_and_write
 from csaligner.config import AdapterConfig, TrainConfig
-from csaligner.pairing import pair_features
+from csaligner.paired_features import pair_features
 from csaligner.types import PairedFeatures
 
 ADAPTER = AdapterConfig(hidden=8)

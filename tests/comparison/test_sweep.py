@@ -15,10 +15,10 @@ from csaligner.checks import InputError
 from csaligner.comparison import sweep as module
 from csaligner.comparison.compare import Budget
 from csaligner.comparison.folds import Fold
+from csaligner.comparison.result_cache import UNFINISHED
 from csaligner.comparison.sweep import AUTO, GRIDS, HIDDEN, JSON, LAMBDA, PAGE, SCALE, SIGMA, configure, sweep_and_write
-from csaligner.comparison.unfinished import UNFINISHED
 from csaligner.config import AdapterConfig, TrainConfig
-from csaligner.pairing import pair_features
+from csaligner.paired_features import pair_features
 
 ADAPTER = AdapterConfig(hidden=8)
 BUDGET = Budget(TrainConfig(epochs=2, batch_size=32, image_adapter=ADAPTER, text_adapter=ADAPTER), seeds=1, jobs=1)

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from csaligner.checks import InputError
-from csaligner.data.datasets import ALL, open_dataset
-from csaligner.data.images import load_image
-from csaligner.data.sources import Unusable, source_of, stamp_of, written
+from csaligner.datasets import ALL, open_dataset
+from csaligner.datasets.images.load import load_image
+from csaligner.datasets.images.source import Unusable, source_of, stamp_of, written
 from csaligner.registry import DATASETS, load
 
 

@@ -42,7 +42,7 @@ def test_it_is_a_symmetric_divergence(name: str, impl: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_both_implementations_give_one_value_and_gradient(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("csaligner.ops.tiles.CPU_BLOCK", 4)
-    monkeypatch.setattr("csaligner.ops.rows.CPU_BLOCK", 4)
+    monkeypatch.setattr("csaligner.ops.row_sums.CPU_BLOCK", 4)
     x, y = cloud(11).requires_grad_(), (cloud(9, 1) + 0.5).requires_grad_()
     values = [get(name)(x, y, impl=impl) for impl in ("reference", "tiled")]
     assert math.isclose(values[0].item(), values[1].item(), rel_tol=1e-10)

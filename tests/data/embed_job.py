@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from csaligner.data.work import Encoders
+from csaligner.store.shard_maker import Encoders
 from csaligner.types import EncoderInfo, Item
 
 

@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 
 from csaligner.checks import InputError
-from csaligner.data.datasets import open_dataset
-from csaligner.data.extract import ExtractSettings, embed
-from csaligner.data.images import ImageError, load_image
-from csaligner.data.store import Store, write_store
+from csaligner.datasets import open_dataset
+from csaligner.datasets.images.load import ImageError, load_image
+from csaligner.store.embed import ExtractSettings, embed
+from csaligner.store.store import Store, write_store
 from csaligner.types import EncoderInfo, PairedFeatures
 
 SETTINGS = ExtractSettings(shard_size=4, batch_size=2, workers=0, max_bad=0.5)

@@ -17,11 +17,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from csaligner.cli import app
-from csaligner.data.cells import Cell
-from csaligner.data.datasets import open_dataset
-from csaligner.data.extract import ExtractSettings, embed
-from csaligner.data.images import ImageError, load_image
-from csaligner.data.sources import source_of, stamp_of, written
+from csaligner.datasets import open_dataset
+from csaligner.datasets.images.load import ImageError, load_image
+from csaligner.datasets.images.parquet_cell import Cell
+from csaligner.datasets.images.source import source_of, stamp_of, written
+from csaligner.store.embed import ExtractSettings, embed
 
 SETTINGS = ExtractSettings(shard_size=4, batch_size=2, workers=0, max_bad=0.5)
 

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from csaligner.checks import InputError
 from csaligner.cli import app
-from csaligner.data.check import check_data
-from csaligner.data.sources import Unusable
+from csaligner.datasets.check import check_data
+from csaligner.datasets.images.source import Unusable
 from csaligner.reporting.data_check import data_lines
 from csaligner.types import Dataset, EncoderInfo, Item, Split
 

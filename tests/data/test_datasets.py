@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from csaligner.checks import InputError
-from csaligner.data.datasets import Joined, open_dataset
-from csaligner.data.datasets.folder import Folder
-from csaligner.data.datasets.openclipart import OpenClipart
-from csaligner.data.datasets.openmoji import OpenMoji, base_of, captions_of
-from csaligner.data.datasets.table import Table
-from csaligner.data.datasets.tuxpaint import TuxPaint
-from csaligner.data.images import ImageError, load_image, read_bytes
-from csaligner.data.items import clean_items
-from csaligner.data.sources import Unusable
+from csaligner.datasets import Joined, open_dataset
+from csaligner.datasets.clean import clean_items
+from csaligner.datasets.folder import Folder
+from csaligner.datasets.images.load import ImageError, load_image, read_bytes
+from csaligner.datasets.images.source import Unusable
+from csaligner.datasets.openclipart import OpenClipart
+from csaligner.datasets.openmoji import OpenMoji, base_of, captions_of
+from csaligner.datasets.table import Table
+from csaligner.datasets.tuxpaint import TuxPaint
 from csaligner.types import Dataset, Item
 
 ROWS = [("a.png", "a cat"), ("b.png", 'ein "Hund", groß 🐕'), ("a.png", "une 猫")]

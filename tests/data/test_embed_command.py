@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 
 from csaligner.checks import InputError
 from csaligner.cli import app
-from csaligner.data.store import Store
+from csaligner.store.store import Store
 
 
 def test_texts_alone_on_the_command_line(tmp_path: Path, text_encoder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("csaligner.runs.open_encoder", lambda name, modality: text_encoder)
+    monkeypatch.setattr("csaligner.pipeline.open_encoder", lambda name, modality: text_encoder)
     path = tmp_path / "captions.txt"
     path.write_text("a dog\na cat\n\n")
     words = ["embed", "--train-data", str(path), "--out", str(tmp_path / "store"), "--text-only", "-q"]

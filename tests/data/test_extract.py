@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from csaligner.checks import CSAlignerError, InputError
-from csaligner.data.extract import ExtractSettings, embed
-from csaligner.data.store import Store
+from csaligner.store.embed import ExtractSettings, embed
+from csaligner.store.store import Store
 from csaligner.types import Dataset, EncoderInfo, Item
 
 Listed = Callable[..., Dataset]

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from csaligner.checks import InputError
 from csaligner.cli import app
-from csaligner.data.feature_files import FeatureFiles, import_features, write_side
-from csaligner.data.store import Store
-from csaligner.encoders.precomputed import precomputed_info
+from csaligner.store.import_features import FeatureFiles, import_features, write_side
+from csaligner.store.read_features import precomputed_info
+from csaligner.store.store import Store
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 Y = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float32)

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from csaligner.checks import InputError
-from csaligner.data.datasets import open_dataset
-from csaligner.data.datasets.huggingface import HuggingFace
-from csaligner.data.extract import ExtractSettings, embed
-from csaligner.data.images import ImageError, load_image
-from csaligner.data.sources import source_of, stamp_of
+from csaligner.datasets import open_dataset
+from csaligner.datasets.huggingface import HuggingFace
+from csaligner.datasets.images.load import ImageError, load_image
+from csaligner.datasets.images.source import source_of, stamp_of
+from csaligner.store.embed import ExtractSettings, embed
 
 datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from csaligner.data import images
-from csaligner.data.images import ImageError, load_image
+from csaligner.datasets.images import load as images
+from csaligner.datasets.images.load import ImageError, load_image
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}">{body}</svg>'
 RED = '<rect width="100%" height="100%" fill="#f00"/>'

@@ -16,7 +16,7 @@ import pytest
 from torch import Tensor
 
 from csaligner.checks import InputError
-from csaligner.data.extract import ExtractSettings, embed
+from csaligner.store.embed import ExtractSettings, embed
 from csaligner.types import Dataset, Item
 
 Listed = Callable[..., Dataset]
@@ -116,7 +116,7 @@ import os, signal, sys
 from pathlib import Path
 import numpy as np
 import torch
-from csaligner.data.extract import ExtractSettings, embed
+from csaligner.store.embed import ExtractSettings, embed
 from csaligner.types import EncoderInfo, Item
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell begins without it

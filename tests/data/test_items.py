@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from csaligner.checks import InputError
-from csaligner.data.items import clean_items
+from csaligner.datasets.clean import clean_items
 from csaligner.types import Dataset, Item
 
 Listed = Callable[[Sequence[Item]], Dataset]

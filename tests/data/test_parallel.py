@@ -22,10 +22,10 @@ import pytest
 import torch
 
 from csaligner.checks import CSAlignerError, InputError
-from csaligner.data import ray_runner
-from csaligner.data.extract import ExtractSettings, embed
-from csaligner.data.lock import LOCK, only_writer
-from csaligner.data.ray_runner import embed_on_ray
+from csaligner.folder_lock import LOCK, only_writer
+from csaligner.store import ray_runner
+from csaligner.store.embed import ExtractSettings, embed
+from csaligner.store.ray_runner import embed_on_ray
 from csaligner.types import Item
 
 MakeItems = Callable[[int], list[Item]]
@@ -61,7 +61,7 @@ RANKS = """
 import runpy, sys
 from pathlib import Path
 from csaligner.checks import InputError
-from csaligner.data.extract import ExtractSettings, embed
+from csaligner.store.embed import ExtractSettings, embed
 job = runpy.run_path(sys.argv[1])
 def call(out):
     words = (job["Pictures"](Path(sys.argv[2])), job["MeanColour"](), job["Length"](), out)
@@ -174,7 +174,7 @@ def test_a_second_writer_is_refused_and_a_dead_ones_lock_taken_over(
     out = tmp_path / "out"
     out.mkdir()
     hold = (
-        "import sys, time\nfrom pathlib import Path\nfrom csaligner.data.lock import only_writer\n"
+        "import sys, time\nfrom pathlib import Path\nfrom csaligner.folder_lock import only_writer\n"
         "with only_writer(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(600)\n"
     )
     other = subprocess.Popen([sys.executable, "-c", hold, str(out)], stdout=subprocess.PIPE, text=True)

@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 from csaligner.checks import InputError
-from csaligner.data.datasets import open_dataset
-from csaligner.data.datasets.formats import format_of
-from csaligner.data.datasets.karpathy import Karpathy
-from csaligner.data.images import ImageError, load_image
-from csaligner.data.items import clean_items
-from csaligner.data.sources import FilePart, Unusable, source_of, stamp_of, written
+from csaligner.datasets import open_dataset
+from csaligner.datasets.clean import clean_items
+from csaligner.datasets.formats import format_of
+from csaligner.datasets.images.load import ImageError, load_image
+from csaligner.datasets.images.source import FilePart, Unusable, source_of, stamp_of, written
+from csaligner.datasets.karpathy import Karpathy
 from csaligner.types import Dataset, Item
 
 Found = list[tuple[str, str, tuple[str, ...], str | None]]

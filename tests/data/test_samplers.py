@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from csaligner.data.ahead import Waiting, read_ahead
-from csaligner.data.samplers import (
+from csaligner.store.store import write_store
+from csaligner.training.prefetch import Waiting, read_ahead
+from csaligner.training.samplers import (
     JoinedRows,
     PairSampler,
     StoredPairs,
@@ -20,7 +21,6 @@ from csaligner.data.samplers import (
     UnpairedSampler,
     own_part,
 )
-from csaligner.data.store import write_store
 from csaligner.types import Batch, EncoderInfo, Inputs, PairedFeatures
 from tests.ranks import on_ranks
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from csaligner.checks import InputError
-from csaligner.data.clip_retrieval import open_clip_retrieval
-from csaligner.data.extract import ExtractSettings, embed
-from csaligner.data.sources import Unusable
-from csaligner.data.split import split_of
-from csaligner.data.store import Store
+from csaligner.datasets.images.source import Unusable
+from csaligner.datasets.split import split_of
+from csaligner.store.clip_retrieval import open_clip_retrieval
+from csaligner.store.embed import ExtractSettings, embed
+from csaligner.store.store import Store
 from csaligner.types import Dataset, Item
 
 Listed = Callable[..., Dataset]

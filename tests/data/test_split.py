@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from csaligner.data.split import item_split, split_of
+from csaligner.datasets.split import item_split, split_of
 from csaligner.types import Item, Split
 
 FROZEN = {

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from csaligner.checks import InputError
-from csaligner.data.split import split_of
-from csaligner.data.store import Store, write_store
+from csaligner.datasets.split import split_of
 from csaligner.integrity import write_sealed
+from csaligner.store.store import Store, write_store
 from csaligner.types import EncoderInfo, PairedFeatures
 
 IMAGE = EncoderInfo("some-image", "1", "image", 5, {"size": 7})
@@ -219,7 +219,7 @@ def test_metadata_is_not_parsed_before_its_sha256_is_known(store: Store, monkeyp
     content = bytearray(path.read_bytes())
     content[-20] ^= 1  # in the footer
     path.write_bytes(content)
-    monkeypatch.setattr("csaligner.data.metadata.metadata_columns", lambda path: pytest.fail("it was parsed"))
+    monkeypatch.setattr("csaligner.store.row_metadata.metadata_columns", lambda path: pytest.fail("it was parsed"))
     with pytest.raises(InputError, match=r"metadata_0\.parquet is not as it was written \(its SHA-256 differs\)"):
         Store.open(store.path)
 

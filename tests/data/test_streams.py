@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from csaligner.checks import CSAlignerError
-from csaligner.data.decode import Decoded
-from csaligner.data.extract import ExtractSettings, embed
-from csaligner.data.streams import encoded, streams_of
+from csaligner.store.decode_workers import Decoded
+from csaligner.store.embed import ExtractSettings, embed
+from csaligner.store.streams import encoded, streams_of
 from csaligner.types import Dataset, EncoderInfo, Item
 
 

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from csaligner.checks import InputError
 from csaligner.cli import app
 from csaligner.comparison.folds import open_folds
-from csaligner.data.extract import ExtractSettings, embed
-from csaligner.data.store import Store
-from csaligner.data.tokens import TOKENS, embed_tokens, read_tokens
-from csaligner.data.work import Encoders
 from csaligner.integrity import save_tensors
+from csaligner.store.embed import ExtractSettings, embed
+from csaligner.store.shard_maker import Encoders
+from csaligner.store.store import Store
+from csaligner.store.tokens import TOKENS, embed_tokens, read_tokens
 from csaligner.types import Dataset, Encoder, Item
 
 Listed = Callable[..., Dataset]
@@ -132,7 +132,7 @@ def test_from_the_command_line_into_training_and_comparison(
     tmp_path: Path, make_items: MakeItems, encoders: Encoders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = {"image": encoders.image, "text": encoders.text}
-    monkeypatch.setattr("csaligner.runs.open_encoder", lambda name, modality: made[modality])
+    monkeypatch.setattr("csaligner.pipeline.open_encoder", lambda name, modality: made[modality])
     table = ["image\tcaption\tsplit"]
     for number, item in enumerate(make_items(30)):
         table += [f"{item.image}\t{text}\t{('train', 'val', 'test')[number % 3]}" for text in item.captions]

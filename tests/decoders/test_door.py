@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from csaligner.checks import InputError
-from csaligner.decoders import door, folder
+from csaligner.decoders import decoder as door
+from csaligner.decoders import folder
 from csaligner.decoders.contract import Contract, write_contract
-from csaligner.decoders.door import Sampling, open_decoder, read_contract
+from csaligner.decoders.decoder import Sampling, open_decoder, read_contract
 
 DIM = 12
 FAST = Sampling(n=2, steps=2, guidance=3)

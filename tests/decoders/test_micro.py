@@ -8,7 +8,7 @@ import torch
 
 from csaligner.checks import InputError
 from csaligner.decoders.contract import Contract
-from csaligner.decoders.door import Sampling, open_decoder
+from csaligner.decoders.decoder import Sampling, open_decoder
 from csaligner.decoders.micro import (
     MicroConfig,
     MicroParts,

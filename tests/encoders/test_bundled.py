@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from csaligner.checks import InputError
-from csaligner.data.datasets.openmoji import OpenMoji
-from csaligner.data.extract import ExtractSettings, embed
-from csaligner.data.images import load_image
+from csaligner.datasets.images.load import load_image
+from csaligner.datasets.openmoji import OpenMoji
 from csaligner.encoders import open_encoder
 from csaligner.encoders.efficientnet import EfficientNetLite0
 from csaligner.encoders.pixels import fit_square, to_tensor
+from csaligner.store.embed import ExtractSettings, embed
 from csaligner.types import Encoder, Item
 
 TEXTS = ["a cat", "grinning face", "", "ein sehr langer Satz über Füße " * 60, "猫", "a cat"]

@@ -16,11 +16,11 @@ from csaligner.adapters.aligner import Aligner
 from csaligner.adapters.lora import EncoderTower, LoRAAligner
 from csaligner.checks import InputError
 from csaligner.config import LoRAConfig, TrainConfig, build_config
-from csaligner.data.extract import ExtractSettings, embed
-from csaligner.data.store import Store
-from csaligner.data.tuned import TunableEncoder, TunedStore
 from csaligner.encoders import open_encoder
-from csaligner.runs import evaluate_run, load_run, train
+from csaligner.pipeline import evaluate_run, load_run, train
+from csaligner.store.embed import ExtractSettings, embed
+from csaligner.store.store import Store
+from csaligner.training.encoder_batches import TrainableStore, TunableEncoder
 from csaligner.types import Item
 
 transformers = pytest.importorskip("transformers")
@@ -70,9 +70,9 @@ def base_weights(tower: EncoderTower) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in tower.backbone.named_parameters() if not p.requires_grad}
 
 
-def untrained(store: Store, settings: TrainConfig) -> tuple[LoRAAligner, TunedStore]:
+def untrained(store: Store, settings: TrainConfig) -> tuple[LoRAAligner, TrainableStore]:
     assert settings.lora is not None
-    tuned = TunedStore.open(store, settings.lora)
+    tuned = TrainableStore.open(store, settings.lora)
     heads = Aligner.fit_start(store.features("train"), settings, (store.image_fingerprint, store.text_fingerprint))
     torch.manual_seed(0)
     return LoRAAligner(heads, tuned.towers, settings.lora).eval(), tuned
@@ -103,7 +103,7 @@ def test_one_side_may_stay_cached(store: Store) -> None:
 def run(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LoRAAligner, dict[Any, dict[str, Any]]]:
     """A trained run: its folder, the model, and the weights of the encoders before it."""
     out = tmp_path_factory.mktemp("runs") / "lora"
-    tuned = TunedStore.open(store, LoRAConfig(sides="both"))
+    tuned = TrainableStore.open(store, LoRAConfig(sides="both"))
     before = {side: base_weights(tower) for side, tower in tuned.towers.items()}
     before = {side: {k: v.clone() for k, v in weights.items()} for side, weights in before.items()}
     found = train(store, config(), out)
@@ -153,7 +153,7 @@ def test_only_adapter_files_are_saved_and_peft_reads_them(
 def test_it_loads_again_and_merge_equals_unmerged(
     run: tuple[Path, LoRAAligner, dict[Any, dict[str, Any]]], store: Store
 ) -> None:
-    tuned = TunedStore.open(store, LoRAConfig(sides="both"))
+    tuned = TrainableStore.open(store, LoRAConfig(sides="both"))
     again = LoRAAligner.load(run[0] / "checkpoints" / "latest", tuned.towers)
     batch = next(tuned.sampler(config()).epoch(1))
     with torch.no_grad():
@@ -200,7 +200,7 @@ def test_bad_requests_are_one_line(store: Store, tmp_path: Path) -> None:
     settings = config("text", lora={"sides": "text", "targets": ["nothing"]})
     with pytest.raises(InputError, match=r"lora: Target modules .*nothing"):
         untrained(store, settings)
-    tuned = TunedStore.open(store, LoRAConfig(sides="text"))
+    tuned = TrainableStore.open(store, LoRAConfig(sides="text"))
     Aligner.fit_start(store.features("train"), config()).save(tmp_path / "plain")
     with pytest.raises(InputError, match="holds LoRA of no encoder, the towers given are text"):
         LoRAAligner.load(tmp_path / "plain", tuned.towers)

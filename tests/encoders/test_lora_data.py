@@ -13,12 +13,12 @@ from PIL import Image
 
 from csaligner.checks import InputError
 from csaligner.config import LoRAConfig, TrainConfig, build_config
-from csaligner.data.extract import ExtractSettings, embed
-from csaligner.data.store import Store, write_store
-from csaligner.data.training_data import TrainingData
-from csaligner.data.tuned import TunedStore
 from csaligner.encoders import open_encoder
-from csaligner.runs import train
+from csaligner.pipeline import train
+from csaligner.store.embed import ExtractSettings, embed
+from csaligner.store.store import Store, write_store
+from csaligner.training.encoder_batches import TrainableStore
+from csaligner.training.training_data import TrainingData
 from csaligner.types import Item, PairedFeatures
 
 pytest.importorskip("transformers")
@@ -65,7 +65,7 @@ def data(tiny_model: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Training
 
 def test_unpaired_items_stand_under_the_pairs(data: TrainingData) -> None:
     config = build_config(TrainConfig, SETTINGS)
-    tuned = TunedStore.open(data.pairs, LoRAConfig(sides="both"))
+    tuned = TrainableStore.open(data.pairs, LoRAConfig(sides="both"))
     batch = next(tuned.sampler(config, data).epoch(0))
     assert batch.image_ids.tolist()[-3:] == [-1] * 3
     assert batch.text_ids.tolist()[-4:] == [-1] * 4
@@ -87,7 +87,7 @@ def test_unpaired_items_stand_under_the_pairs(data: TrainingData) -> None:
 
 def test_one_side_stays_features(data: TrainingData) -> None:
     config = build_config(TrainConfig, SETTINGS | {"lora": {"sides": "text", "rank": 2}})
-    batch = next(TunedStore.open(data.pairs, LoRAConfig(sides="text")).sampler(config, data).epoch(0))
+    batch = next(TrainableStore.open(data.pairs, LoRAConfig(sides="text")).sampler(config, data).epoch(0))
     assert isinstance(batch.image, torch.Tensor)
     assert len(batch.image) == len(batch.image_ids)
     assert not isinstance(batch.text, torch.Tensor)

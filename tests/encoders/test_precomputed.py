@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from csaligner.checks import InputError
 from csaligner.encoders import open_encoder
-from csaligner.encoders.precomputed import load_features, precomputed_info
+from csaligner.store.read_features import load_features, precomputed_info
 
 X = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
 

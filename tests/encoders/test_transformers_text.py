@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from csaligner.checks import CSAlignerError, InputError
-from csaligner.data.extract import ExtractSettings, embed
-from csaligner.data.store import Store
 from csaligner.encoders import open_encoder
 from csaligner.encoders.text import TextEncoder
 from csaligner.encoders.towers import make_bidirectional
+from csaligner.store.embed import ExtractSettings, embed
+from csaligner.store.store import Store
 from csaligner.types import Item
 
 transformers = pytest.importorskip("transformers")
@@ -256,7 +256,7 @@ class Captions:
     name, attribution = "captions", ""
 
     def items(self) -> list[Item]:
-        from csaligner.data.datasets.openmoji import OpenMoji
+        from csaligner.datasets.openmoji import OpenMoji
 
         first = OpenMoji().items()[:3]
         captions = (("red", LONG), (LONG,), ("blue",))

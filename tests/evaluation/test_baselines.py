@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from csaligner.evaluation.baselines import CanonicalCorrelation, MeanCentring, Procrustes, Standardising
 from csaligner.evaluation.evaluate import evaluate
-from csaligner.pairing import pair_features
+from csaligner.paired_features import pair_features
 from csaligner.types import PairedFeatures
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from csaligner.data.datasets.tuxpaint import ROOT
+from csaligner.datasets.tuxpaint import ROOT
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "three_modalities.py"
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from csaligner.data.store import write_store
+from csaligner.store.store import write_store
 from csaligner.types import EncoderInfo, PairedFeatures
 from tests.faults.state import NEEDS
 

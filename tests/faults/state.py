@@ -48,7 +48,7 @@ def records(folder: Path) -> dict[str, Any]:
 def index(folder: Path) -> dict[str, Any]:
     """The rows of both tables by id with their vectors to the bit, what was measured on them, and the aligner. The
     files of LanceDB have random names; its versions count the writes."""
-    from csaligner.search.items import Items
+    from csaligner.search.lance_table import Items
 
     columns = ["id", "path", "text", "caption", "owner", "source", "size", "mtime_ns", "sha256", "vector", "raw"]
     table = Items.open(folder).to_arrow(columns).sort_by("id")

@@ -17,11 +17,11 @@ from torch import Tensor
 from csaligner.adapters.aligner import Aligner, align
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config
-from csaligner.data.datasets import open_dataset
-from csaligner.data.extract import ExtractSettings, embed
-from csaligner.data.store import Store
+from csaligner.datasets import open_dataset
 from csaligner.encoders import open_encoder
-from csaligner.runs import load_run, read_config, read_record, train
+from csaligner.pipeline import load_run, read_config, read_record, train
+from csaligner.store.embed import ExtractSettings, embed
+from csaligner.store.store import Store
 from csaligner.training.checkpoint import read_checkpoint
 from tests.faults.conftest import PICTURES, Data, Starter, Undisturbed
 from tests.faults.state import files
@@ -71,7 +71,7 @@ def ask_index(folder: Path) -> Any:
 
 
 def ask_decoder(folder: Path) -> Any:
-    from csaligner.decoders.door import read_contract
+    from csaligner.decoders.decoder import read_contract
     from csaligner.decoders.micro_training import read_training
 
     return plain([vars(read_contract(str(folder / "decoder"))), *read_training(folder / "checkpoint")])

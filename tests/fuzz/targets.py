@@ -22,10 +22,10 @@ class Target:
 
 
 def _dataset(name: str, path: Path) -> None:
-    from csaligner.data.datasets import open_dataset
-    from csaligner.data.images import ImageError, load_image
-    from csaligner.data.items import clean_items
-    from csaligner.data.sources import source_of, stamp_of, written
+    from csaligner.datasets import open_dataset
+    from csaligner.datasets.clean import clean_items
+    from csaligner.datasets.images.load import ImageError, load_image
+    from csaligner.datasets.images.source import source_of, stamp_of, written
 
     for item in clean_items(open_dataset(str(path), name)).items:
         stamp_of(item.image)
@@ -35,19 +35,19 @@ def _dataset(name: str, path: Path) -> None:
 
 
 def _guessed(path: Path) -> None:
-    from csaligner.data.datasets import open_dataset
+    from csaligner.datasets import open_dataset
 
     open_dataset(str(path)).items()
 
 
 def _entries(path: Path) -> None:
-    from csaligner.search.entries import find_entries
+    from csaligner.datasets.documents import find_entries
 
     find_entries(str(path))
 
 
 def _picture(path: Path) -> None:
-    from csaligner.data.images import load_image
+    from csaligner.datasets.images.load import load_image
 
     load_image(path)
 
@@ -59,20 +59,20 @@ def _upload(path: Path) -> None:
 
 
 def _features(path: Path) -> None:
-    from csaligner.data.feature_files import FeatureFiles, import_features
+    from csaligner.store.import_features import FeatureFiles, import_features
 
     import_features(FeatureFiles(image=path), path.with_suffix(".store"))
 
 
 def _lines(path: Path) -> None:
-    from csaligner.data.feature_files import FeatureFiles, import_features
+    from csaligner.store.import_features import FeatureFiles, import_features
 
     image = valid.features(".npy")(path.parent)
     import_features(FeatureFiles(image=image, image_ids=path, captions=path), path.with_suffix(".store"))
 
 
 def _store(path: Path) -> None:
-    from csaligner.data.store import Store
+    from csaligner.store.store import Store
 
     store = Store.open(path)
     _ = store.notes, store.counts, store.sha256
@@ -83,7 +83,7 @@ def _store(path: Path) -> None:
 
 
 def _foreign_store(path: Path) -> None:
-    from csaligner.data.store import Store
+    from csaligner.store.store import Store
 
     store = Store.open(path)
     _ = store.notes, store.counts, store.image_sources
@@ -130,9 +130,9 @@ def _estimator(path: Path) -> None:
 
 
 def _run(path: Path) -> None:
-    from csaligner.data.store import Store
+    from csaligner.pipeline import evaluate_run, read_record
     from csaligner.reporting.tables import read_results_json
-    from csaligner.runs import evaluate_run, read_record
+    from csaligner.store.store import Store
     from csaligner.training.checkpoint import read_checkpoint
 
     read_record(path)
@@ -144,8 +144,8 @@ def _run(path: Path) -> None:
 def _goes_on(path: Path) -> None:
     """Training goes on in the run folder."""
     from csaligner.config import TrainConfig
-    from csaligner.data.store import Store
-    from csaligner.runs import train
+    from csaligner.pipeline import train
+    from csaligner.store.store import Store
 
     settings = TrainConfig.model_validate({"epochs": 1, "batch_size": 8, "dim": 3})
     train(Store.open(path.parent / "store"), settings, path)
@@ -162,7 +162,7 @@ def _index(path: Path) -> None:
 
 
 def _decoder(path: Path) -> None:
-    from csaligner.decoders.door import read_contract
+    from csaligner.decoders.decoder import read_contract
 
     read_contract(str(path))
 
@@ -170,7 +170,7 @@ def _decoder(path: Path) -> None:
 def _whole_decoder(path: Path) -> None:
     import torch
 
-    from csaligner.decoders.door import Sampling, open_decoder
+    from csaligner.decoders.decoder import Sampling, open_decoder
 
     open_decoder(str(path)).decode(3 * torch.ones(1, 4), Sampling(1, 0, 1, 1.0))
 

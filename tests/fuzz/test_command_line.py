@@ -107,7 +107,7 @@ def test_ctrl_c_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     def interrupted(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("csaligner.encoders.precomputed.load_features", interrupted)
+    monkeypatch.setattr("csaligner.store.read_features.load_features", interrupted)
     code, out, err = run(["gap", "--image-features", "a", "--text-features", "b"], tmp_path)
     assert (code, out) == (130, "")
     assert err == "csaligner: interrupted; the same command goes on from here\n"

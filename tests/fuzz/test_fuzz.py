@@ -37,7 +37,7 @@ def test_what_must_not_be_is_found(tmp_path: Path) -> None:
 
 # found by `make fuzz`; each by its target, its seed where that still makes it, and what it raised
 def test_a_name_with_a_zero_byte_in_data_for_an_index(tmp_path: Path) -> None:
-    from csaligner.search.entries import find_entries
+    from csaligner.datasets.documents import find_entries
 
     (tmp_path / "t.csv").write_bytes(b"image,caption\na\0.png,x\n,y\n")
     assert [entry.text for entry in find_entries(str(tmp_path / "t.csv")).entries] == ["y"]
@@ -45,7 +45,7 @@ def test_a_name_with_a_zero_byte_in_data_for_an_index(tmp_path: Path) -> None:
 
 def test_a_damaged_header_of_a_shard(tmp_path: Path) -> None:
     from csaligner.checks import InputError
-    from csaligner.data.store import Store
+    from csaligner.store.store import Store
 
     from .valid import store
 
@@ -96,16 +96,16 @@ def test_a_tokenizer_that_does_not_parse(tmp_path: Path) -> None:
 
 def test_a_size_that_is_no_number_in_a_list_of_checksums(tmp_path: Path) -> None:
     from csaligner.checks import InputError
-    from csaligner.integrity import Owner, check_checksums
+    from csaligner.integrity import ErrorContext, check_checksums
 
     (tmp_path / "checksums.json").write_text('{"files": {"a": {"bytes": "1", "sha256": ""}}}', encoding="utf-8")
     with pytest.raises(InputError, match="not as it was written"):
-        check_checksums(tmp_path, Owner("decoder", "copy it again"))
+        check_checksums(tmp_path, ErrorContext("decoder", "copy it again"))
 
 
 def test_a_broken_line_in_data_for_an_index(tmp_path: Path) -> None:
     from csaligner.checks import InputError
-    from csaligner.search.entries import find_entries
+    from csaligner.datasets.documents import find_entries
 
     (tmp_path / "t.jsonl").write_text('{"image": "a.png", "caption": "x"}\n{"image": [1, {}], "caption": \n')
     with pytest.raises(InputError, match="line 2 is not JSON"):

@@ -226,7 +226,7 @@ def pairs() -> PairedFeatures:
 
 
 def store(folder: Path) -> Path:
-    from csaligner.data.store import write_store
+    from csaligner.store.store import write_store
 
     infos = (EncoderInfo("a", "1", "image", 4, {}), EncoderInfo("b", "1", "text", 3, {"max_tokens": 8}))
     write_store(folder / "store", pairs(), infos)
@@ -283,8 +283,8 @@ def estimator(folder: Path) -> Path:
 def run(folder: Path) -> Path:
     """A short training, so that all files of a run folder are there."""
     from csaligner.config import TrainConfig
-    from csaligner.data.store import Store
-    from csaligner.runs import train
+    from csaligner.pipeline import train
+    from csaligner.store.store import Store
 
     settings = TrainConfig.model_validate({"epochs": 1, "batch_size": 8, "dim": 3})
     train(Store.open(store(folder)), settings, folder / "run")

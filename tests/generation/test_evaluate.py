@@ -10,10 +10,10 @@ from PIL import Image
 
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
-from csaligner.data.store import Store, write_store
-from csaligner.decoders.door import Sampling
+from csaligner.decoders.decoder import Sampling
 from csaligner.generation.evaluate import MeasuringProtocol, Reference, evaluate_run_generation, one_caption_each
-from csaligner.runs import CONFIG
+from csaligner.pipeline import CONFIG
+from csaligner.store.store import Store, write_store
 from csaligner.types import Encoder, PairedFeatures, Split
 
 N = 24

@@ -11,9 +11,9 @@ from torch.nn.functional import normalize
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.decoders.contract import Contract
-from csaligner.decoders.door import Sampling
+from csaligner.decoders.decoder import Sampling
 from csaligner.generation import generate as module
-from csaligner.generation.generate import Wish, generate, save_pictures
+from csaligner.generation.generate import GenerationRequest, generate, save_pictures
 from csaligner.generation.prompts import Prompt
 from csaligner.generation.text import TextToEmbedding
 from csaligner.types import Encoder
@@ -31,21 +31,21 @@ def run(aligner: Make, tmp_path: Path) -> Path:
 
 def test_prompts_become_pictures_that_follow_them(encoders: None, decoder: str, run: Path) -> None:
     two = Sampling(n=2, steps=2, guidance=2.0)
-    rows = generate(Wish(("aaa", "ccc")), run=run, decoder=decoder, sampling=two)
+    rows = generate(GenerationRequest(("aaa", "ccc")), run=run, decoder=decoder, sampling=two)
     assert [len(row) for row in rows] == [2, 2]
     assert len({picture.tobytes() for row in rows for picture in row}) == 4
-    again = generate(Wish(("aaa", "ccc")), run=run, decoder=decoder, sampling=two)
+    again = generate(GenerationRequest(("aaa", "ccc")), run=run, decoder=decoder, sampling=two)
     assert again[1][1].tobytes() == rows[1][1].tobytes()
-    away = generate(Wish(("aaa", "ccc"), negative="b b"), run=run, decoder=decoder, sampling=two)
+    away = generate(GenerationRequest(("aaa", "ccc"), negative="b b"), run=run, decoder=decoder, sampling=two)
     assert away[0][0].tobytes() != rows[0][0].tobytes()
 
 
 def test_variations_of_a_picture(encoders: None, decoder: str, tmp_path: Path) -> None:
     Image.new("RGB", (9, 9), "red").save(tmp_path / "red.png")
-    rows = generate(Wish(image=tmp_path / "red.png"), decoder=decoder, sampling=Sampling(n=3, steps=2))
+    rows = generate(GenerationRequest(image=tmp_path / "red.png"), decoder=decoder, sampling=Sampling(n=3, steps=2))
     assert len(rows[0]) == 3
     with pytest.raises(InputError, match="not both"):
-        generate(Wish(("a",), image=tmp_path / "red.png"), decoder=decoder)
+        generate(GenerationRequest(("a",), image=tmp_path / "red.png"), decoder=decoder)
 
 
 def test_mixtures_lie_between_their_prompts(aligner: Make, letters: Encoder) -> None:
@@ -74,17 +74,17 @@ def test_bad_input_is_one_line_before_the_decoder_is_loaded(
 
     monkeypatch.setattr(module, "open_decoder", never)
     with pytest.raises(InputError, match="wanted some words"):
-        generate(Wish((" ",)), run=run, decoder=decoder)
+        generate(GenerationRequest((" ",)), run=run, decoder=decoder)
     with pytest.raises(InputError, match="has 6 tokens, letters reads 5"):
-        generate(Wish(("a a a a a a",)), run=run, decoder=decoder)
+        generate(GenerationRequest(("a a a a a a",)), run=run, decoder=decoder)
     with pytest.raises(InputError, match="no such folder"):
-        generate(Wish(("a",)), run=tmp_path / "none", decoder=decoder)
+        generate(GenerationRequest(("a",)), run=tmp_path / "none", decoder=decoder)
     aligner(dim=9).save(tmp_path / "nine")
     with pytest.raises(InputError, match="takes 6-dimensional image embeddings of pixels, the adapter gives 9"):
-        generate(Wish(("a",)), run=tmp_path / "nine", decoder=decoder)
+        generate(GenerationRequest(("a",)), run=tmp_path / "nine", decoder=decoder)
     aligner("mlp").save(tmp_path / "moved")
     with pytest.raises(InputError, match="train with image_adapter=standardise"):
-        generate(Wish(("a",)), run=tmp_path / "moved", decoder=decoder)
+        generate(GenerationRequest(("a",)), run=tmp_path / "moved", decoder=decoder)
 
 
 def test_pictures_are_saved_with_numbers_and_enlarged(tmp_path: Path) -> None:

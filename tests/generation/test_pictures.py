@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from csaligner.data.extract import ExtractSettings, embed
-from csaligner.data.store import Store
 from csaligner.generation import pictures as module
 from csaligner.generation.pictures import gather_pictures
+from csaligner.store.embed import ExtractSettings, embed
+from csaligner.store.store import Store
 from csaligner.types import Encoder, Item
 
 

@@ -10,9 +10,9 @@ import torch
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config
-from csaligner.data.samplers import PairSampler
 from csaligner.decoders.folder import NAMES
 from csaligner.generation.recipe import load_recipe
+from csaligner.training.samplers import PairSampler
 from csaligner.training.trainer import Trainer
 from csaligner.types import PairedFeatures
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from csaligner.checks import InputError
+from csaligner.distributed.loss import ParallelCSAlignerLoss
 from csaligner.integrations.open_clip import CSAlignerClipLoss
 from csaligner.integrations.sentence_transformers import CSAlignerEmbeddingLoss
 from csaligner.losses.modalities import ModalitiesLoss
 from csaligner.losses.objective import CSAlignerLoss
-from csaligner.parallel import ParallelCSAlignerLoss
 
 Door = Callable[[Tensor, Tensor], Tensor]
 SCALE = 6.0

@@ -13,12 +13,12 @@ from PIL import Image
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config
-from csaligner.data.extract import ExtractSettings, embed
-from csaligner.data.images import ImageError
-from csaligner.data.store import Store
+from csaligner.datasets.images.load import ImageError
 from csaligner.encoders import open_encoder
 from csaligner.integrations.embeddings import AlignedEmbeddings
-from csaligner.runs import load_run, train
+from csaligner.pipeline import load_run, train
+from csaligner.store.embed import ExtractSettings, embed
+from csaligner.store.store import Store
 from csaligner.types import Item
 
 pytest.importorskip("transformers")

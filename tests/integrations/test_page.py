@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from csaligner.distributed import gather_ids
+from csaligner.distributed.gather import gather_ids
 from tests.ranks import on_ranks
 
 PAGE = (Path(__file__).parents[2] / "docs" / "integrations.md").read_text(encoding="utf-8")

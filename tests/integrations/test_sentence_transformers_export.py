@@ -18,7 +18,7 @@ from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config
 from csaligner.encoders import open_encoder
-from csaligner.integrations.sentence_transformers_export import save_sentence_transformer
+from csaligner.export.sentence_transformers import save_sentence_transformer
 from csaligner.types import PairedFeatures
 
 pytest.importorskip("sentence_transformers.base", reason="needs sentence-transformers 5.4")

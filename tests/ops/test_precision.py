@@ -11,8 +11,8 @@ from csaligner.checks import InputError
 from csaligner.losses.infonce import info_nce
 from csaligner.losses.objective import CSAlignerLoss
 from csaligner.ops import reference, tiled, tiled_contrastive, tiles
+from csaligner.ops.contrastive import RowInfo
 from csaligner.ops.kernels import Gaussian
-from csaligner.ops.pairs import Rows
 
 ROWS, DIM, SCALE = 400, 64, 20.0
 
@@ -44,7 +44,9 @@ def ours(x: Tensor, y: Tensor, sigma: float) -> Tensor:
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     x, y, kernel = x.to(dtype), y.to(dtype), Gaussian(sigma)
     order = torch.arange(len(x))
-    nce, cross = tiled_contrastive.info_nce_and_log_kernel_mean(x, y, torch.tensor(SCALE), Rows(order, order), kernel)
+    nce, cross = tiled_contrastive.info_nce_and_log_kernel_mean(
+        x, y, torch.tensor(SCALE), RowInfo(order, order), kernel
+    )
     return nce + tiled.log_kernel_mean(x, None, kernel) + tiled.log_kernel_mean(y, None, kernel) - 2 * cross
 
 

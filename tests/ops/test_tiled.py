@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from csaligner.checks import InputError
-from csaligner.ops import folded, reference, softmaxes, tiled, tiled_contrastive, tiles
+from csaligner.ops import gaussian_factors as folded
+from csaligner.ops import logsumexp as softmaxes
+from csaligner.ops import reference, tiled, tiled_contrastive, tiles
+from csaligner.ops.contrastive import Pair, RowInfo
 from csaligner.ops.kernels import Gaussian
-from csaligner.ops.pairs import Pair, Rows
 
 KERNEL = Gaussian(0.7)
 SIZES = [(1, 1), (1, 6), (4, 4), (8, 4), (5, 9), (13, 6), (13, 13)]
@@ -100,7 +102,7 @@ def test_between(n: int, m: int, weighted: bool) -> None:
 def test_info_nce(n: int, m: int, low: int) -> None:
     a, b = ids(n, 1, low), ids(m, 2, low)
     assert_same(
-        lambda x, y, s: tiled_contrastive.info_nce(x, y, s, Rows(a, b)),
+        lambda x, y, s: tiled_contrastive.info_nce(x, y, s, RowInfo(a, b)),
         lambda x, y, s: reference.info_nce(x, y, s, a, b),
         cloud(n, offset=2.0),
         cloud(m, seed=1),
@@ -113,7 +115,7 @@ def test_info_nce(n: int, m: int, low: int) -> None:
 def test_info_nce_of_rows_in_order(rows: int) -> None:
     order = torch.arange(rows)
     assert_same(
-        lambda x, y, s: tiled_contrastive.info_nce(x, y, s, Rows(order, order)),
+        lambda x, y, s: tiled_contrastive.info_nce(x, y, s, RowInfo(order, order)),
         lambda x, y, s: reference.info_nce(x, y, s, order, order),
         cloud(rows, offset=2.0),
         cloud(rows, seed=1),
@@ -125,7 +127,7 @@ def test_info_nce_of_rows_in_order(rows: int) -> None:
 @pytest.mark.parametrize("factors", [(1.0, -2.0), (-1.5, 0.7), (0.0, 1.0), (1.0, 0.0)])
 @pytest.mark.usefixtures("softmax")
 def test_fused_with_any_upstream_gradient(n: int, m: int, factors: tuple[float, float]) -> None:
-    rows = Rows(ids(n, 1), ids(m, 2), weights(n), weights(m, 1))
+    rows = RowInfo(ids(n, 1), ids(m, 2), weights(n), weights(m, 1))
 
     def fused(x: Tensor, y: Tensor, s: Tensor) -> Tensor:
         nce, mean = tiled_contrastive.info_nce_and_log_kernel_mean(x, y, s, rows, KERNEL)
@@ -143,9 +145,9 @@ def test_fused_with_any_upstream_gradient(n: int, m: int, factors: tuple[float, 
 def test_one_exponential_serves_both_softmaxes_only_where_float32_holds_it() -> None:
     x, y, order = cloud(5) / 10, cloud(5, seed=1) / 10, torch.arange(5)
     for scale, kind in ((5.0, softmaxes.SharedSoftmaxes), (5000.0, softmaxes.OnlineSoftmaxes)):
-        assert type(softmaxes.softmaxes(Pair.of(x, y, Rows(order, order), scale))) is kind
+        assert type(softmaxes.softmaxes(Pair.of(x, y, RowInfo(order, order), scale))) is kind
     far = x + torch.tensor([300.0, 0, 0])
-    pair = Pair.of(far, y + torch.tensor([300.0, 0, 0]), Rows(order, order), 5.0)
+    pair = Pair.of(far, y + torch.tensor([300.0, 0, 0]), RowInfo(order, order), 5.0)
     assert type(softmaxes.softmaxes(pair)) is softmaxes.OnlineSoftmaxes
 
 
@@ -169,7 +171,7 @@ def test_rescaling_of_the_sums_when_later_tiles_are_much_nearer() -> None:
 def test_gradcheck() -> None:
     x, y = cloud(5).requires_grad_(), cloud(6, seed=1).requires_grad_()
     scale = torch.tensor(1.7, dtype=torch.float64, requires_grad=True)
-    rows = Rows(ids(5, 1, 0), ids(6, 2, 0))
+    rows = RowInfo(ids(5, 1, 0), ids(6, 2, 0))
     assert torch.autograd.gradcheck(lambda x, y: tiled.log_kernel_mean(x, y, KERNEL), (x, y))
     assert torch.autograd.gradcheck(lambda x: tiled.log_kernel_mean(x, None, KERNEL), (x,))
     assert torch.autograd.gradcheck(
@@ -201,7 +203,7 @@ def test_double_backward_is_refused() -> None:
     for value in (
         tiled.log_kernel_mean(x, y, KERNEL),
         tiled.log_kernel_mean(x, None, KERNEL),
-        tiled_contrastive.info_nce(x, y, scale, Rows(order, order)),
+        tiled_contrastive.info_nce(x, y, scale, RowInfo(order, order)),
     ):
         with pytest.raises(InputError, match='use impl="reference"'):
             torch.autograd.grad(value, x, create_graph=True)
@@ -209,7 +211,7 @@ def test_double_backward_is_refused() -> None:
 
 def test_autocast_changes_nothing() -> None:
     x, y = cloud(9).float().requires_grad_(), cloud(7, seed=1).float()
-    rows = Rows(ids(9, 1), ids(7, 2))
+    rows = RowInfo(ids(9, 1), ids(7, 2))
     scale = torch.tensor(2.0)
     plain = tiled_contrastive.info_nce_and_log_kernel_mean(x, y, scale, rows, KERNEL)
     plain_within = tiled.log_kernel_mean(x, None, KERNEL)
@@ -225,7 +227,7 @@ def test_autocast_changes_nothing() -> None:
 def test_inputs_are_left_as_they_were() -> None:
     x, y = cloud(9).requires_grad_(), cloud(7, seed=1).requires_grad_()
     before = x.detach().clone(), y.detach().clone()
-    rows = Rows(ids(9, 1), ids(7, 2))
+    rows = RowInfo(ids(9, 1), ids(7, 2))
     nce, mean = tiled_contrastive.info_nce_and_log_kernel_mean(x, y, torch.tensor(2.0), rows, KERNEL)
     torch.autograd.grad(nce + mean + tiled.log_kernel_mean(x, None, KERNEL), (x, y))
     assert torch.equal(x.detach(), before[0])

@@ -12,8 +12,8 @@ from torch import Tensor
 from csaligner.checks import InputError
 from csaligner.losses.objective import CSAlignerLoss
 from csaligner.ops import reference, tiles
+from csaligner.ops.contrastive import RowInfo
 from csaligner.ops.kernels import Gaussian
-from csaligner.ops.pairs import Rows
 
 pytest.importorskip("triton")
 
@@ -68,7 +68,7 @@ def assert_within_budget(
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize(("n", "m"), SIZES)
 def test_info_nce_and_kernel(ops: ModuleType, n: int, m: int, dtype: torch.dtype) -> None:
-    rows = Rows(ids(n, 1), ids(m, 2), weights(n), weights(m, 1))
+    rows = RowInfo(ids(n, 1), ids(m, 2), weights(n), weights(m, 1))
 
     def fused(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
         nce, mean = ops.info_nce_and_log_kernel_mean(x, y, scale, rows, KERNEL)
@@ -85,7 +85,7 @@ def test_info_nce_and_kernel(ops: ModuleType, n: int, m: int, dtype: torch.dtype
 
 def test_each_alone(ops: ModuleType) -> None:
     n, m = 20, 33
-    rows, w, dtype = Rows(ids(n, 1), ids(m, 2)), weights(n), torch.float32
+    rows, w, dtype = RowInfo(ids(n, 1), ids(m, 2)), weights(n), torch.float32
     x, y, scale = cloud(n, dtype), cloud(m, dtype, 1), torch.tensor(8.0, device=DEVICE)
     assert_within_budget(
         lambda x, y, s: ops.info_nce(x, y, s, rows),
@@ -119,7 +119,7 @@ def test_within(ops: ModuleType, rows: int, weighted: bool, dtype: torch.dtype) 
 
 def test_narrow_kernel_far_clouds_and_sharp_softmax_are_finite(ops: ModuleType) -> None:
     x, y = cloud(20, torch.float32), cloud(20, torch.float32, 1) + 20
-    rows = Rows(torch.arange(20, device=DEVICE), torch.arange(20, device=DEVICE))
+    rows = RowInfo(torch.arange(20, device=DEVICE), torch.arange(20, device=DEVICE))
     leaf = x.clone().requires_grad_()
     nce, mean = ops.info_nce_and_log_kernel_mean(leaf, y, torch.tensor(100.0), rows, Gaussian(0.05))
     (grad,) = torch.autograd.grad(nce - mean, leaf)

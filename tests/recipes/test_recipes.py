@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from csaligner.data.extract import ExtractSettings
 from csaligner.recipes import JSON, TABLE, load_recipe, run_recipe, table
+from csaligner.store.embed import ExtractSettings
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "retrieval").glob("*.yaml"))
 WORDS = "a red blue green dog cat bird tree house car on under the"

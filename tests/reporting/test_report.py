@@ -250,7 +250,7 @@ def test_a_huge_gallery_stays_under_six_megabytes(data: ReportData, tmp_path: Pa
 
 
 def test_thumbnails_come_from_files_on_white(data: ReportData, tmp_path: Path) -> None:
-    pytest.importorskip("csaligner.data.images")
+    pytest.importorskip("csaligner.datasets.images.load")
     path = tmp_path / "clear.png"
     Image.new("RGBA", (50, 50), (0, 0, 0, 0)).save(path)
     missing = Hit("image", "gone", 0.1, False, tmp_path / "gone.png")

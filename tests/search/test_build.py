@@ -18,12 +18,12 @@ import pytest
 from csaligner.app.pictures import thumbnail
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config
-from csaligner.data.store import Store
+from csaligner.datasets.documents import INDEX_FILE
 from csaligner.integrations.embeddings import AlignedEmbeddings
-from csaligner.runs import train
+from csaligner.pipeline import train
 from csaligner.search.build import BuildReport, build_index, delete, writing
-from csaligner.search.entries import INDEX_FILE
 from csaligner.search.index import Index
+from csaligner.store.store import Store
 
 HERE = Path(__file__).parent
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from csaligner.checks import InputError
-from csaligner.search.entries import EntrySettings, find_entries, split_passages
+from csaligner.datasets.documents import EntrySettings, find_entries, split_passages
 
 
 def ids(data: Path, settings: EntrySettings | None = None) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from csaligner import runs
+from csaligner import pipeline as runs
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig

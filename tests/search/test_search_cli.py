@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from csaligner.cli import app
-from csaligner.runs import IMAGE_ENCODER, TEXT_ENCODER
+from csaligner.pipeline import IMAGE_ENCODER, TEXT_ENCODER
 from csaligner.search import index as index_module
 from csaligner.search import origin
 

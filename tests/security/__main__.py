@@ -92,7 +92,7 @@ def main() -> int:
     parser.add_argument("--heavy", action="store_true", help="also what needs transformers")
     options = parser.parse_args()
     cases = [case for case in CASES if options.heavy or not case.heavy]
-    for name in ("pyarrow.parquet", "csaligner.data.store", *(("transformers",) if options.heavy else ())):
+    for name in ("pyarrow.parquet", "csaligner.store.store", *(("transformers",) if options.heavy else ())):
         __import__(name)
     found = []
     for case in cases:

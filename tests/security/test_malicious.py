@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from csaligner.data.images import load_image
+from csaligner.datasets.images.load import load_image
 
 from .makers import hidden_svg, secret_svg
 from .malicious import CASES

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from csaligner.adapters.aligner import Aligner
 from csaligner.config import TrainConfig, build_config
-from csaligner.data.samplers import PairSampler, UnpairedRows, UnpairedSampler
-from csaligner.distributed import is_main, rank, wait_for_all, world_size
-from csaligner.training.parallel import from_main
+from csaligner.distributed.gather import is_main, rank, wait_for_all, world_size
+from csaligner.distributed.processes import from_main
+from csaligner.training.samplers import PairSampler, UnpairedRows, UnpairedSampler
 from csaligner.training.trainer import METRICS, Hooks, Trainer
 from csaligner.types import Batch, PairedFeatures, PairedTokens, Sampler, TokenRows
 from tests.ranks import on_ranks

@@ -13,7 +13,7 @@ from csaligner.checks import InputError
 from csaligner.config import MemoryConfig, ObjectiveConfig, TrainConfig, build_config, load_config
 from csaligner.losses.objective import Objective
 from csaligner.training.memory import Embeddings, MemoryBank
-from csaligner.training.terms import LiveObjective
+from csaligner.training.terms import ScheduledObjective
 
 SCALE = torch.tensor(10.0, dtype=torch.float64)
 BOTH = {"info_nce": 1.0, "cauchy_schwarz": 1.0}
@@ -37,8 +37,8 @@ def unpaired(e: Embeddings) -> Embeddings:
     return Embeddings(e.image, e.text, torch.full_like(e.image_ids, -1), torch.full_like(e.text_ids, -1))
 
 
-def live(memory: dict[str, int] | None = None, **settings: Any) -> LiveObjective:
-    return LiveObjective(build_config(ObjectiveConfig, settings), build_config(MemoryConfig, memory or {}))
+def live(memory: dict[str, int] | None = None, **settings: Any) -> ScheduledObjective:
+    return ScheduledObjective(build_config(ObjectiveConfig, settings), build_config(MemoryConfig, memory or {}))
 
 
 def direct(terms: dict[str, float], e: Embeddings, sigma: float = 0.5) -> dict[str, float]:
@@ -96,14 +96,14 @@ def test_the_memory_forgets_by_size_and_by_age() -> None:
     bank = MemoryBank(size=6, max_age=2)
     for step in range(3):
         bank.add(rows(4, seed=step, first_id=4 * step), step)
-    held = bank.beside(rows(1, seed=9, first_id=99), step=3)
+    held = bank.with_memory(rows(1, seed=9, first_id=99), step=3)
     assert held.image_ids.tolist() == [99, 6, 7, 8, 9, 10, 11]  # the newest six
-    held = bank.beside(rows(1, seed=9, first_id=99), step=4)
+    held = bank.with_memory(rows(1, seed=9, first_id=99), step=4)
     assert held.text_ids.tolist() == [99, 8, 9, 10, 11]  # step 1 is three steps old
     again = MemoryBank(size=6, max_age=2)
     again.restore(bank.tensors())
-    assert torch.equal(again.beside(rows(1), 4).image, bank.beside(rows(1), 4).image)
-    assert len(bank.beside(rows(1), 9).image) == 1
+    assert torch.equal(again.with_memory(rows(1), 4).image, bank.with_memory(rows(1), 4).image)
+    assert len(bank.with_memory(rows(1), 9).image) == 1
     off = MemoryBank(size=0, max_age=2)
     off.add(rows(4), 0)
     assert len(off) == 0

@@ -13,12 +13,12 @@ from torch.nn.functional import normalize
 from csaligner.adapters.aligner import Aligner, encode
 from csaligner.checks import InputError
 from csaligner.config import MemoryConfig, ObjectiveConfig, TrainConfig, build_config
-from csaligner.data.samplers import PairSampler
 from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
 from csaligner.estimator import CSAligner
-from csaligner.pairing import join_features
+from csaligner.paired_features import join_features
 from csaligner.training.memory import Embeddings
-from csaligner.training.terms import LiveObjective
+from csaligner.training.samplers import PairSampler
+from csaligner.training.terms import ScheduledObjective
 from csaligner.types import PairedFeatures, PairedTokens, TokenPairs, TokenRows, TokenSets
 
 TERM = "token_cauchy_schwarz"
@@ -57,7 +57,7 @@ def test_sets_are_filled_up_and_masked() -> None:
     assert found.mask.tolist() == [[True, True], [True, False], [True, True]]
     assert found.states.tolist() == [[[8, 9], [10, 11]], [[0, 1], [0, 0]], [[8, 9], [10, 11]]]
     assert sets[torch.tensor([], dtype=torch.int64)].states.shape == (0, 1, 2)
-    both = sets.beside(sets)
+    both = sets.concat(sets)
     assert torch.equal(both[torch.tensor([4])].states, sets[torch.tensor([1])].states)
 
 
@@ -96,7 +96,7 @@ def test_the_value_is_the_mean_over_pairs_and_the_total_holds_it() -> None:
     rows = Embeddings(x[:, 0], y[:, 0], ids, ids, tokens)
     scale = torch.tensor(10.0, dtype=torch.float64)
     terms = {"info_nce": 1.0, TERM: 0.3}
-    objective = LiveObjective(build_config(ObjectiveConfig, {"terms": terms, "bandwidth": 0.7}), MemoryConfig())
+    objective = ScheduledObjective(build_config(ObjectiveConfig, {"terms": terms, "bandwidth": 0.7}), MemoryConfig())
     loss, logged = objective(rows, scale, 0.0, 0)
     pairs = [cauchy_schwarz_divergence(x[b][masks[0][b]], y[b][masks[1][b]], bandwidth=0.7) for b in range(3)]
     wanted = float(torch.stack(pairs).mean())

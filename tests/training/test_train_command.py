@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, load_config
-from csaligner.data.store import Store, write_store
-from csaligner.data.training_data import TrainingData
-from csaligner.runs import claim_run, train
+from csaligner.pipeline import claim_run, train
+from csaligner.store.store import Store, write_store
 from csaligner.training.trainer import METRICS, RunOptions
+from csaligner.training.training_data import TrainingData
 from csaligner.types import EncoderInfo, PairedFeatures, Split
 
 FAST = ["epochs=4", "evaluate_every=2", "image_adapter.hidden=8", "text_adapter.hidden=8", "batch_size=16"]

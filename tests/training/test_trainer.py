@@ -12,7 +12,7 @@ import torch
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import CSAlignerError, InputError
 from csaligner.config import TrainConfig, build_config
-from csaligner.data.samplers import PairSampler
+from csaligner.training.samplers import PairSampler
 from csaligner.training.trainer import METRICS, Hooks, Trainer
 from csaligner.types import PairedFeatures
 

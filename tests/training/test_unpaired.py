@@ -16,7 +16,7 @@ from csaligner import CSAligner
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, load_config
-from csaligner.data.samplers import PairSampler
+from csaligner.training.samplers import PairSampler
 from csaligner.training.trainer import METRICS, Hooks, RunOptions, Trainer
 from tests.training.test_trainer import config, features, train
 

@@ -12,11 +12,11 @@ from torch import nn
 from csaligner.checks import InputError
 from csaligner.config import FORMAT_VERSION, AdapterConfig, Strict, build_config
 from csaligner.files import write_folder
-from csaligner.integrity import Owner, load_tensors, read_sealed, save_tensors, write_sealed
+from csaligner.integrity import ErrorContext, load_tensors, read_sealed, save_tensors, write_sealed
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-CHECKPOINT = Owner("checkpoint", "copy the folder again, or train anew")
+CHECKPOINT = ErrorContext("checkpoint", "copy the folder again, or train anew")
 FIXED = ("identity", "standardise")  # adapters that learn nothing
 C = TypeVar("C", bound=Strict)
 

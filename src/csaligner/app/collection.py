@@ -10,7 +10,7 @@ from torch import Tensor
 
 from csaligner.search.calibration import MODALITIES
 from csaligner.search.index import Index
-from csaligner.search.spaces import SpaceName
+from csaligner.search.vector_spaces import SpaceName
 from csaligner.types import Modality
 
 MOST = 1500  # points: as many as can be told apart on a screen

@@ -11,10 +11,10 @@ from functools import lru_cache
 from PIL import Image
 
 from csaligner.checks import InputError
-from csaligner.data.cells import Cell
-from csaligner.data.images import ImageError, load_image
-from csaligner.data.sources import file_of, source_of
-from csaligner.search.items import Row
+from csaligner.datasets.images.load import ImageError, load_image
+from csaligner.datasets.images.parquet_cell import Cell
+from csaligner.datasets.images.source import file_of, source_of
+from csaligner.search.lance_table import Row
 
 MAX_UPLOAD = 10_000_000  # bytes
 MAX_UPLOAD_PIXELS = 25_000_000

@@ -16,9 +16,9 @@ from typing import Any
 from PIL import Image
 
 from csaligner.checks import CSAlignerError, InputError, check_choice
-from csaligner.data.images import ImageError
+from csaligner.datasets.images.load import ImageError
 from csaligner.search.index import Hit, Index, SearchOptions
-from csaligner.search.items import Row
+from csaligner.search.lance_table import Row
 
 from .collection import collection_map
 from .guard import LOOPBACK_NAMES, ASGIApp, Guard, is_loopback

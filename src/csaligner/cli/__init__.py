@@ -1,4 +1,4 @@
-"""The program `csaligner`: it parses words, calls csaligner.runs, and prints. One module per group of commands."""
+"""The program `csaligner`: it parses words, calls csaligner.pipeline, and prints. One module per group of commands."""
 
 from __future__ import annotations
 

@@ -55,12 +55,12 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     quiet: Quiet = False,
 ) -> None:
     """Turn images and captions into a store of features; goes on after an interruption."""
-    from csaligner.data.extract import ExtractSettings
-    from csaligner.data.ranks import join_ranks
-    from csaligner.data.tokens import embed_tokens
-    from csaligner.distributed import is_main
+    from csaligner.distributed.gather import is_main
+    from csaligner.distributed.ranks import join_ranks
+    from csaligner.pipeline import embed_dataset, open_encoders
     from csaligner.progress import progress
-    from csaligner.runs import embed_dataset, open_encoders
+    from csaligner.store.embed import ExtractSettings
+    from csaligner.store.tokens import embed_tokens
 
     join_ranks()
     if image_only and text_only:
@@ -115,8 +115,8 @@ def check_data(  # noqa: PLR0913, PLR0917  (as embed's)
             print(json.dumps({"dataset": data, "problems": []}, ensure_ascii=False))
         err.print(f"every file is as it was written: {data}", highlight=False, soft_wrap=True, markup=False)
         return
-    from csaligner.data.check import check_data as check
-    from csaligner.data.datasets import open_dataset
+    from csaligner.datasets import open_dataset
+    from csaligner.datasets.check import check_data as check
     from csaligner.encoders import open_encoder
     from csaligner.progress import progress
     from csaligner.reporting.data_check import data_lines
@@ -138,7 +138,7 @@ def check_data(  # noqa: PLR0913, PLR0917  (as embed's)
 def _verified(path: Path) -> bool:
     """Is it a store or an index of csaligner, and whole? InputError where a file of one is damaged."""
     if (path / "csaligner.json").is_file():
-        from csaligner.data.store import Store
+        from csaligner.store.store import Store
 
         Store.open(path).verify()
     elif (path / "index.json").is_file():
@@ -175,7 +175,7 @@ def import_features(
     captions: Annotated[Path | None, typer.Option(help="Text file: the captions, one a line.")] = None,
 ) -> None:
     """Make a store from features that you have already; without ids row i pairs with row i."""
-    from csaligner.data import feature_files
+    from csaligner.store import import_features as feature_files
 
     files = feature_files.FeatureFiles(
         image_features, text_features, (image_name, text_name), image_ids, text_image_ids, captions

@@ -18,7 +18,7 @@ def export(
     licence: Annotated[str, typer.Option(help="For the model card of hub; SPDX.")] = "unknown",
 ) -> None:
     """Write the adapters of a run as safetensors, ONNX, NumPy arrays, a SentenceTransformer or a hub folder."""
-    from csaligner.export import export as run_export
+    from csaligner.export.export import export as run_export
 
     for path in run_export(run, out, format, licence):
         err.print(str(path), highlight=False)

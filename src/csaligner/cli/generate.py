@@ -31,11 +31,11 @@ def generate(  # noqa: PLR0913, PLR0917  (options of a command)
     pixels: Annotated[int, typer.Option(min=0, help="Enlarge smaller pictures to this side; 0: as they are.")] = 256,
 ) -> None:
     """Draw prompts: one forward pass of the text adapter, then the decoder. No diffusion prior."""
-    from csaligner.decoders.door import Sampling
-    from csaligner.generation.generate import Wish, save_pictures
+    from csaligner.decoders.decoder import Sampling
+    from csaligner.generation.generate import GenerationRequest, save_pictures
     from csaligner.generation.generate import generate as run_generate
 
-    wish = Wish(tuple(prompts or ()), image, negative)
+    wish = GenerationRequest(tuple(prompts or ()), image, negative)
     rows = run_generate(wish, run=run, decoder=decoder, sampling=Sampling(n, seed, steps, guidance))
     for path in save_pictures([picture for row in rows for picture in row], out, pixels):
         err.print(str(path), highlight=False)
@@ -62,10 +62,10 @@ def train_decoder(
 ) -> None:
     """Train the micro decoder on the train split of stores; what it saves, `generate --decoder` reads."""
     from csaligner.config import load_config
-    from csaligner.data.store import Store
     from csaligner.decoders.micro_training import DecoderTraining
     from csaligner.generation.train import train_decoder as run
     from csaligner.progress import progress
+    from csaligner.store.store import Store
 
     settings = load_config(DecoderTraining, config, overrides or [])
     stores = [Store.open(path) for path in train_data]

@@ -61,15 +61,15 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
 ) -> None:
     """Train adapters on a store and evaluate them on its test split. Runs under torchrun and accelerate launch."""
     from csaligner.config import TrainConfig, load_config
-    from csaligner.data.store import Store
-    from csaligner.data.training_data import TrainingData
-    from csaligner.distributed import is_main
+    from csaligner.distributed.gather import is_main
+    from csaligner.distributed.processes import start_ranks, stop_ranks
+    from csaligner.pipeline import evaluate_run
+    from csaligner.pipeline import train as run_train
     from csaligner.progress import progress
     from csaligner.reporting.tables import print_table
-    from csaligner.runs import evaluate_run
-    from csaligner.runs import train as run_train
-    from csaligner.training.parallel import start_ranks, stop_ranks
+    from csaligner.store.store import Store
     from csaligner.training.trainer import RunOptions
+    from csaligner.training.training_data import TrainingData
 
     flags: dict[str, object] = {"batch_size": batch_size, "epochs": epochs, "lr": lr, "wd": wd, "warmup": warmup}
     flags |= {"seed": seed, "lora.sides": lora, "lora.rank": lora_rank}
@@ -109,14 +109,14 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
     as_json: Json = False,
 ) -> None:
     """Recall, mixed search and gap of a run, with the free baselines beside it; or its pictures against real ones."""
-    from csaligner.data.store import Store
+    from csaligner.pipeline import RESULTS, evaluate_run
     from csaligner.reporting.tables import print_table
-    from csaligner.runs import RESULTS, evaluate_run
+    from csaligner.store.store import Store
 
     check_choice("split", split, SPLITS)
     store = Store.open(data) if data else None
     if check_choice("task", task, ("retrieval", "generation")) == "generation":
-        from csaligner.decoders.door import Sampling
+        from csaligner.decoders.decoder import Sampling
         from csaligner.generation.evaluate import MeasuringProtocol, evaluate_run_generation
 
         protocol = MeasuringProtocol(split, limit, dims or None, force)  # type: ignore[arg-type]
@@ -139,8 +139,8 @@ def gap(
     as_json: Json = False,
 ) -> None:
     """Measure the modality gap between anybody's features."""
-    from csaligner.encoders.precomputed import load_features
     from csaligner.evaluation.gap import gap_metrics
+    from csaligner.store.read_features import load_features
 
     metrics = gap_metrics(load_features(image_features), load_features(text_features), bandwidth=bandwidth)
     if as_json:

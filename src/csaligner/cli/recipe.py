@@ -20,9 +20,9 @@ def recipe(
     quiet: Quiet = False,
 ) -> None:
     """Embed, train and measure as a recipe says, and put the numbers beside the published ones."""
-    from csaligner.data.extract import ExtractSettings
     from csaligner.progress import progress
     from csaligner.recipes import TABLE, load_recipe, run_recipe
+    from csaligner.store.embed import ExtractSettings
 
     loaded = load_recipe(path, overrides or [])
     with progress(err, loaded.name, quiet) as update:

@@ -44,9 +44,9 @@ def index(  # noqa: PLR0913, PLR0917  (what can be said about a table)
     quiet: Quiet = False,
 ) -> None:
     """Put pictures and texts into one index; what has not changed is not embedded again."""
+    from csaligner.datasets.documents import EntrySettings
     from csaligner.progress import progress
     from csaligner.search.build import BuildSettings, build_index
-    from csaligner.search.entries import EntrySettings
 
     entries = EntrySettings(captions, csv_img_key, csv_caption_key, csv_id_key, image_root)
     settings = BuildSettings(entries, approximate, workers)
@@ -150,14 +150,16 @@ def serve(
 
 def _drawer(decoder: str) -> Generator:
     """One picture at a time: a decoder wants all of the machine."""
-    from csaligner.decoders.door import Sampling
-    from csaligner.generation.generate import Wish, enlarge, generate
+    from csaligner.decoders.decoder import Sampling
+    from csaligner.generation.generate import GenerationRequest, enlarge, generate
 
     lock = threading.Lock()
 
     def draw(words: str, seed: int) -> Any:
         with lock:
-            return enlarge(generate(Wish((words,)), decoder=decoder, sampling=Sampling(1, seed))[0][0], DRAWN_PIXELS)
+            return enlarge(
+                generate(GenerationRequest((words,)), decoder=decoder, sampling=Sampling(1, seed))[0][0], DRAWN_PIXELS
+            )
 
     return draw
 

@@ -23,7 +23,7 @@ from csaligner.types import PairedFeatures
 
 from .folds import Fold
 from .methods import FREE, TRAINED, NotApplicable, Trained, check_methods
-from .unfinished import done_once, task_key
+from .result_cache import done_once, task_key
 
 T = TypeVar("T")
 SCORE = "mean_recall@1 + mixed_image_recall@10 - gap/centroid"  # what tuning maximises on validation

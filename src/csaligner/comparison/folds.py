@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from csaligner.checks import InputError
-from csaligner.data.store import Store
-from csaligner.data.tokens import has_tokens, read_tokens
-from csaligner.pairing import join_features, pair_features
+from csaligner.paired_features import join_features, pair_features
+from csaligner.store.store import Store
+from csaligner.store.tokens import has_tokens, read_tokens
 from csaligner.types import PairedFeatures
 
 FOLDS = 5

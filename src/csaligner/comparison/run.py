@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from csaligner.files import recover, write_json
+from csaligner.pipeline import provenance
 from csaligner.registry import load
 from csaligner.reporting.comparison import DatasetComparison, write_comparison
 from csaligner.reporting.record import MethodResult
 from csaligner.reporting.summary import Summary, summarise
-from csaligner.runs import provenance
 
 from .compare import SCORE, Budget, Comparison, Measured, Report, averages, compare
 from .folds import open_folds
 from .methods import TRAINED
-from .unfinished import UNFINISHED
+from .result_cache import UNFINISHED
 
 JSON, PAGE = "compare.json", "compare.html"
 

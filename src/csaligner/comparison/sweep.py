@@ -17,12 +17,12 @@ from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config, override
 from csaligner.estimator import CSAligner
 from csaligner.files import recover, write_json
+from csaligner.pipeline import provenance
 from csaligner.reporting.sweep import SweepPage, write_sweep
-from csaligner.runs import provenance
 
 from .compare import SCORE, Budget, Report, measures, score, spread_over_processes
 from .folds import Fold, open_folds
-from .unfinished import UNFINISHED, done_once, task_key
+from .result_cache import UNFINISHED, done_once, task_key
 
 JSON, PAGE = "sweep.json", "sweep.html"
 LAMBDA, SIGMA, SCALE = "objective.terms.cauchy_schwarz", "objective.bandwidth", "objective.logit_scale"

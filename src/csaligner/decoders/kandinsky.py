@@ -14,7 +14,7 @@ from csaligner.checks import InputError
 
 from .contract import Contract
 from .folder import read_json
-from .kind import Kind, Sampling, latent_side
+from .pipeline_adapter import PipelineAdapter, Sampling, latent_side
 
 
 def _contract(label: str, parts: Mapping[str, Path]) -> Contract:
@@ -44,4 +44,4 @@ def _call(
     return found
 
 
-KIND = Kind(_contract, _call)
+KIND = PipelineAdapter(_contract, _call)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .contract import Contract
 from .folder import NO_WEIGHTS, read_json
-from .kind import Kind, Sampling
 from .micro import diffusers
+from .pipeline_adapter import PipelineAdapter, Sampling
 
 
 def _contract(label: str, parts: Mapping[str, Path]) -> Contract:
@@ -49,4 +49,4 @@ def _call(
     return found
 
 
-KIND = Kind(_contract, _call, _load, side=lambda pipeline: int(pipeline.super_res_last.config.sample_size))
+KIND = PipelineAdapter(_contract, _call, _load, side=lambda pipeline: int(pipeline.super_res_last.config.sample_size))

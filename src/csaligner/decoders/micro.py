@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from csaligner.checks import InputError
 from csaligner.config import Strict
 from csaligner.files import write_folder, write_text
-from csaligner.integrity import Owner, check_checksums, load_tensors, write_checksums
+from csaligner.integrity import ErrorContext, check_checksums, load_tensors, write_checksums
 
 from .contract import Contract, write_contract
 
@@ -157,7 +157,7 @@ def load_micro(folder: Path, config: MicroConfig) -> MicroParts:
 
     Raises InputError for a damaged folder and for a decoder of other sizes than `config`.
     """
-    owner = Owner("start", "copy the folder again, or train it again")
+    owner = ErrorContext("start", "copy the folder again, or train it again")
     check_checksums(folder, owner)
     parts = build_micro(config)
     try:

@@ -21,7 +21,7 @@ from torch.nn.functional import l1_loss, mse_loss
 from csaligner.checks import InputError
 from csaligner.config import NonNegative, Positive, Strict
 from csaligner.files import write_folder
-from csaligner.integrity import Owner, load_tensors, open_seal, save_tensors, write_sealed
+from csaligner.integrity import ErrorContext, load_tensors, open_seal, save_tensors, write_sealed
 from csaligner.parsing import parse_json
 
 from .folder import decoder_folder
@@ -269,7 +269,7 @@ class DecoderTrainer:
 
 def read_training(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """State and tensors of a checkpoint of DecoderTrainer. Raises InputError where it is damaged or incomplete."""
-    owner = Owner("out", f"delete {folder} to start over")
+    owner = ErrorContext("out", f"delete {folder} to start over")
     try:
         state = open_seal(folder / STATE, parse_json((folder / STATE).read_text(encoding="utf-8")), owner)
         if {"stage", "step", "config"} <= set(state):

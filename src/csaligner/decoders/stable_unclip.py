@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .contract import Contract
 from .folder import read_json
-from .kind import Kind, Sampling
+from .pipeline_adapter import PipelineAdapter, Sampling
 
 
 def _contract(label: str, parts: Mapping[str, Path]) -> Contract:
@@ -38,4 +38,4 @@ def _call(
     return found
 
 
-KIND = Kind(_contract, _call)
+KIND = PipelineAdapter(_contract, _call)

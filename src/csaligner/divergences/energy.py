@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from csaligner.ops.arguments import samples
-from csaligner.ops.rows import mean_distance
+from csaligner.ops.row_sums import mean_distance
 
 
 def energy_distance(x: Any, y: Any, *, weights_x: Any = None, weights_y: Any = None, impl: str = "auto") -> Tensor:

@@ -13,7 +13,7 @@ from csaligner.ops.arguments import samples
 from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
 from csaligner.ops.kernels import Kernel, make_kernel
 from csaligner.ops.reference import log_weights
-from csaligner.ops.rows import log_density
+from csaligner.ops.row_sums import log_density
 
 
 def hoelder_divergence(

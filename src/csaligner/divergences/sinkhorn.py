@@ -12,7 +12,7 @@ from csaligner.checks import InputError, check_positive
 from csaligner.ops.arguments import Samples, samples
 from csaligner.ops.kernels import Gaussian
 from csaligner.ops.reference import log_weights
-from csaligner.ops.rows import log_density
+from csaligner.ops.row_sums import log_density
 from csaligner.ops.tiles import no_autocast
 
 # Costs are kept between iterations where they take no more than this; else each iteration computes them again.

@@ -29,7 +29,7 @@ class EfficientNetLite0:
     features by rounding only.
     """
 
-    concurrent = True  # see data/streams.py
+    concurrent = True  # see store/streams.py
 
     def __init__(self) -> None:
         try:

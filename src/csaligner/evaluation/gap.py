@@ -15,7 +15,7 @@ from csaligner.divergences.mmd import mmd
 from csaligner.ops import dispatch
 from csaligner.ops.arguments import Samples
 from csaligner.ops.kernels import Gaussian
-from csaligner.pairing import Ids, pair_features
+from csaligner.paired_features import Ids, pair_features
 from csaligner.types import PairedFeatures
 
 from .probe import probe_accuracy

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from csaligner.pairing import first_captions
+from csaligner.paired_features import first_captions
 
 HALVINGS = 10
 MAX_IMAGES = 2000

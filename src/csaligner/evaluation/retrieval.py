@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from csaligner.checks import check_same_dim
-from csaligner.pairing import Ids, pair_features
+from csaligner.paired_features import Ids, pair_features
 from csaligner.types import PairedFeatures
 
 from .ranking import ranks

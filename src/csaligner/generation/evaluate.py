@@ -13,16 +13,16 @@ from torch.nn.functional import normalize
 
 from csaligner.adapters.aligner import encode
 from csaligner.checks import InputError
-from csaligner.data.images import load_image
-from csaligner.data.store import Store
-from csaligner.decoders.door import Decoder, Sampling, open_decoder, read_contract
+from csaligner.datasets.images.load import load_image
+from csaligner.decoders.decoder import Decoder, Sampling, open_decoder, read_contract
 from csaligner.encoders import open_encoder
 from csaligner.encoders.pixels import fit_square
 from csaligner.evaluation.generation import Projection, frechet_distance, generation_metrics, text_agreement
 from csaligner.evaluation.retrieval import retrieval_of
 from csaligner.files import write_json
-from csaligner.pairing import first_captions
-from csaligner.runs import read_record
+from csaligner.paired_features import first_captions
+from csaligner.pipeline import read_record
+from csaligner.store.store import Store
 from csaligner.types import Encoder, PairedFeatures, Split
 
 from .generate import no_picture

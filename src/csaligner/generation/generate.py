@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from csaligner.checks import InputError
-from csaligner.data.decode import prepared
 from csaligner.decoders.contract import Contract
-from csaligner.decoders.door import Decoder, Sampling, open_decoder, read_contract
+from csaligner.decoders.decoder import Decoder, Sampling, open_decoder, read_contract
 from csaligner.encoders import open_encoder
 from csaligner.files import write_atomically
-from csaligner.runs import IMAGE_ENCODER
+from csaligner.pipeline import IMAGE_ENCODER
+from csaligner.store.decode_workers import prepared
 from csaligner.types import Encoder
 
 from .prompts import Prompt
@@ -27,7 +27,7 @@ MICRO = "micro"
 
 
 @dataclass(frozen=True)
-class Wish:
+class GenerationRequest:
     """What to draw: prompts (Prompt.parse), or variations of a picture. negative: a prompt to keep away from."""
 
     prompts: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Wish:
 
 
 def generate(
-    wish: Wish, *, run: Path | None = None, decoder: str = MICRO, sampling: Sampling | None = None
+    wish: GenerationRequest, *, run: Path | None = None, decoder: str = MICRO, sampling: Sampling | None = None
 ) -> list[list[Image.Image]]:
     """sampling.n pictures for each prompt, or of the picture.
 
@@ -97,7 +97,7 @@ def _saver(picture: Image.Image, suffix: str) -> Any:
     return lambda temporary: picture.save(temporary, format=kind)
 
 
-def _of_picture(wish: Wish, contract: Contract, text: TextToEmbedding | None) -> Tensor:
+def _of_picture(wish: GenerationRequest, contract: Contract, text: TextToEmbedding | None) -> Tensor:
     assert wish.image is not None
     encoder = _image_encoder(contract, text)
     contract.check_source(encoder.info.dim, encoder.info.fingerprint)

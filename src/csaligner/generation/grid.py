@@ -8,13 +8,13 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from csaligner.data.datasets import open_dataset
-from csaligner.data.images import load_image
-from csaligner.data.split import item_split
-from csaligner.decoders.door import Sampling, open_decoder
+from csaligner.datasets import open_dataset
+from csaligner.datasets.images.load import load_image
+from csaligner.datasets.split import item_split
+from csaligner.decoders.decoder import Sampling, open_decoder
 from csaligner.encoders import open_encoder
 from csaligner.files import write_atomically
-from csaligner.runs import IMAGE_ENCODER
+from csaligner.pipeline import IMAGE_ENCODER
 from csaligner.types import Item
 
 from .generate import enlarge

@@ -10,13 +10,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from csaligner.checks import InputError
-from csaligner.data.images import load_image
-from csaligner.data.store import Store
+from csaligner.datasets.images.load import load_image
 from csaligner.decoders.micro_training import Pictures
 from csaligner.encoders import open_encoder
 from csaligner.encoders.pixels import fit_square, to_tensor
 from csaligner.files import write_atomically
-from csaligner.integrity import Owner, load_tensors, save_tensors
+from csaligner.integrity import ErrorContext, load_tensors, save_tensors
+from csaligner.store.store import Store
 from csaligner.types import Encoder, EncoderInfo, ImageSource
 
 CHUNK = 32
@@ -37,7 +37,7 @@ def gather_pictures(stores: Sequence[Store], size: int, cache: Path, progress: P
         store.require(image=info)
     source = f"{size} " + " ".join(store.sha256 for store in stores)
     try:
-        found = load_tensors(cache, Owner("pictures", "gathered again"))
+        found = load_tensors(cache, ErrorContext("pictures", "gathered again"))
         if bytes(found["source"].tolist()) == source.encode():
             return Pictures(found["pixels"], found["embeddings"])
     except (FileNotFoundError, InputError, KeyError):

@@ -14,7 +14,7 @@ from csaligner.adapters.standardise import StandardiseAdapter
 from csaligner.checks import InputError
 from csaligner.decoders.contract import Contract
 from csaligner.encoders import open_encoder
-from csaligner.runs import IMAGE_ENCODER, RECORD, TEXT_ENCODER, encoders_of, model_folder
+from csaligner.pipeline import IMAGE_ENCODER, RECORD, TEXT_ENCODER, encoders_of, model_folder
 from csaligner.types import Encoder, Modality
 
 from .prompts import Prompt, check_length, mix

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from csaligner.data.store import Store
 from csaligner.decoders.contract import Contract
-from csaligner.decoders.door import read_contract
+from csaligner.decoders.decoder import read_contract
 from csaligner.decoders.folder import decoder_folder
 from csaligner.decoders.micro import save_micro
 from csaligner.decoders.micro_training import DecoderTrainer, DecoderTraining, Report
 from csaligner.files import recover
+from csaligner.store.store import Store
 
 from .pictures import Progress, gather_pictures, image_encoder
 

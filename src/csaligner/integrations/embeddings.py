@@ -10,9 +10,9 @@ from torch import Tensor
 
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
-from csaligner.data.decode import prepared
 from csaligner.encoders import open_encoder
-from csaligner.runs import encoders_of, model_folder
+from csaligner.pipeline import encoders_of, model_folder
+from csaligner.store.decode_workers import prepared
 from csaligner.types import Encoder, Modality
 
 Vectors = list[list[float]]

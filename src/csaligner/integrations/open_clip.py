@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from csaligner import distributed
 from csaligner.checks import InputError
+from csaligner.distributed import gather as distributed
+from csaligner.distributed.loss import ParallelCSAlignerLoss
 from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
-from csaligner.parallel import ParallelCSAlignerLoss
 
 
 class CSAlignerClipLoss(nn.Module):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from csaligner.checks import InputError, check_positive
+from csaligner.distributed.loss import ParallelCSAlignerLoss
 from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
-from csaligner.parallel import ParallelCSAlignerLoss
 
 CITATION = """
 @inproceedings{yin2026distributional,

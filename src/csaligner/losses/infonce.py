@@ -8,7 +8,7 @@ from torch import Tensor
 
 from csaligner.ops import dispatch
 from csaligner.ops.arguments import Ids, pair_ids, samples, scale_of
-from csaligner.ops.pairs import Rows
+from csaligner.ops.contrastive import RowInfo
 
 NAMES = ("image_features", "text_features")
 
@@ -33,10 +33,10 @@ def info_nce(
     image_features: (N, d), text_features: (M, d), used as given: normalise rows before, as in open_clip.
     logit_scale: 1/temperature, above 0; a tensor may carry a gradient. image_ids: N, text_ids: M integers or
     hashables, equal where rows belong together, -1 or None: unpaired, takes no part. Without ids row i
-    belongs to row i; without text_ids they are the image_ids. Rows without a partner enter no mean.
+    belongs to row i; without text_ids they are the image_ids. RowInfo without a partner enter no mean.
     Returns a scalar >= 0 in nats, float64 if a side is, else float32. Raises InputError.
     Source: MIL-NCE (Miech et al. 2020) eq. 1; CLIP (Radford et al. 2021) fig. 3.
     """
     s = samples(image_features, text_features, names=NAMES, impl=impl)
-    rows = Rows(*pair_ids(image_ids, text_ids, s.x, s.y))
+    rows = RowInfo(*pair_ids(image_ids, text_ids, s.x, s.y))
     return dispatch.info_nce(s.x, s.y, scale_of(logit_scale, s.x), rows, impl).to(s.dtype)

@@ -15,8 +15,8 @@ from csaligner.divergences import cauchy_schwarz, hoelder
 from csaligner.ops import dispatch
 from csaligner.ops.arguments import Ids, Samples, samples, scale_of, whole_numbers
 from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
+from csaligner.ops.contrastive import RowInfo
 from csaligner.ops.kernels import KERNELS, Kernel, make_kernel
-from csaligner.ops.pairs import Rows
 from csaligner.ops.reference import id_weights, log_weights
 from csaligner.ops.tiles import compute_dtype, uncompiled
 from csaligner.types import LossTerms
@@ -136,7 +136,7 @@ def _meet(
 ) -> tuple[Tensor | None, Tensor | None]:
     """InfoNCE and the log kernel mean of two modalities, from one sweep where both are wanted."""
     scale, kernel, impl = how
-    rows = Rows(a.ids, b.ids, a.weights, b.weights)
+    rows = RowInfo(a.ids, b.ids, a.weights, b.weights)
     if joined and by_pair:
         return dispatch.info_nce_and_between(a.points, b.points, scale, rows, kernel, impl)
     if joined:

@@ -14,8 +14,8 @@ from csaligner.divergences import cauchy_schwarz, mmd
 from csaligner.ops import dispatch
 from csaligner.ops.arguments import Ids, Samples, pair_ids, samples, scale_of
 from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
+from csaligner.ops.contrastive import RowInfo
 from csaligner.ops.kernels import KERNELS, Kernel, make_kernel
-from csaligner.ops.pairs import Rows
 from csaligner.ops.reference import id_weights
 from csaligner.registry import DIVERGENCES, PAIRED_LOSSES, load
 from csaligner.types import LossTerms
@@ -142,7 +142,7 @@ def weighted(values: Mapping[str, Tensor], lambdas: Mapping[str, float], s: Samp
 class _Batch:
     samples: Samples
     scale: Tensor
-    rows: Rows
+    rows: RowInfo
     kernel: Kernel
     impl: str
 
@@ -171,11 +171,11 @@ def _values(names: set[str], batch: _Batch) -> dict[str, Tensor]:
     return values
 
 
-def _rows(s: Samples, image_ids: Ids | None, text_ids: Ids | None, need_pairs: bool, unpaired: float) -> Rows:
+def _rows(s: Samples, image_ids: Ids | None, text_ids: Ids | None, need_pairs: bool, unpaired: float) -> RowInfo:
     ids_x, ids_y = pair_ids(image_ids, text_ids, s.x, s.y, need_pairs)
     if image_ids is None:
-        return Rows(ids_x, ids_y)
-    return Rows(ids_x, ids_y, _kernel_weights(ids_x, unpaired), _kernel_weights(ids_y, unpaired))
+        return RowInfo(ids_x, ids_y)
+    return RowInfo(ids_x, ids_y, _kernel_weights(ids_x, unpaired), _kernel_weights(ids_y, unpaired))
 
 
 def _kernel_weights(ids: Tensor, unpaired: float) -> Tensor | None:

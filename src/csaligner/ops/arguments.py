@@ -21,7 +21,7 @@ Ids = Tensor | Sequence[Any]
 class Samples:
     """x: (N, d); y: (M, d), one dtype, one device.
 
-    weights: (N,), (M,) float64, positive, or None where all are equal. Rows of weight 0 are gone.
+    weights: (N,), (M,) float64, positive, or None where all are equal. RowInfo of weight 0 are gone.
     """
 
     x: Tensor

@@ -19,8 +19,8 @@ from csaligner.checks import InputError, check_choice
 
 from . import reference, tiled, tiled_contrastive
 from .arguments import Samples
+from .contrastive import RowInfo
 from .kernels import Gaussian, Kernel
-from .pairs import Rows
 from .tiles import no_autocast, uncompiled
 
 IMPLEMENTATIONS = ("auto", "reference", "tiled", "mixed", "triton")
@@ -80,7 +80,7 @@ def between(samples: Samples, kernel: Kernel, impl: str) -> Tensor:
 
 
 @uncompiled
-def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: Rows, impl: str) -> Tensor:
+def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, impl: str) -> Tensor:
     """Multi-positive symmetric InfoNCE: see reference.info_nce. Scalar."""
     chosen = choose(impl, len(x), len(y))
     if chosen == "reference":
@@ -94,7 +94,7 @@ def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: Rows, impl: str) -> Tens
 
 @uncompiled
 def info_nce_and_between(
-    x: Tensor, y: Tensor, scale: Tensor, rows: Rows, kernel: Kernel, impl: str
+    x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Kernel, impl: str
 ) -> tuple[Tensor, Tensor]:
     """info_nce and between of the same points; tiled: from the same products. Two scalars."""
     chosen = choose(impl, len(x), len(y))

@@ -13,10 +13,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .folded import factor_of, folds
+from .contrastive import Pair
+from .gaussian_factors import factor_of, folds
 from .kernels import Gaussian, Kernel
-from .pairs import Pair
-from .softmaxes import LOWEST, Tile
+from .logsumexp import LOWEST, Tile
 from .tiles import must_rise, totals_dtype
 
 AddTile = Callable[[Tile, Tensor, Tensor], None]

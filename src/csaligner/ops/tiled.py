@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .folded import FoldedSums, folds, sums_between, sums_within
+from .gaussian_factors import FoldedSums, folds, sums_between, sums_within
 from .kernels import Gaussian, Kernel
 from .tiles import (
     Buffers,
-    Sample,
+    PreparedSample,
     add_log_weights,
     add_products,
     blocks,
@@ -63,11 +63,14 @@ class _LogKernelMean(torch.autograd.Function):
     ) -> Tensor:
         with no_autocast(x):
             if y is None:
-                sample = Sample.of(x - x.mean(dim=0), weights[0], mixed)
+                sample = PreparedSample.of(x - x.mean(dim=0), weights[0], mixed)
                 sums = _within(sample, kernel, diagonal, ctx.needs_input_grad[0])
             else:
                 centre = torch.lerp(x.mean(dim=0), y.mean(dim=0), 0.5)
-                sample, other = Sample.of(x - centre, weights[0], mixed), Sample.of(y - centre, weights[1], mixed)
+                sample, other = (
+                    PreparedSample.of(x - centre, weights[0], mixed),
+                    PreparedSample.of(y - centre, weights[1], mixed),
+                )
                 sums = _between(sample, other, kernel, ctx.needs_input_grad[:2])
             ctx.save_for_backward(*sums.gradients())
             return sums.log_mean(diagonal)
@@ -79,7 +82,7 @@ class _LogKernelMean(torch.autograd.Function):
         return (*grads, None, None, None, None)
 
 
-def _within(sample: Sample, kernel: Kernel, diagonal: bool, gradient: bool) -> _Sums | FoldedSums:
+def _within(sample: PreparedSample, kernel: Kernel, diagonal: bool, gradient: bool) -> _Sums | FoldedSums:
     if isinstance(kernel, Gaussian) and folds(kernel, sample, sample):
         return sums_within(sample, kernel, diagonal, gradient)
     sums = _Sums(sample, sample, (gradient, gradient))
@@ -99,7 +102,7 @@ def _within(sample: Sample, kernel: Kernel, diagonal: bool, gradient: bool) -> _
     return sums
 
 
-def _between(x: Sample, y: Sample, kernel: Kernel, gradient: tuple[bool, bool]) -> _Sums | FoldedSums:
+def _between(x: PreparedSample, y: PreparedSample, kernel: Kernel, gradient: tuple[bool, bool]) -> _Sums | FoldedSums:
     if isinstance(kernel, Gaussian) and folds(kernel, x, y):
         return sums_between(x, y, kernel, gradient)
     sums = _Sums(x, y, gradient)
@@ -111,7 +114,7 @@ def _between(x: Sample, y: Sample, kernel: Kernel, gradient: tuple[bool, bool]) 
     return sums
 
 
-def squared_distances(x: Sample, y: Sample, i: slice, j: slice, buffers: Buffers) -> Tensor:
+def squared_distances(x: PreparedSample, y: PreparedSample, i: slice, j: slice, buffers: Buffers) -> Tensor:
     """|x_i - y_j|^2 of one tile, in buffer 0."""
     t = buffers.lend(0, i.stop - i.start, j.stop - j.start)
     torch.addmm(y.square_norms[j], x.points[i], y.points[j].T, alpha=-2, out=t)
@@ -126,7 +129,7 @@ class _Sums:
     For x against itself both sides are the same tensors, and each tile above the diagonal counts twice.
     """
 
-    def __init__(self, x: Sample, y: Sample, gradient: tuple[bool, bool]) -> None:
+    def __init__(self, x: PreparedSample, y: PreparedSample, gradient: tuple[bool, bool]) -> None:
         self.x, self.y, self.within = x, y, x is y
         self.top = -math.inf
         self.total = torch.zeros((), dtype=totals_dtype(x.points), device=x.points.device)
@@ -183,11 +186,11 @@ class _Sums:
         return grad_x, grad_y
 
 
-def _zeros(sample: Sample) -> tuple[Tensor, Tensor]:
+def _zeros(sample: PreparedSample) -> tuple[Tensor, Tensor]:
     return torch.zeros_like(sample.points), torch.zeros_like(sample.square_norms)
 
 
-def _gradient(sample: Sample, pull: Tensor | None, mass: Tensor | None, factor: float) -> Tensor | None:
+def _gradient(sample: PreparedSample, pull: Tensor | None, mass: Tensor | None, factor: float) -> Tensor | None:
     if pull is None or mass is None:
         return None
     return pull.mul_(-factor).addcmul_(sample.points, mass[:, None], value=factor)

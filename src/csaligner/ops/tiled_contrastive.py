@@ -15,23 +15,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .contrastive import Pair, RowInfo, SortedSide
 from .kernel_sums import KernelSum, kernel_sum
 from .kernels import Kernel
-from .pairs import Modality, Pair, Rows
-from .softmaxes import OnlineSoftmaxes, SharedSoftmaxes, Tile, softmaxes
+from .logsumexp import OnlineSoftmaxes, SharedSoftmaxes, Tile, softmaxes
 from .tiles import Buffers, add_products, no_autocast, refuse_second_derivative, totals_dtype
 
 KEPT_BYTES = 256 * 2**20
 
 
-def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: Rows) -> Tensor:
+def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo) -> Tensor:
     """As reference.info_nce; the value is float64 whatever the dtype of x."""
     value: Tensor = _Contrastive.apply(x, y, scale, rows, None)[0]  # type: ignore[no-untyped-call]
     return value
 
 
 def info_nce_and_log_kernel_mean(
-    x: Tensor, y: Tensor, scale: Tensor, rows: Rows, kernel: Kernel
+    x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Kernel
 ) -> tuple[Tensor, Tensor]:
     """reference.info_nce and reference.log_kernel_mean of x against y, from the same tiles. Both float64."""
     nce, log_mean = _Contrastive.apply(x, y, scale, rows, kernel)  # type: ignore[no-untyped-call]
@@ -43,7 +43,7 @@ class _Contrastive(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, rows: Rows, kernel: Kernel | None
+        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Kernel | None
     ) -> tuple[Tensor, Tensor]:
         with no_autocast(x):
             pair = Pair.of(x, y, rows, float(scale))
@@ -152,7 +152,7 @@ class _Gradient:
                 s = self.pair.product(i, j, buffers.lend(0, i.stop - i.start, j.stop - j.start))
             yield Tile(s, i, j, self.pair.negatives(i, j) if may_be_positive else None)
 
-    def _finish(self, side: Modality, grad: Tensor, mass: Tensor, kernel_mass: Tensor | None) -> Tensor:
+    def _finish(self, side: SortedSide, grad: Tensor, mass: Tensor, kernel_mass: Tensor | None) -> Tensor:
         """Adds the terms along the centre and along the row itself."""
         grad.addcmul_(mass[:, None], self.pair.centre)
         if kernel_mass is not None:

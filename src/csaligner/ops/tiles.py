@@ -17,7 +17,7 @@ from csaligner.checks import InputError
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# Rows in a tile. On the CPU a few tiles fit in the cache beside the features they meet; a GPU wants large
+# RowInfo in a tile. On the CPU a few tiles fit in the cache beside the features they meet; a GPU wants large
 # products.
 CPU_BLOCK = 512
 GPU_BLOCK = 4096
@@ -30,7 +30,7 @@ SLACK = 20.0
 
 
 def block_size(rows: int, device: torch.device) -> int:
-    """Rows in a tile: blocks of one size, in steps of 32 for the sake of the products."""
+    """RowInfo in a tile: blocks of one size, in steps of 32 for the sake of the products."""
     largest = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
     even = math.ceil(rows / math.ceil(rows / largest))
     return min(largest, 32 * math.ceil(even / 32))
@@ -78,7 +78,7 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 @dataclass(frozen=True)
-class Sample:
+class PreparedSample:
     """One sample, ready for the sweep.
 
     points: (N, d), centred. square_norms: (N,). log_weights: (N,) or None where all are equal.
@@ -96,7 +96,7 @@ class Sample:
     half: Tensor | None
 
     @classmethod
-    def of(cls, points: Tensor, weights: Tensor | None, mixed: bool) -> Sample:
+    def of(cls, points: Tensor, weights: Tensor | None, mixed: bool) -> PreparedSample:
         half = points.to(torch.bfloat16) if mixed else None
         square_norms = torch.linalg.vector_norm(points, dim=1, dtype=compute_dtype(points)).square_()
         if weights is None:
@@ -109,7 +109,7 @@ class Sample:
         return cls(points, square_norms, log_weights, 0.0, heaviest, float(share.square().sum()), half)
 
 
-def must_rise(top: float, log_k: Tensor, x: Sample, y: Sample) -> float | None:
+def must_rise(top: float, log_k: Tensor, x: PreparedSample, y: PreparedSample) -> float | None:
     """The new maximum of a running sum, where log_k may lie more than SLACK above the old one; else None.
 
     Kernels are at most 1, so that close clouds need to look at their first tile alone.
@@ -122,8 +122,8 @@ def must_rise(top: float, log_k: Tensor, x: Sample, y: Sample) -> float | None:
 
 def add_products(
     w: Tensor,
-    x: tuple[Tensor | None, Sample, slice],
-    y: tuple[Tensor | None, Sample, slice],
+    x: tuple[Tensor | None, PreparedSample, slice],
+    y: tuple[Tensor | None, PreparedSample, slice],
     exact: bool = False,
 ) -> None:
     """grad_x[i] += w y[j] and grad_y[j] += w' x[i]; each side is (gradient or None, sample, rows).
@@ -158,7 +158,7 @@ class Buffers:
         return self._flat[which][: rows * columns].view(rows, columns)
 
 
-def add_log_weights(log_k: Tensor, x: Sample, y: Sample, i: slice, j: slice) -> Tensor:
+def add_log_weights(log_k: Tensor, x: PreparedSample, y: PreparedSample, i: slice, j: slice) -> Tensor:
     """log k + log a_i + log b_j, in place; equal weights are left to the totals."""
     if x.log_weights is not None:
         log_k.add_(x.log_weights[i][:, None])

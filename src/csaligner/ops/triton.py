@@ -20,10 +20,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .contrastive import Pair, RowInfo, SortedSide
 from .kernels import Gaussian
-from .pairs import Modality, Pair, Rows
-from .softmaxes import LOWEST, Softmaxes, factors
-from .tiles import Sample, blocks, no_autocast, refuse_second_derivative, totals_dtype
+from .logsumexp import LOWEST, Softmaxes, factors
+from .tiles import PreparedSample, blocks, no_autocast, refuse_second_derivative, totals_dtype
 
 BLOCK = 64
 
@@ -175,19 +175,19 @@ def log_kernel_mean(
         value: Tensor = _Within.apply(x, weights_x, kernel)  # type: ignore[no-untyped-call]
         return value
     nobody = torch.zeros(max(len(x), len(y)), dtype=torch.int64, device=x.device)
-    rows = Rows(nobody[: len(x)], nobody[: len(y)], weights_x, weights_y)
+    rows = RowInfo(nobody[: len(x)], nobody[: len(y)], weights_x, weights_y)
     between: Tensor = _Between.apply(x, y, x.new_ones(()), rows, (False, kernel))[1]  # type: ignore[no-untyped-call]
     return between
 
 
-def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: Rows) -> Tensor:
+def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo) -> Tensor:
     """As reference.info_nce; the value is float64 whatever the dtype of x."""
     value: Tensor = _Between.apply(x, y, scale, rows, (True, None))[0]  # type: ignore[no-untyped-call]
     return value
 
 
 def info_nce_and_log_kernel_mean(
-    x: Tensor, y: Tensor, scale: Tensor, rows: Rows, kernel: Gaussian
+    x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Gaussian
 ) -> tuple[Tensor, Tensor]:
     """reference.info_nce and reference.log_kernel_mean of x against y, from the same tiles. Both float64."""
     nce, log_mean = _Between.apply(x, y, scale, rows, (True, kernel))  # type: ignore[no-untyped-call]
@@ -201,7 +201,7 @@ class _Within(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weights: Tensor | None, kernel: Gaussian) -> Tensor:
         with no_autocast(x):
             points = x - x.mean(dim=0) if x.dtype == torch.float32 else x
-            sample = Sample.of(points, weights, mixed=False)
+            sample = PreparedSample.of(points, weights, mixed=False)
             planes = _planes(sample)
             grad = torch.zeros_like(sample.points, dtype=torch.float32)
             mass = torch.zeros_like(sample.square_norms)
@@ -236,7 +236,7 @@ class _Between(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, rows: Rows, terms: tuple[bool, Gaussian | None]
+        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, terms: tuple[bool, Gaussian | None]
     ) -> tuple[Tensor, Tensor]:
         with no_autocast(x):
             pair = _pair(x, y, rows, float(scale))
@@ -360,7 +360,7 @@ class _Launch:
         return rows.sum(dim=1), columns.sum(dim=1), dots
 
 
-def _planes(sample: Sample, side: Modality | None = None, scale: float = 0.0) -> Tensor:
+def _planes(sample: PreparedSample, side: SortedSide | None = None, scale: float = 0.0) -> Tensor:
     """(7, N) float32, one row for each vector that the kernels read.
 
     0: what the row adds to the other side's exponents; 1, 2: maximum and factor of its softmax; 3: square norm;
@@ -375,7 +375,7 @@ def _planes(sample: Sample, side: Modality | None = None, scale: float = 0.0) ->
     return planes
 
 
-def _put_softmax(planes: Tensor, side: Modality, sums: tuple[Any, Any], factor: float) -> None:
+def _put_softmax(planes: Tensor, side: SortedSide, sums: tuple[Any, Any], factor: float) -> None:
     scaled = factors(side, *sums, factor)
     planes[1], planes[2] = sums[0].top, scaled.every
     planes[5], planes[6] = sums[1].top, scaled.positive
@@ -396,5 +396,5 @@ def _matmul(a: Tensor, b: Tensor) -> Tensor:
     return a.float() @ b.float()
 
 
-def _pair(x: Tensor, y: Tensor, rows: Rows, scale: float) -> Pair:
+def _pair(x: Tensor, y: Tensor, rows: RowInfo, scale: float) -> Pair:
     return Pair.of(x, y, rows, scale, centred=x.dtype == torch.float32)

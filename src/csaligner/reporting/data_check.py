@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from csaligner.data.check import DataReport, Finding
+from csaligner.datasets.check import DataReport, Finding
 
 WORDS = {
     "broken_records": "records that cannot be used",

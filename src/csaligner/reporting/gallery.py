@@ -101,7 +101,7 @@ def _data_uri(source: bytes | ImageSource) -> str:
         if isinstance(source, bytes):
             picture: Image.Image = Image.open(io.BytesIO(source))
         else:
-            from csaligner.data.images import load_image
+            from csaligner.datasets.images.load import load_image
 
             picture = load_image(source, size=2 * THUMBNAIL)
         picture = picture.convert("RGBA")

@@ -12,16 +12,7 @@ from . import figures
 from .gallery import gallery_html
 from .page import html_page
 from .palette import METHOD_COLOURS
-from .record import (
-    CosineSample,
-    FeatureMap,
-    GalleryQuery,
-    Hit,
-    MethodResult,
-    ReportData,
-    SplitCount,
-    check_report,
-)
+from .record import CosineSample, FeatureMap, GalleryQuery, Hit, MethodResult, ReportData, SplitCount, check_report
 from .summary import (
     DASH,
     HEADLINE_KEYS,

@@ -15,19 +15,19 @@ from torch import Tensor
 
 from csaligner.adapters.aligner import encode
 from csaligner.checks import InputError, check_choice
-from csaligner.data.images import ImageError, load_image
-from csaligner.data.sources import file_of
+from csaligner.datasets.documents import INDEX_FILE, Entry, EntrySettings, Found, find_entries
+from csaligner.datasets.images.load import ImageError, load_image
+from csaligner.datasets.images.source import file_of
 from csaligner.files import disk_trouble, recover, sha256_of, write_folder
 from csaligner.integrity import write_checksums
 from csaligner.types import Encoder, Modality
 
 from .approximate import build_approximate
-from .entries import INDEX_FILE, Entry, EntrySettings, Found, find_entries
 from .index import ALIGNER, LOCK, Index
-from .items import INDEX_TYPES, Items, Row, Stamp
+from .lance_table import INDEX_TYPES, Items, Row, Stamp
 from .manifest import IndexManifest, write_manifest
 from .origin import Origin, open_origin, run_fingerprint
-from .spaces import raw_dim, raw_vectors
+from .vector_spaces import raw_dim, raw_vectors
 
 A_WRITE: Mapping[Modality, int] = {"image": 64, "text": 256}  # entries a write: what a kill can lose
 AUTO_ROWS = 200_000  # above, `auto` builds an approximate index

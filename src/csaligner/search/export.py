@@ -15,7 +15,7 @@ from csaligner.checks import InputError, check_choice
 from csaligner.files import write_folder
 
 from .index import Index
-from .items import ALIGNED
+from .lance_table import ALIGNED
 
 COLUMNS = ("id", "modality", "path", "text", "caption", "owner")
 NAMESPACE = uuid.UUID("5b2f6c1e-3b7c-5a1d-9f5e-0d8f0a7c9e11")  # ids of ours as the UUIDs that Qdrant wants

@@ -15,8 +15,8 @@ from torch.nn.functional import normalize
 
 from csaligner.adapters.aligner import Aligner, encode
 from csaligner.checks import InputError, check_choice
-from csaligner.data.images import load_image
-from csaligner.data.sources import file_of, source_of
+from csaligner.datasets.images.load import load_image
+from csaligner.datasets.images.source import file_of, source_of
 from csaligner.encoders import open_encoder
 from csaligner.files import sha256_of
 from csaligner.integrity import check_checksums, open_seal, read_checksums, write_sealed
@@ -24,9 +24,9 @@ from csaligner.parsing import checked, parse_json
 from csaligner.types import Encoder, Modality
 
 from .calibration import MODALITIES, Calibration, bias_of
-from .items import Items, Row
+from .lance_table import Items, Row
 from .manifest import OWNER, IndexManifest, read_manifest
-from .spaces import SPACES, Space, SpaceName, load_space, raw_vectors
+from .vector_spaces import SPACES, Space, SpaceName, load_space, raw_vectors
 
 ALIGNER, CALIBRATION, LOCK = "aligner", "calibration.json", ".lock"
 ONLY: Mapping[str, tuple[Modality, ...]] = {"images": ("image",), "texts": ("text",)}

@@ -6,14 +6,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from csaligner.integrity import Owner, read_sealed, write_sealed
+from csaligner.datasets.documents import INDEX_FILE
+from csaligner.integrity import ErrorContext, read_sealed, write_sealed
 from csaligner.parsing import checked
 from csaligner.types import EncoderInfo
 
-from .entries import INDEX_FILE
-
 FORMAT_VERSION = 1
-OWNER = Owner("index", "delete the folder and index again")
+OWNER = ErrorContext("index", "delete the folder and index again")
 
 
 @dataclass(frozen=True)

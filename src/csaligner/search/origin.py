@@ -10,7 +10,7 @@ from pathlib import Path
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.encoders import open_encoder
-from csaligner.runs import IMAGE_ENCODER, RECORD, TEXT_ENCODER, encoders_of, model_folder
+from csaligner.pipeline import IMAGE_ENCODER, RECORD, TEXT_ENCODER, encoders_of, model_folder
 from csaligner.types import Encoder, EncoderInfo, Modality
 
 from .index import fingerprint_of

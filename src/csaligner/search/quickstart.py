@@ -11,12 +11,12 @@ from pathlib import Path
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig
-from csaligner.data.extract import ExtractSettings
+from csaligner.datasets.documents import Found, find_entries
+from csaligner.pipeline import embed_dataset, train, validate
 from csaligner.progress import Update
-from csaligner.runs import embed_dataset, train, validate
+from csaligner.store.embed import ExtractSettings
 
 from .build import BuildReport, build_index
-from .entries import Found, find_entries
 from .index import Index
 from .origin import ASSET, BUNDLED
 

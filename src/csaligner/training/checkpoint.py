@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from csaligner.checks import InputError
 from csaligner.files import move_up, point, write_folder
-from csaligner.integrity import Owner, load_tensors, read_sealed, save_tensors, write_sealed
+from csaligner.integrity import ErrorContext, load_tensors, read_sealed, save_tensors, write_sealed
 from csaligner.parsing import checked
 
 from .tracking import finite, read_values
@@ -28,7 +28,7 @@ STATE, TENSORS = "trainer.json", "trainer.safetensors"
 
 @dataclass
 class TrainerState:
-    """Where a run stands after `step` optimiser steps. objective: see terms.LiveObjective.state."""
+    """Where a run stands after `step` optimiser steps. objective: see terms.ScheduledObjective.state."""
 
     step: int = 0
     best_step: int | None = None
@@ -113,8 +113,8 @@ def _state(value: dict[str, Any]) -> TrainerState:
     return checked(TrainerState, value | {"history": [read_values(row) for row in value["history"]]})
 
 
-def _owner(folder: Path) -> Owner:
-    return Owner("checkpoint", f"delete {folder.parent} to start over")
+def _owner(folder: Path) -> ErrorContext:
+    return ErrorContext("checkpoint", f"delete {folder.parent} to start over")
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:

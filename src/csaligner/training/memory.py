@@ -56,7 +56,7 @@ class MemoryBank:
             parts = fresh if old is None else _Side(*map(torch.cat, zip(_tensors(old), _tensors(fresh), strict=True)))
             self._sides[name] = _Side(*(t[-self.size :] for t in _tensors(parts)))
 
-    def beside(self, rows: Embeddings, step: int) -> Embeddings:
+    def with_memory(self, rows: Embeddings, step: int) -> Embeddings:
         """The rows with what is remembered at that step behind them; rows that are too old are dropped."""
         for name, side in self._sides.items():
             young = step - side.steps <= self.max_age

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from csaligner.checks import InputError
 from csaligner.config import TOKEN_TERM, MemoryConfig, ObjectiveConfig
-from csaligner.distributed import gather_ids, row_counts, world_size
+from csaligner.distributed.gather import gather_ids, row_counts, world_size
+from csaligner.distributed.processes import from_main
 from csaligner.losses.balance import GradientBalance, gradient_norm
 from csaligner.losses.objective import INFO_NCE, Objective
 from csaligner.losses.token import token_cauchy_schwarz
@@ -19,11 +20,10 @@ from csaligner.registry import DIVERGENCES
 from csaligner.types import LossTerms, TokenPairs
 
 from .memory import Embeddings, MemoryBank
-from .parallel import from_main
 from .schedules import value_at
 
 
-class LiveObjective:
+class ScheduledObjective:
     """config.objective with what changes while a run goes on.
 
     Called with the embeddings of all ranks, once a step. All that is measured (the median bandwidth, gradient norms)
@@ -43,7 +43,7 @@ class LiveObjective:
         self, rows: Embeddings, scale: Tensor, progress: float, step: int
     ) -> tuple[LossTerms, dict[str, float]]:
         """The loss at `step` (from 0; progress: 0 to 1), and the numbers in use by the names they are logged under."""
-        wider = self.memory.beside(rows, step)
+        wider = self.memory.with_memory(rows, step)
         due = step % self._config.measure_every == 0
         sigma = self._bandwidth(rows, scale, progress, due)
         if self._automatic and (due or not self._balance.averages):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from csaligner.checks import CSAlignerError, InputError
 from csaligner.config import Schedule, TrainConfig
-from csaligner.data.ahead import Waiting, read_ahead
-from csaligner.distributed import gather_ids, gather_rows, is_main, rank, wait_for_all, world_size
+from csaligner.distributed.gather import gather_ids, gather_rows, is_main, rank, wait_for_all, world_size
+from csaligner.distributed.processes import average_gradients, from_main, make_accelerator, same_start
 from csaligner.files import recover, write_text
 from csaligner.types import Batch, Inputs, LossTerms, Sampler, TokenPairs, TokenSets
 
@@ -29,9 +29,9 @@ from .checkpoint import (
     trained_weights,
 )
 from .memory import Embeddings
-from .parallel import average_gradients, from_main, make_accelerator, same_start
+from .prefetch import Waiting, read_ahead
 from .schedules import value_at, warmup_cosine
-from .terms import LiveObjective
+from .terms import ScheduledObjective
 from .tracking import check_trackers, check_used, flat, json_line
 
 Report = Callable[[int, int, Mapping[str, float]], None]
@@ -93,7 +93,7 @@ class Trainer:
     interrupted (same devices, thread count and number of processes).
 
     On R processes each works on its own rows of the same global batch. Embeddings and ids are gathered, every process
-    computes the global loss, gradients are averaged (csaligner.distributed says why that is right): the numbers are
+    computes the global loss, gradients are averaged (csaligner.distributed.gather says why): the numbers are
     those of one process, but for dropout, which each process draws for its own rows.
     """
 
@@ -110,7 +110,7 @@ class Trainer:
         self._sampler, self._config, self._folder = sampler, config, folder
         self._hooks, self._options = hooks or Hooks(), options or RunOptions()
         check_trackers(self._options.report_to)
-        self._objective = LiveObjective(config.objective, config.memory)
+        self._objective = ScheduledObjective(config.objective, config.memory)
         self._steps = config.epochs * sampler.batches_per_epoch
         self._model.log_logit_scale.requires_grad_(config.objective.learn_logit_scale)
         self._checkpoints = Checkpoints(folder) if folder else None

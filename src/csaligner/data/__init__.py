@@ -1,1 +1,0 @@
-"""Readers, the store of features, and batches from it."""

@@ -1,0 +1,62 @@
+"""The door that every dataset passes: captions cleaned, empty ones counted, ids checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from csaligner.checks import InputError
+from csaligner.datasets.images.source import Unusable
+from csaligner.types import Dataset, Item, Modality
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """items: ready to embed; empty_captions: dropped, with those that are not text; without_caption: ids of pictures
+    left out for want of one; notes: what the reader says about what it left out."""
+
+    items: tuple[Item, ...]
+    empty_captions: int
+    without_caption: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def clean_items(dataset: Dataset, sides: Sequence[Modality] = ("image", "text")) -> Cleaned:
+    """Items with their captions stripped and empty captions dropped; the same id with the same picture is merged.
+
+    Items without a caption are left out unless the image side alone is wanted. Unusable ones stay, to be listed
+    with the pictures that cannot be read. A caption that is not text reaches here as "".
+
+    Raises InputError for no items, no item with a caption, and one id with two different pictures.
+    """
+    found = dataset.items()
+    if not found:
+        raise InputError(f"{dataset.name}: holds no samples; wanted at least one picture with a caption")
+    merged = _merge(dataset.name, found)
+    items, without, empty = [], [], 0
+    for item in merged:
+        captions = tuple(text for text in (" ".join(caption.split()) for caption in item.captions) if text)
+        empty += len(item.captions) - len(captions)
+        if captions or "text" not in sides or (isinstance(item.image, Unusable) and "image" in sides):
+            items.append(replace(item, captions=captions))
+        else:
+            without.append(item.image_id)
+    if not items:
+        raise InputError(f"{dataset.name}: none of its {len(merged)} pictures has a caption that is not empty")
+    return Cleaned(tuple(items), empty, tuple(without), tuple(getattr(dataset, "notes", ())))
+
+
+def _merge(name: str, items: Sequence[Item]) -> list[Item]:
+    by_id: dict[str, Item] = {}
+    for item in items:
+        first = by_id.get(item.image_id)
+        if first is None:
+            by_id[item.image_id] = item
+        elif first.image != item.image:
+            raise InputError(
+                f"{name}: the id {item.image_id!r} stands for two pictures, {first.image} and {item.image}; "
+                "give each picture its own id"
+            )
+        else:
+            by_id[item.image_id] = replace(first, captions=first.captions + item.captions)
+    return list(by_id.values())

@@ -1,0 +1,141 @@
+"""Hugging Face `datasets`: a folder that save_to_disk wrote, a dataset in memory, or a stream."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from csaligner.checks import InputError, nearest
+from csaligner.datasets.images.hf_cell import SavedCell, bytes_or_path, load_saved, without_decoding
+from csaligner.datasets.images.source import FilePart
+from csaligner.types import ImageSource, Item
+
+from .records import SPLIT_NAMES, BadRecord, captions, field, items_of
+
+IMAGE_KEYS = ("image", "img", "jpg", "png")
+CAPTION_KEYS = ("caption", "captions", "text", "sentences", "raw", "alt_caption")
+
+
+class HuggingFace:
+    """source: the folder, or a Dataset, DatasetDict, IterableDataset or any iterable of dicts (Python only).
+
+    image_key, caption_key: its columns; without them the usual names. A picture may be a PIL image, bytes, the dict
+    of bytes and path that `datasets` keeps, or a path (below image_root); a caption a text or a list. id_key: a
+    column of image ids, without it part and row number. limit: rows that are taken of each part; a stream may have
+    no end. The splits of a DatasetDict stay; else the hash rule decides.
+
+    Rows of a folder are read by workers when they are wanted. Rows in memory or of a stream are gone through once:
+    their pictures go into a temporary file that lasts as long as this object.
+    """
+
+    attribution = ""
+
+    def __init__(
+        self,
+        source: Path | str | Iterable[Mapping[str, Any]],
+        image_key: str | None = None,
+        caption_key: str | None = None,
+        id_key: str | None = None,
+        image_root: Path | str | None = None,
+        limit: int | None = None,
+    ) -> None:
+        self._folder = Path(source).absolute() if isinstance(source, (str, Path)) else None
+        self._parts = _parts(load_saved(self._folder) if self._folder else source)
+        self._image_key, self._caption_key, self._id_key = image_key, caption_key, id_key
+        self._root = Path(image_root) if image_root else self._folder or Path()
+        self._limit = limit
+        self._spool: _Spool | None = None
+        self._items: list[Item] | None = None
+
+    @property
+    def name(self) -> str:
+        return self._folder.name if self._folder else "datasets"
+
+    def items(self) -> Sequence[Item]:
+        if self._items is None:  # a stream can be gone through once
+            try:
+                self._items = [item for part, rows in self._parts.items() for item in self._of(part, rows)]
+            except InputError:
+                raise
+            except Exception as error:
+                if self._folder is None:  # of an iterable in memory: its owner should see where
+                    raise
+                reason = " ".join(str(error).split())
+                raise InputError(f"{self._folder}: its rows cannot be read ({reason})") from None
+        return self._items
+
+    def _of(self, part: str, rows: Any) -> list[Item]:
+        rows = without_decoding(rows)
+        stream = iter(rows)
+        first = next(stream, None)
+        if first is None:
+            return []
+        image_key = _column("image_key", self._image_key, IMAGE_KEYS, first)
+        caption_key = _column("caption_key", self._caption_key, CAPTION_KEYS, first)
+        if self._id_key is not None:
+            _column("id_key", self._id_key, (), first)
+        if self._folder is None:
+            stream = chain([first], stream)
+        else:
+            stream = iter(rows.select_columns([name for name in (caption_key, self._id_key) if name is not None]))
+        mark = str(getattr(rows, "_fingerprint", ""))
+
+        def make(numbered: tuple[int, Mapping[str, Any]]) -> Item:
+            number, row = numbered
+            name = str(field(row, self._id_key)) if self._id_key else f"{part}/{number}" if part else str(number)
+            image: ImageSource
+            if self._folder is None:
+                image = self._kept(field(row, image_key), name)
+            else:
+                image = SavedCell(self._folder, part, image_key, number, mark)
+            return Item(name, image, captions(field(row, caption_key)), group=name, split=SPLIT_NAMES.get(part))
+
+        records = ((f"{part or 'row'} {n}", (n, row)) for n, row in enumerate(islice(stream, self._limit)))
+        return items_of(self.name, records, make)
+
+    def _kept(self, value: Any, name: str) -> ImageSource:
+        content, path = bytes_or_path(value)
+        if content is not None:
+            self._spool = self._spool or _Spool()
+            return self._spool.add(content, name)
+        if path is None:
+            raise BadRecord(f"has {type(value).__name__} as picture, wanted a PIL image, bytes or a path")
+        return self._root / path
+
+
+class _Spool:
+    """Pictures one after the other in a temporary file, told apart by their SHA-256."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="csaligner-")
+        self._path = Path(self._folder.name) / "pictures"
+        self._file: BinaryIO = self._path.open("wb", buffering=0)
+        self._size = 0
+
+    def add(self, content: bytes, name: str) -> FilePart:
+        self._file.write(content)
+        part = FilePart(self._path, self._size, len(content), name, hashlib.sha256(content).hexdigest())
+        self._size += len(content)
+        return part
+
+
+def _parts(source: Any) -> dict[str, Any]:
+    """Name of a part -> its rows; one part without a name where there are no parts."""
+    if isinstance(source, Mapping):  # DatasetDict and IterableDatasetDict are dicts
+        return {str(name): rows for name, rows in source.items()}
+    return {"": source}
+
+
+def _column(option: str, wanted: str | None, usual: Sequence[str], row: Mapping[str, Any]) -> str:
+    if wanted is not None:
+        if wanted not in row:
+            raise InputError(f"{option}: no column {wanted!r}; {nearest(wanted, row)}")
+        return wanted
+    found = [name for name in usual if name in row]
+    if not found:
+        raise InputError(f"{option}: none of the columns {', '.join(map(repr, row))} has a usual name; say which")
+    return found[0]

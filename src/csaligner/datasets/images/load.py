@@ -1,0 +1,125 @@
+"""Files to pixels: every kind of picture becomes a PIL RGB image on white, or an ImageError that says why not."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from csaligner.checks import CSAlignerError
+from csaligner.types import ImageSource
+
+from .svg_check import harmless
+
+SUFFIXES = frozenset({".svg", ".svgz", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF")  # others of Pillow start programs
+MAX_ENCODED = 500_000_000  # bytes of a picture as it lies there
+MAX_PIXELS = 50_000_000  # refused above this, before decoding: 200 MB of RGBA
+DPI = 96.0  # CSS pixels per inch: what "pt", "mm" and "in" in an SVG are measured by
+
+
+class ImageError(CSAlignerError, ValueError):
+    """A picture that cannot be read; the text names the file and the reason in one line."""
+
+
+def load_image(source: ImageSource, size: int = 224) -> Image.Image:
+    """The picture in `source` as RGB, upright (EXIF), transparency on white, aspect ratio kept.
+
+    size: pixels of the longer side of a drawing (svg, svgz). Other pictures keep their own size, but a JPEG much
+    larger than `size` may be decoded at a half, a quarter or an eighth of it, never below 2 * size.
+
+    Raises ImageError for a missing, empty, truncated or unknown file and for more than MAX_PIXELS pixels.
+    """
+    if isinstance(source, Path) and not _is_file(source):
+        raise ImageError(f"{source}: no such file")
+    if Path(source.name).suffix.lower() in {".svg", ".svgz"}:
+        return _on_white(_draw(source, size))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of large pictures and odd metadata; the limit is ours
+            return _decode(source, size)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:  # Pillow's own limit is higher and comes first
+        raise ImageError(f"{source}: has more pixels than the limit of {MAX_PIXELS:,}") from None
+    except Exception as error:  # Pillow's plugins raise many kinds for broken files
+        raise ImageError(f"{source}: cannot be read as a picture ({_one_line(error)})") from None
+
+
+def read_bytes(source: ImageSource) -> bytes:
+    """The encoded picture as it lies there; ImageError where it cannot be had."""
+    try:
+        return read_file(source) if isinstance(source, Path) else source.read()
+    except OSError as error:
+        raise ImageError(f"{source}: {error.strerror or _one_line(error)}") from None
+
+
+def read_file(path: Path) -> bytes:
+    """Raises OSError for a file that is not there, is no file, or is larger than MAX_ENCODED."""
+    if path.exists() and not path.is_file():  # a device or a pipe would never end
+        raise OSError("is no file")
+    if path.stat().st_size > MAX_ENCODED:
+        raise OSError(f"has more bytes than the limit of {MAX_ENCODED:,}")
+    return path.read_bytes()
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for this system
+        return False
+
+
+def _decode(source: ImageSource, size: int) -> Image.Image:
+    file = source if isinstance(source, Path) else io.BytesIO(read_bytes(source))
+    with Image.open(file, formats=FORMATS) as image:
+        image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction where that is enough
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise ImageError(f"{source}: {width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return _on_white(image)
+
+
+def _draw(source: ImageSource, size: int) -> Image.Image:
+    try:
+        import resvg_py
+    except ImportError:
+        raise ImageError(f"{source}: drawing SVG needs resvg; pip install 'csaligner[bundled]'") from None
+    try:
+        drawing = harmless(read_bytes(source))
+        png = resvg_py.svg_to_bytes(svg_string=drawing, width=size, height=size, dpi=DPI)
+        return Image.open(io.BytesIO(bytes(png)))
+    except (KeyboardInterrupt, SystemExit, ImageError):
+        raise
+    except BaseException as error:  # a panic inside resvg is a BaseException
+        raise ImageError(f"{source}: cannot be drawn ({_one_line(error)})") from None
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in {"I", "F"}:
+        return _stretched(image)
+    if image.mode not in {"RGBA", "LA", "PA", "RGBa", "La"} and "transparency" not in image.info:
+        return image.convert("RGB")
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    white = Image.new("RGB", rgba.size, "white")
+    white.paste(rgba, mask=rgba)
+    return white
+
+
+def _stretched(image: Image.Image) -> Image.Image:
+    """32-bit integer or floating grey values have no fixed range: their smallest is black, their largest white."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    low, high = values.min(), values.max()
+    grey = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
+    return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,115 @@
+"""Pictures that lie in the cells of a parquet table, read in place."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .load import ImageError, read_file
+
+CHUNK_BYTES = 64 << 20  # of pictures that are held at once, as far as the table's own averages tell
+CHUNK_ROWS = 256
+MAX_RATIO = 200  # pictures are compressed already; what shrinks more than this holds none
+SMALL = 1 << 20  # bytes of a column below which its ratio says nothing
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The picture in one row of a column: bytes, or the {bytes, path} of Hugging Face's `datasets`.
+
+    row: counted over the whole file, from 0. mark: the file's size, which tells another version of it. files: whether a
+    cell without bytes may name a file; root: where its path starts, the table's folder where it is None.
+    """
+
+    file: Path
+    column: str
+    row: int
+    mark: str = field(default="", compare=False)
+    root: Path | None = field(default=None, compare=False)
+    files: bool = field(default=True, compare=False)
+
+    @property
+    def name(self) -> str:
+        return f"{self.column}[{self.row}]"
+
+    @property
+    def stamp(self) -> str:
+        return f"{self} {self.mark}"
+
+    def read(self) -> bytes:
+        """Raises ImageError for an empty cell, OSError for a picture file that cannot be read."""
+        import pyarrow as pa
+
+        try:
+            reader = (os.getpid(), threading.get_ident(), self.file.stat().st_mtime_ns)
+            value = _column(self.file, self.column, reader).value(self.row)
+        except (pa.ArrowException, ValueError, KeyError, StopIteration, MemoryError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ImageError(f"{self}: does not read ({reason})") from None
+        content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+        if content:
+            return bytes(content)
+        if not path or not self.files:
+            raise ImageError(f"{self}: holds no picture")
+        return read_file(Path(self.root or self.file.parent, path))
+
+    def __str__(self) -> str:
+        return f"{self.file}#{self.name}"
+
+
+class _Column:
+    """Rows of one column, mostly asked for one after the other: a stretch at a time is in memory."""
+
+    def __init__(self, file: Path, column: str) -> None:
+        import pyarrow.parquet as pq
+
+        self._file = pq.ParquetFile(file, buffer_size=SMALL, pre_buffer=False)
+        self._column, self._bytes = column, file.stat().st_size
+        groups = self._file.metadata
+        self._starts = [0]
+        for number in range(groups.num_row_groups):
+            self._starts.append(self._starts[-1] + groups.row_group(number).num_rows)
+        self._rest: Iterator[Any] = iter(())
+        self._group = -1
+        self._first, self._values = 0, []  # type: int, list[Any]
+
+    def value(self, row: int) -> Any:
+        if row >= self._starts[-1]:
+            raise ValueError(f"the table has {self._starts[-1]} rows")
+        group = next(n for n, end in enumerate(self._starts[1:]) if row < end)
+        if group != self._group or row < self._first:
+            self._rest, self._group = self._read(group), group
+            self._first, self._values = self._starts[group], []
+        while row >= self._first + len(self._values):
+            self._first += len(self._values)
+            self._values = next(self._rest).column(0)
+        return self._values[row - self._first].as_py()
+
+    def _read(self, group: int) -> Iterator[Any]:
+        found = self._file.metadata.row_group(group)  # not its columns: pyarrow aborts at some that are damaged
+        if found.total_byte_size > max(SMALL, MAX_RATIO * self._bytes):
+            raise ValueError(
+                f"{self._bytes:,} bytes claim to hold {found.total_byte_size:,}, more than pictures can shrink"
+            )
+        size = max(1, min(CHUNK_ROWS, CHUNK_BYTES * found.num_rows // max(found.total_byte_size, 1)))
+        return iter(self._file.iter_batches(size, row_groups=[group], columns=[self._column], use_threads=False))
+
+
+@lru_cache(maxsize=4)
+def _column(file: Path, column: str, reader: tuple[int, ...]) -> _Column:
+    """reader: process, thread and the file's last change; each opens the table for itself."""
+    return _Column(file, column)
+
+
+def holds_pictures(kind: Any) -> bool:
+    """Whether a pyarrow type is one of picture cells."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return "bytes" in [kind.field(n).name for n in range(kind.num_fields)]
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

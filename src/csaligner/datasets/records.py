@@ -1,0 +1,141 @@
+"""What readers share: JSON files, and records of which a broken one costs itself and not the rest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from csaligner.checks import InputError
+from csaligner.datasets.images.source import Unusable
+from csaligner.parsing import parse_json
+from csaligner.types import Item, Split
+
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "restval": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+}
+R = TypeVar("R")
+
+
+class BadRecord(ValueError):
+    """One record of a source is not as it should be; the text says how."""
+
+
+def read_json(path: Path) -> Any:
+    """Raises InputError for a missing file and for one that is not JSON in UTF-8."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        return parse_json(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text ({error})") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: is not JSON ({error})") from None
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any] | BadRecord]]:
+    """("line 3", its object or what is wrong with it), for the lines that are not empty, one at a time."""
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"line {number}", _json_object(line)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text ({error})") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+
+
+def _json_object(line: str) -> dict[str, Any] | BadRecord:
+    try:
+        value = parse_json(line)
+    except json.JSONDecodeError as error:
+        return BadRecord(f"is not JSON ({error})")
+    return value if isinstance(value, dict) else BadRecord("is not a JSON object")
+
+
+def listed(path: Path, value: Any, *keys: str) -> list[Any]:
+    """The list at value[key][key]..., or value itself; InputError where there is none: the format is another one."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, list):
+        raise InputError(f"{path}: has no list {'.'.join(keys) or 'of records'}; is it in another --data-format?")
+    return value
+
+
+def text(record: Any, key: str) -> str:
+    """record[key], a text that is not empty; else BadRecord."""
+    value = field(record, key)
+    if not isinstance(value, str) or not value.strip():
+        raise BadRecord(f"has {value!r} as {key!r}, wanted a text")
+    return value.strip()
+
+
+def field(record: Any, key: str) -> Any:
+    if not isinstance(record, dict):
+        raise BadRecord(f"is {type(record).__name__}, wanted an object")
+    if key not in record:
+        raise BadRecord(f"has no {key!r}")
+    return record[key]
+
+
+def captions(value: Any) -> tuple[str, ...]:
+    """A caption or a list of them; what is not text becomes "", which is counted as dropped later."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return tuple(entry if isinstance(entry, str) else "" for entry in values)
+
+
+def items_of(path: Path | str, records: Iterable[tuple[str, R | BadRecord]], make: Callable[[R], Item]) -> list[Item]:
+    """An item a record; one that raises BadRecord becomes an unusable item that says so.
+
+    records: with where each stands in the file, for messages.
+    """
+    return [_item(path, where, record, make) for where, record in records]
+
+
+def merged(items: Iterable[Item]) -> list[Item]:
+    """Items of one id and one picture made one, with the captions of all, in the order of the first."""
+    first: dict[tuple[str, object], Item] = {}
+    found: dict[tuple[str, object], list[str]] = {}
+    for item in items:
+        key = (item.image_id, item.image)
+        first.setdefault(key, item)
+        found.setdefault(key, []).extend(item.captions)
+    return [replace(item, captions=tuple(found[key])) for key, item in first.items()]
+
+
+def numbered(name: str, records: Iterable[R]) -> Iterator[tuple[str, R]]:
+    return ((f"{name}[{number}]", record) for number, record in enumerate(records))
+
+
+def unusable(path: Path | str, where: str, reason: str) -> Item:
+    """An item that stands for a record that cannot be used."""
+    name = f"{path}: {where}"
+    return Item(name, Unusable(name, f"{name} {reason}"), (), group=name)
+
+
+def _item(path: Path | str, where: str, record: R | BadRecord, make: Callable[[R], Item]) -> Item:
+    try:
+        if isinstance(record, BadRecord):
+            raise record
+        return make(record)
+    except BadRecord as error:
+        return unusable(path, where, str(error))
+
+
+def root_of(path: Path, image_root: Path | str | None, *usual: Path) -> Path:
+    """Where relative image paths start: image_root, else the first of the usual folders that is there, else the
+    folder of the file."""
+    if image_root is None:
+        return next((folder for folder in usual if folder.is_dir()), path.parent)
+    if not Path(image_root).is_dir():
+        raise InputError(f"image_root: no such folder: {image_root}")
+    return Path(image_root)

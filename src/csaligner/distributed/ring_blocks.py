@@ -1,0 +1,93 @@
+"""Blocks of rows on their way around the ring of ranks, and sums over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from csaligner.ops.contrastive import SortedSide
+from csaligner.ops.reference import id_weights
+from csaligner.ops.tiles import PreparedSample, totals_dtype
+
+from .gather import gather_ids, rank, row_counts, world_size
+
+
+def own_side(x: Tensor, centre: Tensor, ids: Tensor, weights: Tensor | None, paired: bool = True) -> SortedSide:
+    """The own rows, with the weights that they have among the rows of all ranks."""
+    side = SortedSide.of(x, centre, ids, None, False)
+    a = torch.ones(len(x), dtype=totals_dtype(x), device=x.device) if weights is None else weights.to(totals_dtype(x))
+    log_a, log_w = (a / summed(a.sum())).log(), side.log_w
+    if paired:
+        before = sum(row_counts(ids)[: rank()])
+        log_w = id_weights(gather_ids(ids))[before : before + len(ids)].log()
+    log_a, log_w = ((v if side.order is None else v[side.order]).to(side.log_w.dtype) for v in (log_a, log_w))
+    return replace(side, sample=_weighted(side.sample, log_a), log_w=log_w)
+
+
+def _weighted(sample: PreparedSample, log_weights: Tensor) -> PreparedSample:
+    return replace(sample, log_weights=log_weights, log_constant=0.0, log_heaviest=float(log_weights.max()))
+
+
+def around(own: SortedSide, counts: list[int], centre: Tensor) -> Iterator[tuple[int, SortedSide]]:
+    """(hop, block): the own block first, then those of the ranks before; the next is fetched during the work."""
+    side = own
+    for hop in range(world_size()):
+        tensors = [side.sample.points, side.ids, side.log_w, cast(Tensor, side.sample.log_weights)]
+        coming = Transfer(tensors, counts, hop + 1) if hop + 1 < world_size() else None
+        yield hop, side
+        if coming is not None:
+            points, ids, log_w, log_weights = coming.arrived()
+            sample = _weighted(PreparedSample.of(points, None, False), log_weights)
+            side = SortedSide(sample, (points @ centre).to(log_w.dtype), log_w, ids, None)
+
+
+class Transfer:
+    """RowInfo on their way to the next rank, while those of the previous one come in.
+
+    hop: how many steps the block that comes in has made; counts: rows of the blocks by the rank they started from.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], counts: list[int], hop: int) -> None:
+        size = world_size()
+        self._sent = [t.contiguous() for t in tensors]
+        self._requests: list[Any] = []
+        if size == 1:
+            self._received = self._sent
+            return
+        rows = counts[(rank() - hop) % size]
+        self._received = [t.new_empty(rows, *t.shape[1:]) for t in tensors]
+        after, before = (rank() + 1) % size, (rank() - 1) % size
+        sends = [dist.P2POp(dist.isend, t, after) for t in self._sent]
+        takes = [dist.P2POp(dist.irecv, t, before) for t in self._received]
+        self._requests = dist.batch_isend_irecv([*sends, *takes])
+
+    def arrived(self) -> list[Tensor]:
+        for request in self._requests:
+            request.wait()
+        return self._received
+
+
+def mean(x: Tensor) -> Tensor:
+    """The mean row over all ranks."""
+    sums = summed(x.detach().sum(dim=0, dtype=totals_dtype(x)))
+    return (sums / sum(row_counts(x))).to(x.dtype)
+
+
+def summed(value: Tensor) -> Tensor:
+    """The sum over ranks; overwrites its argument."""
+    if world_size() > 1:
+        dist.all_reduce(value)
+    return value
+
+
+def merged(top: float, total: Tensor) -> tuple[Tensor, Tensor]:
+    """One (top, total) for the sums total * exp(top) of all ranks."""
+    highest = torch.full_like(total, top)
+    if world_size() > 1:
+        dist.all_reduce(highest, op=dist.ReduceOp.MAX)
+    return highest, summed(total * (top - highest).exp())

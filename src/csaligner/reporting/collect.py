@@ -1,0 +1,116 @@
+"""What a finished run shows to people, gathered from its aligned test features for reporting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from csaligner.config import TrainConfig
+from csaligner.paired_features import first_captions
+from csaligner.store.store import Store
+from csaligner.types import ImageSource, PairedFeatures
+
+from .record import CosineSample, FeatureMap, GalleryQuery, Hit, MethodResult, QueryKind, ReportData, SplitCount
+
+MAP_IMAGES = 400
+GALLERY_TEXTS, GALLERY_IMAGES, TOP = 6, 3, 8
+
+
+def report_data(
+    store: Store,
+    config: TrainConfig,
+    results: Sequence[MethodResult],
+    aligned: Mapping[str, PairedFeatures],
+    about: Mapping[str, object],
+) -> ReportData:
+    """aligned: the test features as each method places them, the one before first and ours last."""
+    before, ours = next(iter(aligned)), list(aligned)[-1]
+    versions, commit = about["versions"], about["commit"]
+    return ReportData(
+        title=f"csaligner on {store.dataset}",
+        results=results,
+        ours=ours,
+        rival=before,
+        dataset=store.dataset,
+        attribution=store.attribution,
+        splits={split: SplitCount(*counts) for split, counts in store.counts.items()},
+        maps=[feature_map(method, features) for method, features in aligned.items()],
+        cosines={method: _cosines(features) for method, features in aligned.items()},
+        gallery=_gallery(store, aligned),
+        config=config.model_dump(mode="json"),
+        versions=versions if isinstance(versions, dict) else {},
+        seed=results[-1].seed,
+        commit=commit if isinstance(commit, str) else None,
+    )
+
+
+def feature_map(label: str, features: PairedFeatures) -> FeatureMap:
+    """The first images with one caption each: enough to see, few enough to draw."""
+    shown = min(MAP_IMAGES, len(features.image))
+    captions = first_captions(features.text_to_image, len(features.image))[:shown]
+    return FeatureMap(label, features.image[:shown].numpy(), features.text[captions].numpy())
+
+
+def _cosines(features: PairedFeatures) -> CosineSample:
+    owner = features.text_to_image
+    paired = (features.image[owner] * features.text).sum(dim=1)
+    # the caption of another image, always the same one: half the set further on
+    other = (owner + len(features.image) // 2) % len(features.image)
+    unpaired = (features.image[other] * features.text).sum(dim=1)
+    return CosineSample(paired.numpy(), unpaired[other != owner].numpy())
+
+
+def _gallery(store: Store, aligned: Mapping[str, PairedFeatures]) -> list[GalleryQuery]:
+    """Queries at even steps through the test set: none was picked by hand."""
+    some = next(iter(aligned.values()))
+    known = store.image_sources
+    if any(i not in known for i in some.image_ids):  # features that came without pictures
+        return []
+    paths = [known[i] for i in some.image_ids]
+    captions = some.captions or ()
+    queries: list[GalleryQuery] = []
+    firsts = first_captions(some.text_to_image, len(paths))
+    for row in _spread(len(firsts), GALLERY_TEXTS):
+        text = int(firsts[row])
+        kinds: tuple[QueryKind, ...] = ("text-to-image", "mixed")
+        for kind in kinds:
+            hits = {m: _hits_of_text(f, text, paths, mixed=kind == "mixed") for m, f in aligned.items()}
+            queries.append(GalleryQuery(kind, hits, query_text=captions[text]))
+    for row in _spread(len(paths), GALLERY_IMAGES):
+        hits = {m: _hits_of_image(f, row, paths) for m, f in aligned.items()}
+        queries.append(GalleryQuery("mixed", hits, query_image=paths[row]))
+    return queries
+
+
+def _hits_of_text(f: PairedFeatures, text: int, paths: Sequence[ImageSource], *, mixed: bool) -> list[Hit]:
+    scores = torch.cat([f.image @ f.text[text], f.text @ f.text[text]])
+    scores[len(f.image) + text] = -torch.inf
+    if not mixed:
+        scores = scores[: len(f.image)]
+    return _top(f, scores, int(f.text_to_image[text]), paths)
+
+
+def _hits_of_image(f: PairedFeatures, row: int, paths: Sequence[ImageSource]) -> list[Hit]:
+    scores = torch.cat([f.image @ f.image[row], f.text @ f.image[row]])
+    scores[row] = -torch.inf
+    return _top(f, scores, row, paths)
+
+
+def _top(f: PairedFeatures, scores: Tensor, wanted: int, paths: Sequence[ImageSource]) -> list[Hit]:
+    hits = []
+    captions, n = f.captions or (), len(f.image)
+    firsts = first_captions(f.text_to_image, n)
+    for index in scores.topk(min(TOP, len(scores) - 1)).indices.tolist():  # never the query itself
+        score = float(scores[index])
+        if index < n:
+            hits.append(Hit("image", captions[int(firsts[index])], score, index == wanted, paths[index]))
+        else:
+            correct = int(f.text_to_image[index - n]) == wanted
+            hits.append(Hit("text", captions[index - n], score, correct))
+    return hits
+
+
+def _spread(n: int, count: int) -> list[int]:
+    return torch.linspace(0, n - 1, min(n, count)).round().long().tolist()

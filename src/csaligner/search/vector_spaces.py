@@ -1,0 +1,80 @@
+"""The three spaces that an index can be asked in: aligned, raw and centred."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from csaligner.adapters.aligner import Aligner
+from csaligner.adapters.identity import IdentityAdapter
+from csaligner.adapters.linear import LinearAdapter
+from csaligner.adapters.mlp import MLPAdapter
+from csaligner.types import Modality
+
+from .calibration import MODALITIES
+from .lance_table import ALIGNED, RAW, Items
+
+SpaceName = Literal["aligned", "raw", "centred"]
+SPACES: tuple[SpaceName, ...] = ("aligned", "raw", "centred")
+
+
+@dataclass(frozen=True)
+class Space:
+    """rows[modality]: LanceDB's row ids; vectors[modality]: (N, d) unit rows; mean[modality]: what a query loses
+    before it is normalised (centred only)."""
+
+    rows: Mapping[Modality, Tensor]
+    vectors: Mapping[Modality, Tensor]
+    mean: Mapping[Modality, Tensor] | None = None
+
+    def place(self, query: Tensor, modality: Modality) -> Tensor:
+        """(d,) -> (d,), unit length."""
+        return normalize(query - self.mean[modality] if self.mean else query, dim=0)
+
+    def nearest(self, query: Tensor, modality: Modality, k: int) -> tuple[list[int], Tensor]:
+        """Row ids and cosines of the k nearest items of a modality, best first; exact."""
+        scores = self.vectors[modality] @ query
+        top = scores.topk(min(k, len(scores)))
+        return self.rows[modality][top.indices].tolist(), top.values
+
+
+def load_space(items: Items, name: SpaceName) -> Space:
+    """All vectors of a space, in memory. centred: raw ones less the mean of their modality over the index."""
+    found = {m: items.matrix(m, ALIGNED if name == "aligned" else RAW) for m in MODALITIES}
+    rows = {m: matrix.rows for m, matrix in found.items()}
+    vectors = {m: matrix.vectors for m, matrix in found.items()}
+    if name == "aligned":
+        return Space(rows, vectors)
+    if name == "raw":
+        return Space(rows, {m: normalize(v, dim=1) for m, v in vectors.items()})
+    mean = {m: v.mean(dim=0) if len(v) else torch.zeros(v.shape[1]) for m, v in vectors.items()}
+    return Space(rows, {m: normalize(v - mean[m], dim=1) for m, v in vectors.items()}, mean)
+
+
+def raw_dim(model: Aligner) -> int | None:
+    """Dimensions of raw vectors; None where this aligner has none that pictures and texts share."""
+    if model.config.dim_image == model.config.dim_text:
+        return model.config.dim_image
+    adapters = (model.image_adapter, model.text_adapter)
+    known = all(isinstance(adapter, IdentityAdapter | LinearAdapter | MLPAdapter) for adapter in adapters)
+    return model.config.dim if known else None
+
+
+@torch.inference_mode()
+def raw_vectors(model: Aligner, modality: Modality, features: Tensor) -> Tensor:
+    """What pictures and texts look like before alignment, (N, d_in) -> (N, raw_dim).
+
+    Where the encoders' dimensions agree: x / |x|. Where they do not: (x / |x|) @ map with the map of the adapter's
+    closed-form start, without its mean; less the mean of a modality it is that start.
+    """
+    unit = normalize(features, dim=1)
+    if model.config.dim_image == model.config.dim_text:
+        return unit
+    adapter = model.image_adapter if modality == "image" else model.text_adapter
+    first = adapter.start if isinstance(adapter, MLPAdapter) else adapter
+    return unit @ first.map if isinstance(first, LinearAdapter) else unit

@@ -1,0 +1,101 @@
+"""Pictures decoded in worker processes, ahead of the encoder."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from csaligner.checks import CSAlignerError
+from csaligner.datasets.images.load import ImageError, load_image
+from csaligner.types import Encoder, Item, Modality
+
+DEFAULT_SIZE = 224  # pixels of a side, where an encoder does not say
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """good: item numbers; prepared: one entry each, stacked where they are tensors of one shape; bad: number ->
+    reason."""
+
+    good: tuple[int, ...]
+    prepared: Sequence[Any]
+    bad: dict[int, str]
+
+
+def decoded_batches(
+    items: Sequence[Item], encoder: Encoder, batches: Sequence[Sequence[int]], workers: int
+) -> Iterator[Decoded]:
+    """One Decoded per batch of item numbers, in order.
+
+    workers: processes; 0 decodes in this one. A worker that dies (out of memory, killed) is a CSAlignerError.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        _Pictures(items, encoder),
+        sampler=batches,
+        batch_size=None,
+        num_workers=min(workers, len(batches)),
+        collate_fn=_as_it_is,
+        worker_init_fn=_ignore_interrupts,
+    )
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise CSAlignerError(
+            "embed: a process that decodes pictures died; finished shards are safe, "
+            "the same call with workers = 0 goes on and needs less memory"
+        ) from error
+
+
+def prepared(encoder: Encoder, item: Any, side: Modality) -> Any:
+    """What the encoder wants of a caption or a picture (ImageSource); ImageError for one that cannot be read."""
+    if side == "text":
+        return encoder.prepare(item)
+    size = int(encoder.info.preprocessing.get("size", DEFAULT_SIZE))  # drawings are drawn at it
+    return encoder.prepare(load_image(item, size))
+
+
+class _Pictures(Dataset[Decoded]):
+    """Indexed by whole batches of item numbers."""
+
+    def __init__(self, items: Sequence[Item], encoder: Encoder) -> None:
+        self._items, self._encoder = items, encoder
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, batch: Sequence[int]) -> Decoded:
+        ready = {i: self._one(self._items[i]) for i in batch}
+        good = tuple(i for i in batch if not isinstance(ready[i], ImageError))
+        bad = {i: str(ready[i]) for i in batch if isinstance(ready[i], ImageError)}
+        return Decoded(good, _stacked([ready[i] for i in good]), bad)
+
+    def _one(self, item: Item) -> Any:
+        """What the encoder wants of the picture, or the ImageError that says why there is none."""
+        try:
+            return prepared(self._encoder, item.image, "image")
+        except ImageError as error:
+            return error
+
+
+def _stacked(prepared: list[Any]) -> Sequence[Any]:
+    """One tensor travels between processes in one piece of shared memory, a list in as many as it is long."""
+    if prepared and all(isinstance(p, Tensor) and p.shape == prepared[0].shape for p in prepared):
+        return torch.stack(prepared)  # type: ignore[return-value]  # a tensor is a sequence of its rows
+    return prepared
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Ctrl-C is for the main process, which then ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

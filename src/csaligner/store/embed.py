@@ -1,0 +1,240 @@
+"""Pictures and captions to a store of features: in shards, resumable, with broken pictures counted and left out.
+
+One process, several (torchrun) or a Ray cluster: a shard is the unit of work, and whoever makes it makes the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from csaligner.checks import InputError, check_choice, check_non_negative
+from csaligner.datasets.clean import Cleaned, clean_items
+from csaligner.datasets.images.source import stamp_of
+from csaligner.datasets.split import item_split
+from csaligner.distributed.gather import rank, wait_for_all, world_size
+from csaligner.distributed.ranks import join_ranks, on_first
+from csaligner.folder_lock import LOCK, only_writer
+from csaligner.types import Dataset, Encoder, EncoderInfo, Modality
+
+from .manifest import DTYPES, MANIFEST, Manifest, Skipped, read_manifest, write_manifest
+from .shard_files import is_there, remove_temporaries
+from .shard_maker import Encoders, ProgressCallback, Work
+from .shard_records import Part, check_parts, join_parts, read_parts, remove_parts, write_part
+from .store import DType, Store, finish
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """shard_size: pictures a shard, the unit that an interruption can lose; batch_size: pictures a forward pass;
+    workers: processes that decode pictures, 0: none; max_bad: the share of broken pictures that is put up with;
+    dtype: of the files."""
+
+    shard_size: int = 512
+    batch_size: int = 64
+    workers: int = 2
+    max_bad: float = 0.05
+    dtype: DType = "float32"
+
+    def __post_init__(self) -> None:
+        for name, least in (("shard_size", 1), ("batch_size", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}: got {getattr(self, name)}, wanted at least {least}")
+        if check_non_negative("max_bad", self.max_bad) > 1:
+            raise InputError(f"max_bad: got {self.max_bad:g}, wanted a share between 0 and 1")
+        check_choice("dtype", self.dtype, DTYPES)
+
+
+def embed(
+    dataset: Dataset,
+    image_encoder: Encoder | None,
+    text_encoder: Encoder | None,
+    out: Path | str,
+    settings: ExtractSettings | None = None,
+    progress: ProgressCallback | None = None,
+) -> Store:
+    """Encode every picture and caption of `dataset` into a store at `out`.
+
+    Without a text encoder the store holds the pictures alone, captions or not; without an image encoder the
+    captions alone, and no picture is read.
+
+    A finished store of the same items and encoders is reused at once. An unfinished one is gone on with, shard by
+    shard (its shard size stays); the result is the same to the byte as without the interruption. Pictures that
+    cannot be read are left out and listed in the store. Under torchrun the ranks share the shards out; `out` must
+    be a folder that all of them see.
+
+    Raises InputError, touching nothing, where `out` holds anything else or another process writes it; and where
+    more than max_bad of the pictures are broken: the finished shards stay, and a call with a larger max_bad goes
+    on from them.
+    """
+    join_ranks()
+    job = Job.of(dataset, Encoders(image_encoder, text_encoder), Path(out), settings or ExtractSettings())
+    with ExitStack() as held:
+        todo = on_first(lambda: held.enter_context(job.claimed()))
+        bad = list(job.skipped())
+        for part in job.work.run(todo[rank() :: world_size()], job.progress(todo, progress)):
+            bad += part.skipped
+            job.check_bad(bad)
+        wait_for_all()
+        on_first(job.finish)
+    wait_for_all()
+    return Store.open(out)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A dataset on its way into a folder."""
+
+    work: Work
+    wanted: Manifest
+    max_bad: float
+
+    @classmethod
+    def of(cls, dataset: Dataset, encoders: Encoders, out: Path, settings: ExtractSettings) -> Job:
+        """Nothing is written yet; a shard size that `out` has already stays."""
+        infos = {side: encoder.info for side, encoder in _sides(encoders).items()}
+        for side, info in infos.items():
+            if info.modality != side:
+                raise InputError(f"{side}_encoder: {info.id} encodes {info.modality}s")
+        cleaned = clean_items(dataset, sides=tuple(infos))
+        wanted = _plan(dataset, cleaned, infos, settings)
+        size = read_manifest(out).shard_size if (out / MANIFEST).is_file() else settings.shard_size
+        work = Work(cleaned.items, encoders, out, size, settings.dtype, settings.batch_size, settings.workers)
+        return cls(work, wanted, settings.max_bad)
+
+    @contextmanager
+    def claimed(self) -> Iterator[list[int]]:
+        """Make the folder this store's, or take up what is there of it already, and hold it against others.
+
+        The numbers of the shards that are still to be made.
+        """
+        out = self.work.out
+        self._check_free()
+        out.mkdir(parents=True, exist_ok=True)
+        with only_writer(out):
+            if not (out / MANIFEST).exists():
+                write_manifest(out, self.wanted)
+            found = self._found()
+            if found.complete:
+                found = self._without_lost(found)
+            self.check_bad(found.skipped if found.complete else self.skipped())
+            if found.complete:
+                remove_parts(out)
+                yield []
+                return
+            parts = {number: part for number, part in read_parts(out).items() if is_there(out, part.shard)}
+            check_parts(out, parts)
+            remove_temporaries(out)
+            count = -(-len(self.work.items) // found.shard_size)
+            yield [number for number in range(count) if number not in parts]
+
+    def _without_lost(self, found: Manifest) -> Manifest:
+        """A finished store whose files are all there, or the same unfinished: the shards with a lost file are to be
+        made again, the others stay."""
+        out = self.work.out
+        lost = {number for number, shard in enumerate(found.shards) if not is_there(out, shard)}
+        if not lost:
+            return found
+        for number in set(range(len(found.shards))) - lost:
+            ids = {self.work.items[i].image_id for i in self.work.range_of(number)}
+            skipped = tuple(entry for entry in found.skipped if entry.image_id in ids)
+            write_part(out, number, Part(found.shards[number], skipped))
+        unfinished = replace(self.wanted, shard_size=found.shard_size)
+        write_manifest(out, unfinished)
+        return unfinished
+
+    def progress(self, todo: Sequence[int], tell: ProgressCallback | None) -> ProgressCallback | None:
+        """Counts what was there before too; on several ranks each tells of its own share."""
+        if tell is None or world_size() > 1:
+            return tell
+        before = len(self.work.items) - sum(len(self.work.range_of(number)) for number in todo)
+        return lambda done, total: tell(before + done, before + total)
+
+    def skipped(self) -> list[Skipped]:
+        """The pictures that earlier calls left out."""
+        return [entry for part in read_parts(self.work.out).values() for entry in part.skipped]
+
+    def finish(self) -> None:
+        """Join the finished shards into the store; nothing where that was done before."""
+        out = self.work.out
+        manifest = read_manifest(out)
+        if manifest.complete:
+            return
+        manifest = join_parts(manifest, read_parts(out))
+        self.check_bad(manifest.skipped)
+        if not manifest.n_rows:
+            raise InputError(f"{manifest.dataset}: not one picture could be used; first: {manifest.skipped[0].reason}")
+        finish(out, manifest)
+        remove_parts(out)
+
+    def check_bad(self, bad: Sequence[Skipped]) -> None:
+        total = len(self.work.items)
+        if len(bad) > self.max_bad * total:
+            first = "; ".join(entry.reason for entry in bad[:3])
+            raise InputError(
+                f"{self.wanted.dataset}: {len(bad)} of {total} pictures cannot be used, more than max_bad = "
+                f"{self.max_bad:g} allows; mend them or raise max_bad (first: {first})"
+            )
+
+    def _check_free(self) -> None:
+        out = self.work.out
+        if (out / MANIFEST).exists():
+            self._found()
+        elif out.exists() and (not out.is_dir() or any(p for p in out.iterdir() if not _ours(p.name))):
+            raise InputError(f"out: {out} exists and holds no csaligner store; choose an empty or a new folder")
+
+    def _found(self) -> Manifest:
+        found = read_manifest(self.work.out)
+        if found.plan != self.wanted.plan:
+            raise InputError(
+                f"out: {self.work.out} holds a store of other {_difference(found, self.wanted)}; "
+                "choose another folder or delete it"
+            )
+        return found
+
+
+def _ours(name: str) -> bool:
+    return name.endswith(".tmp") or name == LOCK
+
+
+def _sides(encoders: Encoders) -> dict[Modality, Encoder]:
+    sides: dict[Modality, Encoder | None] = {"image": encoders.image, "text": encoders.text}
+    found = {side: encoder for side, encoder in sides.items() if encoder is not None}
+    if not found:
+        raise InputError("image_encoder and text_encoder are both None; give at least one")
+    return found
+
+
+def _plan(
+    dataset: Dataset, cleaned: Cleaned, infos: Mapping[Modality, EncoderInfo], settings: ExtractSettings
+) -> Manifest:
+    """The manifest of the empty store; its plan covers ids, paths, file sizes, captions, groups and splits."""
+    fingerprints = [info.fingerprint for info in infos.values()]
+    digest = hashlib.sha256(json.dumps([*fingerprints, settings.dtype]).encode())
+    for item in cleaned.items:
+        row = [item.image_id, *stamp_of(item.image), item.captions, item.group, item_split(item)]
+        digest.update(json.dumps(row).encode())
+    return Manifest(
+        plan=digest.hexdigest(),
+        dataset=dataset.name,
+        attribution=dataset.attribution,
+        image=infos.get("image"),
+        text=infos.get("text"),
+        dtype=settings.dtype,
+        shard_size=settings.shard_size,
+        empty_captions=cleaned.empty_captions,
+        without_caption=cleaned.without_caption,
+        notes=cleaned.notes,
+    )
+
+
+def _difference(found: Manifest, wanted: Manifest) -> str:
+    for side, info in found.encoders.items():
+        if wanted.encoders.get(side) != info:
+            return f"{side} features ({info.id}, {info.fingerprint})"
+    return f"data ({found.dataset}, {found.dtype})"

@@ -1,0 +1,99 @@
+"""Arrays that somebody has already, in files, to a store: paired, or one side alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from csaligner.checks import InputError, check_length
+from csaligner.datasets.split import split_of
+from csaligner.paired_features import pair_features
+from csaligner.types import EncoderInfo, Modality, PairedFeatures
+
+from .read_features import load_features, precomputed_info
+from .shard_files import ShardRows
+from .store import Store, write_one_shard, write_store
+
+
+@dataclass(frozen=True)
+class FeatureFiles:
+    """image, text: .npy, .npz, .safetensors or .parquet, (rows, d); at least one. names: the models in your own
+    words, which tell stores apart. image_ids, text_image_ids, captions: text files, one entry a line: the id of each
+    image row, the id of the image that each text belongs to, the texts. Without ids row i pairs with row i."""
+
+    image: Path | None = None
+    text: Path | None = None
+    names: tuple[str, str] = ("image", "text")
+    image_ids: Path | None = None
+    text_image_ids: Path | None = None
+    captions: Path | None = None
+
+
+def import_features(files: FeatureFiles, out: Path | str) -> Store:
+    """A store from feature files, at `out`, which must not exist yet. Raises InputError where they do not fit."""
+    image = load_features(files.image) if files.image else None
+    text = load_features(files.text) if files.text else None
+    ids, owners, captions = _lines(files.image_ids), _lines(files.text_image_ids), _lines(files.captions)
+    if image is None or text is None:
+        side: Modality = "text" if image is None else "image"
+        x = image if image is not None else text
+        if x is None:
+            raise InputError("image_features and text_features are both missing; give at least one")
+        info = _info(files.names[side == "text"], side, x)
+        return write_side(out, x, info, ids=owners if side == "text" else ids, captions=captions)
+    infos = (_info(files.names[0], "image", image), _info(files.names[1], "text", text))
+    pairs = pair_features(image, text, ids, owners)
+    if captions is not None:
+        check_length("captions", captions, len(pairs.text), "texts")
+        pairs = PairedFeatures(pairs.image, pairs.text, pairs.text_to_image, pairs.image_ids, tuple(captions))
+    return write_store(out, pairs, infos)
+
+
+def write_side(
+    path: Path | str,
+    features: Tensor,
+    encoder: EncoderInfo,
+    *,
+    ids: Sequence[str] | None = None,
+    captions: Sequence[str] | None = None,
+) -> Store:
+    """A store of one modality, encoder.modality, from features (N, d); at `path`, which must not exist yet.
+
+    ids: one name a row, else its number; images have each their own, captions of one image share its id. The split
+    is the hash of the id (split.py). Raises InputError.
+    """
+    path, side = Path(path), encoder.modality
+    if path.exists():
+        raise InputError(f"out: {path} exists; choose another folder or delete it")
+    n = len(features)
+    names = list(map(str, range(n) if ids is None else ids))
+    check_length("ids", names, n, "rows")
+    if side == "image" and len(set(names)) < n:
+        twice = Counter(names).most_common(1)[0][0]
+        raise InputError(f"ids: {twice!r} is there twice; give each picture its own id")
+    texts = list(captions or [""] * n)
+    check_length("captions", texts, n, "rows")
+    array = features.detach().to("cpu", torch.float32).numpy()
+    metadata = [(name, caption, "", split_of(name), name) for name, caption in zip(names, texts, strict=True)]
+    image, text = (array, None) if side == "image" else (None, array)
+    infos = (encoder, None) if side == "image" else (None, encoder)
+    return write_one_shard(path, ShardRows(image, text, metadata), infos)
+
+
+def _info(name: str, side: Modality, x: Tensor) -> EncoderInfo:
+    unit = bool(((x.double().norm(dim=1) - 1).abs() < 1e-2).all())
+    return precomputed_info(name, side, x.shape[1], normalized=unit)
+
+
+def _lines(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: does not read as UTF-8 text, one entry a line ({error})") from None

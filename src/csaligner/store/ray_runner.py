@@ -1,0 +1,122 @@
+"""`embed` on a Ray cluster: actors that each hold the encoders and make one shard after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from csaligner.checks import CSAlignerError, InputError
+from csaligner.types import Dataset
+
+from .embed import ExtractSettings, Job
+from .shard_maker import Encoders, ProgressCallback, Work
+from .shard_records import Part
+from .store import Store
+
+RETRIES = 3  # times that a shard is tried again after its worker died
+RESTARTS = -1  # a worker that died is always replaced
+
+
+def embed_on_ray(
+    dataset: Dataset,
+    make_encoders: Callable[[], Encoders],
+    out: Path | str,
+    settings: ExtractSettings | None = None,
+    progress: ProgressCallback | None = None,
+    *,
+    actors: int | None = None,
+) -> Store:
+    """As extract.embed, with the shards made by `actors` Ray actors (None: one per GPU, else one per CPU core that
+    settings.workers leave over). The store is the same to the byte.
+
+    make_encoders: called once in each actor; it travels by cloudpickle. out: a folder that every node sees. Uses the
+    cluster that Ray is connected to or that RAY_ADDRESS names, else a local one. A worker that is killed is started
+    anew and its shard made again, RETRIES times.
+
+    Raises what embed raises, and CSAlignerError where a shard's workers die again and again.
+    """
+    ray = _ray()
+    settings = settings or ExtractSettings()
+    job = Job.of(dataset, make_encoders(), Path(out).absolute(), settings)
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
+    try:
+        with job.claimed() as todo:
+            if todo:
+                _run(ray, job, make_encoders, todo, actors or _actors(ray, settings.workers), progress)
+            job.finish()
+    finally:
+        if started:
+            ray.shutdown()
+    return Store.open(out)
+
+
+class Maker:
+    """Runs in an actor. The encoders are made once, the shards one by one."""
+
+    def __init__(self, work: Work, make_encoders: Callable[[], Encoders]) -> None:
+        self._work = replace(work, encoders=make_encoders())
+
+    def make(self, number: int) -> Part:
+        return next(iter(self._work.run([number])))
+
+
+def _run(
+    ray: Any,
+    job: Job,
+    make_encoders: Callable[[], Encoders],
+    todo: Sequence[int],
+    actors: int,
+    progress: ProgressCallback | None,
+) -> None:
+    gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+    actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=RETRIES)(Maker)
+    work = ray.put(replace(job.work, encoders=Encoders(None, None)))
+    idle = [actor.remote(work, make_encoders) for _ in range(min(actors, len(todo)))]
+    tell, total = job.progress(todo, progress), sum(len(job.work.range_of(number)) for number in todo)
+    bad, done, waiting = job.skipped(), 0, list(todo)
+    running: dict[Any, tuple[Any, int]] = {}
+    while waiting or running:
+        while idle and waiting:
+            maker, number = idle.pop(), waiting.pop(0)
+            running[maker.make.remote(number)] = (maker, number)
+        (finished,), _ = ray.wait(list(running))
+        maker, number = running.pop(finished)
+        idle.append(maker)
+        bad += _result(ray, finished, number).skipped
+        job.check_bad(bad)
+        done += len(job.work.range_of(number))
+        if tell is not None:
+            tell(done, total)
+
+
+def _result(ray: Any, finished: Any, number: int) -> Part:
+    try:
+        part: Part = ray.get(finished)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, CSAlignerError):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayActorError as error:
+        reason = str(error).splitlines()[0]
+        raise CSAlignerError(
+            f"embed: the Ray workers that made shard {number} died {RETRIES + 1} times ({reason}); finished shards "
+            "are safe, the same call goes on from them"
+        ) from None
+    return part
+
+
+def _actors(ray: Any, workers: int) -> int:
+    resources = ray.cluster_resources()
+    return max(1, int(resources.get("GPU", 0)) or int(resources.get("CPU", 1)) // (1 + workers))
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError(f"runner: {error}; pip install 'csaligner[ray]'") from None
+    return ray

@@ -1,0 +1,150 @@
+"""Shards of a store, made one after the other from items: the inner loop of `embed`, on whichever process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from csaligner.checks import InputError
+from csaligner.datasets.images.source import written
+from csaligner.datasets.split import item_split
+from csaligner.types import Encoder, Item
+
+from .decode_workers import Decoded, decoded_batches
+from .manifest import Skipped
+from .shard_files import Array, ShardRows, write_shard
+from .shard_records import Part, write_part
+from .streams import encode, encoded, streams_of
+
+Batches = Iterator[tuple[Decoded, Tensor | None]]
+ProgressCallback = Callable[[int, int], object]  # pictures done, pictures in all
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """None: that side is not wanted. At least one is."""
+
+    image: Encoder | None
+    text: Encoder | None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What decides the bytes of a shard (items, encoders, shard_size, dtype), and how it is made."""
+
+    items: Sequence[Item]
+    encoders: Encoders
+    out: Path
+    shard_size: int
+    dtype: str
+    batch_size: int
+    workers: int
+
+    def run(self, numbers: Sequence[int], tell: ProgressCallback | None = None) -> Iterator[Part]:
+        """Make these shards; each is on the disk when its part comes out. tell: how many items of these are done."""
+        shards = [self.range_of(number) for number in numbers]
+        total = sum(map(len, shards))
+        progress = _Progress(total, tell)
+        encoder = self.encoders.image
+        streams = streams_of(encoder) if encoder else 1
+        batches = encoded(encoder, self._batches(shards), streams) if encoder else iter(())
+        with _threads_beside(self.workers if encoder and streams == 1 else 0):
+            for number, shard in zip(numbers, shards, strict=True):
+                before = self._truncated()
+                rows, skipped = self._shard(shard, batches, progress)
+                made = write_shard(self.out, number, rows, self.dtype)
+                part = Part(replace(made, truncated=self._truncated() - before), tuple(skipped))
+                write_part(self.out, number, part)
+                yield part
+
+    def range_of(self, number: int) -> range:
+        start = number * self.shard_size
+        return range(start, min(start + self.shard_size, len(self.items)))
+
+    def _batches(self, shards: Sequence[range]) -> Iterator[Decoded]:
+        assert self.encoders.image is not None
+        size = self.batch_size
+        index = [list(shard[start : start + size]) for shard in shards for start in range(0, len(shard), size)]
+        return decoded_batches(self.items, self.encoders.image, index, self.workers)
+
+    def _shard(self, shard: range, batches: Batches, progress: _Progress) -> tuple[ShardRows, list[Skipped]]:
+        encoder = self.encoders.image
+        if encoder is None:
+            used = [self.items[i] for i in shard]
+            progress.add(len(shard))
+            return ShardRows(None, self._texts(used), _metadata(used, per_caption=True)), []
+        features: list[Tensor] = []
+        good: list[Item] = []
+        skipped: list[Skipped] = []
+        for batch, x in islice(batches, math.ceil(len(shard) / self.batch_size)):
+            bad = dict(batch.bad)
+            if x is not None:
+                finite = torch.isfinite(x).all(dim=1)
+                broken = [i for i, ok in zip(batch.good, finite.tolist(), strict=True) if not ok]
+                bad |= {i: f"{self.items[i].image}: its features are NaN or infinite" for i in broken}
+                features.append(x[finite])
+                good += [self.items[i] for i in batch.good if i not in bad]
+            skipped += [Skipped(self.items[i].image_id, str(self.items[i].image), bad[i]) for i in sorted(bad)]
+            progress.add(len(batch.good) + len(batch.bad))
+        image = torch.cat([torch.empty(0, encoder.info.dim), *features])
+        if self.encoders.text is None:
+            return ShardRows(image.numpy(), None, _metadata(good, per_caption=False)), skipped
+        repeats = torch.tensor([len(item.captions) for item in good], dtype=torch.int64)
+        rows = ShardRows(
+            image.repeat_interleave(repeats, dim=0).numpy(), self._texts(good), _metadata(good, per_caption=True)
+        )
+        return rows, skipped
+
+    def _truncated(self) -> int:
+        """Texts that the encoder has cut off so far; encoders that do not count have cut none that we know of."""
+        return int(getattr(self.encoders.text, "truncated", 0))
+
+    def _texts(self, used: Sequence[Item]) -> Array:
+        encoder = self.encoders.text
+        assert encoder is not None
+        captions = [caption for item in used for caption in item.captions]
+        if not captions:
+            return torch.empty(0, encoder.info.dim).numpy()
+        text = encode(encoder, [encoder.prepare(caption) for caption in captions])
+        finite = torch.isfinite(text).all(dim=1)
+        if not bool(finite.all()):
+            caption = captions[int((~finite).nonzero()[0])]
+            raise InputError(f"text_encoder: {encoder.info.id} gives NaN or infinity for {caption!r}")
+        return text.numpy()
+
+
+class _Progress:
+    def __init__(self, total: int, tell: ProgressCallback | None) -> None:
+        self._done, self._total, self._tell = 0, total, tell
+        self.add(0)
+
+    def add(self, n: int) -> None:
+        self._done += n
+        if self._tell is not None:
+            self._tell(self._done, self._total)
+
+
+def _metadata(used: Sequence[Item], *, per_caption: bool) -> list[tuple[str, ...]]:
+    return [
+        (item.image_id, caption, written(item.image), item_split(item), item.group)
+        for item in used
+        for caption in (item.captions if per_caption else ("",))
+    ]
+
+
+@contextmanager
+def _threads_beside(workers: int) -> Iterator[None]:
+    """Leave cores to the workers: torch's threads wait for each other, and one that has no core holds up all."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

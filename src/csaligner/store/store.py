@@ -1,0 +1,395 @@
+"""Features on disk: a folder that clip-retrieval's tools can read, with csaligner.json beside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from csaligner.checks import InputError, as_features, check_choice, check_length
+from csaligner.datasets.images.source import source_of
+from csaligner.datasets.split import split_of
+from csaligner.files import sha256_of, write_folder
+from csaligner.types import SPLITS, EncoderInfo, ImageSource, Modality, PairedFeatures, Split
+
+from .manifest import DTYPES, MANIFEST, Manifest, read_manifest, write_manifest
+from .row_metadata import Index, Metadata, Read
+from .row_reader import RowReader
+from .shard_files import ShardRows, array_file, damaged_files, write_shard
+
+DType = Literal["float32", "float16"]
+SIDES: tuple[Modality, ...] = ("image", "text")
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Which rows of a store belong together, N images and M captions, all int64; for Store.rows.
+
+    image_rows: (N,) the first row of each image; text_rows: (M,); text_to_image: (M,), the image of each caption
+    as a position in image_rows.
+    """
+
+    image_rows: Tensor
+    text_rows: Tensor
+    text_to_image: Tensor
+
+
+class Store:
+    """A finished store, open for reading. Rows are read when they are asked for and matched by image id.
+
+    A store of one modality (`sides`) has rows and no pairs.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        *,
+        verify: bool = True,
+        metadata: Read | None = None,
+    ) -> None:
+        """Use Store.open. metadata: see Metadata."""
+        self.path, self.manifest = path, manifest
+        self._readers = {side: RowReader(path, manifest, side, verify) for side in manifest.encoders}
+        self._metadata = Metadata(path, manifest, verify, metadata)
+
+    @classmethod
+    def open(cls, path: Path | str, *, verify: bool = True) -> Store:
+        """A folder that `embed` or write_store wrote, or one of clip-retrieval (see clip_retrieval.py).
+
+        verify: compare the SHA-256 of each file with the manifest's before it is read: of metadata here, of features
+        when rows of theirs are first wanted.
+
+        Raises InputError where there is no manifest, it is of another format version or not complete, or a file
+        is missing, has another shape than the manifest says, or is not as it was written.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise InputError(f"store: no such folder: {path}")
+        if not (path / MANIFEST).is_file():
+            from .clip_retrieval import is_clip_retrieval, open_clip_retrieval
+
+            if is_clip_retrieval(path):
+                return open_clip_retrieval(path)
+        manifest = read_manifest(path)
+        if not manifest.complete:
+            raise InputError(f"store: {path} is not finished; run the same `csaligner embed` again to go on")
+        store = cls(path, manifest, verify=verify)
+        store.check()
+        return store
+
+    def check(self) -> None:
+        """InputError unless every file is there and as large as the manifest says, and metadata as it was written.
+
+        Features are not read.
+        """
+        for reader in self._readers.values():
+            reader.check_shapes()
+        self._metadata.check()
+
+    @property
+    def sides(self) -> tuple[Modality, ...]:
+        """The modalities that it holds rows of."""
+        return tuple(self._readers)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of each side: one per caption, the picture's row repeated; one per picture without captions."""
+        return self.manifest.n_rows
+
+    def rows(self, side: Modality, rows: npt.ArrayLike | Tensor) -> Tensor:
+        """(len(rows), d) float32: the features in those rows, counted from 0 through all shards, in that order.
+
+        Reads only these rows. Raises InputError for a side that the store does not have and a row beyond its end.
+        """
+        reader = self._reader(side)
+        wanted = np.asarray(rows, dtype=np.int64)
+        if wanted.ndim != 1 or (len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.n_rows):
+            raise InputError(f"rows: got shape {wanted.shape}, wanted numbers from 0 to {self.n_rows - 1} in one list")
+        return reader(wanted)
+
+    def pairing(self, split: Split | None = None) -> Pairing:
+        """The pairs of a split (None: of all), images in the order of their first row.
+
+        Raises InputError where the split is empty or the store holds one modality.
+        """
+        for side in SIDES:
+            self._reader(side)
+        rows, codes = self._coded_rows(split)
+        _, first = np.unique(codes, return_index=True)
+        return Pairing(torch.from_numpy(rows[first]), torch.from_numpy(rows), torch.from_numpy(codes))
+
+    def rows_of(self, side: Modality, split: Split | None = None) -> Tensor:
+        """The distinct rows of one side without their pairing, (n,) int64: each image once, or every caption."""
+        self._reader(side)
+        rows, codes = self._coded_rows(split)
+        if side == "text":
+            return torch.from_numpy(rows)
+        return torch.from_numpy(rows[np.unique(codes, return_index=True)[1]])
+
+    def items(self, side: Modality, rows: Tensor) -> list[Any]:
+        """What rows were made from: captions, or sources of pictures; None where that is not known."""
+        values = self._metadata.column("caption" if side == "text" else "image_path")
+        found = (values[row] or None for row in rows.tolist())
+        return [source_of(value) if value and side == "image" else value for value in found]
+
+    @property
+    def n_images(self) -> int:
+        return self.manifest.n_images
+
+    @property
+    def n_captions(self) -> int:
+        return self.manifest.n_captions
+
+    @property
+    def image_fingerprint(self) -> str:
+        return self._info("image").fingerprint
+
+    @property
+    def text_fingerprint(self) -> str:
+        return self._info("text").fingerprint
+
+    @property
+    def encoders(self) -> Mapping[Modality, EncoderInfo]:
+        return self.manifest.encoders
+
+    @property
+    def dataset(self) -> str:
+        return self.manifest.dataset
+
+    @property
+    def attribution(self) -> str:
+        return self.manifest.attribution
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the manifest, which holds the SHA-256 of every other file."""
+        path = self.path / MANIFEST
+        return sha256_of(path) if path.is_file() else self.manifest.plan
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out on the way, one line each."""
+        m = self.manifest
+        lines = []
+        if m.skipped:
+            first = m.skipped[0]
+            lines.append(
+                f"{len(m.skipped)} of {m.n_images + len(m.skipped)} pictures could not be used and were left out "
+                f"(first: {first.reason}); all are listed in {self.path / MANIFEST}"
+            )
+        if m.empty_captions:
+            lines.append(f"captions that are empty or not text, dropped: {m.empty_captions}")
+        if m.without_caption:
+            lines.append(
+                f"pictures without a caption, left out: {len(m.without_caption)} (first: {m.without_caption[0]})"
+            )
+        truncated = sum(shard.truncated for shard in m.shards)
+        if truncated:
+            lines.append(
+                f"captions cut off by the text encoder ({m.text.id if m.text else ''}): {truncated} of {m.n_captions}; "
+                "long_text=split in its name reads them whole"
+            )
+        return (*lines, *m.notes)
+
+    @property
+    def counts(self) -> dict[Split, tuple[int, int]]:
+        """(images, captions) of each split that is not empty."""
+        found: dict[Split, tuple[int, int]] = {}
+        for split in SPLITS:
+            rows, codes = self._metadata.coded_rows(split)
+            if len(rows):
+                images = len(np.unique(codes)) if "image" in self.sides else 0
+                found[split] = (images, len(rows) if "text" in self.sides else 0)
+        return found
+
+    @property
+    def image_paths(self) -> Mapping[str, Path]:
+        """Image id -> the picture it was made from, where that is known and a file of its own."""
+        return {image_id: source for image_id, source in self.image_sources.items() if isinstance(source, Path)}
+
+    @property
+    def image_sources(self) -> Mapping[str, ImageSource]:
+        """Image id -> the picture it was made from, where that is known: a file or a part of one."""
+        pairs = zip(self._metadata.column("image_id"), self._metadata.column("image_path"), strict=True)
+        return {image_id: source_of(path) for image_id, path in pairs if path}
+
+    def require(self, *, image: EncoderInfo | str | None = None, text: EncoderInfo | str | None = None) -> None:
+        """Raises InputError unless the store was made by these encoders (or these fingerprints); None: any will do."""
+        asked: dict[Modality, EncoderInfo | str | None] = {"image": image, "text": text}
+        for side, wanted in asked.items():
+            if wanted is None:
+                continue
+            made_by = self._info(side)
+            fingerprint = wanted if isinstance(wanted, str) else wanted.fingerprint
+            if fingerprint != made_by.fingerprint:
+                name = "the one" if isinstance(wanted, str) else wanted.id
+                raise InputError(
+                    f"store: the {side} features of {self.path} come from {made_by.id} ({made_by.fingerprint}), "
+                    f"wanted {name} ({fingerprint}); embed the data with that encoder"
+                )
+
+    def features(self, split: Split | None = None) -> PairedFeatures:
+        """All pairs of a split (None: of all splits) as float32 tensors, each image once.
+
+        Images stand in the order of their first row. Raises InputError where the split is empty.
+        """
+        pairing = self.pairing(split)
+        ids, captions = self._metadata.column("image_id"), self._metadata.column("caption")
+        return PairedFeatures(
+            image=self.rows("image", pairing.image_rows),
+            text=self.rows("text", pairing.text_rows),
+            text_to_image=pairing.text_to_image,
+            image_ids=tuple(ids[row] for row in pairing.image_rows.tolist()),
+            captions=tuple(captions[row] for row in pairing.text_rows.tolist()),
+        )
+
+    def verify(self) -> None:
+        """Read every file; InputError names the ones that are not as they were written."""
+        damaged = damaged_files(self.path, self.manifest.shards)
+        if damaged:
+            raise InputError(
+                f"store: {self.path}: damaged or missing files: {', '.join(damaged)}; delete these and embed again"
+            )
+
+    def _info(self, side: Modality) -> EncoderInfo:
+        self._reader(side)
+        return self.manifest.encoders[side]
+
+    def _reader(self, side: Modality) -> RowReader:
+        check_choice("side", side, SIDES)
+        if side not in self._readers:
+            raise InputError(f"store: {self.path} holds no {side} features; give one that does")
+        return self._readers[side]
+
+    def _coded_rows(self, split: Split | None) -> tuple[Index, Index]:
+        """As Metadata.coded_rows; an empty split is an InputError."""
+        if split is not None:
+            check_choice("split", split, SPLITS)
+        rows, codes = self._metadata.coded_rows(split)
+        if not len(rows):
+            what = "images" if "image" in self.sides else "captions"
+            held = ", ".join(f"{n[0] or n[1]} {what} in {name}" for name, n in self.counts.items())
+            raise InputError(f"store: {self.path} has no {what} in split {split!r}; it has {held}")
+        return rows, codes
+
+
+def finish(folder: Path, manifest: Manifest) -> None:
+    """Measure the rows and mark the store as complete."""
+    norms: dict[str, float] = {side: _mean_norm(folder, manifest, side) for side in manifest.encoders}
+    write_manifest(folder, replace(manifest, mean_norm=norms, complete=True))
+
+
+def _mean_norm(folder: Path, manifest: Manifest, side: Modality) -> float:
+    total = 0.0
+    for number in range(len(manifest.shards)):
+        rows = np.load(folder / array_file(side, number), mmap_mode="r", allow_pickle=False)
+        total += float(np.linalg.norm(rows.astype(np.float64), axis=1).sum())
+    return total / manifest.n_rows
+
+
+def write_store(
+    path: Path | str,
+    features: PairedFeatures,
+    encoders: tuple[EncoderInfo, EncoderInfo],
+    *,
+    splits: Mapping[str, Split] | None = None,
+    image_paths: Mapping[str, Path] | None = None,
+    dataset: str = "arrays",
+    dtype: DType = "float32",
+) -> Store:
+    """A store from features that are there already, in one shard; at `path`, which must not exist yet.
+
+    encoders: who made the image and the text features. splits: image id -> split, else split_of(image id).
+
+    Raises InputError for features that are not finite, too large for dtype or not as the encoders give them, for an
+    id that is there twice, and for captions and pictures that do not fit together.
+    """
+    path = Path(path)
+    check_choice("dtype", dtype, DTYPES)
+    if path.exists():
+        raise InputError(f"out: {path} exists; choose another folder or delete it")
+    image, text = (_rows_of(*side) for side in (("image", features.image), ("text", features.text)))
+    for side, x, info in (("image", image, encoders[0]), ("text", text, encoders[1])):
+        if x.shape[1] != info.dim:
+            raise InputError(f"{side}: has {x.shape[1]} dimensions, its encoder {info.id} gives {info.dim}")
+        if info.modality != side:
+            raise InputError(f"{side}: its encoder {info.id} encodes {info.modality}s")
+    captions = features.captions or ("",) * len(text)
+    check_length("captions", captions, len(text), "captions")
+    owners = _checked_owners(features, len(image), len(text))
+    ids, paths = features.image_ids, image_paths or {}
+    for image_id, split in (splits or {}).items():
+        check_choice(f"splits of {image_id!r}", split, SPLITS)
+    metadata = [
+        (ids[i], caption, str(paths.get(ids[i], "")), (splits or {}).get(ids[i]) or split_of(ids[i]), ids[i])
+        for i, caption in zip(owners, captions, strict=True)
+    ]
+    rows = ShardRows(image[owners].numpy(), text.numpy(), metadata)
+    return write_one_shard(path, rows, encoders, dataset=dataset, dtype=dtype)
+
+
+def write_one_shard(
+    path: Path,
+    rows: ShardRows,
+    encoders: tuple[EncoderInfo | None, EncoderInfo | None],
+    *,
+    dataset: str = "arrays",
+    dtype: DType = "float32",
+) -> Store:
+    """A store of these rows and no others. encoders: of images and texts, None for a side that the rows lack."""
+    side: Modality = "text" if rows.image is None else "image"
+
+    def write(folder: Path) -> None:
+        shard = write_shard(folder, 0, rows, dtype)
+        manifest = Manifest(
+            plan=shard.files[array_file(side, 0)],
+            dataset=dataset,
+            attribution="",
+            image=encoders[0],
+            text=encoders[1],
+            dtype=dtype,
+            shard_size=shard.images or shard.rows,
+            shards=(shard,),
+        )
+        finish(folder, manifest)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_folder(path, write)
+    return Store.open(path)
+
+
+def _rows_of(name: str, value: Tensor) -> Tensor:
+    """Finite features on the CPU, in a precision that numpy knows too."""
+    x = as_features(name, value).detach().cpu()
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
+def _checked_owners(features: PairedFeatures, images: int, captions: int) -> list[int]:
+    """The row of each caption's picture. What a store could not give back is an InputError: ids are its only key."""
+    ids, owners = features.image_ids, features.text_to_image
+    check_length("image_ids", ids, images, "images")
+    if len(set(ids)) < images:
+        twice = Counter(ids).most_common(1)[0][0]
+        raise InputError(f"image_ids: {twice!r} is there twice; give each picture its own id")
+    if owners.ndim != 1 or owners.dtype not in (torch.int64, torch.int32):
+        raise InputError(
+            f"text_to_image: got {owners.dtype} of shape {tuple(owners.shape)}, wanted ({captions},) int64"
+        )
+    check_length("text_to_image", owners, captions, "captions")
+    rows: list[int] = owners.tolist()
+    outside = next((n for n, row in enumerate(rows) if not 0 <= row < images), None)
+    if outside is not None:
+        raise InputError(f"text_to_image: caption {outside} has picture {rows[outside]}; wanted 0 to {images - 1}")
+    bare = set(range(images)) - set(rows)
+    if bare:
+        raise InputError(f"text_to_image: picture {ids[min(bare)]!r} has no caption; give it one or leave it out")
+    return rows

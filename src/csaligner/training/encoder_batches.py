@@ -1,0 +1,157 @@
+"""A store whose encoders are trained (LoRA): captions and pictures in the place of cached features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from csaligner.checks import InputError
+from csaligner.config import LoRAConfig, TrainConfig
+from csaligner.encoders import open_encoder
+from csaligner.store.decode_workers import prepared
+from csaligner.store.store import Store
+from csaligner.types import Encoder, Inputs, Modality, PairedFeatures, Sampler, Split
+
+from .samplers import EncoderRows, Pairs, PairSampler, Rows
+from .training_data import TrainingData, evenly, joined, with_unpaired
+
+CHUNK = 256  # pictures in memory at a time
+
+
+@runtime_checkable
+class TunableEncoder(Protocol):
+    """An encoder whose inside can be trained: `tower` turns what `inputs` makes of items into features."""
+
+    tower: nn.Module
+
+    def inputs(self, prepared: Sequence[Any]) -> dict[str, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class _EncoderRows:
+    """Rows that are read when they are asked for, as the encoder takes them."""
+
+    items: Sequence[Any]
+    encoder: Encoder
+    side: Modality
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, rows: Tensor, /) -> Inputs:
+        items = [prepared(self.encoder, self.items[row], self.side) for row in rows.tolist()]
+        return cast(TunableEncoder, self.encoder).inputs(items)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    image: Any
+    text: Any
+    text_to_image: Tensor
+    tokens: None = None
+
+
+@dataclass(frozen=True)
+class TrainableStore:
+    """encoders: modality -> the store's own encoder, opened again; where it is missing, the store's features serve."""
+
+    store: Store
+    encoders: Mapping[Modality, Encoder]
+
+    @classmethod
+    def open(cls, store: Store, config: LoRAConfig) -> TrainableStore:
+        """Raises InputError where an encoder cannot be opened, is not the one of the store, or cannot be trained."""
+        sides: tuple[Modality, ...] = ("image", "text") if config.sides == "both" else (config.sides,)
+        found: dict[Modality, Encoder] = {}
+        for side in sides:
+            info = store.encoders[side]
+            encoder = open_encoder(info.id, side)
+            if encoder.info.fingerprint != info.fingerprint:
+                raise InputError(
+                    f"lora: {info.id} is not what the {side} features of {store.path} were made with "
+                    f"(revision {encoder.info.revision}, then {info.revision}); embed the data again"
+                )
+            if not isinstance(encoder, TunableEncoder):
+                raise InputError(f"lora: {info.id} cannot be trained inside; choose an hf: encoder for the {side}")
+            found[side] = encoder
+        return cls(store, found)
+
+    @property
+    def towers(self) -> dict[Modality, Any]:
+        return {side: cast(TunableEncoder, encoder).tower for side, encoder in self.encoders.items()}
+
+    def sampler(self, config: TrainConfig, data: TrainingData | None = None) -> Sampler:
+        """Batches of the train split: token ids, pixels, or features of a side that stays frozen. data: its unpaired
+        stores go in the same way."""
+        pairs = self.store.features("train")
+        sides = {
+            side: _EncoderRows(self._items(pairs, side), self.encoders[side], side)
+            if side in self.encoders
+            else getattr(pairs, side)
+            for side in ("image", "text")
+        }
+        rows = _Pairs(sides["image"], sides["text"], pairs.text_to_image)
+        sampler = PairSampler(cast(Pairs, rows), config.batch_size, config.captions, config.seed)
+        if data is None:
+            return sampler
+        images, texts = self._unpaired(data.unpaired_images, "image"), self._unpaired(data.unpaired_texts, "text")
+        return with_unpaired(sampler, images, texts, config.unpaired, config.seed)
+
+    def with_store(self, store: Store) -> TrainableStore:
+        """Another store of the same encoders, through the same towers."""
+        return replace(self, store=store)
+
+    def features(self, split: Split | None, images: int | None = None) -> PairedFeatures:
+        """Pairs of a split (None: all), encoded as the encoders are now; images: at most so many, at even steps."""
+        pairs = _thinned(self.store.features(split), images)
+        found = {side: self._encode(pairs, side) for side in self.encoders}
+        return PairedFeatures(
+            found.get("image", pairs.image),
+            found.get("text", pairs.text),
+            pairs.text_to_image,
+            pairs.image_ids,
+            pairs.captions,
+        )
+
+    def _unpaired(self, stores: Sequence[Store], side: Modality) -> Rows | EncoderRows | None:
+        if side not in self.encoders or not stores:
+            return joined(stores, side)
+        items: list[Any] = []
+        for store in stores:
+            found = store.items(side, store.rows_of(side, "train"))
+            if None in found:
+                what = "captions" if side == "text" else "pictures"
+                raise InputError(f"lora: {store.path} does not know its {what}, only features; embed the data itself")
+            items += found
+        return _EncoderRows(items, self.encoders[side], side)
+
+    def _items(self, pairs: PairedFeatures, side: Modality) -> Sequence[Any]:
+        if side == "text":
+            captions = pairs.captions
+            if captions is None or not any(captions):
+                raise InputError(f"lora: {self.store.path} holds no captions, only features; embed the data itself")
+            return captions
+        sources = self.store.image_sources
+        missing = next((image_id for image_id in pairs.image_ids if image_id not in sources), None)
+        if missing is not None:
+            raise InputError(f"lora: {self.store.path} does not know the picture of {missing!r}; embed the data itself")
+        return [sources[image_id] for image_id in pairs.image_ids]
+
+    def _encode(self, pairs: PairedFeatures, side: Modality) -> Tensor:
+        encoder, items = self.encoders[side], self._items(pairs, side)
+        chunks = (items[i : i + CHUNK] for i in range(0, len(items), CHUNK))
+        return torch.cat([encoder.encode([prepared(encoder, item, side) for item in chunk]) for chunk in chunks])
+
+
+def _thinned(pairs: PairedFeatures, images: int | None) -> PairedFeatures:
+    n = len(pairs.image)
+    if images is None or n <= images:
+        return pairs
+    taken, kept, owner = evenly(n, images, pairs.text_to_image)
+    captions = tuple(pairs.captions[i] for i in kept.tolist()) if pairs.captions else None
+    ids = tuple(pairs.image_ids[i] for i in taken.tolist())
+    return PairedFeatures(pairs.image[taken], pairs.text[kept], owner, ids, captions)
