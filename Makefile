@@ -1,12 +1,13 @@
 # Two commands do everything: `make demo` and `make test`. Both set up .venv first.
-PYTHON ?= python3.11
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := $(VENV)/.demo
 GENERATE := $(VENV)/.generate
 STAMP := $(VENV)/.installed
 
-.PHONY: demo generate test lint bench docs site extras faults mutants clean fuzz audit
+.PHONY: demo generate test nightly coverage lint bench docs site extras faults mutants clean fuzz audit
 demo: $(DEMO)
 	$(BIN)/csaligner demo
 
@@ -14,7 +15,13 @@ generate: $(GENERATE)
 	$(BIN)/csaligner generate-grid
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
+
+# What takes long: every kill and every flipped bit, other inputs each night, each mutant.
+nightly: test faults fuzz mutants
+
+coverage: $(STAMP)
+	$(BIN)/python -m pytest -n auto --cov=csaligner --cov-report=term:skip-covered
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -58,6 +65,7 @@ extras: $(STAMP)
 	$(BIN)/python benchmarks/install.py --out benchmarks/results/install.json
 
 $(DEMO): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: found no Python 3.10 or newer; install one or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bundled]'

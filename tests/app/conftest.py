@@ -1,9 +1,7 @@
-"""The world of colours of tests/search, and an index of it."""
+"""An index of the world of colours (tests/support/colours.py)."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +9,6 @@ import pytest
 
 from csaligner.search.build import build_index
 from csaligner.search.index import Index
-
-_spec = importlib.util.spec_from_file_location("colours", Path(__file__).parents[1] / "search" / "conftest.py")
-assert _spec is not None
-assert _spec.loader is not None
-_colours = importlib.util.module_from_spec(_spec)
-sys.modules["colours"] = _colours  # dataclasses look their module up
-_spec.loader.exec_module(_colours)
-world, write = _colours.world, _colours.write
 
 HOSTILE = (
     "<img src=x onerror=\"document.body.dataset.hacked='yes'\"><script>document.body.dataset.hacked='yes'</script>"

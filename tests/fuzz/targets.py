@@ -153,7 +153,7 @@ def _goes_on(path: Path) -> None:
 
 def _index(path: Path) -> None:
     from csaligner.search.index import Index
-    from tests.search.conftest import ColourImages, ColourTexts
+    from tests.support.colours import ColourImages, ColourTexts
 
     index = Index.open(path, (ColourImages(), ColourTexts()))
     _ = index.counts, index.spaces, index.bias

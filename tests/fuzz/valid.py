@@ -293,7 +293,7 @@ def run(folder: Path) -> Path:
 
 def index(folder: Path) -> Path:
     from csaligner.search.build import build_index
-    from tests.search.conftest import ColourImages, ColourTexts, save_aligner
+    from tests.support.colours import ColourImages, ColourTexts, save_aligner
 
     (folder / "data").mkdir()
     folder_of_pictures(folder / "data")
@@ -316,7 +316,7 @@ def decoder(folder: Path) -> Path:
 
 def encoder(family: str) -> Make:
     def make(folder: Path) -> Path:
-        from tests.conftest import MAKERS
+        from tests.support.models import MAKERS
 
         MAKERS[family](folder / family)
         return folder / family

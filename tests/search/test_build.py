@@ -25,7 +25,7 @@ from csaligner.search.build import BuildReport, build_index, delete, writing
 from csaligner.search.index import Index
 from csaligner.store.store import Store
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 
 
 def build(world: Any, out: Path, data: Path | None = None) -> tuple[Index, BuildReport]:
@@ -180,8 +180,8 @@ def test_delete_by_id(world: Any, tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, {here!r})
-from conftest import ColourImages, ColourTexts
+sys.path.insert(0, {root!r})
+from tests.support.colours import ColourImages, ColourTexts
 from csaligner.search import build
 build.A_WRITE = {{"image": 4, "text": 4}}
 
@@ -198,7 +198,7 @@ build.build_index({data!r}, {out!r}, {run!r}, encoders=(Deadly(), ColourTexts())
 def test_a_killed_indexer_leaves_an_index_that_opens_and_goes_on(world: Any, tmp_path: Path) -> None:
     world.many(20)
     out = tmp_path / "ix"
-    words = {"here": str(HERE), "data": str(world.folder), "out": str(out), "run": str(world.run)}
+    words = {"root": str(ROOT), "data": str(world.folder), "out": str(out), "run": str(world.run)}
     done = subprocess.run([sys.executable, "-c", KILLED.format(**words)], check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     half = Index.open(out, world.encoders)

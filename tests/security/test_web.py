@@ -17,7 +17,7 @@ from csaligner.app import server
 from csaligner.app.server import ServeSettings, make_app
 from csaligner.search.build import build_index
 from csaligner.search.index import Index
-from tests.search.conftest import ColourImages, ColourTexts, save_aligner
+from tests.support.colours import ColourImages, ColourTexts, save_aligner
 
 pytest.importorskip("starlette", reason="starlette is not installed")
 pytest.importorskip("httpx", reason="httpx is not installed")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from torch import Tensor
@@ -79,6 +78,12 @@ class World:
             path.with_suffix(".txt").write_text(caption, encoding="utf-8")
         return path
 
+    def write(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
     def many(self, count: int, seed: int = 0) -> None:
         """Pictures of random colours, each with its colour as the caption."""
         for n, colour in enumerate(np.random.default_rng(seed).integers(1, 255, (count, 3)).tolist()):
@@ -102,22 +107,7 @@ def save_aligner(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    (tmp_path / "data").mkdir()
-    run = save_aligner(tmp_path / "run")
-    return World((tmp_path / "data").resolve(), run, ColourImages(), ColourTexts())
-
-
-MakeFile = Callable[[str, str], Path]
-
-
-@pytest.fixture
-def write(world: World) -> MakeFile:
-    def make(name: str, text: str) -> Path:
-        path = world.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        return path
-
-    return make
+def make_world(folder: Path) -> World:
+    (folder / "data").mkdir()
+    run = save_aligner(folder / "run")
+    return World((folder / "data").resolve(), run, ColourImages(), ColourTexts())

@@ -1,4 +1,4 @@
-"""Small pictures, and encoders that are quick and exact."""
+"""Small images, a dataset in memory, and encoders that are quick and exact."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from torch import Tensor
@@ -60,39 +59,13 @@ class Listed:
 MakeItems = Callable[[int], list[Item]]
 
 
-@pytest.fixture
-def make_items(tmp_path: Path) -> MakeItems:
-    """n pictures of colour (i, 2 i, 100), the i-th with 1 + i % 3 captions."""
-
-    def make(n: int) -> list[Item]:
-        folder = tmp_path / "pictures"
-        folder.mkdir(exist_ok=True)
-        items = []
-        for i in range(n):
-            path = folder / f"{i}.png"
-            Image.new("RGB", (4, 4), (i, 2 * i, 100)).save(path)
-            captions = tuple(f"picture {i} caption {k}" for k in range(1 + i % 3))
-            items.append(Item(f"id{i}", path, captions, group=f"id{i}"))
-        return items
-
-    return make
-
-
-@pytest.fixture
-def image_encoder() -> FakeImageEncoder:
-    return FakeImageEncoder()
-
-
-@pytest.fixture
-def text_encoder() -> FakeTextEncoder:
-    return FakeTextEncoder()
-
-
-@pytest.fixture
-def listed() -> type[Listed]:
-    return Listed
-
-
-@pytest.fixture
-def fake_image_encoder() -> type[FakeImageEncoder]:
-    return FakeImageEncoder
+def make_items(folder: Path, n: int) -> list[Item]:
+    """n images of colour (i, 2 i, 100) in a folder, the i-th with 1 + i % 3 captions."""
+    folder.mkdir(exist_ok=True)
+    items = []
+    for i in range(n):
+        path = folder / f"{i}.png"
+        Image.new("RGB", (4, 4), (i, 2 * i, 100)).save(path)
+        captions = tuple(f"picture {i} caption {k}" for k in range(1 + i % 3))
+        items.append(Item(f"id{i}", path, captions, group=f"id{i}"))
+    return items
