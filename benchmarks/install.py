@@ -39,8 +39,7 @@ USES = {
     "from transformers import BertConfig, BertModel; BertModel(BertConfig(hidden_size=12, num_hidden_layers=1))\n"
     "from csaligner.datasets.huggingface import HuggingFace",
     "export": "import onnx, onnxruntime, onnxscript; from pathlib import Path; import csaligner.export",
-    "generate": "from csaligner.decoders.decoder import open_decoder; assert open_decoder('micro').side == 32\n"
-    "import torchmetrics",
+    "generate": "from csaligner.decoders.decoder import open_decoder; assert open_decoder('micro').side == 32",
     "search": "import lancedb, filelock; from csaligner.search.index import Index; import csaligner.search.build",
     "app": "import uvicorn; from csaligner.app.server import make_app; import csaligner.search.index",
     "ray": "import ray.data; import csaligner.store.ray_runner",

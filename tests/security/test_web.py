@@ -168,10 +168,12 @@ def test_captions_reach_the_page_as_text(client: Any) -> None:
 def test_a_report_escapes_captions(tmp_path: Path) -> None:
     from csaligner.reporting.page import write_page
 
-    write_page("<script>alert(1)</script>", "<img src=x onerror=alert(1)>", {"<b>": ""}, tmp_path / "p.html")
+    values = {"title": "<script>alert(1)</script>", "intro": "<img src=x onerror=alert(1)>", "names": ["<b>"]}
+    write_page("page.html", values, tmp_path / "p.html")
     text = (tmp_path / "p.html").read_text(encoding="utf-8")
     assert "<script>alert" not in text
     assert "<img src=x" not in text
+    assert "<b>" not in text
     assert "default-src 'none'" in text
 
 

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
 
 from .page import write_page
 from .plots import scatter_panel
 from .record import MethodResult
-from .summary import (
-    CENTROID,
-    DASH,
-    MEAN_RECALL,
-    MIXED_RECALL,
-    Cell,
-    Metric,
-    Summary,
-    describe,
-    format_spread,
-    format_value,
-    summarise,
-)
-from .tables import heading_unit
+from .summary import CENTROID, MEAN_RECALL, MIXED_RECALL, Summary, describe, summarise
 
 TABLE_KEYS = (
     MEAN_RECALL,
@@ -67,53 +56,32 @@ def pareto_front(summary: Summary, keys: Sequence[str] = FRONT_KEYS) -> list[str
 
 def write_comparison(title: str, intro: str, datasets: Sequence[DatasetComparison], path: Path) -> None:
     """Writes the page (UTF-8, atomic); nothing on it asks the network."""
-    write_page(title, intro, {data.name: _section(data) for data in datasets}, path)
+    names = [data.name for data in datasets]
+    sections = [_section(data) for data in datasets]
+    write_page("comparison.html", {"title": title, "intro": intro, "names": names, "sections": sections}, path)
 
 
-def _section(data: DatasetComparison) -> str:
+def _section(data: DatasetComparison) -> dict[str, Any]:
     summary = summarise(data.results)
     front = pareto_front(summary)
-    names = ", ".join(front)
-    left = "".join(f"<li>{escape(k)}: {escape(why)}</li>" for k, why in data.left_out.items())
-    left = f'<details><summary>Left out</summary><ul class="note">{left}</ul></details>' if left else ""
-    return (
-        f"<p>No other method is at least as good on recall, mixed recall and gap together as these: "
-        f"{escape(names)}.</p>"
-        f'<figure class="card wide">{_scatter(summary, front)}<figcaption><b>Recall against mixed search</b>'
-        "Up and to the right is better; the darker a point, the smaller the gap. A ring marks the front.</figcaption>"
-        f'</figure><div class="card scroll">{_table(data, summary, front)}</div>{left}'
-    )
+    return {
+        "name": data.name,
+        "summary": summary,
+        "front": front,
+        "scatter": _scatter(summary, front),
+        "metrics": [describe(key) for key in TABLE_KEYS if any(summary.cell(m, key) for m in summary.methods)],
+        "notes": {
+            method: " · ".join(filter(None, (data.about.get(method, ""), data.settings.get(method, ""))))
+            for method in summary.methods
+        },
+        "skipped": data.left_out,
+    }
 
 
-def _scatter(summary: Summary, front: Sequence[str]) -> str:
+def _scatter(summary: Summary, front: Sequence[str]) -> Markup:
     points = []
     for method in summary.methods:
         x, y, gap = (summary.cell(method, key) for key in FRONT_KEYS)
         if x and y and gap:
             points.append((method, 100 * x.mean, 100 * y.mean, gap.mean, method in front))
     return scatter_panel(points, "mean R@1 (%)", "mixed image-recall@10 (%)")
-
-
-def _table(data: DatasetComparison, summary: Summary, front: Sequence[str]) -> str:
-    metrics = [describe(key) for key in TABLE_KEYS if any(summary.cell(m, key) for m in summary.methods)]
-    head = "".join(
-        f'<th scope="col">{escape(m.label)}<span class="unit">{heading_unit(m)}</span></th>' for m in metrics
-    )
-    rows = []
-    for method in summary.methods:
-        cells = "".join(_cell(metric, summary.cell(method, metric.key)) for metric in metrics)
-        note = " · ".join(filter(None, (data.about.get(method, ""), data.settings.get(method, ""))))
-        mark = ' class="ours"' if method in front else ""
-        small = f'<small class="note">{escape(note)}</small>' if note else ""
-        rows.append(f'<tr{mark}><th scope="row">{escape(method)} {small}</th>{cells}</tr>')
-    return (
-        f'<table class="main"><thead><tr><th scope="col">method</th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
-    )
-
-
-def _cell(metric: Metric, cell: Cell | None) -> str:
-    if cell is None:
-        return f"<td>{DASH}</td>"
-    spread = "" if cell.sd is None else f"<small>\u00b1 {format_spread(metric, cell.mean, cell.sd)}</small>"
-    return f"<td>{format_value(metric, cell.mean)}{spread}</td>"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from csaligner.checks import InputError
 from csaligner.files import write_atomically
@@ -73,8 +74,8 @@ def project(m: FeatureMap) -> Projection:
     )
 
 
-def map_panels(maps: Sequence[Projection], prefix: str) -> list[str]:
-    """One SVG a map, all on one scale: a length means the same distance in each panel."""
+def map_panels(maps: Sequence[Projection], prefix: str) -> list[Markup]:
+    """One SVG per map, all on one scale: a length means the same distance in each panel."""
     radius = _radius(maps)
     panels = []
     for i, p in enumerate(maps):
@@ -88,7 +89,7 @@ def map_panels(maps: Sequence[Projection], prefix: str) -> list[str]:
     return panels
 
 
-def cosine_panels(samples: Mapping[str, CosineSample], prefix: str) -> dict[str, str]:
+def cosine_panels(samples: Mapping[str, CosineSample], prefix: str) -> dict[str, Markup]:
     """Histograms of the cosines of pairs and of non-pairs, one SVG a method, on common bins."""
     kept = {name: (_finite(s.paired), _finite(s.unpaired)) for name, s in samples.items()}
     kept = {name: s for name, s in kept.items() if len(s[0]) and len(s[1])}
@@ -127,7 +128,7 @@ def _place(order: Sequence[str]) -> Callable[[str], int]:
     return lambda key: order.index(key) if key in order else len(order)
 
 
-def curve_panels(results: Sequence[MethodResult], colours: Mapping[str, int], prefix: str) -> dict[str, str]:
+def curve_panels(results: Sequence[MethodResult], colours: Mapping[str, int], prefix: str) -> dict[str, Markup]:
     """One SVG a key; one line a run, thinner where a method has several seeds."""
     panels = {}
     for i, key in enumerate(curve_keys(results)):
@@ -267,7 +268,7 @@ def _style(axes: Any) -> None:
         spine.set_visible(side in ("left", "bottom"))
 
 
-def inline_svg(figure: Any, prefix: str, alt: str) -> str:
+def inline_svg(figure: Any, prefix: str, alt: str) -> Markup:
     """Inline SVG: theme colours as CSS variables, ids of its own, no metadata, the page's font."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -290,4 +291,4 @@ def inline_svg(figure: Any, prefix: str, alt: str) -> str:
     names = {value: name for name, value in LIGHT.items()}
     text = re.sub("|".join(names), lambda found: f"var(--{names[found[0]]})", text)
     text = re.sub(r"\n\s*", "\n", text).strip()
-    return f'<svg viewBox="{view[1]}" role="img" aria-label="{escape(alt)}">{text}'
+    return Markup(f'<svg viewBox="{view[1]}" role="img" aria-label="{escape(alt)}">{text}')

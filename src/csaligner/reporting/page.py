@@ -1,36 +1,65 @@
-"""A page of titled sections in the report's style: one HTML file that asks the network for nothing."""
+"""HTML pages from the Jinja2 templates beside this file: self-contained, everything from outside escaped."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
 
 from csaligner.files import write_text
 
-from .style import style_sheet
-
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-
-
-def write_page(title: str, intro: str, sections: Mapping[str, str], path: Path) -> None:
-    """sections: title -> HTML that is safe already. Writes UTF-8, atomically."""
-    links, body = [], []
-    for name, html in sections.items():
-        shown, ident = escape(name), escape(name, quote=True)
-        links.append(f'<a href="#{ident}">{shown}</a>')
-        body.append(f'<section id="{ident}"><h2>{shown}</h2>{html}</section>')
-    nav = f'<nav aria-label="Data sets">{"".join(links)}</nav>'
-    header = f'<h1>{escape(title)}</h1><p class="more">{escape(intro)}</p>{nav}'
-    write_text(path, html_page(title, header, f"<main>{''.join(body)}</main>"))
+from .palette import DARK, LIGHT, METHOD_COLOURS, variables
+from .summary import DASH, format_spread, format_value
+from .tables import heading_unit
+from .thumbnails import data_uri
 
 
-def html_page(title: str, header: str, body: str) -> str:
-    """The whole file; header, body: HTML that is safe already."""
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{style_sheet()}</style></head>"
-        f'<body><div class="wrap"><header>{header}</header>{body}</div></body></html>\n'
+@dataclass(frozen=True)
+class Panel:
+    """A drawing with its title and a line about it."""
+
+    title: str
+    svg: Markup
+    about: str = ""
+
+
+def render(template: str, values: Mapping[str, Any]) -> str:
+    """The page as text. Strings are escaped; Markup (drawings) is not. A name that is missing is an error."""
+    return str(_environment().get_template(template).render(values))
+
+
+def write_page(template: str, values: Mapping[str, Any], path: Path) -> None:
+    """Write the page (UTF-8, atomically)."""
+    write_text(path, render(template, values))
+
+
+def module(template: str) -> Any:
+    """The macros of a template as functions that return Markup."""
+    return _environment().get_template(template).module
+
+
+@cache
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("csaligner.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.globals |= {
+        "dash": DASH,
+        "data_uri": data_uri,
+        "spread": format_spread,
+        "unit": heading_unit,
+        "value": format_value,
+    }
+    colours = {"light": Markup(variables(LIGHT)), "dark": Markup(variables(DARK)), "methods": METHOD_COLOURS}
+    environment.globals["style"] = Markup(environment.get_template("style.css").render(colours))
+    return environment

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from .figures import inline_svg, new_figure
 from .palette import LIGHT
@@ -16,7 +17,7 @@ Point = tuple[str, float, float, float, bool]
 Box = tuple[float, float, float, float]  # left, bottom, right, top, in points of the page
 
 
-def scatter_panel(points: Sequence[Point], x_label: str, y_label: str, prefix: str = "scatter") -> str:
+def scatter_panel(points: Sequence[Point], x_label: str, y_label: str, prefix: str = "scatter") -> Markup:
     """points: (name, x, y, gap, on the front). A smaller gap is drawn darker. A point far below the others (the
     fence: 1.5 interquartile ranges) is drawn as a triangle at the edge, with its values in its label."""
     figure, axes = new_figure(WIDE)
@@ -84,7 +85,9 @@ def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def heat_panel(values: Array, rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str], prefix: str) -> str:
+def heat_panel(
+    values: Array, rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str], prefix: str
+) -> Markup:
     """values: (rows, columns), higher drawn darker; NaN is left white. labels: of the rows and of the columns."""
     figure, axes = new_figure((1.2 + 0.75 * len(columns), 1.0 + 0.5 * len(rows)))
     finite = values[np.isfinite(values)]
