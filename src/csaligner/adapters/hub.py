@@ -28,16 +28,18 @@ class ModelCard:
     attribution: str = ""
 
     def text(self) -> str:
-        """README.md with the YAML that the hub reads on top."""
+        """README.md with the metadata that the hub reads on top."""
+        from huggingface_hub import ModelCardData
+
+        tags = ["csaligner", "image-text-retrieval", "modality-gap"]
+        metadata = ModelCardData(library_name="csaligner", license=self.licence, tags=tags).to_yaml()
         rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in self.metrics.items())
         table = (
             f"Measured on {self.metrics_on}:\n\n| metric | value |\n|---|---|\n{rows}\n" if rows else "Not measured.\n"
         )
         attribution = f"\n{self.attribution}\n" if self.attribution else ""
         return f"""---
-library_name: csaligner
-license: {self.licence}
-tags: [csaligner, image-text-retrieval, modality-gap]
+{metadata}
 ---
 
 # Image and text embeddings in one space
@@ -90,7 +92,7 @@ class HubMixin:
             folder = hub.snapshot_download(str(name), revision=revision, allow_patterns=list(FILES))
         except Exception as error:  # the hub's client has many kinds
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"from_pretrained: {name!r} could not be had from the hub ({reason})") from None
+            raise InputError(f"from_pretrained: {name!r} could not be downloaded from the hub ({reason})") from None
         return cast(T, cast(Any, cls).load(Path(folder)))
 
     def push_to_hub(self, repository: str, card: ModelCard, *, private: bool = False, token: str | None = None) -> str:
@@ -113,8 +115,6 @@ class HubMixin:
 
 
 def _hub() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError:
-        raise InputError("hub: huggingface_hub is not installed; pip install 'csaligner[hf]'") from None
+    import huggingface_hub  # half a second of import time
+
     return huggingface_hub
