@@ -21,8 +21,9 @@ from torch import distributed as dist
 from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import normalize
 
-from csaligner.distributed.gather import gather_ids, rank, world_size
-from csaligner.distributed.loss import ParallelCSAlignerLoss
+from csaligner.distributed.gather import gather_ids
+from csaligner.distributed.loss import CSAlignerLoss
+from csaligner.distributed.processes import rank, world_size
 
 SIZES = (1, 2, 4)
 EXCHANGES = ("gather", "ring")
@@ -32,7 +33,7 @@ def on_rank(number: int, size: int, folder: str, exchange: str, rows: int, dims:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=number, world_size=size)
     x, y = (_own_rows(rows, dims, side).requires_grad_() for side in range(2))
-    loss = ParallelCSAlignerLoss(exchange=exchange)
+    loss = CSAlignerLoss(exchange=exchange)
     _step(loss, x[:64].detach().requires_grad_(), y[:64].detach().requires_grad_())  # buffers and threads are there
     before, started = machine.peak_rss_mb(), time.process_time()
     total = _step(loss, x, y)
@@ -52,7 +53,7 @@ def _own_rows(rows: int, dims: int, side: int) -> Tensor:
     return normalize(torch.cat(parts), dim=1)
 
 
-def _step(loss: ParallelCSAlignerLoss, x: Tensor, y: Tensor) -> float:
+def _step(loss: CSAlignerLoss, x: Tensor, y: Tensor) -> float:
     total = loss(x, y, 15.0).total
     total.backward()
     return float(total.detach())

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from csaligner.distributed.loss import CSAlignerLoss
 from csaligner.divergences.mmd import mmd
-from csaligner.losses.objective import CSAlignerLoss
 
 Loss = Callable[[Tensor, Tensor, float, float], Tensor]
 

@@ -9,13 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from csaligner.distributed.loss import CSAlignerLoss
     from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
     from csaligner.divergences.mmd import mmd
     from csaligner.evaluation.gap import gap_metrics
     from csaligner.evaluation.mixed_search import mixed_search_metrics
     from csaligner.evaluation.retrieval import retrieval_metrics
     from csaligner.losses.infonce import info_nce
-    from csaligner.losses.objective import CSAlignerLoss
 
     from .estimator import CSAligner
 
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "CSAligner": "estimator",
-    "CSAlignerLoss": "losses.objective",
+    "CSAlignerLoss": "distributed.loss",
     "cauchy_schwarz_divergence": "divergences.cauchy_schwarz",
     "gap_metrics": "evaluation.gap",
     "info_nce": "losses.infonce",

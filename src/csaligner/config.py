@@ -16,6 +16,7 @@ from .registry import ADAPTERS
 
 FORMAT_VERSION = 1
 FIXED_SIDE_SCALE = 50.0  # 1/temperature beside an identity adapter
+RING_TERMS = ("info_nce", "cauchy_schwarz", "mmd")  # what distributed/ring.py computes
 TOKEN_TERM = "token_cauchy_schwarz"  # losses/token.py, on the tokens that go through the adapters
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -122,7 +123,8 @@ class ObjectiveConfig(Strict):
     counts 1 and its captions 1 together; above 1, the clouds that meet are more those of the unpaired data. The term
     token_cauchy_schwarz wants data with tokens (embed --tokens), another term beside it, and no `auto`.
     measure_every: steps between two measurements of what follows the embeddings, the median
-    bandwidth and the auto weights.
+    bandwidth and the auto weights. exchange: how the rows of several processes meet; gather: every process holds those
+    of all; ring: blocks travel, for batches too large to gather, and the terms are info_nce, cauchy_schwarz and mmd.
     """
 
     terms: Mapping[str, NonNegative | Schedule | Literal["auto"]] = Field(
@@ -135,6 +137,7 @@ class ObjectiveConfig(Strict):
     logit_scale: Positive | PositiveSchedule = 1 / 0.07
     learn_logit_scale: bool = True
     max_logit_scale: Positive = 100.0
+    exchange: Literal["gather", "ring"] = "gather"
 
     @model_validator(mode="after")
     def _something_to_do(self) -> ObjectiveConfig:
@@ -147,6 +150,8 @@ class ObjectiveConfig(Strict):
             raise ValueError(f"terms: {TOKEN_TERM} takes no auto weight; give it a number, 0.03 say")
         if TOKEN_TERM in self.terms and not any(w != 0 for name, w in self.terms.items() if name != TOKEN_TERM):
             raise ValueError(f"terms: {TOKEN_TERM} needs another term beside it; give info_nce a weight, 1.0 say")
+        if self.exchange == "ring" and (others := sorted(set(self.terms) - set(RING_TERMS))):
+            raise ValueError(f"exchange: ring does not know {others[0]} ({', '.join(RING_TERMS)}); use gather")
         if self.learn_logit_scale and isinstance(self.logit_scale, Schedule):
             raise ValueError("logit_scale: follows a schedule, so it cannot be learnt; set learn_logit_scale=false")
         return self
@@ -224,6 +229,8 @@ class TrainConfig(Strict):
             raise ValueError("image_adapter and text_adapter are both identity: nothing would be trained")
         if self.lora is not None and self.objective.sees_tokens:
             raise ValueError(f"lora: trains inside an encoder, {TOKEN_TERM} sees stored tokens; leave one of them out")
+        if self.objective.exchange == "ring" and self.memory.size:
+            raise ValueError("memory: objective.exchange=ring holds no rows of other processes; set memory.size=0")
         if self.patience is not None and self.monitor is None:
             raise ValueError("patience: needs a monitor to wait for; set monitor=score, say")
         return self

@@ -6,7 +6,8 @@ import importlib.metadata
 import platform
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,7 @@ import torch
 
 from csaligner.adapters.aligner import Aligner, align
 from csaligner.adapters.lora import MARK, LoRAAligner
-from csaligner.distributed.gather import is_main, wait_for_all, world_size
-from csaligner.distributed.processes import start_ranks
+from csaligner.distributed.processes import held_by_main, is_main, join_processes, world_size
 from csaligner.evaluation.baselines import MeanCentring
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.reporting.collect import report_data
@@ -39,6 +39,8 @@ from .datasets import open_dataset
 from .encoders import open_encoder
 from .files import recover, sha256_of, write_text
 from .integrity import ErrorContext, damaged, read_sealed, write_sealed
+from .locks import NAMES as LOCKS
+from .locks import only_writer
 from .types import Dataset, EncoderInfo, Modality, PairedFeatures, Split
 
 IMAGE_ENCODER = "bundled:efficientnet-lite0"
@@ -108,17 +110,21 @@ def train(
     """
     data = data if isinstance(data, TrainingData) else TrainingData(data)
     data.check()
-    start_ranks()
-    if is_main():
-        claim_run(out, config, data)
-    wait_for_all()
+    join_processes()
+    with held_by_main(lambda: claimed(out, config, data)):
+        return _train(data, config, out, (report, options))
+
+
+def _train(data: TrainingData, config: TrainConfig, out: Path, how: tuple[Report, RunOptions | None]) -> Run:
+    """As train, in a folder that this run holds."""
+    report, options = how
     store = data.pairs
     torch.manual_seed(config.seed)
     first = some_pairs(store, "train", config.start.images)
     model = Aligner.fit_start(first, config, (store.image_fingerprint, store.text_fingerprint))
     del first
     if config.lora is not None:
-        return _train_lora(data, config, out, model, (report, options))
+        return _train_lora(data, config, out, model, how)
     val = data.validation(config) if is_main() else None
     hooks = Hooks((lambda m: validate(m, val)) if val else no_metrics, report)
     started = time.perf_counter()
@@ -211,6 +217,14 @@ def baselines(train_features: PairedFeatures, test: PairedFeatures, config: Trai
     return results
 
 
+@contextmanager
+def claimed(out: Path, config: TrainConfig, data: TrainingData) -> Iterator[None]:
+    """Hold `out` against other processes, as this run's folder."""
+    with only_writer(out):
+        claim_run(out, config, data)
+        yield
+
+
 def claim_run(out: Path, config: TrainConfig, data: TrainingData) -> None:
     """Make `out` this run's folder: write config.yaml and run.json, or check that they are the same ones."""
     stores = data.record()
@@ -230,7 +244,7 @@ def claim_run(out: Path, config: TrainConfig, data: TrainingData) -> None:
             if _digests(record, name) != _digests(stores, name):
                 raise InputError(f"out: {out} holds a run with other stores as {name}; choose another folder")
         return
-    if out.exists() and (not out.is_dir() or any(p.name != CONFIG for p in out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(p.name not in (CONFIG, *LOCKS) for p in out.iterdir())):
         raise InputError(f"out: {out} exists and holds no csaligner run; choose an empty or a new folder")
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / CONFIG, dump_config(config))

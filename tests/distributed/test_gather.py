@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from csaligner.distributed.gather import gather_ids, gather_rows, is_main, rank, row_counts, world_size
+from csaligner.distributed.gather import gather_ids, gather_rows, row_counts
+from csaligner.distributed.processes import is_main, rank, world_size
 from tests.ranks import on_ranks
 
 ROWS = (3, 0, 1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor
 
 from csaligner.checks import InputError
-from csaligner.distributed.gather import rank, world_size
-from csaligner.distributed.loss import ParallelCSAlignerLoss, ParallelObjective
+from csaligner.distributed.loss import CSAlignerLoss, ExchangedObjective
+from csaligner.distributed.processes import rank, world_size
 from csaligner.losses.objective import Objective
 from csaligner.ops import tiles
 from csaligner.types import LossTerms
@@ -25,7 +26,7 @@ BOTH = {"info_nce": 1.0, "cauchy_schwarz": 0.7}
 
 @dataclass(frozen=True)
 class Case:
-    """RowInfo of rank r: from starts[r] * N to starts[r + 1] * N, so that no two ranks hold as many."""
+    """first: parts of the rows that rank 0 holds; rank r holds r more."""
 
     terms: dict[str, float]
     bandwidth: Any = 0.5
@@ -33,6 +34,7 @@ class Case:
     paired_by: str = "ids"
     frozen: bool = False
     unpaired_weight: float = 1.0
+    first: int = 1
 
     def objective(self, impl: str = "auto") -> Objective:
         return Objective(self.terms, self.bandwidth, impl, self.kernel, self.unpaired_weight)
@@ -45,13 +47,14 @@ CASES = [
     Case(BOTH, "temperature", paired_by="position"),
     Case({"cauchy_schwarz": 1.0}, 0.1, paired_by="nothing"),
     Case(BOTH, 1.5, "inverse_multiquadric", frozen=True),
+    Case({**BOTH, "mmd": 2.0}, "median", first=0),
 ]
 
 
-def own(rows: int) -> slice:
-    """Uneven shares: rank r holds (r + 1) parts."""
-    parts = world_size() * (world_size() + 1) // 2
-    bounds = [rows * (r * (r + 1) // 2) // parts for r in range(world_size() + 1)]
+def own(rows: int, first: int) -> slice:
+    """Uneven shares: rank r holds (r + first) parts."""
+    parts = [0, *itertools.accumulate(r + first if world_size() > 1 else 1 for r in range(world_size()))]
+    bounds = [rows * part // parts[-1] for part in parts]
     return slice(bounds[rank()], bounds[rank() + 1])
 
 
@@ -73,10 +76,10 @@ def gradients(loss: LossTerms, *of: Tensor) -> list[Tensor]:
 def same_as_one_process(case: Case, exchange: str) -> None:
     x, y, scale, ids_x, ids_y = inputs(case)
     wanted = case.objective("reference")(x, y, scale, ids_x, ids_y)
-    i, j = own(len(x)), own(len(y))
+    i, j = own(len(x), case.first), own(len(y), case.first)
     own_x, own_y = (t.detach()[where].requires_grad_(t.requires_grad) for t, where in ((x, i), (y, j)))
     own_ids = None if ids_x is None else ids_x[i], None if ids_y is None else torch.tensor(ids_y[j])
-    objective = ParallelObjective(case.objective(), exchange)
+    objective = ExchangedObjective(case.objective(), exchange)
     found = objective(own_x, own_y, scale, *own_ids)
 
     assert found.weights == wanted.weights
@@ -101,14 +104,14 @@ def all_cases() -> None:
 def errors_reach_every_rank() -> None:
     good, bad = torch.eye(3), torch.eye(3)
     bad[1, 1] = torch.nan
-    ring = ParallelCSAlignerLoss(exchange="ring")
+    ring = CSAlignerLoss(exchange="ring")
     with pytest.raises(InputError, match="NaN" if rank() else "rank 1"):
         ring(bad if rank() else good, good, 2.0)
     with pytest.raises(InputError, match="on any rank"):
         ring(good, good, 2.0, torch.arange(3), torch.arange(3) + 3)
     with pytest.raises(InputError, match="whole numbers"):
         ring(good, good, 2.0, ["a", "b", "c"])
-    for loss in (ring, ParallelCSAlignerLoss()):
+    for loss in (ring, CSAlignerLoss()):
         with pytest.raises(InputError, match="more rows of one side"):
             loss(good, good[: 3 - rank()], 2.0)
 
@@ -122,7 +125,7 @@ def test_one_process_needs_no_group() -> None:
     x, y, scale, *_ = inputs(Case(BOTH, paired_by="position"))
     wanted = Objective(BOTH, impl="reference")(x, y, scale)
     for exchange in ("gather", "ring", "none"):
-        found = ParallelObjective(Objective(BOTH), exchange)(x, y, scale)
+        found = ExchangedObjective(Objective(BOTH), exchange)(x, y, scale)
         torch.testing.assert_close(found.total, wanted.total, rtol=1e-12, atol=0)
 
 
@@ -132,19 +135,19 @@ def test_float32_far_from_the_origin_keeps_its_digits() -> None:
     x64, y64 = x.double().requires_grad_(), y.double().requires_grad_()
     wanted = gradients(Objective(BOTH, 2.0, "reference")(x64, y64, 1.0), x64, y64)
     x, y = x.requires_grad_(), y.requires_grad_()
-    found = gradients(ParallelObjective(Objective(BOTH, 2.0), "ring")(x, y, 1.0), x, y)
+    found = gradients(ExchangedObjective(Objective(BOTH, 2.0), "ring")(x, y, 1.0), x, y)
     for f, w in zip(found, wanted, strict=True):
         assert f.dtype == torch.float32
         torch.testing.assert_close(f.double(), w, rtol=0, atol=2e-5 * float(w.abs().max()))
 
 
 def test_what_the_ring_cannot_do_is_one_line() -> None:
-    with pytest.raises(InputError, match="'energy'; take \"gather\""):
-        ParallelObjective(Objective({"energy": 1.0}), "ring")
+    with pytest.raises(InputError, match="'energy'"):
+        ExchangedObjective(Objective({"energy": 1.0}), "ring")
     with pytest.raises(InputError, match="impl 'mixed'"):
-        ParallelObjective(Objective(BOTH, impl="mixed"), "ring")
+        ExchangedObjective(Objective(BOTH, impl="mixed"), "ring")
     with pytest.raises(InputError, match="did you mean 'ring'"):
-        ParallelObjective(Objective(BOTH), "rings")
+        ExchangedObjective(Objective(BOTH), "rings")
     x, y, scale, *_ = inputs(Case(BOTH, paired_by="position"))
     with pytest.raises(InputError, match="no second derivative"):
-        torch.autograd.grad(ParallelCSAlignerLoss(exchange="ring")(x, y, scale).total, x, create_graph=True)
+        torch.autograd.grad(CSAlignerLoss(exchange="ring")(x, y, scale).total, x, create_graph=True)

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from csaligner.checks import InputError
-from csaligner.distributed.loss import ParallelCSAlignerLoss
+from csaligner.distributed.loss import CSAlignerLoss
 from csaligner.integrations.open_clip import CSAlignerClipLoss
 from csaligner.integrations.sentence_transformers import CSAlignerEmbeddingLoss
 from csaligner.losses.modalities import ModalitiesLoss
-from csaligner.losses.objective import CSAlignerLoss
 
 Door = Callable[[Tensor, Tensor], Tensor]
 SCALE = 6.0
@@ -32,7 +31,7 @@ def door(name: str, impl: str) -> Door:
         plain = CSAlignerLoss(0.7, impl=impl)
         return lambda x, y: plain(x, y, SCALE).total
     if name in ("gather", "ring"):
-        parallel = ParallelCSAlignerLoss(0.7, impl=impl, exchange=name)
+        parallel = CSAlignerLoss(0.7, impl=impl, exchange=name)
         return lambda x, y: parallel(x, y, SCALE).total
     if name == "open_clip":
         clip = CSAlignerClipLoss(weight=0.7, impl=impl)

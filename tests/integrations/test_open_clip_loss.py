@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, normalize
 from torch.nn.parallel import DistributedDataParallel
 
 from csaligner.checks import InputError
-from csaligner.distributed.gather import rank, world_size
+from csaligner.distributed.processes import rank, world_size
 from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
 from csaligner.integrations.open_clip import CSAlignerClipLoss
 from tests.ranks import on_ranks

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from csaligner.checks import InputError
+from csaligner.distributed.loss import CSAlignerLoss
 from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
 from csaligner.integrations.sentence_transformers import CSAlignerEmbeddingLoss
-from csaligner.losses.objective import CSAlignerLoss
 
 THINGS = {
     "apple": "pomme",

@@ -6,11 +6,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from csaligner.checks import InputError
+from csaligner.distributed.loss import CSAlignerLoss
 from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
 from csaligner.divergences.hoelder import hoelder_divergence
 from csaligner.losses.infonce import info_nce
 from csaligner.losses.modalities import ModalitiesLoss
-from csaligner.losses.objective import CSAlignerLoss
 
 SCALE = 6.0
 IDS = {

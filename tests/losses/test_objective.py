@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from typing import Any
 
@@ -11,10 +12,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from csaligner.checks import InputError
+from csaligner.distributed.loss import CSAlignerLoss
 from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
 from csaligner.divergences.mmd import mmd
 from csaligner.losses.infonce import info_nce
-from csaligner.losses.objective import CSAlignerLoss, Objective
+from csaligner.losses.objective import Objective
 from csaligner.ops import dispatch, tiled_contrastive
 
 IMPLEMENTATIONS = ["reference", "tiled"]
@@ -224,3 +226,16 @@ def test_bad_terms(terms: dict[str, float], message: str) -> None:
 def test_weights_of_a_call_must_name_terms_of_the_objective() -> None:
     with pytest.raises(InputError, match="terms: 'mmd' is not known"):
         Objective({"info_nce": 1.0})(cloud(3), cloud(3), 1.0, weights={"mmd": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("csaligner.losses.objective", "CSAlignerLoss"),
+        ("csaligner.parallel", "ParallelCSAlignerLoss"),
+        ("csaligner.distributed.loss", "ParallelCSAlignerLoss"),
+    ],
+)
+def test_old_names_of_the_loss_are_the_one_class(module: str, name: str) -> None:
+    with pytest.warns(DeprecationWarning, match="CSAlignerLoss"):
+        assert getattr(importlib.import_module(module), name) is CSAlignerLoss

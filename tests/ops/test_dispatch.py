@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from csaligner.checks import InputError
-from csaligner.losses.objective import CSAlignerLoss
+from csaligner.distributed.loss import CSAlignerLoss
 from csaligner.ops import dispatch, tiled, tiles
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from csaligner.checks import InputError
+from csaligner.distributed.loss import CSAlignerLoss
 from csaligner.losses.infonce import info_nce
-from csaligner.losses.objective import CSAlignerLoss
 from csaligner.ops import reference, tiled, tiled_contrastive, tiles
 from csaligner.ops.contrastive import RowInfo
 from csaligner.ops.kernels import Gaussian

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from csaligner.checks import InputError
-from csaligner.losses.objective import CSAlignerLoss
+from csaligner.distributed.loss import CSAlignerLoss
 from csaligner.ops import reference, tiles
 from csaligner.ops.contrastive import RowInfo
 from csaligner.ops.kernels import Gaussian

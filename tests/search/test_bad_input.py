@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from csaligner.checks import CSAlignerError
+from csaligner.locks import lock_path
 from csaligner.search import build as building
 from csaligner.search.build import BuildSettings, build_index
-from csaligner.search.index import LOCK, Index
+from csaligner.search.index import Index
 
 
 def bomb(side: int) -> bytes:
@@ -87,7 +88,7 @@ def test_a_picture_that_broke_leaves_the_index(world: Any, tmp_path: Path) -> No
 def test_a_writer_in_another_process_is_heard_of(world: Any, tmp_path: Path) -> None:
     world.picture("a.png", (255, 0, 0))
     build(world, tmp_path / "ix")
-    lock = tmp_path / "ix" / LOCK
+    lock = lock_path(tmp_path / "ix")
     holder = (
         "import sys\nfrom filelock import FileLock\n"
         f"with FileLock({str(lock)!r}):\n    print('held', flush=True)\n    sys.stdin.read()\n"

@@ -169,6 +169,41 @@ def test_two_writers_at_once(world: Any, tmp_path: Path) -> None:
     assert numbers(build(world, tmp_path / "ix")[1]) == (0, 0, 0, 1)
 
 
+FIRST = """
+import sys
+sys.path.insert(0, {here!r})
+from conftest import ColourImages, ColourTexts
+from csaligner.search.build import build_index
+from csaligner.search.lance_table import Items
+
+create = Items.create
+
+def slowly(*args):
+    print("creating", flush=True)
+    sys.stdin.readline()
+    return create(*args)
+
+Items.create = slowly
+build_index({data!r}, {out!r}, {run!r}, encoders=(ColourImages(), ColourTexts()))
+"""
+
+
+def test_of_two_first_writers_the_second_is_refused_before_it_creates_anything(world: Any, tmp_path: Path) -> None:
+    world.many(3)
+    out = tmp_path / "ix"
+    script = FIRST.format(here=str(HERE), data=str(world.folder), out=str(out), run=str(world.run))
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", script], **pipes) as first:
+        assert first.stdout.readline() == "creating\n"
+        with pytest.raises(InputError, match="written by another process"):
+            build(world, out)
+        assert not out.exists()
+        first.communicate("go on\n")
+    assert first.returncode == 0
+    assert len({hit.id for hit in Index.open(out, world.encoders).search("1 2 3", k=100)}) == 6
+    assert numbers(build(world, out)[1]) == (0, 0, 0, 6)
+
+
 def test_delete_by_id(world: Any, tmp_path: Path) -> None:
     world.picture("it's red.png", (255, 0, 0), "255 0 0")
     world.picture("blue.png", (0, 0, 255))

@@ -11,9 +11,8 @@ from torch.nn.functional import normalize
 from torch.nn.parallel import DistributedDataParallel
 
 from csaligner.checks import InputError
-from csaligner.distributed.gather import rank
-from csaligner.distributed.loss import ParallelCSAlignerLoss
-from csaligner.losses.objective import CSAlignerLoss
+from csaligner.distributed.loss import CSAlignerLoss
+from csaligner.distributed.processes import rank
 from csaligner.training.gradcache import cached_features
 from tests.ranks import on_ranks
 
@@ -151,7 +150,7 @@ def two_ranks_equal_one_process() -> None:
     own = slice(0, 4) if rank() == 0 else slice(4, 11)
     image, text = (DistributedDataParallel(tower) for tower in towers)
     x, y = inputs()
-    loss = ParallelCSAlignerLoss()(cached_features(image, x[own], 2), cached_features(text, y[own], 2), SCALE)
+    loss = CSAlignerLoss()(cached_features(image, x[own], 2), cached_features(text, y[own], 2), SCALE)
     loss.total.backward()
     found = [p.grad for tower in towers for p in tower.parameters() if p.grad is not None]
     for f, w in zip(found, wanted, strict=True):

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from csaligner.adapters.aligner import Aligner
+from csaligner.checks import CSAlignerError, InputError
 from csaligner.config import TrainConfig, build_config
-from csaligner.distributed.gather import is_main, rank, wait_for_all, world_size
-from csaligner.distributed.processes import from_main
+from csaligner.distributed.loss import RING_TERMS
+from csaligner.distributed.processes import is_main, on_main, rank, wait_for_all, world_size
 from csaligner.training.samplers import PairSampler, UnpairedRows, UnpairedSampler
 from csaligner.training.trainer import METRICS, Hooks, Trainer
 from csaligner.types import Batch, PairedFeatures, PairedTokens, Sampler, TokenRows
@@ -32,6 +33,7 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
+RING: dict[str, Any] = {"captions": "all", "objective": EVERYTHING["objective"] | {"exchange": "ring"}}
 TOKENS: dict[str, Any] = {
     "objective": {"terms": {"info_nce": 1.0, "cauchy_schwarz": 0.5, "token_cauchy_schwarz": 2.0}},
 }
@@ -129,6 +131,33 @@ def test_weights_after_uneven_batches_are_those_of_one_process(size: int) -> Non
     on_ranks(size, check_numbers, c, *numbers(train(c)))
 
 
+@pytest.mark.parametrize("size", [2, 4])
+def test_around_the_ring_the_weights_are_those_of_one_process_that_gathers(size: int) -> None:
+    """The last batch leaves a rank of four without a row."""
+    gathers = RING | {"objective": RING["objective"] | {"exchange": "gather"}}
+    on_ranks(size, check_numbers, config(2, 4, **RING), *numbers(train(config(2, 4, **gathers))))
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"terms": {"info_nce": 1.0, "energy": 1.0}, "exchange": "ring"}, "energy"),
+        ({"terms": {"info_nce": 1.0, "token_cauchy_schwarz": 1.0}, "exchange": "ring"}, "token"),
+        ({"exchange": "none"}, "exchange"),
+    ],
+)
+def test_what_the_ring_does_not_know_is_refused_before_training(settings: dict[str, Any], word: str) -> None:
+    with pytest.raises(InputError, match=word):
+        config(1, 4, objective=settings)
+
+
+def test_the_ring_takes_no_memory_and_the_terms_that_its_loss_takes() -> None:
+    with pytest.raises(InputError, match="memory"):
+        config(1, 4, **RING, memory={"size": 6})
+    terms = dict.fromkeys(RING_TERMS, 1.0)
+    assert config(1, 4, objective={"terms": terms, "exchange": "ring"}).objective.exchange == "ring"
+
+
 def check_resume(folder: Path) -> None:
     """With dropout: each process goes on with its own random numbers."""
     c = config(4, 4, dropout=0.3, **EVERYTHING)
@@ -149,10 +178,27 @@ def test_an_interrupted_run_on_two_processes_ends_at_the_same_bits(tmp_path: Pat
 
 
 def values_on_every_rank() -> None:
-    assert from_main({"a": [rank(), None, 0.1]}) == {"a": [0, None, 0.1]}
-    assert from_main("é") == "é"
+    assert on_main(lambda: {"a": [rank(), None, 0.1]}) == {"a": [0, None, 0.1]}
+    assert on_main(lambda: "é") == "é"
     assert world_size() == 2
 
 
 def test_all_processes_hear_the_main_one() -> None:
     on_ranks(2, values_on_every_rank)
+
+
+def fails_on_the_main_process() -> int:
+    if rank():
+        raise AssertionError("only the main process may be asked")
+    raise InputError("no such thing")
+
+
+def errors_on_every_rank() -> None:
+    with pytest.raises(InputError, match="no such thing"):
+        on_main(fails_on_the_main_process)
+    with pytest.raises(ZeroDivisionError if is_main() else CSAlignerError, match="zero"):
+        on_main(lambda: 1 / 0)
+
+
+def test_an_error_of_the_main_process_is_raised_on_all() -> None:
+    on_ranks(2, errors_on_every_rank)

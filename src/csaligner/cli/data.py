@@ -55,14 +55,13 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     quiet: Quiet = False,
 ) -> None:
     """Turn images and captions into a store of features; goes on after an interruption."""
-    from csaligner.distributed.gather import is_main
-    from csaligner.distributed.ranks import join_ranks
+    from csaligner.distributed.processes import is_main, join_processes
     from csaligner.pipeline import embed_dataset, open_encoders
     from csaligner.progress import progress
     from csaligner.store.embed import ExtractSettings
     from csaligner.store.tokens import embed_tokens
 
-    join_ranks()
+    join_processes()
     if image_only and text_only:
         raise InputError("image_only: --image-only and --text-only leave nothing to do; give at most one")
     if tokens and (image_only or text_only):

@@ -61,8 +61,7 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
 ) -> None:
     """Train adapters on a store and evaluate them on its test split. Runs under torchrun and accelerate launch."""
     from csaligner.config import TrainConfig, load_config
-    from csaligner.distributed.gather import is_main
-    from csaligner.distributed.processes import start_ranks, stop_ranks
+    from csaligner.distributed.processes import is_main, join_processes
     from csaligner.pipeline import evaluate_run
     from csaligner.pipeline import train as run_train
     from csaligner.progress import progress
@@ -80,12 +79,11 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     data = TrainingData(Store.open(train_data), val, images, texts)
     trackers = tuple(name.strip() for name in report_to.split(",") if name.strip())
     options = RunOptions(workers, trackers, None if resume == "latest" else Path(resume))
-    start_ranks()
+    join_processes()
     with progress(err, "train", quiet or not is_main()) as update:
         run_train(data, settings, out, lambda step, total, values: update(step, total, _glance(values)), options)
     if is_main():
         print_table(evaluate_run(out, "test", data.pairs), Console())
-    stop_ranks()
 
 
 @app.command("eval")

@@ -1,4 +1,4 @@
-"""Ranks, and gathering rows over them with a gradient.
+"""Gathering the rows of all ranks, with a gradient.
 
 The rule, stated here once. D_CS and InfoNCE are functions of all rows, no means over ranks. So every rank gathers the
 rows of all, computes the same global loss L, and calls backward on it. The backward of `gather_rows` sums the
@@ -15,26 +15,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-
-def rank() -> int:
-    """Number of this process, 0 without a process group."""
-    return dist.get_rank() if _started() else 0
-
-
-def world_size() -> int:
-    """How many processes there are, 1 without a process group."""
-    return dist.get_world_size() if _started() else 1
-
-
-def is_main() -> bool:
-    """Whether this process writes files and talks to people."""
-    return rank() == 0
-
-
-def wait_for_all() -> None:
-    """Returns once every process has called it."""
-    if world_size() > 1:
-        dist.barrier()
+from .processes import rank, world_size
 
 
 def gather_rows(x: Tensor) -> Tensor:
@@ -102,7 +83,3 @@ def _gather(x: Tensor, counts: list[int]) -> Tensor:
     received = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(received, padded)
     return torch.cat([rows[:n] for rows, n in zip(received, counts, strict=True)])
-
-
-def _started() -> bool:
-    return dist.is_available() and dist.is_initialized()

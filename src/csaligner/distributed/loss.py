@@ -1,14 +1,17 @@
-"""The objective across ranks: the one place where losses, which know no rank, meet the ranks, which know no loss.
+"""CSAlignerLoss, and any objective on the rows of all processes: gathered, around the ring, or not exchanged.
 
-exchange says how. "gather": every rank gathers all rows and computes the global loss; any term, N d numbers a rank.
-"ring": blocks of rows travel, see ops.ring; InfoNCE, D_CS and MMD, O(N/R d) numbers a rank, for batches too large to
-gather. "none": every rank looks at its own rows, which is another loss, a mean of small ones. "gather" and "ring" give
-the numbers of one process; gradients follow the rule of csaligner.distributed.gather, made for DistributedDataParallel.
+exchange says how. "gather": every rank gathers all rows and computes the global loss; any term, N d numbers per rank.
+"ring": blocks of rows travel, see distributed.ring; InfoNCE, D_CS and MMD, O(N/R d) numbers per rank, for batches too
+large to gather. "none": every rank uses its own rows alone, which is another loss, a mean of small ones. "gather" and
+"ring" give the numbers of one process; gradients follow the rule of csaligner.distributed.gather, made for
+DistributedDataParallel.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,22 +29,61 @@ from csaligner.registry import DIVERGENCES
 from csaligner.types import LossTerms
 
 from . import ring
-from .gather import gather_ids, gather_rows, rank, row_counts, world_size
+from .gather import gather_ids, gather_rows, row_counts
+from .processes import rank, world_size
 
 EXCHANGES = ("gather", "ring", "none")
+RING_TERMS = frozenset({INFO_NCE, *KERNEL_TERMS})
 
 
-class ParallelObjective:
-    """An Objective on the rows of all ranks. Every rank must call it, with at least one row of each side."""
+class CSAlignerLoss(nn.Module):
+    """InfoNCE + weight * D_CS, in the manner of open_clip's ClipLoss, on one process or several.
+
+    weight: lambda >= 0 of the Cauchy-Schwarz divergence; bandwidth: its sigma (ops.bandwidth.resolve_bandwidth); impl:
+    ops.dispatch; kernel: a name of ops.kernels.KERNELS. exchange: "gather", "ring" or "none", see the module; without a
+    process group all three give the same numbers. The module holds no parameters. Raises InputError. Source: CS-Aligner
+    (arXiv 2502.17028) eq. 9.
+    """
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        bandwidth: Bandwidth | Sequence[Bandwidth] = DEFAULT_BANDWIDTH,
+        impl: str = "auto",
+        kernel: str = "gaussian",
+        exchange: str = "gather",
+    ) -> None:
+        super().__init__()
+        self.objective = Objective({INFO_NCE: 1.0, "cauchy_schwarz": weight}, bandwidth, impl, kernel)
+        self.exchange = exchange
+        self._exchanged = ExchangedObjective(self.objective, exchange)
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor | float,
+        image_ids: Ids | None = None,
+        text_ids: Ids | None = None,
+    ) -> LossTerms:
+        """Call backward on `.total`, on every process. Arguments as in Objective, of the own rows; features are not
+        normalised here. In a process group ids must be whole numbers that mean the same on every rank."""
+        alone = self.exchange == "none" or (self.exchange == "gather" and world_size() == 1)
+        compute = self.objective if alone else self._exchanged
+        return compute(image_features, text_features, logit_scale, image_ids, text_ids)
+
+
+class ExchangedObjective:
+    """An Objective on the rows of all ranks. Every rank must call it; together they must hold rows of both sides."""
 
     def __init__(self, objective: Objective, exchange: str = "gather") -> None:
         self.objective = objective
         self.exchange = check_choice("exchange", exchange, EXCHANGES)
         if exchange != "ring":
             return
-        others = set(objective.terms) - {INFO_NCE, *KERNEL_TERMS}
+        others = set(objective.terms) - RING_TERMS
         if others:
-            raise InputError(f'exchange: "ring" does not know {sorted(others)[0]!r}; take "gather"')
+            raise InputError(f'exchange: "ring" does not know {sorted(others)[0]!r}; use "gather"')
         if objective.impl not in ("auto", "tiled"):
             raise InputError(f'exchange: "ring" has tiles of its own; impl {objective.impl!r} needs "gather"')
 
@@ -95,61 +137,58 @@ class ParallelObjective:
         return weighted(values, lambdas, s)
 
     def _kernel(self, s: Samples, scale: Tensor) -> Kernel:
-        """The kernel that one process would make of all rows: the median rule looks at the same few."""
+        """The kernel that one process would make of all rows."""
+        bandwidth = self.objective.bandwidth
         x, y = s.x.detach(), s.y.detach()
-        if "median" in (self.objective.bandwidth if isinstance(self.objective.bandwidth, Sequence) else ()):
-            counts = row_counts(x), row_counts(y)
-            total_x = sum(counts[0])
-            take = median_rows(total_x + sum(counts[1])).to(x.device)
-            x = gather_rows(x[_own(take[take < total_x], counts[0])])
-            y = gather_rows(y[_own(take[take >= total_x] - total_x, counts[1])])
-        return make_kernel(self.objective.kernel, self.objective.bandwidth, x, y, scale)
+        if "median" in (bandwidth if isinstance(bandwidth, Sequence) else ()):
+            x, y = median_sample(x, y)
+        return make_kernel(self.objective.kernel, bandwidth, x, y, scale)
 
 
-class ParallelCSAlignerLoss(nn.Module):
-    """CSAlignerLoss on the rows of all ranks: InfoNCE + weight * D_CS.
+def median_sample(x: Tensor, y: Tensor, paired_first: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    """The rows of all ranks that the median rule of the bandwidth would look at on one process: at most 2,048.
 
-    weight, bandwidth, impl and kernel as in CSAlignerLoss; exchange: "gather", "ring" or "none", see the module.
+    x: (n, d), y: (m, d), the own rows. paired_first: their ids, where one process would put the rows with an id before
+    those without one (-1), as the trainer does. Without a gradient; the same on all ranks.
     """
-
-    def __init__(
-        self,
-        weight: float = 1.0,
-        bandwidth: Bandwidth | Sequence[Bandwidth] = DEFAULT_BANDWIDTH,
-        impl: str = "auto",
-        kernel: str = "gaussian",
-        exchange: str = "gather",
-    ) -> None:
-        super().__init__()
-        objective = Objective({INFO_NCE: 1.0, "cauchy_schwarz": weight}, bandwidth, impl, kernel)
-        self.objective = ParallelObjective(objective, exchange)
-
-    def forward(
-        self,
-        image_features: Tensor,
-        text_features: Tensor,
-        logit_scale: Tensor | float,
-        image_ids: Ids | None = None,
-        text_ids: Ids | None = None,
-    ) -> LossTerms:
-        """Call backward on `.total` on every rank. Arguments as in ParallelObjective."""
-        return self.objective(image_features, text_features, logit_scale, image_ids, text_ids)
+    x, y = x.detach(), y.detach()
+    counts = row_counts(x), row_counts(y)
+    total_x = sum(counts[0])
+    take = median_rows(total_x + sum(counts[1])).to(x.device)
+    parts = take[take < total_x], take[take >= total_x] - total_x
+    if paired_first is not None:
+        order_x, order_y = (torch.argsort((gather_ids(ids) < 0).int(), stable=True) for ids in paired_first)
+        parts = order_x[parts[0]], order_y[parts[1]]
+    return gather_rows(x[_own(parts[0], counts[0])]), gather_rows(y[_own(parts[1], counts[1])])
 
 
 def _checked_together(image_features: Tensor, text_features: Tensor) -> Samples:
     """Checks the own rows; bad input on one rank is an error on all, so that none waits for another."""
     error: InputError | None = None
     try:
-        s = samples(image_features, text_features, names=NAMES)
+        s = _own_samples(image_features, text_features)
     except InputError as found:
         error = found
-    good = torch.tensor([0 if error else 1], device=image_features.device)
-    bad_ranks = [number for number, ok in enumerate(gather_ids(good).tolist()) if not ok]
+    state = [0 if error else 1, len(image_features), len(text_features)]
+    states = gather_ids(torch.tensor([state], device=image_features.device))
     if error is not None:
         raise error
+    bad_ranks = [number for number, good in enumerate(states[:, 0].tolist()) if not good]
     if bad_ranks:
         raise InputError(f"rank {bad_ranks[0]} was given features that cannot be used; its own error says why")
+    for name, total in zip(NAMES, states[:, 1:].sum(dim=0).tolist(), strict=True):
+        if total == 0:
+            raise InputError(f"{name}: no row on any rank; give at least one")
     return s
+
+
+def _own_samples(x: Tensor, y: Tensor) -> Samples:
+    """As ops.arguments.samples, where a rank of several may hold no row."""
+    if world_size() == 1 or (len(x) and len(y)) or x.ndim != 2 or y.ndim != 2:
+        return samples(x, y, names=NAMES)
+    filled = (torch.cat([side, side.new_zeros(1, side.shape[1])]) for side in (x, y))  # it stays in the graph
+    s = samples(*filled, names=NAMES)
+    return Samples(s.x[: len(x)], s.y[: len(y)])
 
 
 def _rows(s: Samples, image_ids: Tensor | None, text_ids: Tensor | None, unpaired: float) -> RowInfo:
@@ -177,3 +216,12 @@ def _own(positions: Tensor, counts: list[int]) -> Tensor:
 def _check_same_counts(x: Tensor, y: Tensor) -> None:
     if row_counts(x) != row_counts(y):
         raise InputError("image_ids, text_ids: missing, and a rank has more rows of one side; give both to pair them")
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name == "ParallelCSAlignerLoss":
+            warnings.warn(f"{name} is csaligner.CSAlignerLoss now; this name goes in 0.3", DeprecationWarning, 2)
+            return CSAlignerLoss
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

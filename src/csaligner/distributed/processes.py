@@ -1,10 +1,11 @@
-"""What training on several processes needs beside csaligner.distributed.gather: starting, averaging, agreeing."""
+"""The process group: joining it, running something on the main process, and averaging gradients."""
 
 from __future__ import annotations
 
-import json
+import atexit
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -12,47 +13,98 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from .gather import is_main, world_size
+from csaligner.checks import CSAlignerError, InputError
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=3)  # the others wait while the main process validates
+PATIENCE = timedelta(days=7)  # a process that is done waits for the slowest one, or for the main one's validation
+
+
+def rank() -> int:
+    """Number of this process, 0 without a process group."""
+    return dist.get_rank() if _started() else 0
+
+
+def world_size() -> int:
+    """How many processes there are, 1 without a process group."""
+    return dist.get_world_size() if _started() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes files and reports."""
+    return rank() == 0
+
+
+def join_processes() -> None:
+    """Join the group of processes that a launcher (`torchrun`, `accelerate launch`) started.
+
+    Nothing happens for one process, or in a group that is there already. Tensors on the CPU travel by gloo, those on a
+    GPU by nccl (or what torch has for that accelerator); process r of a machine gets its GPU number r.
+    """
+    if _started() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    backend = "gloo"
+    if torch.accelerator.is_available():
+        device = torch.accelerator.current_accelerator()
+        assert device is not None
+        torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")) % torch.accelerator.device_count())
+        backend = f"cpu:gloo,{device.type}:{dist.get_default_backend_for_device(device.type)}"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    atexit.register(_leave)
 
 
 def make_accelerator(**options: Any) -> Any:
-    """Hugging Face's Accelerator: the device of this process, and the group of all where a launcher (`torchrun`,
-    `accelerate launch`) started several."""
-    from accelerate import Accelerator, InitProcessGroupKwargs  # a second of import time
+    """Hugging Face's Accelerator in the group of join_processes: the device of this process, and the trackers.
 
-    patience = InitProcessGroupKwargs(timeout=PATIENCE)
-    return Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[patience], **options)
+    Raises InputError where a machine has fewer GPUs than processes, which nccl does not support.
+    """
+    from accelerate import Accelerator  # a second of import time
+
+    join_processes()
+    has_gpu = torch.accelerator.is_available()
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if has_gpu and world_size() > 1 and processes > torch.accelerator.device_count():
+        raise InputError(
+            f"processes: {processes} on a machine with {torch.accelerator.device_count()} GPUs; start one per GPU"
+        )
+    return Accelerator(cpu=not has_gpu, **options)
 
 
-def start_ranks() -> None:
-    """Join the group of processes that a launcher started; nothing where there is one process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        make_accelerator()
-
-
-def stop_ranks() -> None:
-    """Leave the group, after all have done their work."""
+def wait_for_all() -> None:
+    """Returns once every process has called it."""
     if world_size() > 1:
         dist.barrier()
-        dist.destroy_process_group()
 
 
-def from_main(value: T) -> T:
-    """The main process's value on all processes; made of what JSON knows."""
+def on_main(action: Callable[[], T]) -> T:
+    """Run `action` on the main process alone; its result on all processes.
+
+    A CSAlignerError is raised on all. Where the main process fails in another way, the others raise a CSAlignerError.
+    The result must be picklable. Every process must call it.
+    """
     if world_size() == 1:
-        return value
-    device = _device()
-    text = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8, device=device)
-    length = torch.tensor([len(text)], device=device)
-    dist.broadcast(length, src=0)
-    if not is_main():
-        text = torch.empty(int(length), dtype=torch.uint8, device=device)
-    dist.broadcast(text, src=0)
-    result: T = json.loads(bytes(text.tolist()))
+        return action()
+    answer: list[Any] = [None, None]
+    failure: Exception | None = None
+    if is_main():
+        try:
+            answer[0] = action()
+        except CSAlignerError as error:
+            answer[1] = failure = error
+        except Exception as error:
+            failure = error
+            answer[1] = CSAlignerError(f"the main process failed ({type(error).__name__}: {error})")
+    dist.broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise failure or answer[1]
+    result: T = answer[0]
     return result
+
+
+@contextmanager
+def held_by_main(make: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
+    """`with make()` on the main process alone; what it gives on all. Left when the main process leaves the block."""
+    with ExitStack() as held:
+        yield on_main(lambda: held.enter_context(make()))
 
 
 @torch.no_grad()
@@ -85,8 +137,11 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
             g.copy_(mean.view_as(g))
 
 
-def _device() -> torch.device:
-    """Where tensors must lie for the backend to send them."""
-    if dist.get_backend() == "nccl":
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
+def _started() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _leave() -> None:
+    """A group that is still there when the interpreter exits may abort the process: its threads run on."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

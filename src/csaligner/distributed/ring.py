@@ -1,8 +1,8 @@
 """InfoNCE and log kernel means of the rows of all ranks, without gathering them: blocks of rows go around the ring.
 
-Each of R ranks holds its own rows and meets the blocks of the others one after the other: O(N/R d) memory a rank, and
-8 bytes for each of the N ids. The next block is on its way while one is worked on. Against the other modality there
-are two passes, as in tiled_contrastive.py: the normalisers, then the gradient; what belongs to the rows of a
+Each of R ranks holds its own rows, or none, and meets the blocks of the others one after the other: O(N/R d) memory per
+rank, and 8 bytes for each of the N ids. The next block is on its way while one is worked on. Against the other modality
+there are two passes, as in tiled_contrastive.py: the normalisers, then the gradient; what belongs to the rows of a
 travelling block (sums over columns, gradients) travels with it and comes home after R steps. A sample against itself
 takes one pass.
 The gradients follow the rule of csaligner.distributed.gather: those that gather_rows and the same loss would give.
@@ -36,7 +36,8 @@ from csaligner.ops.tiles import (
     uncompiled,
 )
 
-from .gather import row_counts, world_size
+from .gather import row_counts
+from .processes import world_size
 from .ring_blocks import Transfer, around, mean, merged, own_side, summed
 
 
@@ -164,8 +165,7 @@ def _first_pass(job: _Job) -> _Norms:
         soft.rows, soft.rows_positive = rows
         soft.columns.top, soft.columns.total, soft.columns_positive.top, soft.columns_positive.total = carried
         x, y = pair.x.sample, pair.y.sample
-        buffers = Buffers.between(x.points, y.points, 2)
-        for tile in _tiles(pair, buffers):
+        for tile, buffers in _tiles(pair, 2):
             work = buffers.lend(1, *tile.s.shape)
             if job.info_nce:
                 soft.add(pair, tile, work)
@@ -234,8 +234,7 @@ class _Gradient:
         soft.rows, soft.rows_positive = self.norms.rows
         soft.columns.top, soft.columns_positive.top = columns[2:]
         write = soft.gradient_by(pair, self.factors_x, Factors(*columns[:2]))
-        buffers = Buffers.between(x.points, y.points, 3)
-        for tile in _tiles(pair, buffers):
+        for tile, buffers in _tiles(pair, 3):
             w, work = buffers.lend(1, *tile.s.shape), buffers.lend(2, *tile.s.shape)
             if self.job.info_nce:
                 write(tile, w, work)
@@ -291,6 +290,8 @@ class _Sums:
 
     def add_block(self, other: PreparedSample, kernel: Kernel, own: bool) -> None:
         x, y = self.sample, other
+        if not (len(x.points) and len(y.points)):
+            return
         buffers = Buffers.between(x.points, y.points, 1)
         for i in blocks(x.points):
             for j in blocks(y.points):
@@ -326,11 +327,15 @@ class _Sums:
         return self.sample.points * self.mass[:, None] - self.pull
 
 
-def _tiles(pair: Pair, buffers: Buffers) -> Iterator[Tile]:
-    """All tiles of a pair with their products in buffer 0."""
+def _tiles(pair: Pair, count: int) -> Iterator[tuple[Tile, Buffers]]:
+    """All tiles of a pair with their products in buffer 0 of `count`; none where a rank has no rows."""
+    x, y = pair.x.sample.points, pair.y.sample.points
+    if not (len(x) and len(y)):
+        return
+    buffers = Buffers.between(x, y, count)
     for i, j, may_be_positive in pair.tiles():
         s = pair.product(i, j, buffers.lend(0, i.stop - i.start, j.stop - j.start))
-        yield Tile(s, i, j, pair.negatives(i, j) if may_be_positive else None)
+        yield Tile(s, i, j, pair.negatives(i, j) if may_be_positive else None), buffers
 
 
 def _factors(shares: Tensor, sums: tuple[LogSums, LogSums], dtype: torch.dtype) -> Factors:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -11,26 +10,37 @@ from torch import Tensor
 from torch import distributed as dist
 
 from csaligner.ops.contrastive import SortedSide
+from csaligner.ops.logsumexp import LOWEST
 from csaligner.ops.reference import id_weights
-from csaligner.ops.tiles import PreparedSample, totals_dtype
+from csaligner.ops.tiles import PreparedSample, compute_dtype, totals_dtype
 
-from .gather import gather_ids, rank, row_counts, world_size
+from .gather import gather_ids, row_counts
+from .processes import rank, world_size
 
 
 def own_side(x: Tensor, centre: Tensor, ids: Tensor, weights: Tensor | None, paired: bool = True) -> SortedSide:
-    """The own rows, with the weights that they have among the rows of all ranks."""
-    side = SortedSide.of(x, centre, ids, None, False)
+    """The own rows, with the weights that they have among the rows of all ranks; there may be none."""
     a = torch.ones(len(x), dtype=totals_dtype(x), device=x.device) if weights is None else weights.to(totals_dtype(x))
-    log_a, log_w = (a / summed(a.sum())).log(), side.log_w
+    log_a, log_w = (a / summed(a.sum())).log(), torch.zeros(len(x), device=x.device)
     if paired:
         before = sum(row_counts(ids)[: rank()])
         log_w = id_weights(gather_ids(ids))[before : before + len(ids)].log()
-    log_a, log_w = ((v if side.order is None else v[side.order]).to(side.log_w.dtype) for v in (log_a, log_w))
-    return replace(side, sample=_weighted(side.sample, log_a), log_w=log_w)
+    order = None
+    if bool((ids[1:] < ids[:-1]).any()):
+        order = torch.argsort(ids, stable=True)
+        x, ids, log_a, log_w = (values[order] for values in (x, ids, log_a, log_w))
+    return _side(x - centre, centre, ids, (log_a, log_w), order)
 
 
-def _weighted(sample: PreparedSample, log_weights: Tensor) -> PreparedSample:
-    return replace(sample, log_weights=log_weights, log_constant=0.0, log_heaviest=float(log_weights.max()))
+def _side(
+    points: Tensor, centre: Tensor, ids: Tensor, logs: tuple[Tensor, Tensor], order: Tensor | None = None
+) -> SortedSide:
+    """points: centred; logs: of the weights in the kernel mean, and of 1/m."""
+    log_a, log_w = (values.to(compute_dtype(points)) for values in logs)
+    square_norms = torch.linalg.vector_norm(points, dim=1, dtype=log_a.dtype).square_()
+    heaviest = float(log_a.max()) if len(log_a) else LOWEST
+    sample = PreparedSample(points, square_norms, log_a, 0.0, heaviest, 0.0, None)
+    return SortedSide(sample, (points @ centre).to(log_w.dtype), log_w, ids, order)
 
 
 def around(own: SortedSide, counts: list[int], centre: Tensor) -> Iterator[tuple[int, SortedSide]]:
@@ -42,12 +52,11 @@ def around(own: SortedSide, counts: list[int], centre: Tensor) -> Iterator[tuple
         yield hop, side
         if coming is not None:
             points, ids, log_w, log_weights = coming.arrived()
-            sample = _weighted(PreparedSample.of(points, None, False), log_weights)
-            side = SortedSide(sample, (points @ centre).to(log_w.dtype), log_w, ids, None)
+            side = _side(points, centre, ids, (log_weights, log_w))
 
 
 class Transfer:
-    """RowInfo on their way to the next rank, while those of the previous one come in.
+    """Rows on their way to the next rank, while those of the previous one come in; a block without rows stays.
 
     hop: how many steps the block that comes in has made; counts: rows of the blocks by the rank they started from.
     """
@@ -62,9 +71,10 @@ class Transfer:
         rows = counts[(rank() - hop) % size]
         self._received = [t.new_empty(rows, *t.shape[1:]) for t in tensors]
         after, before = (rank() + 1) % size, (rank() - 1) % size
-        sends = [dist.P2POp(dist.isend, t, after) for t in self._sent]
-        takes = [dist.P2POp(dist.irecv, t, before) for t in self._received]
-        self._requests = dist.batch_isend_irecv([*sends, *takes])
+        sends = [dist.P2POp(dist.isend, t, after) for t in self._sent if len(t)]
+        takes = [dist.P2POp(dist.irecv, t, before) for t in self._received if len(t)]
+        if sends or takes:
+            self._requests = dist.batch_isend_irecv([*sends, *takes])
 
     def arrived(self) -> list[Tensor]:
         for request in self._requests:

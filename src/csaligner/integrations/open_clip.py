@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from csaligner.checks import InputError
-from csaligner.distributed import gather as distributed
-from csaligner.distributed.loss import ParallelCSAlignerLoss
+from csaligner.distributed import processes
+from csaligner.distributed.loss import CSAlignerLoss
 from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
 
 
@@ -20,7 +20,7 @@ class CSAlignerClipLoss(nn.Module):
     gathers over it, also where they are left out. local_loss, gather_with_grad, cache_labels: taken and not needed;
     every rank computes the loss of the whole batch, with the gradients of all rows. Where the gathered batch is too
     large, exchange="ring" does what local_loss does there. use_horovod must be False.
-    weight, bandwidth and options (impl, kernel, exchange) as in parallel.ParallelCSAlignerLoss. The module holds no
+    weight, bandwidth and options (impl, kernel, exchange) as in CSAlignerLoss. The module holds no
     parameters. open_clip itself is not imported. Raises InputError.
     """
 
@@ -40,7 +40,7 @@ class CSAlignerClipLoss(nn.Module):
         if use_horovod:
             raise InputError("use_horovod: True is not supported; start the ranks with torchrun")
         self._claimed = (rank, world_size)
-        self.loss = ParallelCSAlignerLoss(weight, bandwidth, **options)
+        self.loss = CSAlignerLoss(weight, bandwidth, **options)
 
     def forward(
         self,
@@ -66,8 +66,8 @@ class CSAlignerClipLoss(nn.Module):
 
     def _check_ranks(self) -> None:
         rank, world_size = self._claimed
-        if world_size > 1 and (rank, world_size) != (distributed.rank(), distributed.world_size()):
+        if world_size > 1 and (rank, world_size) != (processes.rank(), processes.world_size()):
             raise InputError(
-                f"rank {rank} of world_size {world_size}: torch.distributed is at rank {distributed.rank()} of "
-                f"{distributed.world_size()}; initialise the process group first and give its numbers"
+                f"rank {rank} of world_size {world_size}: torch.distributed is at rank {processes.rank()} of "
+                f"{processes.world_size()}; initialise the process group first and give its numbers"
             )

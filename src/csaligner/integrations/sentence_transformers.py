@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from csaligner.checks import InputError, check_positive
-from csaligner.distributed.loss import ParallelCSAlignerLoss
+from csaligner.distributed.loss import CSAlignerLoss
 from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
 
 CITATION = """
@@ -34,7 +34,7 @@ class CSAlignerEmbeddingLoss(nn.Module):
 
     model: a SentenceTransformer, or anything that maps the features of a column to {"sentence_embedding": (N, d)}.
     scale: 1/temperature, 20 as in MultipleNegativesRankingLoss. weight, bandwidth and options (impl, kernel, exchange)
-    as in parallel.ParallelCSAlignerLoss: with exchange "gather" the loss is that of all ranks. output_dict: return the
+    as in CSAlignerLoss: with exchange "gather" the loss is that of all ranks. output_dict: return the
     terms by name, which the trainer sums and logs; losses that wrap others want the default, one scalar.
     A column "label" of whole numbers says which pairs belong together: they are no negatives of each other. The
     embeddings are normalised here. sentence_transformers itself is not imported. Raises InputError.
@@ -51,7 +51,7 @@ class CSAlignerEmbeddingLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.loss = ParallelCSAlignerLoss(weight, bandwidth, **options)
+        self.loss = CSAlignerLoss(weight, bandwidth, **options)
         self._scale, self._output_dict = check_positive("scale", scale), output_dict
         self._config = {"scale": scale, "weight": weight, "bandwidth": bandwidth, **options}
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from csaligner.checks import InputError, check_choice, check_non_negative, check_positive
 from csaligner.divergences import cauchy_schwarz, mmd
@@ -90,36 +92,6 @@ class Objective:
         return {**self.terms, **_checked(weights or {}, self.terms)}
 
 
-class CSAlignerLoss(nn.Module):
-    """InfoNCE + weight * D_CS, in the manner of open_clip's ClipLoss.
-
-    weight: lambda >= 0 of the Cauchy-Schwarz divergence; bandwidth: its sigma
-    (ops.bandwidth.resolve_bandwidth); impl: ops.dispatch. The module holds no parameters. Source: CS-Aligner
-    (arXiv 2502.17028) eq. 9.
-    """
-
-    def __init__(
-        self,
-        weight: float = 1.0,
-        bandwidth: Bandwidth | Sequence[Bandwidth] = DEFAULT_BANDWIDTH,
-        impl: str = "auto",
-        kernel: str = "gaussian",
-    ) -> None:
-        super().__init__()
-        self.objective = Objective({INFO_NCE: 1.0, "cauchy_schwarz": weight}, bandwidth, impl, kernel)
-
-    def forward(
-        self,
-        image_features: Tensor,
-        text_features: Tensor,
-        logit_scale: Tensor | float,
-        image_ids: Ids | None = None,
-        text_ids: Ids | None = None,
-    ) -> LossTerms:
-        """Call backward on `.total`. Arguments as in Objective; features are not normalised here."""
-        return self.objective(image_features, text_features, logit_scale, image_ids, text_ids)
-
-
 def at_work(lambdas: Mapping[str, float]) -> set[str]:
     """The terms that are worth computing."""
     return {name for name, weight in lambdas.items() if weight > 0}
@@ -189,3 +161,14 @@ def _checked(weights: Mapping[str, float], known: Iterable[str]) -> dict[str, fl
     for name in weights:
         check_choice("terms", name, known)
     return {name: check_non_negative(f"weight of {name}", weight) for name, weight in weights.items()}
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name == "CSAlignerLoss":  # csaligner 0.1 had it here; this module knows no ranks
+            warnings.warn(
+                "csaligner.losses.objective.CSAlignerLoss is csaligner.CSAlignerLoss now", DeprecationWarning, 2
+            )
+            return importlib.import_module("csaligner.distributed.loss").CSAlignerLoss
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

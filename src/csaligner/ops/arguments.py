@@ -115,7 +115,8 @@ def whole_numbers(name: str, ids: Ids, features: Tensor) -> Tensor:
         numbers = torch.as_tensor(ids, device=features.device)
     except (TypeError, ValueError, RuntimeError):
         numbers = torch.empty(())
-    if numbers.is_floating_point() or numbers.dtype == torch.bool or numbers.ndim != 1:
+    floats = numbers.is_floating_point() and numbers.shape != (0,)  # an empty list becomes floats
+    if floats or numbers.dtype == torch.bool or numbers.ndim != 1:
         raise InputError(f"{name}: ids must be whole numbers here, -1 for a row without a partner")
     return numbers.detach().to(torch.int64)
 

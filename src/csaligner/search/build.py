@@ -18,12 +18,14 @@ from csaligner.checks import InputError, check_choice
 from csaligner.datasets.documents import INDEX_FILE, Entry, EntrySettings, Found, find_entries
 from csaligner.datasets.images.load import ImageError, load_image
 from csaligner.datasets.images.source import file_of
-from csaligner.files import disk_trouble, recover, sha256_of, write_folder
+from csaligner.files import disk_trouble, recover, recover_folder, sha256_of, write_folder
 from csaligner.integrity import write_checksums
+from csaligner.locks import NAMES as LOCKS
+from csaligner.locks import only_writer
 from csaligner.types import Encoder, Modality
 
 from .approximate import build_approximate
-from .index import ALIGNER, LOCK, Index
+from .index import ALIGNER, Index
 from .lance_table import INDEX_TYPES, Items, Row, Stamp
 from .manifest import IndexManifest, write_manifest
 from .origin import Origin, open_origin, run_fingerprint
@@ -91,11 +93,11 @@ def build_index(
     """
     out, settings = Path(out), settings or BuildSettings()
     found = find_entries(data, settings.entries)
-    if not (out / INDEX_FILE).exists():
-        if run is None:
-            raise InputError(f"run: needed to make a new index at {out}; give a run folder, or 'bundled'")
-        create_index(out, open_origin(run, encoders), raw=settings.raw)
     with writing(out):
+        if not (out / INDEX_FILE).exists():
+            if run is None:
+                raise InputError(f"run: needed to make a new index at {out}; give a run folder, or 'bundled'")
+            create_index(out, open_origin(run, encoders), raw=settings.raw)
         index = Index.open(out, encoders)
         if run is not None and run_fingerprint(run) != index.manifest.fingerprint:
             raise InputError(f"run: the index at {out} was made by another run ({index.manifest.run}); use another out")
@@ -106,7 +108,7 @@ def build_index(
 
 def create_index(out: Path, origin: Origin, *, raw: bool = True) -> None:
     """An empty index; it appears whole or not at all. Raises InputError where something else is at `out`."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(p.name not in LOCKS for p in out.iterdir())):
         raise InputError(f"out: {out} exists and holds no csaligner index; choose an empty or a new folder")
     model = origin.model
     manifest = IndexManifest(
@@ -129,15 +131,13 @@ def create_index(out: Path, origin: Origin, *, raw: bool = True) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Hold the folder for writing. The lock is the system's, so that a killed process leaves none."""
-    from filelock import FileLock, Timeout
-
+    """Hold the folder of an index, there or not, for writing; what a killed writer left in it is tidied up."""
     try:
-        with FileLock(path / LOCK, timeout=0):
-            recover(path)
+        with only_writer(path, "index"):
+            recover_folder(path)
+            if (path / INDEX_FILE).exists():
+                recover(path)
             yield
-    except Timeout:
-        raise InputError(f"index: {path} is being written by another process; wait for it to end") from None
     except Exception as error:  # LanceDB raises RuntimeError and OSError of its own
         known = disk_trouble(error, path)
         if known is None:

@@ -28,7 +28,7 @@ from .lance_table import Items, Row
 from .manifest import OWNER, IndexManifest, read_manifest
 from .vector_spaces import SPACES, Space, SpaceName, load_space, raw_vectors
 
-ALIGNER, CALIBRATION, LOCK = "aligner", "calibration.json", ".lock"
+ALIGNER, CALIBRATION = "aligner", "calibration.json"
 ONLY: Mapping[str, tuple[Modality, ...]] = {"images": ("image",), "texts": ("text",)}
 SMALL = 1 << 20  # bytes: larger files are read whole when vectors are loaded, not when the index is opened
 REMEMBERED = 1024  # text queries whose features are kept

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from csaligner.checks import InputError, check_choice, check_non_negative
 from csaligner.datasets.clean import Cleaned, clean_items
 from csaligner.datasets.images.source import stamp_of
 from csaligner.datasets.split import item_split
-from csaligner.distributed.gather import rank, wait_for_all, world_size
-from csaligner.distributed.ranks import join_ranks, on_first
-from csaligner.folder_lock import LOCK, only_writer
+from csaligner.distributed.processes import held_by_main, join_processes, on_main, rank, wait_for_all, world_size
+from csaligner.locks import NAMES as LOCKS
+from csaligner.locks import only_writer
 from csaligner.types import Dataset, Encoder, EncoderInfo, Modality
 
 from .manifest import DTYPES, MANIFEST, Manifest, Skipped, read_manifest, write_manifest
@@ -72,16 +72,15 @@ def embed(
     more than max_bad of the pictures are broken: the finished shards stay, and a call with a larger max_bad goes
     on from them.
     """
-    join_ranks()
+    join_processes()
     job = Job.of(dataset, Encoders(image_encoder, text_encoder), Path(out), settings or ExtractSettings())
-    with ExitStack() as held:
-        todo = on_first(lambda: held.enter_context(job.claimed()))
+    with held_by_main(job.claimed) as todo:
         bad = list(job.skipped())
         for part in job.work.run(todo[rank() :: world_size()], job.progress(todo, progress)):
             bad += part.skipped
             job.check_bad(bad)
         wait_for_all()
-        on_first(job.finish)
+        on_main(job.finish)
     wait_for_all()
     return Store.open(out)
 
@@ -115,8 +114,8 @@ class Job:
         """
         out = self.work.out
         self._check_free()
-        out.mkdir(parents=True, exist_ok=True)
         with only_writer(out):
+            out.mkdir(parents=True, exist_ok=True)
             if not (out / MANIFEST).exists():
                 write_manifest(out, self.wanted)
             found = self._found()
@@ -199,7 +198,7 @@ class Job:
 
 
 def _ours(name: str) -> bool:
-    return name.endswith(".tmp") or name == LOCK
+    return name.endswith(".tmp") or name in LOCKS
 
 
 def _sides(encoders: Encoders) -> dict[Modality, Encoder]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from csaligner.distributed.gather import rank, world_size
+from csaligner.distributed.processes import rank, world_size
 from csaligner.store.store import Store
 from csaligner.types import Batch, Inputs, Modality, PairedTokens, Sampler, Split, TokenPairs
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from csaligner.checks import InputError
 from csaligner.config import TOKEN_TERM, MemoryConfig, ObjectiveConfig
-from csaligner.distributed.gather import gather_ids, row_counts, world_size
-from csaligner.distributed.processes import from_main
+from csaligner.distributed.gather import gather_ids, row_counts
+from csaligner.distributed.loss import ExchangedObjective, median_sample
+from csaligner.distributed.processes import on_main, world_size
 from csaligner.losses.balance import GradientBalance, gradient_norm
 from csaligner.losses.objective import INFO_NCE, Objective
 from csaligner.losses.token import token_cauchy_schwarz
@@ -26,9 +27,9 @@ from .schedules import value_at
 class ScheduledObjective:
     """config.objective with what changes while a run goes on.
 
-    Called with the embeddings of all ranks, once a step. All that is measured (the median bandwidth, gradient norms)
-    is measured every `measure_every` steps, carries no gradient, is the same on all ranks and is part of the
-    checkpoint.
+    Called once per step, with the embeddings of all ranks (exchange gather) or with the own ones (ring). All that is
+    measured (the median bandwidth, gradient norms) is measured every `measure_every` steps, carries no gradient, is the
+    same on all ranks and is part of the checkpoint.
     """
 
     def __init__(self, config: ObjectiveConfig, memory: MemoryConfig) -> None:
@@ -71,11 +72,14 @@ class ScheduledObjective:
             number = spec if isinstance(spec, str) else value_at(spec, progress)
             return resolve_bandwidth(number, rows.image, rows.text, scale)
         if due or self._median is None:
-            self._median = from_main(resolve_bandwidth("median", rows.image, rows.text))
+            image, text = rows.image, rows.text
+            if self._config.exchange == "ring":
+                image, text = median_sample(image, text, (rows.image_ids, rows.text_ids))
+            self._median = on_main(lambda: resolve_bandwidth("median", image, text))
         return self._median
 
     def _measure(self, rows: Embeddings, wider: Embeddings, scale: Tensor, sigma: float) -> None:
-        """The gradient norm of each term alone with respect to the embeddings of the batch."""
+        """The gradient norm of each term alone with respect to the embeddings of the batch, of all ranks."""
         norms = {}
         n, m = len(rows.image), len(rows.text)
         for name in (INFO_NCE, *self._automatic):
@@ -88,8 +92,9 @@ class ScheduledObjective:
                 wider.text_ids,
             )
             value = self._loss({name: 1.0}, sigma, leaves, more, scale.detach()).total
-            norms[name] = gradient_norm(value, (image, text))
-        self._balance.update(from_main(norms))
+            norm = gradient_norm(value, (image, text))
+            norms[name] = _over_ranks(norm, value.device) if self._config.exchange == "ring" else norm
+        self._balance.update(on_main(lambda: norms))
 
     def _weight(self, name: str, progress: float) -> float:
         weight = self._config.terms[name]
@@ -110,7 +115,14 @@ class ScheduledObjective:
 
     def _on(self, rows: Embeddings, weights: Mapping[str, float], sigma: float, scale: Tensor) -> LossTerms:
         objective = Objective(weights, sigma, unpaired_weight=self._config.unpaired_weight)
-        return objective(rows.image, rows.text, scale, rows.image_ids, rows.text_ids)
+        compute = ExchangedObjective(objective, "ring") if self._config.exchange == "ring" else objective
+        return compute(rows.image, rows.text, scale, rows.image_ids, rows.text_ids)
+
+
+def _over_ranks(norm: float, device: torch.device) -> float:
+    """The norm of the gradient in the rows of all ranks, from that in the own rows: R times the loss's there."""
+    squares = gather_ids(torch.tensor([norm], dtype=torch.float64, device=device).square())
+    return float(squares.sum().sqrt()) / world_size()
 
 
 def _with_tokens(loss: LossTerms, tokens: TokenPairs | None, weight: float, sigma: float) -> LossTerms:

@@ -13,8 +13,17 @@ from torch import Tensor, nn
 
 from csaligner.checks import CSAlignerError, InputError
 from csaligner.config import Schedule, TrainConfig
-from csaligner.distributed.gather import gather_ids, gather_rows, is_main, rank, wait_for_all, world_size
-from csaligner.distributed.processes import average_gradients, from_main, make_accelerator, same_start
+from csaligner.distributed.gather import gather_ids, gather_rows
+from csaligner.distributed.processes import (
+    average_gradients,
+    is_main,
+    make_accelerator,
+    on_main,
+    rank,
+    same_start,
+    wait_for_all,
+    world_size,
+)
 from csaligner.files import recover, write_text
 from csaligner.types import Batch, Inputs, LossTerms, Sampler, TokenPairs, TokenSets
 
@@ -92,9 +101,10 @@ class Trainer:
     already holds checkpoints, training goes on from the latest and ends at the same bits as a run that was never
     interrupted (same devices, thread count and number of processes).
 
-    On R processes each works on its own rows of the same global batch. Embeddings and ids are gathered, every process
-    computes the global loss, gradients are averaged (csaligner.distributed.gather says why): the numbers are
-    those of one process, but for dropout, which each process draws for its own rows.
+    On R processes each works on its own rows of the same global batch. Embeddings and ids are gathered, or travel
+    around the ring (objective.exchange), every process computes the global loss, gradients are averaged
+    (csaligner.distributed.gather says why): the numbers are those of one process, but for dropout, which each process
+    draws for its own rows.
     """
 
     def __init__(
@@ -169,7 +179,8 @@ class Trainer:
             log_scale.data.fill_(float(torch.tensor(value_at(c.logit_scale, progress)).log()))
         self._module.train()
         rows = self._embed(batch)
-        if not bool(torch.isfinite(rows.image).all() and torch.isfinite(rows.text).all()):
+        finite = torch.isfinite(rows.image).all() & torch.isfinite(rows.text).all()
+        if not bool(gather_ids(finite.int()[None]).all() if c.exchange == "ring" else finite):
             raise CSAlignerError(
                 f"training: the embeddings are not finite at step {state.step + 1}; lower lr (now {self._config.lr:g})"
             )
@@ -185,15 +196,18 @@ class Trainer:
         return {"step": float(state.step), "lr": lr, **_named(loss), **in_use}
 
     def _embed(self, batch: Batch) -> Embeddings:
-        """The embeddings of all ranks' rows, in the precision of the logit scale."""
+        """The embeddings of all ranks' rows, or of the own ones (exchange ring), in the precision of the logit
+        scale."""
         from accelerate.utils import send_to_device
 
         device, dtype = self._accelerator.device, self._model.log_logit_scale.dtype
         inputs = [_as_dtype(send_to_device(side, device), dtype) for side in (batch.image, batch.text)]
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._config.precision == "bf16"):
             image, text = self._model(*inputs)
-        image, image_ids = _gathered(image.to(dtype), batch.image_ids.to(device))
-        text, text_ids = _gathered(text.to(dtype), batch.text_ids.to(device))
+        image, text = image.to(dtype), text.to(dtype)
+        image_ids, text_ids = batch.image_ids.to(device), batch.text_ids.to(device)
+        if self._config.objective.exchange == "gather":
+            (image, image_ids), (text, text_ids) = _gathered(image, image_ids), _gathered(text, text_ids)
         tokens = self._embed_tokens(batch.tokens) if batch.tokens is not None else None
         return Embeddings(image, text, image_ids, text_ids, tokens)
 
@@ -227,11 +241,12 @@ class Trainer:
         """Validate on the main process, so that all agree on what comes next, and write."""
         if self._hooks.evaluate is not None:
             self._module.eval()
-            metrics = from_main(dict(self._hooks.evaluate(self._module)) if is_main() else {})
+            evaluate = self._hooks.evaluate
+            metrics = on_main(lambda: dict(evaluate(self._module)))
             values |= {f"val/{name}": value for name, value in metrics.items()}
             if self._config.monitor is not None:
                 self._compare(state, metrics, self._config.monitor)
-        values = from_main(values)  # times differ
+        values = on_main(lambda: values)  # times differ
         state.history.append(values)
         self._save(state)
         return values
@@ -271,7 +286,7 @@ class Trainer:
         if path:
             state, tensors = read_checkpoint(path)
             self._load(path, state, tensors)
-        if from_main(state.step) != state.step:
+        if on_main(lambda: state.step) != state.step:
             raise InputError("checkpoint: processes read different ones; put the run folder where all can see it")
         if self._folder and is_main():
             self._rewrite_metrics(self._folder, state)
