@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ def only_writer(folder: Path, argument: str = "out") -> Iterator[None]:
     path = lock_path(folder)
     lock = FileLock(path, timeout=0)
     try:
+        if folder.is_dir() and not os.access(folder, os.W_OK):  # before a lock file is left for nothing
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
@@ -36,7 +39,7 @@ def only_writer(folder: Path, argument: str = "out") -> Iterator[None]:
     except NotImplementedError:
         raise InputError(f"{argument}: {folder} lies on a file system without file locks; choose another") from None
     except OSError as error:
-        known = disk_trouble(error, path.parent)
+        known = disk_trouble(error, folder)
         if known is None:
             raise
         raise known from None

@@ -194,6 +194,7 @@ def test_of_two_first_writers_the_second_is_refused_before_it_creates_anything(w
     script = FIRST.format(here=str(HERE), data=str(world.folder), out=str(out), run=str(world.run))
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", script], **pipes) as first:
+        assert first.stdout is not None
         assert first.stdout.readline() == "creating\n"
         with pytest.raises(InputError, match="written by another process"):
             build(world, out)

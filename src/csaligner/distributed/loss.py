@@ -186,8 +186,8 @@ def _own_samples(x: Tensor, y: Tensor) -> Samples:
     """As ops.arguments.samples, where a rank of several may hold no row."""
     if world_size() == 1 or (len(x) and len(y)) or x.ndim != 2 or y.ndim != 2:
         return samples(x, y, names=NAMES)
-    filled = (torch.cat([side, side.new_zeros(1, side.shape[1])]) for side in (x, y))  # it stays in the graph
-    s = samples(*filled, names=NAMES)
+    more_x, more_y = (torch.cat([side, side.new_zeros(1, side.shape[1])]) for side in (x, y))  # still in the graph
+    s = samples(more_x, more_y, names=NAMES)
     return Samples(s.x[: len(x)], s.y[: len(y)])
 
 
