@@ -171,8 +171,8 @@ def test_two_writers_at_once(world: Any, tmp_path: Path) -> None:
 
 FIRST = """
 import sys
-sys.path.insert(0, {here!r})
-from conftest import ColourImages, ColourTexts
+sys.path.insert(0, {root!r})
+from tests.support.colours import ColourImages, ColourTexts
 from csaligner.search.build import build_index
 from csaligner.search.lance_table import Items
 
@@ -191,7 +191,7 @@ build_index({data!r}, {out!r}, {run!r}, encoders=(ColourImages(), ColourTexts())
 def test_of_two_first_writers_the_second_is_refused_before_it_creates_anything(world: Any, tmp_path: Path) -> None:
     world.many(3)
     out = tmp_path / "ix"
-    script = FIRST.format(here=str(HERE), data=str(world.folder), out=str(out), run=str(world.run))
+    script = FIRST.format(root=str(ROOT), data=str(world.folder), out=str(out), run=str(world.run))
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", script], **pipes) as first:
         assert first.stdout is not None

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, load_config
+from csaligner.locks import only_writer
 from csaligner.pipeline import claim_run, train
 from csaligner.store.store import Store, write_store
 from csaligner.training.trainer import METRICS, RunOptions
@@ -113,6 +114,13 @@ def test_a_run_may_start_from_a_checkpoint_elsewhere(stores: Path, tmp_path: Pat
     options = RunOptions(resume=tmp_path / "longer" / "checkpoints" / "latest")
     with pytest.raises(InputError, match="is at step 12, this run ends at 8"):
         train(store, load_config(TrainConfig, None, FAST), tmp_path / "shorter", options=options)
+
+
+def test_a_second_writer_of_a_run_is_refused_before_it_writes_anything(stores: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with only_writer(out), pytest.raises(InputError, match="written by another process"):
+        train(Store.open(stores / "pairs"), load_config(TrainConfig, None, FAST), out)
+    assert not out.exists()
 
 
 def test_a_tracker_that_is_not_there_is_one_line(stores: Path, tmp_path: Path) -> None:
