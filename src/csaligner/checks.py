@@ -1,6 +1,7 @@
 """Argument checks at the door, one message style: the name, the value that was given, how to fix it.
 
-Inner functions trust their callers; only public entry points call these.
+Inner functions trust their callers; only public entry points call these. Nothing here imports torch before an array is
+checked: the command line needs the errors alone.
 """
 
 from __future__ import annotations
@@ -8,11 +9,10 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class CSAlignerError(Exception):
@@ -70,8 +70,11 @@ def as_features(name: str, value: Any) -> Tensor:
     Raises InputError for another number of dimensions, no rows, no columns, NaN or infinity (with the first
     bad row and how many there are).
     """
+    import numpy as np
+    import torch
+
     try:
-        x = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        x = value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: cannot be read as an array of numbers ({error})") from None
     if x.layout != torch.strided or x.is_complex() or x.is_meta or x.is_quantized:

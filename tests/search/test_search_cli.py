@@ -52,4 +52,4 @@ def test_control_characters_do_not_reach_the_terminal(world: Any, run: Any, tmp_
 def test_neither_or_both_is_one_line(run: Any, tmp_path: Path) -> None:
     for words in ((), ("x", "--image", "y.png")):
         failed = run("search", tmp_path, *words)
-        assert "either words or --image" in str(failed.exception)
+        assert "either a text or --image" in str(failed.exception)

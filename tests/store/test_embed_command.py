@@ -30,7 +30,7 @@ def test_words_that_cannot_be(tmp_path: Path) -> None:
     path.write_text("a dog\n")
     words = ["embed", "--train-data", str(path), "--out", str(tmp_path / "store"), "-q"]
     cases = [
-        (["--image-only", "--text-only"], "--image-only and --text-only leave nothing to do"),
+        (["--image-only", "--text-only"], "--image-only and --text-only exclude each other"),
         (["--precision", "int8"], "precision: got 'int8', wanted fp32 or fp16"),
         (["--runner", "spark", "--text-only"], "runner: 'spark' is not known; known: local, ray"),
         (["--data-format", "coc"], "data_format: 'coc' is not known; did you mean 'coco'?"),

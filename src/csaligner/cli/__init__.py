@@ -1,8 +1,12 @@
-"""The program `csaligner`: it parses words, calls csaligner.pipeline, and prints. One module per group of commands."""
+"""The `csaligner` program: the Typer app, its commands (one module per group), and `main`, which reports errors."""
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+import tempfile
+import traceback
 from typing import Any
 
 import typer
@@ -11,34 +15,63 @@ from csaligner.checks import CSAlignerError
 from csaligner.files import disk_trouble
 
 from . import compare, data, export, generate, pipeline, recipe, search
-from .common import app, err
+from .common import PANELS, app, err
 
 __all__ = ["app", "compare", "data", "export", "generate", "main", "pipeline", "recipe", "search"]
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
-WrongUsage: Any = typer.BadParameter.__base__  # UsageError of click, or of what typer took over from it
+WrongUsage: Any = typer.BadParameter.__base__  # click's UsageError, or typer's own copy of it
+
+app.registered_commands.sort(key=lambda command: PANELS.index(str(command.rich_help_panel)))
 
 
 def main() -> None:
-    """Exit code 0: done, 1: failed, 2: wrong usage, 130: interrupted. Errors are one line; --debug shows more."""
-    debug = "--debug" in sys.argv
+    """Run the program. Exit code 0: done, 1: failed, 2: wrong usage, 130: interrupted.
+
+    An error is one line on standard error; --debug, anywhere on the command line, shows its traceback.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding must not end the program
+    arguments, debug = _without_debug(sys.argv[1:])
     try:
-        code = app(prog_name="csaligner", standalone_mode=False) or 0
+        code = app(arguments, prog_name="csaligner", standalone_mode=False) or 0
+        sys.stdout.flush()
     except WrongUsage as error:
         code = 2
         if words := error.format_message():  # none where the help was printed instead
             _say(f"{words} (see {error.ctx.command_path if error.ctx else 'csaligner'} --help)")
-    except (CSAlignerError, OSError) as error:
+    except BrokenPipeError:
+        code = 1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the last flush fails no more
+    except Exception as error:
         if debug:
             raise
-        named = getattr(error, "filename", None) or "a file"
         code = 1
-        _say(disk_trouble(error, named, "read or written") or error)
+        _say(_one_line(error))
     if code == INTERRUPTED:
-        _say("interrupted; the same command goes on from here")
+        _say("Interrupted. Run the same command again to resume.")
     sys.exit(code)
 
 
+def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = [word for word in arguments[:end] if word != "--debug"]
+    return options + arguments[end:], len(options) < end
+
+
+def _one_line(error: Exception) -> object:
+    """The message of an error; the traceback of an unexpected one goes to a file."""
+    if isinstance(error, OSError):
+        return disk_trouble(error, error.filename or "a file", "read or written") or error
+    if isinstance(error, CSAlignerError):
+        return error
+    handle, path = tempfile.mkstemp(prefix="csaligner-error-", suffix=".txt")
+    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        traceback.print_exception(error, file=file)
+    return f"unexpected {type(error).__name__}; please report it with the traceback in {path} (--debug shows it)"
+
+
 def _say(words: object) -> None:
-    line = CSAlignerError(" ".join(str(words).split()))  # what a terminal would obey is taken out
+    line = CSAlignerError(" ".join(str(words).split()))  # without control characters
     err.print(f"csaligner: {line}", style="red", highlight=False, soft_wrap=True, markup=False)

@@ -1,11 +1,18 @@
-"""What all commands share: the program, its consoles and common options."""
+"""The Typer app, its consoles, and the options and helpers that the commands share."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+import sys
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
+
+import csaligner
+
+SEARCH, TRAIN, MEASURE, GENERATE, DATA = PANELS = ("Search", "Train", "Measure", "Generate", "Data")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,11 +23,48 @@ app = typer.Typer(
 )
 err = Console(stderr=True)
 
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"csaligner {csaligner.__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+]
+
+
 @app.callback()
-def _options(debug: Debug = False) -> None:
-    pass  # cli.main looks for --debug itself: it sees the errors
+def _options(debug: Debug = False, version: Version = False) -> None:
+    pass  # cli.main handles --debug: it catches the errors
+
+
+def renamed(new_names: dict[str, str]) -> type[TyperCommand]:
+    """A command class that also accepts the earlier names of options: {"--old": "--new"}. The help shows the new."""
+
+    class Renamed(TyperCommand):
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            return super().parse_args(ctx, [_with_new_name(word, new_names) for word in args])
+
+    return Renamed
+
+
+def _with_new_name(word: str, new_names: dict[str, str]) -> str:
+    name, equals, value = word.partition("=")
+    return new_names.get(name, name) + equals + value
+
+
+def print_json(value: Any, indent: int | None = 2) -> None:
+    """Print `value` as JSON, non-ASCII characters escaped where the terminal cannot show them."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower()
+    print(json.dumps(value, indent=indent, ensure_ascii=not encoding.startswith("utf")))
+
+
+def as_text(words: str) -> str:
+    """`words` without the bytes that are not valid text, which a tokenizer would refuse."""
+    return words.encode("utf-8", errors="replace").decode("utf-8")

@@ -1,4 +1,4 @@
-"""compare, sweep: every method under one budget; every point of a grid."""
+"""The commands compare and sweep: all methods under one budget, and grids of settings."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from typing import Annotated
 
 import typer
 
-from .common import Quiet, app, err
+from .common import MEASURE, Quiet, app, err, renamed
 
 
-@app.command()
+@app.command(cls=renamed({"--data": "--train-data"}), rich_help_panel=MEASURE)
 def compare(  # noqa: PLR0913, PLR0917  (the budget is part of the question)
-    data: Annotated[list[Path], typer.Option(help="A store, or an .npy of paired features (2, N, d); repeatable.")],
+    train_data: Annotated[
+        list[Path], typer.Option(help="A store, or an .npy file of paired features (2, N, d); repeatable.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for compare.json and compare.html.")] = Path("runs/compare"),
-    methods: Annotated[str | None, typer.Option(help="Comma-separated names; all if not given.")] = None,
-    seeds: Annotated[int, typer.Option(min=1)] = 3,
-    trials: Annotated[int, typer.Option(min=0, help="Settings tried on validation for each method.")] = 12,
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
-    quick_: Annotated[bool, typer.Option("--quick", help="A few methods, 3 trials, 1 seed.")] = False,
+    methods: Annotated[str | None, typer.Option(help="Comma-separated names; default: all.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds.")] = 3,
+    trials: Annotated[int, typer.Option(min=0, help="Settings that each method tries on the validation data.")] = 12,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Training epochs; default: 40.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch; default: 512.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of processes, one thread each.")] = 2,
+    quick_: Annotated[bool, typer.Option("--quick", help="A few methods, at most 3 trials, 1 seed.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train rivals and CS-Aligner under one budget, each tuned with the same number of trials, and compare."""
+    """Compare CS-Aligner with other methods, all tuned and trained under one budget."""
     from csaligner.comparison.compare import Budget
     from csaligner.comparison.methods import FREE, QUICK, TRAINED
     from csaligner.comparison.run import compare_and_write
@@ -35,21 +37,23 @@ def compare(  # noqa: PLR0913, PLR0917  (the budget is part of the question)
     base = load_config(TrainConfig, None, words)
     budget = Budget(base, trials=min(trials, 3) if quick_ else trials, seeds=1 if quick_ else seeds, jobs=jobs)
     with progress(err, "compare", quiet) as update:
-        compare_and_write(data, names, budget, out, lambda done, total, what: update(done, total, {}))
+        compare_and_write(train_data, names, budget, out, lambda done, total, what: update(done, total, {}))
     err.print(f"results: {out / 'compare.json'}, page: {out / 'compare.html'}", highlight=False)
 
 
-@app.command()
+@app.command(cls=renamed({"--data": "--train-data"}), rich_help_panel=MEASURE)
 def sweep(
-    data: Annotated[list[Path], typer.Option(help="A store, or an .npy of paired features (2, N, d); repeatable.")],
+    train_data: Annotated[
+        list[Path], typer.Option(help="A store, or an .npy file of paired features (2, N, d); repeatable.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for sweep.json and sweep.html.")] = Path("runs/sweep"),
     grids: Annotated[str, typer.Option(help="Comma-separated: bandwidth, temperature, batch, adapter.")] = "bandwidth",
-    seeds: Annotated[int, typer.Option(min=1)] = 1,
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds.")] = 1,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Training epochs; default: 40.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of processes, one thread each.")] = 2,
     quiet: Quiet = False,
 ) -> None:
-    """How much sigma, lambda, temperature, batch and adapter size matter, and what `auto` makes of it."""
+    """Measure how bandwidth, weight, temperature, batch size and adapter size change the results."""
     from csaligner.comparison.compare import Budget
     from csaligner.comparison.sweep import sweep_and_write
     from csaligner.config import TrainConfig, load_config
@@ -58,5 +62,5 @@ def sweep(
     base = load_config(TrainConfig, None, [f"epochs={epochs}"] if epochs else [])
     budget = Budget(base, seeds=seeds, jobs=jobs)
     with progress(err, "sweep", quiet) as update:
-        sweep_and_write(data, grids.split(","), budget, out, lambda done, total, what: update(done, total, {}))
+        sweep_and_write(train_data, grids.split(","), budget, out, lambda done, total, what: update(done, total, {}))
     err.print(f"results: {out / 'sweep.json'}, page: {out / 'sweep.html'}", highlight=False)

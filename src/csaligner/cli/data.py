@@ -1,8 +1,7 @@
-"""check-data, embed, import: from other people's files to a store."""
+"""The commands embed, check-data and import: datasets and feature files to stores."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,24 +10,24 @@ from rich.console import Console
 
 from csaligner.checks import InputError
 
-from .common import Json, Quiet, app, err
+from .common import DATA, Json, Quiet, app, err, print_json, renamed
 
-Format = Annotated[
-    str | None, typer.Option("--data-format", help="Name of the reader, where the path does not tell (docs/data.md).")
+Format = Annotated[str | None, typer.Option("--data-format", help="Name of the reader; default: from the path.")]
+Separator = Annotated[str | None, typer.Option("--csv-separator", help="Separator of a csv file; default: a comma.")]
+ImgKey = Annotated[str | None, typer.Option("--csv-img-key", help="Column with the images; default: image.")]
+CaptionKey = Annotated[
+    str | None, typer.Option("--csv-caption-key", help="Column with the captions; default: caption.")
 ]
-Separator = Annotated[str | None, typer.Option("--csv-separator", help="Of a csv file; a comma if not given.")]
-ImgKey = Annotated[str | None, typer.Option("--csv-img-key", help="Column with the images; the usual if not given.")]
-CaptionKey = Annotated[str | None, typer.Option("--csv-caption-key", help="Column with the captions.")]
-IdKey = Annotated[str | None, typer.Option("--csv-id-key", help="Column with image ids; the path if not given.")]
+IdKey = Annotated[str | None, typer.Option("--csv-id-key", help="Column with image ids; default: the image path.")]
 SplitKey = Annotated[str | None, typer.Option("--csv-split-key", help="Column with train, val or test.")]
 Root = Annotated[Path | None, typer.Option("--image-root", help="Folder that image paths are relative to.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")]
+Workers = Annotated[int, typer.Option(min=0, help="Number of processes that decode images.")]
 
 
-@app.command()
+@app.command(cls=renamed({"--train-data": "--data"}), rich_help_panel=DATA)
 def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     out: Annotated[Path, typer.Option(help="Folder of the store.")],
-    train_data: Annotated[str, typer.Option(help="openmoji, tuxpaint, openclipart, all, or a path.")],
+    data: Annotated[str, typer.Option(help="A dataset: openmoji, tuxpaint, openclipart, all, or a path.")],
     data_format: Format = None,
     csv_separator: Separator = None,
     csv_img_key: ImgKey = None,
@@ -36,25 +35,36 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     csv_id_key: IdKey = None,
     csv_split_key: SplitKey = None,
     image_root: Root = None,
-    image_encoder: Annotated[str, typer.Option(help="Any of docs/encoders.md.")] = "bundled:efficientnet-lite0",
-    text_encoder: Annotated[str, typer.Option(help="Any of docs/encoders.md.")] = "bundled:all-MiniLM-L6-v2",
-    image_only: Annotated[bool, typer.Option("--image-only", help="A store of pictures; captions not needed.")] = False,
-    text_only: Annotated[bool, typer.Option("--text-only", help="A store of captions; no picture is read.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")] = 64,
-    shard_size: Annotated[int, typer.Option(min=1, help="Pictures a shard: what an interruption can lose.")] = 512,
-    precision: Annotated[str, typer.Option(help="Of the files: fp32 or fp16.")] = "fp32",
+    image_encoder: Annotated[
+        str, typer.Option(help="Name of an encoder: bundled:..., hf:..., open_clip:... or a folder.")
+    ] = "bundled:efficientnet-lite0",
+    text_encoder: Annotated[
+        str, typer.Option(help="Name of an encoder: bundled:..., hf:..., open_clip:... or a folder.")
+    ] = "bundled:all-MiniLM-L6-v2",
+    image_only: Annotated[
+        bool, typer.Option("--image-only", help="Embed the images alone; captions are not needed.")
+    ] = False,
+    text_only: Annotated[bool, typer.Option("--text-only", help="Embed the captions alone; no image is read.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 64,
+    shard_size: Annotated[
+        int, typer.Option(min=1, help="Images per shard; an interruption loses at most one shard.")
+    ] = 512,
+    precision: Annotated[str, typer.Option(help="Number format of the stored features: fp32 or fp16.")] = "fp32",
     workers: Workers = 2,
     max_bad: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of unreadable pictures that is put up with.")
+        float, typer.Option(min=0, max=1, help="Maximum fraction of unreadable images before the run fails.")
     ] = 0.05,
     tokens: Annotated[
-        int | None, typer.Option(min=1, help="Write the tokens too, at most so many an item, for token_cauchy_schwarz.")
+        int | None,
+        typer.Option(min=1, help="Also store the tokens of each item, at most this many, for token_cauchy_schwarz."),
     ] = None,
     runner: Annotated[str, typer.Option(help="local (also under torchrun) or ray.")] = "local",
-    ray_actors: Annotated[int | None, typer.Option(min=1, help="Ray workers; one a GPU or core if not given.")] = None,
+    ray_actors: Annotated[
+        int | None, typer.Option(min=1, help="Number of Ray workers; default: one per GPU or core.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Turn images and captions into a store of features; goes on after an interruption."""
+    """Embed a dataset of images and captions into a feature store; resumes after an interruption."""
     from csaligner.distributed.processes import is_main, join_processes
     from csaligner.pipeline import embed_dataset, open_encoders
     from csaligner.progress import progress
@@ -63,9 +73,9 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
 
     join_processes()
     if image_only and text_only:
-        raise InputError("image_only: --image-only and --text-only leave nothing to do; give at most one")
+        raise InputError("image_only: --image-only and --text-only exclude each other; give at most one")
     if tokens and (image_only or text_only):
-        raise InputError("tokens: --tokens needs images and captions; leave --image-only and --text-only out")
+        raise InputError("tokens: --tokens needs images and captions; remove --image-only and --text-only")
     if precision not in ("fp32", "fp16"):
         raise InputError(f"precision: got {precision!r}, wanted fp32 or fp16")
     keys = _options(csv_separator, csv_img_key, csv_caption_key, csv_id_key, csv_split_key, image_root)
@@ -74,7 +84,7 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     )
     with progress(err, "embed", quiet or not is_main()) as update:
         store = embed_dataset(
-            train_data,
+            data,
             out,
             encoders=(None if text_only else image_encoder, None if image_only else text_encoder),
             options=keys | {"data_format": data_format},
@@ -92,9 +102,11 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
         err.print(f"{store.n_images} images, {store.n_captions} captions: {out}", highlight=False)
 
 
-@app.command("check-data")
+@app.command("check-data", rich_help_panel=DATA)
 def check_data(  # noqa: PLR0913, PLR0917  (as embed's)
-    data: Annotated[str, typer.Argument(help="openmoji, tuxpaint, openclipart, all, or a path.")],
+    data: Annotated[
+        str, typer.Argument(help="A dataset (openmoji, tuxpaint, openclipart, all, or a path), a store or an index.")
+    ],
     data_format: Format = None,
     csv_separator: Separator = None,
     csv_img_key: ImgKey = None,
@@ -102,17 +114,21 @@ def check_data(  # noqa: PLR0913, PLR0917  (as embed's)
     csv_id_key: IdKey = None,
     csv_split_key: SplitKey = None,
     image_root: Root = None,
-    text_encoder: Annotated[str | None, typer.Option(help="Count the captions that this one would cut off.")] = None,
+    text_encoder: Annotated[
+        str | None, typer.Option(help="Count the captions that this text encoder would truncate.")
+    ] = None,
     workers: Workers = 2,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Count, decode and compare everything in a dataset; of a store or an index, read every file and compare its
-    SHA-256. Exit code 1 where something should be mended."""
+    """Check a dataset for unreadable images, duplicates and more, or the checksums of a store or an index.
+
+    The exit code is 1 if problems were found.
+    """
     if _verified(Path(data)):
         if as_json:
-            print(json.dumps({"dataset": data, "problems": []}, ensure_ascii=False))
-        err.print(f"every file is as it was written: {data}", highlight=False, soft_wrap=True, markup=False)
+            print_json({"dataset": data, "problems": []}, indent=None)
+        err.print(f"all files match their checksums: {data}", highlight=False, soft_wrap=True, markup=False)
         return
     from csaligner.datasets import open_dataset
     from csaligner.datasets.check import check_data as check
@@ -126,7 +142,7 @@ def check_data(  # noqa: PLR0913, PLR0917  (as embed's)
     with progress(err, "check", quiet) as update:
         report = check(dataset, encoder, workers, update)
     if as_json:
-        print(json.dumps(report.as_json(), indent=2, ensure_ascii=False))
+        print_json(report.as_json())
     else:
         for line in data_lines(report):
             Console().print(line, highlight=False, soft_wrap=True, markup=False)
@@ -135,7 +151,7 @@ def check_data(  # noqa: PLR0913, PLR0917  (as embed's)
 
 
 def _verified(path: Path) -> bool:
-    """Is it a store or an index of csaligner, and whole? InputError where a file of one is damaged."""
+    """Whether `path` is an intact store or index. InputError if one of its files is damaged."""
     if (path / "csaligner.json").is_file():
         from csaligner.store.store import Store
 
@@ -162,18 +178,22 @@ def _options(
     return keys | {"separator": separator, "image_root": root}
 
 
-@app.command("import")
+@app.command("import", cls=renamed({"--captions": "--caption-file"}), rich_help_panel=DATA)
 def import_features(
     out: Annotated[Path, typer.Option(help="Folder of the store.")],
-    image_features: Annotated[Path | None, typer.Option(help=".npy, .npz, .safetensors or .parquet, (N, d)")] = None,
-    text_features: Annotated[Path | None, typer.Option(help="the same, (M, d)")] = None,
-    image_name: Annotated[str, typer.Option(help="The model that made the image features, in your words.")] = "image",
-    text_name: Annotated[str, typer.Option(help="The model that made the text features.")] = "text",
-    image_ids: Annotated[Path | None, typer.Option(help="Text file: an id a line, for each image row.")] = None,
-    text_image_ids: Annotated[Path | None, typer.Option(help="Text file: whose caption each text row is.")] = None,
-    captions: Annotated[Path | None, typer.Option(help="Text file: the captions, one a line.")] = None,
+    image_features: Annotated[
+        Path | None, typer.Option(help="Feature file, (N, d): .npy, .npz, .safetensors or .parquet.")
+    ] = None,
+    text_features: Annotated[Path | None, typer.Option(help="Feature file, (M, d).")] = None,
+    image_name: Annotated[str, typer.Option(help="Name of the model that made the image features.")] = "image",
+    text_name: Annotated[str, typer.Option(help="Name of the model that made the text features.")] = "text",
+    image_ids: Annotated[Path | None, typer.Option(help="Text file: the id of each image row, one per line.")] = None,
+    text_image_ids: Annotated[Path | None, typer.Option(help="Text file: the image id of each text row.")] = None,
+    captions: Annotated[
+        Path | None, typer.Option("--caption-file", help="Text file: the captions, one per line.")
+    ] = None,
 ) -> None:
-    """Make a store from features that you have already; without ids row i pairs with row i."""
+    """Make a store from existing features; without ids row i pairs with row i."""
     from csaligner.store import import_features as feature_files
 
     files = feature_files.FeatureFiles(

@@ -1,4 +1,4 @@
-"""export: a run's adapters for programs without csaligner."""
+"""The command export: the adapters of a run in other file formats."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import Annotated
 
 import typer
 
-from .common import app, err
+from .common import TRAIN, app, err
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def export(
     run: Annotated[Path, typer.Option(help="A run folder.")],
     out: Annotated[Path, typer.Option(help="New folder.")],
-    format: Annotated[str, typer.Option(help="safetensors, onnx, npz, sentence-transformers or hub.")] = "safetensors",
-    licence: Annotated[str, typer.Option(help="For the model card of hub; SPDX.")] = "unknown",
+    format: Annotated[
+        str, typer.Option(help="Output format: safetensors, onnx, npz, sentence-transformers or hub.")
+    ] = "safetensors",
+    licence: Annotated[str, typer.Option(help="SPDX licence name for the model card of the hub format.")] = "unknown",
 ) -> None:
-    """Write the adapters of a run as safetensors, ONNX, NumPy arrays, a SentenceTransformer or a hub folder."""
+    """Export the adapters of a run as safetensors, ONNX, NumPy arrays, a SentenceTransformer or a hub folder."""
     from csaligner.export.export import export as run_export
 
     for path in run_export(run, out, format, licence):

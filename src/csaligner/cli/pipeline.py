@@ -1,4 +1,4 @@
-"""demo, train, eval, gap: from pictures and captions to a report."""
+"""The commands demo, train, eval and gap: train adapters and measure the result."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ import typer
 from rich.console import Console
 
 from csaligner.checks import check_choice
-from csaligner.types import SPLITS
 
-from .common import Json, Quiet, app, err
+from .common import MEASURE, TRAIN, Json, Quiet, app, err
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the stores, results.json and report.html.")] = Path("runs/demo"),
-    data: Annotated[str, typer.Option(help="openmoji, tuxpaint, openclipart or all.")] = "openmoji",
+    data: Annotated[str, typer.Option(help="A dataset: openmoji, tuxpaint, openclipart or all.")] = "openmoji",
     seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds.")] = 1,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")] = 2,
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes that decode images.")] = 2,
     quiet: Quiet = False,
 ) -> None:
-    """Train InfoNCE and CS-Aligner on real pictures and show before and after."""
+    """Train InfoNCE and CS-Aligner on emoji or drawings and compare before and after."""
     from csaligner.demo import demo as run_demo
     from csaligner.reporting.tables import print_table
 
@@ -34,32 +33,49 @@ def demo(
     Console().print(f"report: {out / 'report.html'}", highlight=False)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
-    train_data: Annotated[Path, typer.Option(help="A store that `embed` wrote.")],
-    out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it goes on.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file.")] = None,
-    val_data: Annotated[Path | None, typer.Option(help="Another store, all of whose pairs validate.")] = None,
-    unpaired_images: Annotated[
-        list[Path] | None, typer.Option(help="Store; its images train without partners.")
+    train_data: Annotated[Path, typer.Option(help="The store to train on.")],
+    out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it resumes.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings that override the config.")
     ] = None,
-    unpaired_texts: Annotated[list[Path] | None, typer.Option(help="Store; its texts train without partners.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
-    lr: Annotated[float | None, typer.Option()] = None,
-    wd: Annotated[float | None, typer.Option()] = None,
-    warmup: Annotated[int | None, typer.Option(min=0, help="Steps.")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
-    lora: Annotated[str | None, typer.Option(help="text, image or both: train inside these encoders, too.")] = None,
-    lora_rank: Annotated[int | None, typer.Option(min=1)] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Batches that are read ahead.")] = 2,
+    config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
+    val_data: Annotated[
+        Path | None, typer.Option(help="Validate on all pairs of this store; default: the val split.")
+    ] = None,
+    unpaired_images: Annotated[
+        list[Path] | None, typer.Option(help="A store of images without captions to train on; repeatable.")
+    ] = None,
+    unpaired_texts: Annotated[
+        list[Path] | None, typer.Option(help="A store of texts without images to train on; repeatable.")
+    ] = None,
+    weight: Annotated[
+        str | None, typer.Option(help="Weight lambda of the Cauchy-Schwarz divergence: a number or auto; default: 1.")
+    ] = None,
+    bandwidth: Annotated[
+        str | None, typer.Option(help="Kernel bandwidth sigma: a number, median or temperature; default: 0.5.")
+    ] = None,
+    logit_scale: Annotated[
+        float | None, typer.Option(help="Initial logit scale (1 / temperature) of InfoNCE; default: 1 / 0.07.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch, all processes together.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=0, help="Training epochs; 0: the untrained baseline; default: 40.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; default: 3e-4.")] = None,
+    wd: Annotated[float | None, typer.Option(help="Weight decay; default: 0.05.")] = None,
+    warmup: Annotated[int | None, typer.Option(min=0, help="Warm-up steps; default: a tenth of the run.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Number format of the computation: fp32 or bf16.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Random seed; default: 0.")] = None,
+    lora: Annotated[str | None, typer.Option(help="Also train inside these encoders: text, image or both.")] = None,
+    lora_rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA updates; default: 8.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Number of batches to read ahead.")] = 2,
     resume: Annotated[str, typer.Option(help="latest, or a checkpoint folder to start from.")] = "latest",
-    report_to: Annotated[str, typer.Option(help="tensorboard, wandb, trackio; commas between several.")] = "",
+    report_to: Annotated[str, typer.Option(help="Loggers: tensorboard, wandb, trackio; comma-separated.")] = "",
     quiet: Quiet = False,
 ) -> None:
-    """Train adapters on a store and evaluate them on its test split. Runs under torchrun and accelerate launch."""
+    """Train adapters on a store and evaluate them on its test split; also under torchrun and accelerate launch."""
     from csaligner.config import TrainConfig, load_config
     from csaligner.distributed.processes import is_main, join_processes
     from csaligner.pipeline import evaluate_run
@@ -71,6 +87,7 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     from csaligner.training.training_data import TrainingData
 
     flags: dict[str, object] = {"batch_size": batch_size, "epochs": epochs, "lr": lr, "wd": wd, "warmup": warmup}
+    flags |= {"weight": weight, "bandwidth": bandwidth, "logit_scale": logit_scale}
     flags |= {"seed": seed, "lora.sides": lora, "lora.rank": lora_rank}
     words = [f"{k}={v}" for k, v in (flags | {"precision": precision}).items() if v is not None]
     settings = load_config(TrainConfig, config, [*words, *(overrides or [])])
@@ -86,33 +103,36 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
         print_table(evaluate_run(out, "test", data.pairs), Console())
 
 
-@app.command("eval")
+@app.command("eval", rich_help_panel=MEASURE)
 def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
     run: Annotated[Path, typer.Option(help="A run folder.")],
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
-    data: Annotated[Path | None, typer.Option("--val-data", help="Another store of the same encoders.")] = None,
-    task: Annotated[str, typer.Option(help="retrieval, or generation: pictures from captions.")] = "retrieval",
-    decoder: Annotated[str, typer.Option(help="generation: as in `generate`.")] = "micro",
+    split: Annotated[str, typer.Option(help="Split to evaluate: train, val or test.")] = "test",
+    val_data: Annotated[
+        Path | None, typer.Option(help="Evaluate on this store of the same encoders; default: the training store.")
+    ] = None,
+    task: Annotated[str, typer.Option(help="retrieval, or generation (images from captions).")] = "retrieval",
+    decoder: Annotated[str, typer.Option(help="generation: the decoder, as in `generate`.")] = "micro",
     feature_encoder: Annotated[
-        str, typer.Option(help="generation: whose features are compared.")
+        str, typer.Option(help="generation: the encoder whose features are compared.")
     ] = "bundled:efficientnet-lite0",
-    limit: Annotated[int | None, typer.Option(min=2, help="generation: captions that are drawn.")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="generation: number of captions to draw.")] = None,
     dims: Annotated[
-        int, typer.Option(min=0, help="generation: principal dimensions of Frechet distances; 0: all.")
+        int, typer.Option(min=0, help="generation: number of principal dimensions of the Frechet distance; 0: all.")
     ] = 64,
-    force: Annotated[bool, typer.Option(help="generation: FID of fewer pictures than dimensions.")] = False,
-    steps: Annotated[int, typer.Option(min=1, help="generation: of denoising.")] = 30,
-    guidance: Annotated[float, typer.Option(min=0, help="generation: 1 or less: none.")] = 4.0,
-    seed: Annotated[int, typer.Option(min=0, help="generation: of the noise.")] = 0,
+    force: Annotated[bool, typer.Option(help="generation: allow FID with fewer images than dimensions.")] = False,
+    steps: Annotated[int, typer.Option(min=1, help="generation: number of denoising steps.")] = 30,
+    guidance: Annotated[float, typer.Option(min=0, help="generation: guidance scale; 1 or less: no guidance.")] = 4.0,
+    seed: Annotated[int, typer.Option(min=0, help="generation: random seed of the noise.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Recall, mixed search and gap of a run, with the free baselines beside it; or its pictures against real ones."""
+    """Evaluate a run: recall, mixed search and modality gap, beside untrained baselines; or its generated images."""
     from csaligner.pipeline import RESULTS, evaluate_run
     from csaligner.reporting.tables import print_table
     from csaligner.store.store import Store
+    from csaligner.types import SPLITS
 
     check_choice("split", split, SPLITS)
-    store = Store.open(data) if data else None
+    store = Store.open(val_data) if val_data else None
     if check_choice("task", task, ("retrieval", "generation")) == "generation":
         from csaligner.decoders.decoder import Sampling
         from csaligner.generation.evaluate import MeasuringProtocol, evaluate_run_generation
@@ -129,14 +149,14 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
         print_table(results, Console())
 
 
-@app.command()
+@app.command(rich_help_panel=MEASURE)
 def gap(
-    image_features: Annotated[Path, typer.Option(help=".npy, .npz, .safetensors or .parquet, (N, d)")],
-    text_features: Annotated[Path, typer.Option(help="the same; row i pairs with row i")],
-    bandwidth: Annotated[float, typer.Option(help="sigma of the kernel, on unit vectors")] = 0.5,
+    image_features: Annotated[Path, typer.Option(help="Feature file, (N, d): .npy, .npz, .safetensors or .parquet.")],
+    text_features: Annotated[Path, typer.Option(help="Feature file, (N, d); row i pairs with row i.")],
+    bandwidth: Annotated[float, typer.Option(help="Kernel bandwidth sigma, on unit vectors.")] = 0.5,
     as_json: Json = False,
 ) -> None:
-    """Measure the modality gap between anybody's features."""
+    """Measure the modality gap between two feature files."""
     from csaligner.evaluation.gap import gap_metrics
     from csaligner.store.read_features import load_features
 

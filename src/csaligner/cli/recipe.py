@@ -1,4 +1,4 @@
-"""recipe: a table of the paper, from data to numbers."""
+"""The command recipe: reproduce a table of the paper."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from .common import Quiet, app, err
+from .common import MEASURE, Quiet, app, err
 
 
-@app.command()
+@app.command(rich_help_panel=MEASURE)
 def recipe(
-    path: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file of recipes/.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for stores, run and the table.")] = Path("runs/recipe"),
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")] = 2,
+    path: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file of the folder recipes.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings that override the recipe.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the stores, the run and the table.")] = Path("runs/recipe"),
+    workers: Annotated[int, typer.Option(min=0, help="Number of processes that decode images.")] = 2,
     quiet: Quiet = False,
 ) -> None:
-    """Embed, train and measure as a recipe says, and put the numbers beside the published ones."""
+    """Embed, train and evaluate by a recipe, and print the results beside the published ones."""
     from csaligner.progress import progress
     from csaligner.recipes import TABLE, load_recipe, run_recipe
     from csaligner.store.embed import ExtractSettings

@@ -1,8 +1,7 @@
-"""index, search, serve, index-export, quickstart: the search that people touch."""
+"""The commands quickstart, index, search, serve and index-export."""
 
 from __future__ import annotations
 
-import json
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from csaligner.checks import InputError
 
-from .common import Json, Quiet, app, err
+from .common import SEARCH, Json, Quiet, app, as_text, err, print_json
 
 if TYPE_CHECKING:
     from csaligner.app.server import Generator, ServeSettings
@@ -24,26 +23,28 @@ if TYPE_CHECKING:
 
 SHOWN_REASONS, SHOWN_CHARACTERS = 5, 160
 DRAWN_PIXELS = 256
-Port = Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free port.")]
 Host = Annotated[str, typer.Option(help="Address to listen on; the default is this machine only.")]
-Password = Annotated[str | None, typer.Option(envvar="CSALIGNER_PASSWORD", help="Ask for it (any user name).")]
+Password = Annotated[
+    str | None, typer.Option(envvar="CSALIGNER_PASSWORD", help="Require this password (any user name).")
+]
 
 
-@app.command()
+@app.command(rich_help_panel=SEARCH)
 def index(  # noqa: PLR0913, PLR0917  (what can be said about a table)
-    data: Annotated[str, typer.Option(help="A folder, a table (csv, tsv, jsonl, parquet) or a dataset's name.")],
-    out: Annotated[Path, typer.Option(help="Folder of the index; one that is there is brought up to date.")],
+    data: Annotated[str, typer.Option(help="A dataset: a folder, a table (csv, tsv, jsonl, parquet) or a name.")],
+    out: Annotated[Path, typer.Option(help="Folder of the index; an existing index is updated.")],
     run: Annotated[str | None, typer.Option(help="A run folder, a saved aligner, or bundled.")] = None,
-    approximate: Annotated[str, typer.Option(help="auto, exact, ivf_sq, ivf_pq or hnsw.")] = "auto",
-    captions: Annotated[bool, typer.Option(help="Captions of pictures are texts of the index, too.")] = True,
+    approximate: Annotated[str, typer.Option(help="Search method: auto, exact, ivf_sq, ivf_pq or hnsw.")] = "auto",
+    captions: Annotated[bool, typer.Option(help="Index the captions of images as texts.")] = True,
     csv_img_key: Annotated[str, typer.Option(help="Column with picture paths, or in parquet the pictures.")] = "image",
     csv_caption_key: Annotated[str, typer.Option(help="Column with texts or captions.")] = "caption",
     csv_id_key: Annotated[str | None, typer.Option(help="Column with ids.")] = None,
     image_root: Annotated[Path | None, typer.Option(help="Folder of a table's pictures.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode pictures.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="Number of threads that decode images.")] = 2,
     quiet: Quiet = False,
 ) -> None:
-    """Put pictures and texts into one index; what has not changed is not embedded again."""
+    """Index images and texts for mixed search; unchanged items are not embedded again."""
     from csaligner.datasets.documents import EntrySettings
     from csaligner.progress import progress
     from csaligner.search.build import BuildSettings, build_index
@@ -55,37 +56,37 @@ def index(  # noqa: PLR0913, PLR0917  (what can be said about a table)
     _say_report(made, report)
 
 
-@app.command()
+@app.command(rich_help_panel=SEARCH)
 def search(
     index: Annotated[Path, typer.Argument(help="An index folder.")],
-    words: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
-    image: Annotated[Path | None, typer.Option(help="A picture to look for, instead of words.")] = None,
+    words: Annotated[str | None, typer.Argument(help="Text to search for.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Image to search for, instead of a text.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 10,
-    only: Annotated[str | None, typer.Option(help="images or texts.")] = None,
-    space: Annotated[str, typer.Option(help="aligned, raw or centred.")] = "aligned",
+    only: Annotated[str | None, typer.Option(help="Restrict the results to images or texts.")] = None,
+    space: Annotated[str, typer.Option(help="Vectors to compare: aligned, raw or centred.")] = "aligned",
     as_json: Json = False,
 ) -> None:
-    """Look for words or a picture among pictures and texts."""
+    """Search an index by text or by image."""
     from csaligner.search.index import Index, SearchOptions
 
     if (words is None) == (image is None):
-        raise InputError("search: give either words or --image FILE")
+        raise InputError("search: give either a text or --image FILE")
     options = SearchOptions(only=only, space=space)  # type: ignore[arg-type]  # checked there
     opened = Index.open(index)
-    hits = opened.search(words if words is not None else image, k, options)  # type: ignore[arg-type]  # one is there
+    hits = opened.search(as_text(words) if words is not None else image, k, options)  # type: ignore[arg-type]  # one is there
     if as_json:
-        print(json.dumps([asdict(hit) for hit in hits], indent=2, ensure_ascii=False))
+        print_json([asdict(hit) for hit in hits])
     else:
         Console().print(_table(hits))
 
 
-@app.command("index-export")
+@app.command("index-export", rich_help_panel=SEARCH)
 def index_export(
     index: Annotated[Path, typer.Argument(help="An index folder.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-    kind: Annotated[str, typer.Option("--format", help="parquet, npy, qdrant or pgvector.")] = "parquet",
+    out: Annotated[Path, typer.Option(help="New folder for the export.")],
+    kind: Annotated[str, typer.Option("--format", help="Output format: parquet, npy, qdrant or pgvector.")] = "parquet",
 ) -> None:
-    """Write the aligned vectors for the database that you already run."""
+    """Export the aligned vectors of an index for another vector database."""
     from csaligner.search.export import export_index
     from csaligner.search.index import Index
 
@@ -95,13 +96,13 @@ def index_export(
 
 def _say_report(made: Index, report: BuildReport) -> None:
     for reason in report.skipped[:SHOWN_REASONS]:
-        err.print(f"left out: {_plain(reason)}", style="yellow", highlight=False, markup=False)
+        err.print(f"skipped: {_plain(reason)}", style="yellow", highlight=False, markup=False)
     if len(report.skipped) > SHOWN_REASONS:
-        err.print(f"left out: {len(report.skipped) - SHOWN_REASONS} more", style="yellow", highlight=False)
+        err.print(f"skipped: {len(report.skipped) - SHOWN_REASONS} more", style="yellow", highlight=False)
     counts = made.counts
     err.print(
         f"{report.added} added, {report.updated} updated, {report.deleted} deleted, {report.unchanged} unchanged; "
-        f"{counts['image']} pictures and {counts['text']} texts: {made.path}",
+        f"{counts['image']} images and {counts['text']} texts: {made.path}",
         highlight=False,
         soft_wrap=True,
         markup=False,
@@ -129,18 +130,18 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-@app.command()
+@app.command(rich_help_panel=SEARCH)
 def serve(
     index: Annotated[Path, typer.Argument(help="An index folder.")],
     host: Host = "127.0.0.1",
     port: Port = 7860,
     password: Password = None,
-    name: Annotated[str, typer.Option(help="Shown on the page; the folder's name if not given.")] = "",
+    name: Annotated[str, typer.Option(help="Title of the page; default: the folder's name.")] = "",
     decoder: Annotated[
-        str | None, typer.Option(help="Also draw what is asked: a decoder that `generate` takes.")
+        str | None, typer.Option(help="Also generate images with this decoder, as in `generate`.")
     ] = None,
 ) -> None:
-    """Search in the browser."""
+    """Search an index in the browser."""
     from csaligner.app.server import ServeSettings
     from csaligner.search.index import Index
 
@@ -149,7 +150,7 @@ def serve(
 
 
 def _drawer(decoder: str) -> Generator:
-    """One picture at a time: a decoder wants all of the machine."""
+    """Draws one image at a time: a decoder uses the whole machine."""
     from csaligner.decoders.decoder import Sampling
     from csaligner.generation.generate import GenerationRequest, enlarge, generate
 
@@ -164,17 +165,21 @@ def _drawer(decoder: str) -> Generator:
     return draw
 
 
-@app.command()
+@app.command(rich_help_panel=SEARCH)
 def quickstart(
-    folder: Annotated[Path, typer.Argument(help="Pictures and texts; captions in a .txt of the same name.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for the index; csaligner-NAME here, if not given.")] = None,
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of images and texts; captions in a .txt file of the same name.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the index; default: csaligner-NAME in the current folder.")
+    ] = None,
     serve: Annotated[bool, typer.Option(help="Open the search page at the end.")] = True,
     host: Host = "127.0.0.1",
     port: Port = 7860,
     password: Password = None,
     quiet: Quiet = False,
 ) -> None:
-    """From a folder to a search page: train if there are captions enough, index, serve."""
+    """From a folder to a search page: train if there are enough captions, index, serve."""
     from csaligner.app.server import ServeSettings
     from csaligner.progress import progress
     from csaligner.search.quickstart import quickstart as start
@@ -183,7 +188,7 @@ def quickstart(
     with progress(err, "quickstart", quiet) as update:
         result = start(folder, out, _say, update)
     _say_report(result.index, result.report)
-    _say(f'from now on: csaligner search {out / "index"} "words", or csaligner serve {out / "index"}')
+    _say(f'Next time: csaligner search {out / "index"} "words", or csaligner serve {out / "index"}')
     if serve:
         _serve(result.index, ServeSettings(host=host, port=port, password=password, name=folder.resolve().name))
 
@@ -198,8 +203,8 @@ def _serve(index: Index, settings: ServeSettings) -> None:
     if settings.is_open:
         err.print(
             f"warning: {settings.host} can be reached from other machines and no --password is set: "
-            "anybody there can search this index and see its pictures",
+            "anybody there can search this index and see its images",
             style="yellow",
             highlight=False,
         )
-    serve_index(index, settings, lambda url: err.print(f"open {url}  (Ctrl-C ends it)", highlight=False))
+    serve_index(index, settings, lambda url: err.print(f"Open {url} (press Ctrl-C to stop)", highlight=False))

@@ -1,0 +1,118 @@
+"""The program under poor conditions: other encodings, closed pipes, unexpected errors, earlier option names."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from csaligner import cli
+
+COMMAND = [sys.executable, "-m", "csaligner.cli"]
+
+
+@pytest.fixture
+def features(tmp_path: Path) -> list[str]:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(12, 4)))
+    return ["gap", "--image-features", str(tmp_path / "a.npy"), "--text-features", str(tmp_path / "a.npy")]
+
+
+def main(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["csaligner", *words])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+def test_help_needs_no_numerics() -> None:
+    code = (
+        "import sys; from csaligner.cli import main\n"
+        "sys.argv = ['csaligner', '--help']\n"
+        "try: main()\n"
+        "except SystemExit: print(sorted({'torch', 'numpy', 'PIL', 'pydantic'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for panel in ("Search", "Train", "Measure", "Generate", "Data"):
+        assert f" {panel} " in done.stdout
+
+
+def test_version() -> None:
+    from csaligner import __version__
+
+    done = subprocess.run([*COMMAND, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"csaligner {__version__}\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_terminal_of_another_encoding_does_not_end_the_program(encoding: str, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    (tmp_path / "日本.txt").write_text("ein Käse\n", encoding="utf-8")
+    for words in (["check-data", str(tmp_path), "-q"], ["eval", "--run", "日本"], ["--help"]):
+        done = subprocess.run([*COMMAND, *words], capture_output=True, env=environment, check=False)
+        assert done.returncode in (0, 1)
+        assert b"unexpected" not in done.stderr
+        assert b"Traceback" not in done.stderr
+
+
+def test_json_is_valid_in_every_encoding(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    code = "from csaligner.cli.common import print_json; print_json({'caption': 'Käse ☃'})"
+    for encoding in ("ascii", "cp1252", "utf-8"):
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True)
+        assert json.loads(done.stdout.decode(encoding)) == {"caption": "Käse ☃"}
+
+
+def test_bytes_that_are_no_text_are_an_argument_like_another(tmp_path: Path) -> None:
+    for words in (["eval", "--run", b"\xff"], ["search", "nowhere", b"\xff\xfe"], [b"\xff"]):
+        done = subprocess.run([*COMMAND, *words], capture_output=True, cwd=tmp_path, check=False)
+        assert done.returncode in (1, 2)
+        assert b"unexpected" not in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_closed_pipe_ends_quietly(features: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*COMMAND, *features], stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_an_unexpected_error_is_one_line_and_a_file(
+    features: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(path: Path) -> None:
+        raise RuntimeError("broken inside")
+
+    monkeypatch.setattr("csaligner.store.read_features.load_features", fail)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert main(monkeypatch, *features) == 1
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    (written,) = tmp_path.glob("csaligner-error-*.txt")
+    assert str(written) in said
+    assert "broken inside" in written.read_text()
+    with pytest.raises(RuntimeError, match="broken inside"):
+        monkeypatch.setattr(sys, "argv", ["csaligner", *features, "--debug"])  # anywhere on the line
+        cli.main()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["embed", "--train-data", "openmoij", "--out", "x"],
+        ["embed", "--train-data=openmoij", "--out", "x"],
+        ["embed", "--data", "openmoij", "--out", "x"],
+    ],
+)
+def test_earlier_option_names_still_work(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(monkeypatch, *words) == 1
+    assert "did you mean 'openmoji'" in capsys.readouterr().err
