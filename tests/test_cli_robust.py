@@ -98,8 +98,8 @@ def test_an_unexpected_error_is_one_line_and_a_file(
     (written,) = tmp_path.glob("csaligner-error-*.txt")
     assert str(written) in said
     assert "broken inside" in written.read_text()
+    monkeypatch.setattr(sys, "argv", ["csaligner", *features, "--debug"])  # anywhere on the line
     with pytest.raises(RuntimeError, match="broken inside"):
-        monkeypatch.setattr(sys, "argv", ["csaligner", *features, "--debug"])  # anywhere on the line
         cli.main()
 
 

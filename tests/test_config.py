@@ -36,6 +36,10 @@ def test_a_saved_config_reads_back_the_same(tmp_path: Path) -> None:
         ("patience=3", "patience: needs a monitor"),
         ("epochs", "wanted key=value"),
         ("batch_size=0", "batch_size: got 0"),
+        ("epochs=-1", "epochs: got -1"),
+        ("weight=-1", "weight: got -1"),
+        ("bandwidth=0", "bandwidth: got 0"),
+        ("wieght=1", "did you mean 'weight'?"),
     ],
 )
 def test_bad_words_are_one_line_that_names_key_and_fix(word: str, message: str) -> None:
@@ -43,6 +47,18 @@ def test_bad_words_are_one_line_that_names_key_and_fix(word: str, message: str) 
         load_config(TrainConfig, None, [word])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_hyper_parameters_of_the_paper_are_accepted_by_name() -> None:
+    config = load_config(TrainConfig, None, ["weight=2", "bandwidth=median", "logit_scale=20"])
+    objective = config.objective
+    assert objective.terms == {"info_nce": 1.0, "cauchy_schwarz": 2.0}
+    assert (objective.bandwidth, objective.logit_scale) == ("median", 20.0)
+    more = load_config(TrainConfig, None, ["objective.terms={info_nce: 0.2, paired_l2: 1.0}", "weight=auto"])
+    assert more.objective.terms == {"info_nce": 0.2, "paired_l2": 1.0, "cauchy_schwarz": "auto"}
+    one_sided = load_config(TrainConfig, None, ["image_adapter=identity", "weight=2"])
+    assert not one_sided.objective.learn_logit_scale  # the rule for fixed sides still holds
+    assert load_config(TrainConfig, None, ["image_adapter=identity", "logit_scale=20"]).objective.learn_logit_scale
 
 
 def test_two_identities_have_nothing_to_train() -> None:

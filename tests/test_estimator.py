@@ -11,7 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from csaligner import CSAligner
+from csaligner.adapters.aligner import Aligner, encode
 from csaligner.checks import CSAlignerError, InputError
+from csaligner.config import TrainConfig
+from csaligner.paired_features import pair_features
 
 Array = NDArray[np.float32]
 SHARED = Path(os.environ.get("CSALIGNER_SHARED", Path(__file__).parents[2] / "shared"))
@@ -77,6 +80,80 @@ def test_what_cannot_be_used_is_named() -> None:
         CSAligner().fit(image[:1], text[:1])
     with pytest.raises(InputError, match="did you mean 'epochs'"):
         CSAligner(epoch=3)
+
+
+def test_the_hyper_parameters_of_the_paper_have_their_names() -> None:
+    by_name = CSAligner(weight=2, bandwidth="median", logit_scale=20.0, epochs=3).config
+    terms = {"info_nce": 1.0, "cauchy_schwarz": 2.0}
+    written = {"terms": terms, "bandwidth": "median", "logit_scale": 20.0}
+    assert by_name == CSAligner(objective=written, epochs=3).config
+    assert CSAligner().config == CSAligner(weight=1.0, bandwidth=0.5, logit_scale=1 / 0.07, epochs=40).config
+    for wrong in ({"weight": -1}, {"bandwidth": "medain"}, {"logit_scale": 0}, {"epochs": -1}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            CSAligner(**wrong)  # type: ignore[arg-type]
+
+
+def test_no_epochs_give_the_untrained_baseline() -> None:
+    image, text = pairs()
+    untrained = CSAligner(epochs=0).fit(image, text)
+    start = Aligner.fit_start(pair_features(image, text), TrainConfig())
+    np.testing.assert_array_equal(untrained.transform_text(text), encode(start.eval(), "text", torch.from_numpy(text)))
+    assert not np.array_equal(CSAligner(epochs=1).fit(image, text).transform_text(text), untrained.transform_text(text))
+
+
+def test_one_vector_becomes_one_vector() -> None:
+    image, text = pairs()
+    aligner = CSAligner(epochs=1).fit(image, text)
+    for transform, rows in ((aligner.transform_image, image), (aligner.transform_text, text)):
+        assert transform(rows[3]).shape == (5,)
+        np.testing.assert_allclose(transform(rows[3].tolist()), transform(rows)[3], atol=1e-6)
+    with pytest.raises(InputError, match="text_features: got 7 dimensions"):
+        aligner.transform_text(image[0])
+
+
+def test_progress_is_shown_where_it_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
+    image, text = pairs()
+    quiet = CSAligner(epochs=2).fit(image, text)
+    assert capsys.readouterr() == ("", "")  # no terminal
+    loud = CSAligner(epochs=2, verbose=True).fit(image, text)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "2/2" in shown.err
+    assert "info_nce" in shown.err
+    np.testing.assert_array_equal(quiet.transform_text(text), loud.transform_text(text))
+
+
+def test_repr_says_how_it_was_made_and_what_it_was_fitted_to() -> None:
+    aligner = CSAligner(weight=2, epochs=1, seed=3)
+    assert repr(aligner) == "CSAligner(weight=2, epochs=1, seed=3)"
+    assert "7" in repr(aligner.fit(*pairs()))
+
+
+def test_it_is_an_estimator_of_scikit_learn() -> None:
+    base = pytest.importorskip("sklearn.base")
+    selection = pytest.importorskip("sklearn.model_selection")
+    image, text = pairs()
+    aligner = CSAligner(weight=2, epochs=2, verbose=False, seed=3, image_adapter={"hidden": 8})
+    copy = base.clone(aligner)
+    assert copy.config == aligner.config
+    assert copy.get_params() == aligner.get_params()
+    assert copy.set_params(weight=0.5, epochs=1).config.objective.terms["cauchy_schwarz"] == 0.5
+    assert aligner.get_params()["weight"] == 2
+    scores = selection.cross_validate(aligner, image, text, cv=3)["test_score"]
+    assert len(scores) == 3
+    assert all(score > 1 / 10 for score in scores)
+    search = selection.GridSearchCV(aligner, {"weight": [0.0, 1.0]}, cv=2).fit(image, text)
+    assert search.best_params_["weight"] in (0.0, 1.0)
+    with pytest.raises(InputError, match="epocs"):
+        aligner.set_params(epocs=3)
+
+
+def test_fit_transform_gives_both_sides() -> None:
+    image, text = pairs()
+    x, y = CSAligner(epochs=1).fit_transform(image, text)
+    aligner = CSAligner(epochs=1).fit(image, text)
+    np.testing.assert_array_equal(x, aligner.transform_image(image))
+    np.testing.assert_array_equal(y, aligner.transform_text(text))
 
 
 @pytest.mark.skipif(not CLIP.exists(), reason="clip_coco_500.npy is not here; set CSALIGNER_SHARED to its folder")

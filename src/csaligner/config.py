@@ -19,6 +19,13 @@ FIXED_SIDE_SCALE = 50.0  # 1/temperature beside an identity adapter
 RING_TERMS = ("info_nce", "cauchy_schwarz", "mmd")  # what distributed/ring.py computes
 TOKEN_TERM = "token_cauchy_schwarz"  # losses/token.py, on the tokens that go through the adapters
 
+# The paper's hyper-parameters, which TrainConfig takes under these names too -> where they belong.
+PAPER_NAMES = {
+    "weight": "objective.terms.cauchy_schwarz",
+    "bandwidth": "objective.bandwidth",
+    "logit_scale": "objective.logit_scale",
+}
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -179,11 +186,13 @@ class LoRAConfig(Strict):
 class TrainConfig(Strict):
     """Everything that decides a training run, apart from the data and the output folder.
 
-    epochs, batch_size, lr, wd, warmup (steps; none: a tenth of the run), precision and seed mean what they mean
-    in open_clip, but batch_size counts the images of all processes together. captions: how many captions of each
-    image a batch holds. monitor: the validation metric that picks the checkpoint to keep (higher is better; score is
-    the mean of mean_recall@10 and mixed_image_recall@10); none: the last one. patience: evaluations without a better
-    one before the run stops. val_images: at most so many validation images are looked at, at even steps; none: all.
+    weight, bandwidth and logit_scale, the hyper-parameters of the paper, are accepted beside the fields: they set
+    objective.terms.cauchy_schwarz, objective.bandwidth and (initially) objective.logit_scale. epochs, batch_size, lr,
+    wd, warmup (steps; none: a tenth of the run), precision and seed mean what they mean in open_clip, but batch_size
+    counts the images of all processes together, and epochs=0 writes the untrained baseline. captions: how many captions
+    of each image a batch holds. monitor: the validation metric that selects the checkpoint to keep (higher is better;
+    score is the mean of mean_recall@10 and mixed_image_recall@10); none: the last one. patience: evaluations without a
+    better one before the run stops. val_images: maximum number of validation images, taken at even steps; none: all.
     """
 
     image_adapter: AdapterConfig = AdapterConfig()
@@ -196,7 +205,7 @@ class TrainConfig(Strict):
     unpaired: UnpairedConfig = UnpairedConfig()
     batch_size: Annotated[int, Field(ge=1)] = 512
     captions: Literal["one", "all"] = "one"
-    epochs: Annotated[int, Field(ge=1)] = 40
+    epochs: Annotated[int, Field(ge=0)] = 40
     lr: Positive = 3e-4
     wd: NonNegative = 0.05
     warmup: Annotated[int, Field(ge=0)] | None = None
@@ -222,6 +231,23 @@ class TrainConfig(Strict):
             return data
         given = objective.model_dump(exclude_unset=True) if isinstance(objective, BaseModel) else dict(objective)
         return data | {"objective": given | {"logit_scale": FIXED_SIDE_SCALE, "learn_logit_scale": False}}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paper_names(cls, data: Any) -> Any:
+        """Runs before _scale_of_a_fixed_side: pydantic calls the last of such validators first."""
+        if not isinstance(data, dict) or not (given := {k: data[k] for k in PAPER_NAMES if k in data}):
+            return data
+        objective = data.get("objective", {})
+        if isinstance(objective, BaseModel):
+            objective = objective.model_dump(exclude_unset=True)
+        if not isinstance(objective, Mapping):
+            return data
+        objective = dict(objective)
+        if "weight" in given:
+            terms = objective.get("terms", {"info_nce": 1.0})
+            objective["terms"] = dict(terms) | {"cauchy_schwarz": given.pop("weight")}
+        return {k: v for k, v in data.items() if k not in PAPER_NAMES} | {"objective": objective | given}
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
@@ -270,7 +296,7 @@ def build_config(kind: type[C], data: Mapping[str, Any]) -> C:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise InputError(_explain(kind, error)) from None
+        raise InputError(_explain(kind, error, data)) from None
 
 
 def dump_config(config: BaseModel) -> str:
@@ -297,13 +323,14 @@ def override(data: dict[str, Any], word: str) -> None:
     data[last] = value
 
 
-def _explain(kind: type[BaseModel], error: ValidationError) -> str:
+def _explain(kind: type[BaseModel], error: ValidationError, data: Mapping[str, Any]) -> str:
     details = error.errors()
     first = next((d for d in details if d["type"] == "extra_forbidden"), details[0])
     # pydantic puts the tried member of a union into the path; people know only the keys they wrote
     path = [str(p) for p in first["loc"] if not re.search(r"[A-Z\[(]|^(float|constrained)", str(p))]
     path = path or [str(p) for p in first["loc"][-1:] if first["type"] == "extra_forbidden"]
     where = ".".join(path) or "config"
+    where = next((name for name, inner in PAPER_NAMES.items() if inner == where and name in data), where)
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key; {nearest(path[-1], _fields(kind, path[:-1]))}"
     message = first["msg"].removeprefix("Value error, ")
@@ -319,4 +346,4 @@ def _fields(kind: type[BaseModel], path: Sequence[str]) -> list[str]:
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             break
         kind = inner
-    return list(kind.model_fields)
+    return [*kind.model_fields, *(PAPER_NAMES if kind is TrainConfig else ())]

@@ -71,5 +71,5 @@ def _train(store: Store, method: str, config: TrainConfig, out: Path, console: C
             store,
             config,
             folder,
-            lambda step, total, values: update(step, total, {"loss": values["loss/total"]}),
+            lambda step, total, values: update(step, total, {"loss/total": values["loss/total"]}),
         )

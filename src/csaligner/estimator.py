@@ -1,7 +1,8 @@
-"""The scikit-learn-like door: arrays in, arrays out."""
+"""CSAligner: the scikit-learn-style estimator on arrays of features."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,35 +10,76 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from torch import Tensor
 
 from csaligner.adapters.aligner import Aligner, align, encode
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.training.samplers import PairSampler
-from csaligner.training.trainer import Trainer
+from csaligner.training.trainer import Hooks, Trainer
 from csaligner.training.training_data import with_unpaired
 
 from .checks import CSAlignerError, InputError, as_features
 from .config import TrainConfig, build_config
 from .paired_features import Ids, pair_features
+from .progress import progress
 from .types import PairedFeatures
 
 
 class CSAligner:
-    """Aligns two sets of features into one space of unit vectors, trained with InfoNCE + lambda * D_CS.
+    """Aligns two sets of features in one space of unit vectors, trained with InfoNCE + weight * D_CS.
 
         aligner = CSAligner().fit(image_features, text_features)
         index = np.concatenate([aligner.transform_image(images), aligner.transform_text(texts)])
 
-    settings: any key of csaligner.config.TrainConfig, for example seed=1, epochs=20, image_adapter="identity"
-    (adapt only the text: image vectors that are already indexed stay valid). The defaults were chosen on real
-    data (docs/results.md). Source: CS-Aligner (arXiv 2502.17028).
+    weight: lambda of the Cauchy-Schwarz divergence, a number or "auto" (default 1). bandwidth: sigma of its kernel, a
+    number, "median" or "temperature" (default 0.5). logit_scale: initial 1/temperature of InfoNCE (default 1/0.07).
+    epochs: passes over the data (default 40); 0 gives the untrained baseline. verbose: show progress; default: on a
+    terminal and in a notebook. config: a TrainConfig to start from. settings: any other key of
+    csaligner.config.TrainConfig, for example seed=1 or image_adapter="identity" (adapt only the text, so that indexed
+    image vectors stay valid). None stands for the default. The defaults were chosen on real data (docs/results.md).
+    It works with scikit-learn's clone, cross_validate and GridSearchCV; csaligner does not need scikit-learn.
+    Source: CS-Aligner (arXiv 2502.17028), eq. 9. Raises InputError for a setting that is unknown or out of range.
     """
 
-    def __init__(self, config: TrainConfig | None = None, **settings: Any) -> None:
-        data = (config or TrainConfig()).model_dump(exclude_unset=True) | settings
-        self.config = build_config(TrainConfig, data)
+    def __init__(
+        self,
+        config: TrainConfig | None = None,
+        *,
+        weight: float | str | None = None,
+        bandwidth: float | str | None = None,
+        logit_scale: float | None = None,
+        epochs: int | None = None,
+        verbose: bool | None = None,
+        **settings: Any,
+    ) -> None:
+        named = {"weight": weight, "bandwidth": bandwidth, "logit_scale": logit_scale, "epochs": epochs}
+        self._params: dict[str, Any] = {"config": config, **named, "verbose": verbose, **settings}
+        self.config = _config_of(self._params)
         self._model: Aligner | None = None
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The arguments of the constructor, by name. deep: ignored, there are no nested estimators."""
+        return dict(self._params)
+
+    def set_params(self, **params: Any) -> CSAligner:
+        """Change arguments of the constructor; returns self. Raises InputError for an unknown one."""
+        self.config = _config_of(self._params | params)
+        self._params |= params
+        return self
+
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self._params.items() if value is not None)
+        if self._model is None:
+            return f"CSAligner({given})"
+        c = self._model.config
+        return f"CSAligner({given}) <fitted: image {c.dim_image}, text {c.dim_text} -> {c.dim} dimensions>"
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import InputTags, Tags, TargetTags
+
+        target = TargetTags(required=True, two_d_labels=True, multi_output=True)
+        return Tags(estimator_type=None, target_tags=target, input_tags=InputTags())
 
     def fit(
         self,
@@ -64,7 +106,7 @@ class CSAligner:
     def fit_features(
         self, features: PairedFeatures, unpaired_images: Any = None, unpaired_texts: Any = None
     ) -> CSAligner:
-        """As fit, for features that are paired already (a store's), with their tokens where they have any."""
+        """As fit, for features that are already paired (those of a store), with their tokens if they have any."""
         if len(features.image) < 2:
             raise InputError(f"image_features: got {len(features.image)} image to train on, wanted at least 2")
         c = self.config
@@ -79,17 +121,28 @@ class CSAligner:
         try:
             torch.manual_seed(self.config.seed)
             self._model = Aligner.fit_start(features, self.config)
-            Trainer(self._model, sampler, self.config).fit()
+            console = Console(stderr=True)
+            verbose = self._params["verbose"]
+            shown = console.is_terminal or console.is_jupyter if verbose is None else verbose
+            with progress(console, "fit", quiet=not shown) as update:
+                Trainer(self._model, sampler, self.config, hooks=Hooks(report=update)).fit()
         finally:
             torch.set_rng_state(state)
         return self
 
+    def fit_transform(
+        self, image_features: Any, text_features: Any, image_ids: Ids | None = None, **more: Any
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """fit with these arguments, then the transformed image and text rows: (N, dim), (M, dim)."""
+        self.fit(image_features, text_features, image_ids, **more)
+        return self.transform_image(image_features), self.transform_text(text_features)
+
     def transform_image(self, image_features: Any) -> NDArray[np.float32]:
-        """(N, d_image) -> (N, dim), rows of length 1."""
+        """(N, d_image) -> (N, dim), rows of length 1; one vector (d_image,) -> (dim,)."""
         return self._transform("image", image_features)
 
     def transform_text(self, text_features: Any) -> NDArray[np.float32]:
-        """(M, d_text) -> (M, dim), rows of length 1."""
+        """(M, d_text) -> (M, dim), rows of length 1; one vector (d_text,) -> (dim,)."""
         return self._transform("text", text_features)
 
     def evaluate(
@@ -137,11 +190,29 @@ class CSAligner:
     def _transform(self, side: str, features: Any) -> NDArray[np.float32]:
         model = self.model
         name = f"{side}_features"
-        x = as_features(name, features).float()
+        features = features if hasattr(features, "ndim") else _array(name, features)
+        single = features.ndim == 1
+        x = as_features(name, features[None] if single else features).float()
         wanted = model.config.dim_image if side == "image" else model.config.dim_text
         if x.shape[1] != wanted:
             raise InputError(f"{name}: got {x.shape[1]} dimensions, this aligner was trained on {wanted}")
-        return encode(model, side, x).numpy()
+        rows = encode(model, side, x).numpy()
+        return rows[0] if single else rows
+
+
+def _array(name: str, rows: Any) -> Any:
+    try:
+        return np.asarray(rows)
+    except ValueError as error:
+        raise InputError(f"{name}: cannot be read as an array of numbers ({error})") from None
+
+
+def _config_of(params: Mapping[str, Any]) -> TrainConfig:
+    """config with the other arguments set in it; named arguments that are None keep their default."""
+    config, optional = params["config"] or TrainConfig(), ("weight", "bandwidth", "logit_scale", "epochs")
+    skipped = {"config", "verbose", *(name for name in optional if params[name] is None)}
+    data = config.model_dump(exclude_unset=True) | {k: v for k, v in params.items() if k not in skipped}
+    return build_config(TrainConfig, data)
 
 
 def _unpaired(name: str, rows: Any, paired: Tensor) -> Tensor | None:

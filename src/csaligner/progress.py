@@ -1,10 +1,11 @@
-"""Progress for people: a bar with rate and time left on a terminal, plain lines elsewhere, nothing when quiet."""
+"""Progress display: a bar on a terminal or in a notebook, plain lines elsewhere, nothing if quiet."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Protocol
 
 from rich.console import Console
@@ -14,7 +15,7 @@ LINE_EVERY = 10.0  # seconds between plain lines
 
 
 class Update(Protocol):
-    """Called as work gets done: how much of how much, and values worth a glance."""
+    """Called as work is done: the steps done, their total, and values, of which the losses are shown."""
 
     def __call__(self, done: int, total: int, values: Mapping[str, float] | None = None) -> None: ...
 
@@ -24,7 +25,7 @@ def progress(console: Console, title: str, quiet: bool = False) -> Iterator[Upda
     """An Update that draws on `console` (use one that writes to stderr, so that stdout stays clean)."""
     if quiet:
         yield lambda done, total, values=None: None
-    elif console.is_terminal:
+    elif console.is_terminal or (console.is_jupyter and find_spec("ipywidgets")):  # which rich needs there
         with _bar(console) as bar:
             task = bar.add_task(title, total=None, rate="", note="")
             started = time.monotonic()
@@ -51,7 +52,7 @@ def _bar(console: Console) -> Progress:
 
 
 class _Lines:
-    """A line at the start, now and then, and at the end."""
+    """A line at the start, every LINE_EVERY seconds, and at the end."""
 
     def __init__(self, console: Console, title: str) -> None:
         self._console, self._title = console, title
@@ -72,4 +73,5 @@ class _Lines:
 
 
 def _note(values: Mapping[str, float] | None) -> str:
-    return " ".join(f"{name.removeprefix('loss/')} {value:.3f}" for name, value in (values or {}).items())
+    losses = {name: value for name, value in (values or {}).items() if name.startswith("loss/")}
+    return " ".join(f"{name.removeprefix('loss/')} {value:.3f}" for name, value in losses.items())

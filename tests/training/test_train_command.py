@@ -128,3 +128,15 @@ def test_a_tracker_that_is_not_there_is_one_line(stores: Path, tmp_path: Path) -
     unknown = csaligner(*words, "--report-to", "tensorbord")
     assert unknown.stderr.strip() == "csaligner: report_to: 'tensorbord' is not known; did you mean 'tensorboard'?"
     assert unknown.returncode == 1
+
+
+def test_no_epochs_write_the_untrained_baseline(stores: Path, tmp_path: Path) -> None:
+    words = ["train", "--train-data", stores / "pairs", "--out", tmp_path / "run", "-q", *FAST[1:], "--epochs", "0"]
+    done = csaligner(*words, "--weight", "2", "--bandwidth", "median", "--logit-scale", "20")
+    assert done.returncode == 0, done.stderr
+    config = load_config(TrainConfig, tmp_path / "run" / "config.yaml")
+    assert (config.epochs, config.objective.terms["cauchy_schwarz"], config.objective.bandwidth) == (0, 2.0, "median")
+    results = {r["method"]: r for r in json.loads((tmp_path / "run" / "results.json").read_text())}
+    ours, start = results["CS-Aligner"], results["closed-form start"]
+    same = [name for name, value in ours.items() if isinstance(value, float) and "seconds" not in name]
+    assert {name: ours[name] for name in same} == {name: start[name] for name in same}

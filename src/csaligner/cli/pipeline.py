@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -98,7 +97,7 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     options = RunOptions(workers, trackers, None if resume == "latest" else Path(resume))
     join_processes()
     with progress(err, "train", quiet or not is_main()) as update:
-        run_train(data, settings, out, lambda step, total, values: update(step, total, _glance(values)), options)
+        run_train(data, settings, out, update, options)
     if is_main():
         print_table(evaluate_run(out, "test", data.pairs), Console())
 
@@ -166,7 +165,3 @@ def gap(
     else:
         for name, value in metrics.items():
             print(f"{name:24} {value:.4f}")
-
-
-def _glance(values: Mapping[str, float]) -> dict[str, float]:
-    return {k: v for k, v in values.items() if k.startswith("loss/")}

@@ -204,7 +204,7 @@ def _fit_and_align(
     seed: int,
 ) -> PairedFeatures:
     config = method.config(budget.base, settings, seed)
-    return align(CSAligner(config).fit_features(train).model, test)
+    return align(CSAligner(config, verbose=False).fit_features(train).model, test)
 
 
 def measures(features: PairedFeatures) -> dict[str, float]:

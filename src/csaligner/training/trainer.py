@@ -155,6 +155,8 @@ class Trainer:
     def _train(self, state: TrainerState) -> None:
         per_epoch = self._sampler.batches_per_epoch
         clock, first = time.perf_counter(), state.step
+        if self._steps == 0 and not state.history:  # epochs=0: the untrained model is the result
+            self._report(0, self._evaluate(state, {}))
         while state.step < self._steps and not self._patience_spent(state):
             epoch, done = divmod(state.step, per_epoch)
             batches = read_ahead(self._sampler.epoch(epoch), self._options.workers)
