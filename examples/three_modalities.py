@@ -19,18 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csaligner.adapters.multi import MultiAligner, fit_joint_start
+from csaligner import cauchy_schwarz_divergence, retrieval_metrics
+from csaligner.adapters import MultiAligner, fit_joint_start
 from csaligner.config import AdapterConfig
-from csaligner.datasets.clean import clean_items
-from csaligner.datasets.images.load import load_image
-from csaligner.datasets.split import item_split
-from csaligner.datasets.tuxpaint import TuxPaint
-from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
-from csaligner.encoders.efficientnet import EfficientNetLite0
-from csaligner.encoders.minilm import MiniLM
-from csaligner.evaluation.retrieval import retrieval_metrics
+from csaligner.datasets import TuxPaint, clean_items, item_split, load_image
+from csaligner.encoders import EfficientNetLite0, MiniLM
 from csaligner.files import write_json
-from csaligner.losses.modalities import ModalitiesLoss
+from csaligner.losses import ModalitiesLoss
 from csaligner.pipeline import provenance
 
 DIM, BATCH, LR, WD, CHUNK = 128, 256, 1e-3, 0.05, 32

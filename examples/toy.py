@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
+from csaligner import cauchy_schwarz_divergence
 from csaligner.files import write_atomically, write_json
 
 NOISE, SIGMA, ROWS = 0.3, 0.5, 2000

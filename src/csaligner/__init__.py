@@ -1,54 +1,83 @@
-"""csaligner: image and text embeddings as samples of one distribution.
+"""csaligner: aligns image and text embeddings as samples of one distribution.
 
-The public names are imported on first use, so that `import csaligner` stays quick.
+The public names; they are imported on first use, so that `import csaligner` is quick and needs no optional package.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ._deprecated import install
+from ._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from csaligner.distributed.loss import CSAlignerLoss
-    from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
-    from csaligner.divergences.mmd import mmd
-    from csaligner.evaluation.gap import gap_metrics
-    from csaligner.evaluation.mixed_search import mixed_search_metrics
-    from csaligner.evaluation.retrieval import retrieval_metrics
-    from csaligner.losses.infonce import info_nce
-
+    from .checks import CSAlignerError, InputError
+    from .config import TrainConfig, load_config
+    from .datasets import open_dataset
+    from .distributed import CSAlignerLoss
+    from .divergences import cauchy_schwarz_divergence, energy_distance, mmd, sinkhorn_divergence
+    from .encoders import open_encoder
     from .estimator import CSAligner
+    from .evaluation import evaluate, gap_metrics, mixed_search_metrics, retrieval_metrics
+    from .generation.generate import generate
+    from .losses import Objective, info_nce, siglip, token_cauchy_schwarz
+    from .pipeline import embed_dataset, evaluate_run, train
+    from .search import Index, build_index
+    from .store import Store, write_store
+    from .types import PairedFeatures
 
 __version__ = "0.1.0"
 
-_HOME = {
-    "CSAligner": "estimator",
-    "CSAlignerLoss": "distributed.loss",
-    "cauchy_schwarz_divergence": "divergences.cauchy_schwarz",
-    "gap_metrics": "evaluation.gap",
-    "info_nce": "losses.infonce",
-    "mixed_search_metrics": "evaluation.mixed_search",
-    "mmd": "divergences.mmd",
-    "retrieval_metrics": "evaluation.retrieval",
-}
-
 __all__ = [
     "CSAligner",
+    "CSAlignerError",
     "CSAlignerLoss",
+    "Index",
+    "InputError",
+    "Objective",
+    "PairedFeatures",
+    "Store",
+    "TrainConfig",
+    "build_index",
     "cauchy_schwarz_divergence",
+    "embed_dataset",
+    "energy_distance",
+    "evaluate",
+    "evaluate_run",
     "gap_metrics",
+    "generate",
     "info_nce",
+    "load_config",
     "mixed_search_metrics",
     "mmd",
+    "open_dataset",
+    "open_encoder",
     "retrieval_metrics",
+    "siglip",
+    "sinkhorn_divergence",
+    "token_cauchy_schwarz",
+    "train",
+    "write_store",
 ]
 
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "checks": "CSAlignerError InputError",
+        "config": "TrainConfig load_config",
+        "datasets": "open_dataset",
+        "distributed": "CSAlignerLoss",
+        "divergences": "cauchy_schwarz_divergence energy_distance mmd sinkhorn_divergence",
+        "encoders": "open_encoder",
+        "estimator": "CSAligner",
+        "evaluation": "evaluate gap_metrics mixed_search_metrics retrieval_metrics",
+        "generation.generate": "generate",
+        "losses": "Objective info_nce siglip token_cauchy_schwarz",
+        "pipeline": "embed_dataset evaluate_run train",
+        "search": "Index build_index",
+        "store": "Store write_store",
+        "types": "PairedFeatures",
+    },
+)
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'csaligner' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"csaligner.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+install()

@@ -1,0 +1,31 @@
+"""Comparison of methods under one budget, and sweeps over settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from csaligner._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from .compare import Budget, Comparison
+    from .methods import Trained
+    from .run import compare_and_write
+    from .sweep import sweep_and_write
+
+__all__ = [
+    "Budget",
+    "Comparison",
+    "Trained",
+    "compare_and_write",
+    "sweep_and_write",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "compare": "Budget Comparison",
+        "methods": "Trained",
+        "run": "compare_and_write",
+        "sweep": "sweep_and_write",
+    },
+)

@@ -5,13 +5,56 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from csaligner._lazy import lazy_exports
 from csaligner.checks import InputError, check_choice, nearest
 from csaligner.registry import DATASETS, load
 from csaligner.types import Dataset, Item
 
 from .formats import format_of
+
+if TYPE_CHECKING:
+    from .check import check_data
+    from .clean import clean_items
+    from .folder import Folder
+    from .huggingface import HuggingFace
+    from .images.load import load_image
+    from .images.source import Unusable
+    from .openmoji import OpenMoji
+    from .split import item_split
+    from .table import Table
+    from .tuxpaint import TuxPaint
+
+__all__ = [
+    "Folder",
+    "HuggingFace",
+    "OpenMoji",
+    "Table",
+    "TuxPaint",
+    "Unusable",
+    "check_data",
+    "clean_items",
+    "item_split",
+    "load_image",
+    "open_dataset",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "check": "check_data",
+        "clean": "clean_items",
+        "folder": "Folder",
+        "huggingface": "HuggingFace",
+        "images.load": "load_image",
+        "images.source": "Unusable",
+        "openmoji": "OpenMoji",
+        "split": "item_split",
+        "table": "Table",
+        "tuxpaint": "TuxPaint",
+    },
+)
 
 ALL = ("openmoji", "tuxpaint", "openclipart")  # readers that need no path
 

@@ -1,6 +1,24 @@
 """Several processes: the process group, gathering with a gradient, the ring, and the loss over all of them."""
 
+from typing import TYPE_CHECKING
+
+from csaligner._lazy import lazy_exports
+
 from .gather import gather_ids, gather_rows
 from .processes import is_main, join_processes, rank, wait_for_all, world_size
 
-__all__ = ["gather_ids", "gather_rows", "is_main", "join_processes", "rank", "wait_for_all", "world_size"]
+if TYPE_CHECKING:
+    from .loss import CSAlignerLoss
+
+__all__ = [
+    "CSAlignerLoss",
+    "gather_ids",
+    "gather_rows",
+    "is_main",
+    "join_processes",
+    "rank",
+    "wait_for_all",
+    "world_size",
+]
+
+__getattr__, __dir__ = lazy_exports(__name__, {"loss": "CSAlignerLoss"})

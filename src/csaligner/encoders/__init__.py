@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from csaligner._lazy import lazy_exports
 from csaligner.checks import InputError, nearest
 from csaligner.config import build_config
 from csaligner.registry import ENCODERS, load
 from csaligner.types import Encoder, Modality
 
 from .spec import ImageOptions, TextOptions, split_name
+
+if TYPE_CHECKING:
+    from .efficientnet import EfficientNetLite0
+    from .minilm import MiniLM
+
+__all__ = [
+    "EfficientNetLite0",
+    "MiniLM",
+    "open_encoder",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "efficientnet": "EfficientNetLite0",
+        "minilm": "MiniLM",
+    },
+)
 
 
 def open_encoder(name: str, modality: Modality | None = None) -> Encoder:

@@ -1,1 +1,28 @@
-"""Text to picture: from prompts to embeddings to a decoder, and the training of our own decoder."""
+"""Text-to-image generation: from prompts through the aligned space to a decoder, and decoder training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from csaligner._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from .generate import GenerationRequest, save_pictures
+    from .grid import save_grid
+    from .train import train_decoder
+
+__all__ = [
+    "GenerationRequest",
+    "save_grid",
+    "save_pictures",
+    "train_decoder",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "generate": "GenerationRequest save_pictures",
+        "grid": "save_grid",
+        "train": "train_decoder",
+    },
+)

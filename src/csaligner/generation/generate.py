@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from csaligner._deprecated import renamed
 from csaligner.checks import InputError
 from csaligner.decoders.contract import Contract
 from csaligner.decoders.decoder import Decoder, Sampling, open_decoder, read_contract
@@ -107,3 +108,7 @@ def _of_picture(wish: GenerationRequest, contract: Contract, text: TextToEmbeddi
 def _image_encoder(contract: Contract, text: TextToEmbedding | None) -> Encoder:
     """The one whose embeddings the decoder takes: of the run, else as the decoder says, else the bundled one."""
     return open_encoder(text.image_encoder_id if text else contract.encoder_id or IMAGE_ENCODER, "image")
+
+
+def __getattr__(name: str) -> Any:
+    return renamed(__name__, name)

@@ -1,1 +1,27 @@
-"""Doors into other people's trainers; each module stands alone and imports its library only where it must."""
+"""Integrations with other libraries: open_clip, sentence-transformers, LangChain and LlamaIndex."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from csaligner._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from .embeddings import AlignedEmbeddings
+    from .open_clip import CSAlignerClipLoss
+    from .sentence_transformers import CSAlignerEmbeddingLoss
+
+__all__ = [
+    "AlignedEmbeddings",
+    "CSAlignerClipLoss",
+    "CSAlignerEmbeddingLoss",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "embeddings": "AlignedEmbeddings",
+        "open_clip": "CSAlignerClipLoss",
+        "sentence_transformers": "CSAlignerEmbeddingLoss",
+    },
+)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from csaligner.checks import InputError, check_choice, check_non_negative, check_positive
-from csaligner.divergences import cauchy_schwarz, mmd
+from csaligner.divergences.cauchy_schwarz import from_log_means as log_cauchy_schwarz
+from csaligner.divergences.mmd import from_log_means as squared_mmd
 from csaligner.ops import dispatch
 from csaligner.ops.arguments import Ids, Samples, pair_ids, samples, scale_of
 from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
@@ -28,8 +29,8 @@ INFO_NCE = "info_nce"
 
 # Terms that are functions of the three log kernel means, which are computed once for all of them.
 KERNEL_TERMS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "cauchy_schwarz": cauchy_schwarz.from_log_means,
-    "mmd": mmd.from_log_means,
+    "cauchy_schwarz": log_cauchy_schwarz,
+    "mmd": squared_mmd,
 }
 
 

@@ -1,1 +1,32 @@
-"""A mixed index of pictures and texts over LanceDB."""
+"""Mixed search over images and texts: a LanceDB index with aligned, raw and centred vectors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from csaligner._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from .build import BuildSettings, add_features, build_index, delete
+    from .calibration import Calibration
+    from .index import Hit, Index, SearchOptions
+
+__all__ = [
+    "BuildSettings",
+    "Calibration",
+    "Hit",
+    "Index",
+    "SearchOptions",
+    "add_features",
+    "build_index",
+    "delete",
+]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "build": "BuildSettings add_features build_index delete",
+        "calibration": "Calibration",
+        "index": "Hit Index SearchOptions",
+    },
+)

@@ -1,0 +1,81 @@
+"""Import paths of version 0.1, kept for one version: they work and give a DeprecationWarning."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+# Earlier module -> its place now; the modules below an entry move with it.
+MOVED = {
+    "csaligner.data": "csaligner.datasets",
+    "csaligner.data.datasets": "csaligner.datasets",
+    "csaligner.data.extract": "csaligner.store.embed",
+    "csaligner.data.images": "csaligner.datasets.images.load",
+    "csaligner.data.items": "csaligner.datasets.clean",
+    "csaligner.data.samplers": "csaligner.training.samplers",
+    "csaligner.data.split": "csaligner.datasets.split",
+    "csaligner.data.store": "csaligner.store.store",
+    "csaligner.data.training_data": "csaligner.training.training_data",
+    "csaligner.decoders.door": "csaligner.decoders",
+    "csaligner.decoders.kind": "csaligner.decoders",
+    "csaligner.losses.feature_cache": "csaligner.training.gradcache",
+    "csaligner.pairing": "csaligner.paired_features",
+    "csaligner.parallel": "csaligner.distributed.loss",
+    "csaligner.runs": "csaligner.pipeline",
+}
+
+# Earlier name -> the name now, in the modules above and in those that kept their place.
+RENAMED = {"Kind": "PipelineAdapter", "ParallelCSAlignerLoss": "CSAlignerLoss", "Wish": "GenerationRequest"}
+
+
+def renamed(module: str, name: str) -> Any:
+    """What `name` is called in `module` now; for the `__getattr__` of a module. Raises AttributeError."""
+    if name not in RENAMED:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    _warn(f"{module}.{name}", f"{module}.{RENAMED[name]}", stacklevel=4)
+    return getattr(sys.modules[module], RENAMED[name])
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Finds the modules of MOVED. It stands last in sys.meta_path and sees only what nothing else has found."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self, is_package=True) if _new_path(fullname) else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        path = _new_path(module.__name__)
+        assert path is not None  # find_spec asked
+        target = importlib.import_module(path)
+        _warn(module.__name__, path, stacklevel=3)
+
+        def get(name: str) -> Any:
+            return getattr(target, RENAMED.get(name, name))
+
+        module.__dict__["__getattr__"] = get
+
+
+def install() -> None:
+    """Make the earlier paths importable."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())
+
+
+def _new_path(path: str) -> str | None:
+    """The longest entry of MOVED that `path` is or lies below, with the rest of `path` behind its new place."""
+    parts = path.split(".")
+    for length in range(len(parts), 1, -1):
+        if (old := ".".join(parts[:length])) in MOVED:
+            return ".".join([MOVED[old], *parts[length:]])
+    return None
+
+
+def _warn(old: str, new: str, stacklevel: int) -> None:
+    warnings.warn(f"{old} is now {new}; the earlier name goes with the next version", DeprecationWarning, stacklevel)
