@@ -1,4 +1,4 @@
-"""Import paths of version 0.1, kept for one version: they work and give a DeprecationWarning."""
+"""Import paths of version 0.1, kept until version 0.4: they work and give a DeprecationWarning."""
 
 from __future__ import annotations
 
@@ -57,6 +57,8 @@ class _Finder(MetaPathFinder, Loader):
         _warn(module.__name__, path, stacklevel=3)
 
         def get(name: str) -> Any:
+            if name in RENAMED:
+                _warn(f"{module.__name__}.{name}", f"{path}.{RENAMED[name]}", stacklevel=3)
             return getattr(target, RENAMED.get(name, name))
 
         module.__dict__["__getattr__"] = get
@@ -78,4 +80,4 @@ def _new_path(path: str) -> str | None:
 
 
 def _warn(old: str, new: str, stacklevel: int) -> None:
-    warnings.warn(f"{old} is now {new}; the earlier name goes with the next version", DeprecationWarning, stacklevel)
+    warnings.warn(f"{old} is now {new}; the earlier name goes with version 0.4", DeprecationWarning, stacklevel)

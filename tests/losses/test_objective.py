@@ -95,7 +95,7 @@ def test_samples_without_pairs_are_enough_where_info_nce_has_no_weight() -> None
     apart = objective(x, y, 7.0, torch.full((6,), -1), torch.full((8,), -1))
     torch.testing.assert_close(apart.total, wanted)
     with pytest.raises(InputError, match="6 image rows and 8 text rows"):
-        objective(x, y, 7.0, weights={"info_nce": 1.0})
+        objective(x, y, 7.0, term_weights={"info_nce": 1.0})
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
@@ -122,7 +122,7 @@ def test_weight_zero_skips_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(loss.terms) == {"info_nce"}
     assert loss.weights["cauchy_schwarz"] == 0
     with pytest.raises(AssertionError, match="weight 0"):
-        objective(x, y, 7.0, weights={"cauchy_schwarz": 0.1})
+        objective(x, y, 7.0, term_weights={"cauchy_schwarz": 0.1})
 
 
 def test_info_nce_and_the_kernel_share_one_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,9 @@ def test_info_nce_and_the_kernel_share_one_sweep(monkeypatch: pytest.MonkeyPatch
 def test_weights_of_one_call() -> None:
     x, y = cloud(6), cloud(6, 1)
     objective = Objective({"info_nce": 1.0, "cauchy_schwarz": 0.5})
-    loss = objective(x, y, 7.0, weights={"cauchy_schwarz": 2.0})
+    loss = objective(x, y, 7.0, term_weights={"cauchy_schwarz": 2.0})
+    with pytest.warns(DeprecationWarning, match="term_weights"):
+        assert torch.equal(objective(x, y, 7.0, weights={"cauchy_schwarz": 2.0}).total, loss.total)
     wanted = loss.terms["info_nce"] + 2 * loss.terms["cauchy_schwarz"]
     torch.testing.assert_close(loss.total, wanted)
     assert objective(x, y, 7.0).weights == {"info_nce": 1.0, "cauchy_schwarz": 0.5}
@@ -225,7 +227,7 @@ def test_bad_terms(terms: dict[str, float], message: str) -> None:
 
 def test_weights_of_a_call_must_name_terms_of_the_objective() -> None:
     with pytest.raises(InputError, match="terms: 'mmd' is not known"):
-        Objective({"info_nce": 1.0})(cloud(3), cloud(3), 1.0, weights={"mmd": 1.0})
+        Objective({"info_nce": 1.0})(cloud(3), cloud(3), 1.0, term_weights={"mmd": 1.0})
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,8 @@ class Objective:
         logit_scale: Tensor | float,
         image_ids: Ids | None = None,
         text_ids: Ids | None = None,
+        term_weights: Mapping[str, float] | None = None,
+        *,
         weights: Mapping[str, float] | None = None,
     ) -> LossTerms:
         """The value on one batch, differentiable in the features and the scale.
@@ -75,9 +77,11 @@ class Objective:
         logit_scale, ids: as in info_nce. In the divergences a row counts 1/m, m the rows of its modality with
         the same id; unpaired rows (id -1 or None) count `unpaired_weight` there and take no part in InfoNCE. Where
         InfoNCE has weight 0 the samples may differ in size without ids.
-        weights: other weights for this call, by name (schedules). Raises InputError.
+        term_weights: other weights for this call, by name (schedules); weights: its deprecated name. Raises InputError.
         """
-        lambdas = self.lambdas(weights)
+        if weights is not None:
+            warnings.warn("weights is now term_weights; it goes with version 0.4", DeprecationWarning, stacklevel=2)
+        lambdas = self.lambdas(term_weights if weights is None else weights)
         active = at_work(lambdas)
         s = samples(image_features, text_features, names=NAMES, impl=self.impl)
         need_pairs = not active.isdisjoint((INFO_NCE, *PAIRED_LOSSES))
@@ -88,9 +92,9 @@ class Objective:
         values = _values(active, _Batch(s, scale, rows, kernel, self.impl))
         return weighted(values, lambdas, s)
 
-    def lambdas(self, weights: Mapping[str, float] | None = None) -> dict[str, float]:
+    def lambdas(self, term_weights: Mapping[str, float] | None = None) -> dict[str, float]:
         """The weight of each term, those of this call before the general ones. Raises InputError."""
-        return {**self.terms, **_checked(weights or {}, self.terms)}
+        return {**self.terms, **_checked(term_weights or {}, self.terms)}
 
 
 def at_work(lambdas: Mapping[str, float]) -> set[str]:
