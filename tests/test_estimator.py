@@ -90,7 +90,7 @@ def test_the_hyper_parameters_of_the_paper_have_their_names() -> None:
     assert CSAligner().config == CSAligner(weight=1.0, bandwidth=0.5, logit_scale=1 / 0.07, epochs=40).config
     for wrong in ({"weight": -1}, {"bandwidth": "medain"}, {"logit_scale": 0}, {"epochs": -1}):
         with pytest.raises(InputError, match=next(iter(wrong))):
-            CSAligner(**wrong)  # type: ignore[arg-type]
+            CSAligner(**wrong)
 
 
 def test_no_epochs_give_the_untrained_baseline() -> None:
