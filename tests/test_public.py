@@ -17,7 +17,9 @@ from csaligner._deprecated import MOVED
 
 ROOT = Path(__file__).parents[1]
 HEAVY = "transformers diffusers sentence_transformers gradio lancedb ray triton sklearn matplotlib accelerate pyarrow"
-PACKAGES = sorted(m.name for m in pkgutil.iter_modules(csaligner.__path__) if m.ispkg and m.name not in ("cli", "assets"))
+PACKAGES = sorted(
+    m.name for m in pkgutil.iter_modules(csaligner.__path__) if m.ispkg and m.name not in ("cli", "assets")
+)
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
     *sorted((ROOT / "docs").rglob("*.md")),

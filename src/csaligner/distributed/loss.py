@@ -222,6 +222,8 @@ if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         if name == "ParallelCSAlignerLoss":
-            warnings.warn(f"{name} is csaligner.CSAlignerLoss now; this name goes with version 0.4", DeprecationWarning, 2)
+            warnings.warn(
+                f"{name} is csaligner.CSAlignerLoss now; this name goes with version 0.4", DeprecationWarning, 2
+            )
             return CSAlignerLoss
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
