@@ -17,7 +17,7 @@ from torch.utils.data import Dataset as TorchDataset
 from csaligner.checks import InputError
 from csaligner.datasets.images.load import ImageError, load_image, read_bytes
 from csaligner.datasets.images.source import Unusable
-from csaligner.types import SPLITS, Dataset, Encoder, ImageSource, Item, Split
+from csaligner.types import SPLITS, Dataset, Encoder, ImageSource, Item, Split, TokenCounter, notes_of
 
 from .split import item_split
 
@@ -124,7 +124,7 @@ def check_data(
         leaked_captions=Finding.of(_leaked(zip(items, texts, strict=True), "caption")),
         max_tokens=limit,
         long_captions=Finding.of(long),
-        notes=tuple(getattr(dataset, "notes", ())),
+        notes=notes_of(dataset),
     )
 
 
@@ -216,7 +216,6 @@ def _leaked(marked: Iterable[tuple[Item, Sequence[str]]], what: Literal["image",
 def _too_long(encoder: Encoder | None, captions: Iterable[str]) -> tuple[int | None, list[str]]:
     if encoder is None:
         return None, []
-    count, limit = getattr(encoder, "token_count", None), getattr(encoder, "max_tokens", None)
-    if count is None or limit is None:
-        raise InputError(f"text_encoder: {encoder.info.id} does not tell how many tokens a text has")
-    return int(limit), [caption for caption in captions if count(caption) > limit]
+    if not isinstance(encoder, TokenCounter):
+        raise InputError(f"text_encoder: {encoder.info.id} does not count tokens; choose one that does")
+    return encoder.max_tokens, [caption for caption in captions if encoder.token_count(caption) > encoder.max_tokens]

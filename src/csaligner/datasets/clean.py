@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from csaligner.checks import InputError
 from csaligner.datasets.images.source import Unusable
-from csaligner.types import Dataset, Item, Modality
+from csaligner.types import Dataset, Item, Modality, notes_of
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def clean_items(dataset: Dataset, sides: Sequence[Modality] = ("image", "text"))
             without.append(item.image_id)
     if not items:
         raise InputError(f"{dataset.name}: none of its {len(merged)} pictures has a caption that is not empty")
-    return Cleaned(tuple(items), empty, tuple(without), tuple(getattr(dataset, "notes", ())))
+    return Cleaned(tuple(items), empty, tuple(without), notes_of(dataset))
 
 
 def _merge(name: str, items: Sequence[Item]) -> list[Item]:
