@@ -260,6 +260,15 @@ class Notes(Protocol):
     def notes(self) -> Sequence[str]: ...
 
 
+@runtime_checkable
+class TextHolder(Protocol):
+    """A dataset with texts that belong to no image. Default: items() is all that there is."""
+
+    def documents(self) -> Sequence[Item]:
+        """As items(), with texts without an image, each as an item whose image is a TextOnly."""
+        ...
+
+
 def notes_of(dataset: Dataset) -> tuple[str, ...]:
     """The notes of a dataset, () where it makes none."""
     return tuple(dataset.notes) if isinstance(dataset, Notes) else ()

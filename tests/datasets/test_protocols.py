@@ -20,7 +20,9 @@ Listed = Callable[[Sequence[Item]], Dataset]
 ITEMS = [Item("a", Path("a.png"), ("x",), group="a")]
 
 
-def test_an_encoder_that_offers_nothing_gets_the_defaults(image_encoder: Any, text_encoder: Any, listed: Listed) -> None:
+def test_an_encoder_that_offers_nothing_gets_the_defaults(
+    image_encoder: Any, text_encoder: Any, listed: Listed
+) -> None:
     assert streams_of(image_encoder) == 1
     assert not isinstance(text_encoder, (TokenCounter, TruncatingEncoder, ConcurrentEncoder))
     with pytest.raises(InputError, match="tokens"):

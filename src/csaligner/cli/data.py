@@ -12,16 +12,8 @@ from rich.console import Console
 from csaligner.checks import InputError
 
 from .common import Json, Quiet, app, err
+from .reader_options import CaptionKey, Encoding, FollowLinks, Format, IdKey, ImgKey, Root, Separator, SplitKey
 
-Format = Annotated[
-    str | None, typer.Option("--data-format", help="Name of the reader, where the path does not tell (docs/data.md).")
-]
-Separator = Annotated[str | None, typer.Option("--csv-separator", help="Of a csv file; a comma if not given.")]
-ImgKey = Annotated[str | None, typer.Option("--csv-img-key", help="Column with the images; the usual if not given.")]
-CaptionKey = Annotated[str | None, typer.Option("--csv-caption-key", help="Column with the captions.")]
-IdKey = Annotated[str | None, typer.Option("--csv-id-key", help="Column with image ids; the path if not given.")]
-SplitKey = Annotated[str | None, typer.Option("--csv-split-key", help="Column with train, val or test.")]
-Root = Annotated[Path | None, typer.Option("--image-root", help="Folder that image paths are relative to.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")]
 
 
@@ -31,11 +23,13 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     train_data: Annotated[str, typer.Option(help="openmoji, tuxpaint, openclipart, all, or a path.")],
     data_format: Format = None,
     csv_separator: Separator = None,
+    csv_encoding: Encoding = None,
     csv_img_key: ImgKey = None,
     csv_caption_key: CaptionKey = None,
     csv_id_key: IdKey = None,
     csv_split_key: SplitKey = None,
     image_root: Root = None,
+    follow_links: FollowLinks = False,
     image_encoder: Annotated[str, typer.Option(help="Any of docs/encoders.md.")] = "bundled:efficientnet-lite0",
     text_encoder: Annotated[str, typer.Option(help="Any of docs/encoders.md.")] = "bundled:all-MiniLM-L6-v2",
     image_only: Annotated[bool, typer.Option("--image-only", help="A store of pictures; captions not needed.")] = False,
@@ -68,7 +62,9 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
         raise InputError("tokens: --tokens needs images and captions; leave --image-only and --text-only out")
     if precision not in ("fp32", "fp16"):
         raise InputError(f"precision: got {precision!r}, wanted fp32 or fp16")
-    keys = _options(csv_separator, csv_img_key, csv_caption_key, csv_id_key, csv_split_key, image_root)
+    keys = _options(csv_img_key, csv_caption_key, csv_id_key, csv_split_key)
+    keys |= {"separator": csv_separator, "encoding": csv_encoding, "image_root": image_root}
+    keys |= {"follow_links": follow_links or None}
     settings = ExtractSettings(
         shard_size, batch_size, workers, max_bad, dtype="float16" if precision == "fp16" else "float32"
     )
@@ -97,11 +93,13 @@ def check_data(  # noqa: PLR0913, PLR0917  (as embed's)
     data: Annotated[str, typer.Argument(help="openmoji, tuxpaint, openclipart, all, or a path.")],
     data_format: Format = None,
     csv_separator: Separator = None,
+    csv_encoding: Encoding = None,
     csv_img_key: ImgKey = None,
     csv_caption_key: CaptionKey = None,
     csv_id_key: IdKey = None,
     csv_split_key: SplitKey = None,
     image_root: Root = None,
+    follow_links: FollowLinks = False,
     text_encoder: Annotated[str | None, typer.Option(help="Count the captions that this one would cut off.")] = None,
     workers: Workers = 2,
     quiet: Quiet = False,
@@ -120,7 +118,9 @@ def check_data(  # noqa: PLR0913, PLR0917  (as embed's)
     from csaligner.progress import progress
     from csaligner.reporting.data_check import data_lines
 
-    keys = _options(csv_separator, csv_img_key, csv_caption_key, csv_id_key, csv_split_key, image_root)
+    keys = _options(csv_img_key, csv_caption_key, csv_id_key, csv_split_key)
+    keys |= {"separator": csv_separator, "encoding": csv_encoding, "image_root": image_root}
+    keys |= {"follow_links": follow_links or None}
     dataset = open_dataset(data, data_format, **keys)
     encoder = open_encoder(text_encoder, "text") if text_encoder else None
     with progress(err, "check", quiet) as update:
@@ -149,17 +149,9 @@ def _verified(path: Path) -> bool:
     return True
 
 
-def _options(
-    separator: str | None,
-    image: str | None,
-    caption: str | None,
-    image_id: str | None,
-    split: str | None,
-    root: Path | None,
-) -> dict[str, Any]:
+def _options(image: str | None, caption: str | None, image_id: str | None, split: str | None) -> dict[str, Any]:
     """For the reader: what is not given is left to it."""
-    keys = {"image_key": image, "caption_key": caption, "id_key": image_id, "split_key": split}
-    return keys | {"separator": separator, "image_root": root}
+    return {"image_key": image, "caption_key": caption, "id_key": image_id, "split_key": split}
 
 
 @app.command("import")

@@ -16,6 +16,7 @@ from rich.table import Table
 from csaligner.checks import InputError
 
 from .common import Json, Quiet, app, err
+from .reader_options import CaptionKey, Encoding, FollowLinks, Format, IdKey, ImgKey, Root, Separator
 
 if TYPE_CHECKING:
     from csaligner.app.server import Generator, ServeSettings
@@ -31,15 +32,19 @@ Password = Annotated[str | None, typer.Option(envvar="CSALIGNER_PASSWORD", help=
 
 @app.command()
 def index(  # noqa: PLR0913, PLR0917  (what can be said about a table)
-    data: Annotated[str, typer.Option(help="A folder, a table (csv, tsv, jsonl, parquet) or a dataset's name.")],
+    data: Annotated[str, typer.Option(help="Anything that embed takes: a folder, a table, a dataset's name.")],
     out: Annotated[Path, typer.Option(help="Folder of the index; one that is there is brought up to date.")],
     run: Annotated[str | None, typer.Option(help="A run folder, a saved aligner, or bundled.")] = None,
     approximate: Annotated[str, typer.Option(help="auto, exact, ivf_sq, ivf_pq or hnsw.")] = "auto",
     captions: Annotated[bool, typer.Option(help="Captions of pictures are texts of the index, too.")] = True,
-    csv_img_key: Annotated[str, typer.Option(help="Column with picture paths, or in parquet the pictures.")] = "image",
-    csv_caption_key: Annotated[str, typer.Option(help="Column with texts or captions.")] = "caption",
-    csv_id_key: Annotated[str | None, typer.Option(help="Column with ids.")] = None,
-    image_root: Annotated[Path | None, typer.Option(help="Folder of a table's pictures.")] = None,
+    data_format: Format = None,
+    csv_separator: Separator = None,
+    csv_encoding: Encoding = None,
+    csv_img_key: ImgKey = None,
+    csv_caption_key: CaptionKey = None,
+    csv_id_key: IdKey = None,
+    image_root: Root = None,
+    follow_links: FollowLinks = False,
     workers: Annotated[int, typer.Option(min=1, help="Threads that decode pictures.")] = 2,
     quiet: Quiet = False,
 ) -> None:
@@ -48,7 +53,17 @@ def index(  # noqa: PLR0913, PLR0917  (what can be said about a table)
     from csaligner.progress import progress
     from csaligner.search.build import BuildSettings, build_index
 
-    entries = EntrySettings(captions, csv_img_key, csv_caption_key, csv_id_key, image_root)
+    entries = EntrySettings(
+        captions,
+        csv_img_key,
+        csv_caption_key,
+        csv_id_key,
+        image_root,
+        csv_separator,
+        csv_encoding,
+        data_format,
+        follow_links,
+    )
     settings = BuildSettings(entries, approximate, workers)
     with progress(err, "index", quiet) as update:
         made, report = build_index(data, out, run, settings=settings, progress=update)
@@ -94,6 +109,8 @@ def index_export(
 
 
 def _say_report(made: Index, report: BuildReport) -> None:
+    for note in report.notes:
+        err.print(_plain(note), style="yellow", highlight=False, markup=False)
     for reason in report.skipped[:SHOWN_REASONS]:
         err.print(f"left out: {_plain(reason)}", style="yellow", highlight=False, markup=False)
     if len(report.skipped) > SHOWN_REASONS:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from csaligner.checks import InputError, check_choice, nearest
 from csaligner.registry import DATASETS, load
-from csaligner.types import Dataset, Item
+from csaligner.types import Dataset, Item, notes_of
 
 from .formats import format_of
 
@@ -29,6 +29,10 @@ class Joined:
     @property
     def attribution(self) -> str:
         return " ".join(part.attribution for part in self._parts if part.attribution)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(note for part in self._parts for note in notes_of(part))
 
     def items(self) -> Sequence[Item]:
         return [item for part in self._parts for item in part.items()]

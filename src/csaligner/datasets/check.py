@@ -15,10 +15,11 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from csaligner.checks import InputError
-from csaligner.datasets.images.load import ImageError, load_image, read_bytes
+from csaligner.datasets.images.load import ImageError, is_file, load_image, read_bytes
 from csaligner.datasets.images.source import Unusable
 from csaligner.types import SPLITS, Dataset, Encoder, ImageSource, Item, Split, TokenCounter, notes_of
 
+from .clean import readable_items
 from .split import item_split
 
 Trouble = Literal["", "broken record", "missing", "unreadable"]
@@ -96,9 +97,7 @@ def check_data(
     text_encoder: tells which captions it would cut off; it must have token_count(text) and max_tokens. workers:
     processes that decode. Raises InputError where there is not one sample.
     """
-    items = dataset.items()
-    if not items:
-        raise InputError(f"{dataset.name}: holds no samples; wanted at least one picture with a caption")
+    items = readable_items(dataset, dataset.items())
     pictures = _inspected([item.image for item in items], workers, progress)
     texts = [[caption.strip() for caption in item.captions if caption.strip()] for item in items]
     counts = [len(found) for found in texts if found]
@@ -145,7 +144,7 @@ def inspect(source: ImageSource) -> Picture:
     """Read and decode one picture."""
     if isinstance(source, Unusable):
         return Picture("", "broken record", source.reason)
-    if isinstance(source, Path) and not source.is_file():
+    if isinstance(source, Path) and not is_file(source):
         return Picture("", "missing", f"{source}: no such file")
     try:
         digest = hashlib.sha256(read_bytes(source)).hexdigest()

@@ -9,7 +9,7 @@ from typing import Any
 from csaligner.checks import InputError
 from csaligner.types import Item, Split
 
-from .records import BadRecord, captions, field, items_of, json_lines, root_of, text
+from .records import BadRecord, captions, field, image_at, items_of, json_lines, root_of, text
 
 FILE = "docci_descriptions.jsonlines"
 SPLITS: dict[str, Split] = {"train": "train", "test": "test", "qual_dev": "val", "qual_test": "val"}
@@ -44,4 +44,4 @@ class Docci:
             raise BadRecord(f"has the split {split!r}, wanted {', '.join(SPLITS)}")
         image_id = Path(name).stem
         found = captions(field(record, "description"))
-        return Item(image_id, self._root / name, found, group=image_id, split=SPLITS[split])
+        return Item(image_id, image_at(self._root, name), found, group=image_id, split=SPLITS[split])

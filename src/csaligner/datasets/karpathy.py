@@ -8,7 +8,19 @@ from typing import Any
 
 from csaligner.types import Item
 
-from .records import SPLIT_NAMES, BadRecord, captions, field, items_of, listed, numbered, read_json, root_of, text
+from .records import (
+    SPLIT_NAMES,
+    BadRecord,
+    captions,
+    field,
+    image_at,
+    items_of,
+    listed,
+    numbered,
+    read_json,
+    root_of,
+    text,
+)
 
 
 class Karpathy:
@@ -44,4 +56,4 @@ class Karpathy:
         if not isinstance(sentences, list):
             raise BadRecord("has no list 'sentences'")
         raw = [sentence.get("raw") if isinstance(sentence, dict) else None for sentence in sentences]
-        return Item(name, self._root / folder / name, captions(raw), group=name, split=SPLIT_NAMES[split])
+        return Item(name, image_at(self._root / folder, name), captions(raw), group=name, split=SPLIT_NAMES[split])

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import io
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from csaligner.checks import CSAlignerError
 from csaligner.types import ImageSource
 
 from .svg_check import harmless
 
-SUFFIXES = frozenset({".svg", ".svgz", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+HEIC = frozenset({".heic", ".heif"})  # read where pillow-heif is installed
+JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
+SUFFIXES = frozenset({".svg", ".svgz", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}) | JPEG
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF")  # others of Pillow start programs
+if features.check("avif"):
+    FORMATS = (*FORMATS, "AVIF")
+if find_spec("pillow_heif"):
+    SUFFIXES, FORMATS = SUFFIXES | HEIC, (*FORMATS, "HEIF")
 MAX_ENCODED = 500_000_000  # bytes of a picture as it lies there
 MAX_PIXELS = 50_000_000  # refused above this, before decoding: 200 MB of RGBA
 DPI = 96.0  # CSS pixels per inch: what "pt", "mm" and "in" in an SVG are measured by
@@ -33,7 +40,7 @@ def load_image(source: ImageSource, size: int = 224) -> Image.Image:
 
     Raises ImageError for a missing, empty, truncated or unknown file and for more than MAX_PIXELS pixels.
     """
-    if isinstance(source, Path) and not _is_file(source):
+    if isinstance(source, Path) and not is_file(source):
         raise ImageError(f"{source}: no such file")
     if Path(source.name).suffix.lower() in {".svg", ".svgz"}:
         return _on_white(_draw(source, size))
@@ -66,10 +73,11 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """False also for a name that no file of this system can have: too long, with a zero byte, or not encodable."""
     try:
         return path.is_file()
-    except OSError:  # a name that is too long for this system
+    except (OSError, ValueError):
         return False
 
 
