@@ -14,7 +14,7 @@ from csaligner.datasets.check import check_data
 from csaligner.datasets.clean import clean_items
 from csaligner.encoders import open_encoder
 from csaligner.store.streams import streams_of
-from csaligner.types import ConcurrentEncoder, Dataset, Item, Notes, TokenCounter, TruncatingEncoder, notes_of
+from csaligner.types import ConcurrentEncoder, Dataset, Item, TokenCounter, TruncatingEncoder, notes_of
 
 Listed = Callable[[Sequence[Item]], Dataset]
 ITEMS = [Item("a", Path("a.png"), ("x",), group="a")]
@@ -35,7 +35,7 @@ def test_what_an_encoder_and_a_dataset_offer_is_used(image_encoder: Any, listed:
     assert streams_of(image_encoder) == torch.get_num_threads()
     dataset: Any = listed(ITEMS)
     dataset.notes = ("a note",)
-    assert isinstance(dataset, Notes)
+    assert notes_of(dataset) == ("a note",)
     assert clean_items(dataset).notes == ("a note",)
 
 

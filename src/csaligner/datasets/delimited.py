@@ -111,7 +111,12 @@ def _swallows(following: Sequence[str], separator: str, image: int | None) -> bo
 def _recovered(line: str, separator: str, error: str) -> Cells | BadRecord:
     """A line with letters after a closing quote is read as spreadsheets read it."""
     if "expected after" in error:
-        return next(csv.reader([line], delimiter=separator), [])
+        try:
+            next(csv.reader([line], delimiter=separator, strict=True))
+        except csv.Error as own:
+            if "expected after" in str(own):
+                return next(csv.reader([line], delimiter=separator), [])
+        error = "unexpected end of data"
     if "end of data" in error:
         return BadRecord("opens a quote that is not closed; close it or double it")
     if "field limit" in error:

@@ -87,6 +87,12 @@ class _Collector:
     skipped: list[str] = field(default_factory=list)
 
     def add(self, item: Item) -> None:
+        try:
+            self._add(item)
+        except (OSError, ValueError):  # a name that no file can have
+            self.skipped.append(f"{shown(item.image_id)}: no such file")
+
+    def _add(self, item: Item) -> None:
         if isinstance(item.image, TextOnly):
             self._texts(item, item.image.path)
         elif isinstance(item.image, Unusable):
@@ -119,12 +125,7 @@ class _Collector:
             self.entries.append(Entry(name, "text", path.resolve() if path else None, text=passage))
 
     def _inside(self, image: ImageSource) -> bool:
-        if self.root is None:
-            return True
-        try:
-            return file_of(image).resolve().is_relative_to(self.root)
-        except (OSError, ValueError):  # a name with a zero byte
-            return False
+        return self.root is None or file_of(image).resolve().is_relative_to(self.root)
 
 
 def find_entries(data: str | Dataset, settings: EntrySettings | None = None) -> Found:

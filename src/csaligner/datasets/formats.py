@@ -10,6 +10,7 @@ from csaligner.datasets.images.load import SUFFIXES
 from .docci import FILE as DOCCI_FILE
 from .img2dataset import shard_names
 from .table import TABLE_SUFFIXES, shards_of
+from .tars import COMPRESSED
 
 HEAD = 1 << 16  # characters of a JSON file that are looked at
 
@@ -28,10 +29,8 @@ def format_of(path: Path) -> str:
     simple = {".token": "flickr", ".tar": "webdataset", ".txt": "texts"}
     if suffix in simple:
         return simple[suffix]
-    if path.name.lower().endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")):
-        raise InputError(
-            f"dataset: {path}: members of a compressed tar cannot be read in place; unpack it to .tar first"
-        )
+    if path.name.lower().endswith(COMPRESSED):
+        return "webdataset"
     what = suffix or "a file without suffix"
     raise InputError(f"dataset: {path}: {what} is not known; give --data-format (table reads any delimited text)")
 

@@ -6,6 +6,7 @@ import codecs
 import io
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from csaligner.checks import InputError
@@ -49,15 +50,7 @@ class TextFiles:
 
     def read(self, path: Path) -> str:
         """Raises OSError where the file cannot be read, and NotText where it is not text."""
-        content = path.read_bytes()
-        encoding = self._encoding or next((name for mark, name in BOMS if content.startswith(mark)), "utf-8")
-        try:
-            return content.decode(encoding)
-        except UnicodeDecodeError as error:
-            if self._encoding or encoding != "utf-8" or b"\0" in content:
-                raise NotText(f"is not {encoding.removesuffix('-sig').upper()} text ({error.reason})") from None
-        self._guessed.append(path)
-        return content.decode(FALLBACK, errors="replace")
+        return decoded(path.read_bytes(), self._encoding, lambda: self._guessed.append(path))
 
     def read_all(self, path: Path) -> str:
         """As read, of a file without which nothing can be done: every failure is an InputError that names it."""
@@ -69,6 +62,19 @@ class TextFiles:
             raise InputError(f"{path}: no such file") from None
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}") from None
+
+
+def decoded(content: bytes, encoding: str | None = None, guessed: Callable[[], object] | None = None) -> str:
+    """The text of a file or a member of one, as TextFiles reads it. guessed: called where FALLBACK is used."""
+    name = encoding or next((name for mark, name in BOMS if content.startswith(mark)), "utf-8")
+    try:
+        return content.decode(name)
+    except UnicodeDecodeError as error:
+        if encoding or name != "utf-8" or b"\0" in content:
+            raise NotText(f"is not {name.removesuffix('-sig').upper()} text ({error.reason})") from None
+    if guessed is not None:
+        guessed()
+    return content.decode(FALLBACK, errors="replace")
 
 
 def split_lines(text: str, *, keep_ends: bool = False) -> list[str]:

@@ -37,7 +37,7 @@ class Listing:
         """One line about everything that is not among `used`, by suffix; none where there is nothing."""
         suffixes = Counter(path.suffix.lower() or "without suffix" for path in self.files if path not in used)
         parts = [counted(suffixes)] if suffixes else []
-        parts += [f"{number} {what}" for what, number in self.hidden.items()]
+        parts += [f"{number} {what}" for what, number in sorted(self.hidden.items())]
         if self.links:
             parts.append(f"{len(self.links)} linked folders not followed (first: {self.links[0]}; see --follow-links)")
         if not parts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from contextlib import suppress
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from .svg_check import harmless
 HEIC = frozenset({".heic", ".heif"})  # read where pillow-heif is installed
 JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 SUFFIXES = frozenset({".svg", ".svgz", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}) | JPEG
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF")  # others of Pillow start programs
+FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF")  # others of Pillow start programs
 if features.check("avif"):
     FORMATS = (*FORMATS, "AVIF")
 if find_spec("pillow_heif"):
@@ -104,7 +105,16 @@ def _decode_or_repair(source: ImageSource, size: int) -> Image.Image:
     return _decode(source, io.BytesIO(pixels), size)
 
 
+@cache
+def _register_heif() -> None:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+
 def _decode(source: ImageSource, file: Path | io.BytesIO, size: int) -> Image.Image:
+    if "HEIF" in FORMATS:
+        _register_heif()
     with Image.open(file, formats=FORMATS) as image:
         image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction where that is enough
         width, height = image.size
@@ -141,12 +151,12 @@ def _opaque(image: Image.Image) -> Image.Image:
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     white = Image.new("RGB", rgba.size, "white")
     white.paste(rgba, mask=rgba)
-    darkest, (_, alpha) = min(low for low, _ in white.getextrema()), rgba.getextrema()[3]
-    if darkest < NEARLY_WHITE or not alpha:
+    darkest = int(np.asarray(white).min(initial=255))
+    if darkest < NEARLY_WHITE or not np.asarray(rgba)[..., 3].any():
         return white
     black = Image.new("RGB", rgba.size, "black")
     black.paste(rgba, mask=rgba)
-    return black if max(high for _, high in black.getextrema()) > 255 - darkest else white
+    return black if np.asarray(black).max() > 255 - darkest else white
 
 
 def _eight_bits(values: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
