@@ -310,3 +310,19 @@ def test_values_that_are_no_text_are_no_texts_of_an_index(folder: Path) -> None:
     rows: list[dict[str, Any]] = [{"image": "", "caption": value} for value in ("nan", 7, None, ["x", 7], {"a": 1})]
     (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert [entry.text for entry in find_entries(str(folder / "t.jsonl")).entries] == ["nan", "x"]
+
+
+def test_messages_quote_at_most_160_characters_of_a_value(folder: Path) -> None:
+    name = "x" * 240 + ".jpg"
+    lines = [{"image": name, "caption": "a"}, {"image": "img00.jpg", "caption": "word " * 900}]
+    (folder / "t.jsonl").write_text("\n".join(map(json.dumps, [*lines, lines[1] | {"image": "img01.jpg"}])))
+    report = check_data(open_dataset(str(folder / "t.jsonl")), workers=0)
+    (example,) = report.missing.examples
+    assert "x" * 150 in example
+    assert "x" * 161 not in example
+
+
+def test_rows_without_an_image_are_texts_of_a_store_of_texts(folder: Path, text_encoder: Any) -> None:
+    (folder / "t.csv").write_text("image,caption\nimg00.jpg,one\n,two\n,three\n")
+    store = embed(open_dataset(str(folder / "t.csv")), None, text_encoder, folder / "s", SETTINGS)
+    assert store.n_captions == 3

@@ -15,12 +15,13 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from csaligner.checks import InputError
-from csaligner.datasets.images.load import ImageError, is_file, load_image, read_bytes
+from csaligner.datasets.images.load import ImageError, is_file, load_image, name_of, read_bytes
 from csaligner.datasets.images.source import Unusable
 from csaligner.types import SPLITS, Dataset, Encoder, ImageSource, Item, Split, TokenCounter, notes_of
 
 from .clean import readable_items
 from .split import item_split
+from .text_files import SHOWN, cut
 
 Trouble = Literal["", "broken record", "missing", "unreadable"]
 CHUNK = 64  # pictures that a worker takes at once
@@ -45,7 +46,7 @@ class Finding:
 
     @classmethod
     def of(cls, found: Sequence[str]) -> Finding:
-        return cls(len(found), tuple(found[:EXAMPLES]))
+        return cls(len(found), tuple(cut(example) for example in found[:EXAMPLES]))
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def inspect(source: ImageSource) -> Picture:
     if isinstance(source, Unusable):
         return Picture("", "broken record", source.reason)
     if isinstance(source, Path) and not is_file(source):
-        return Picture("", "missing", f"{source}: no such file")
+        return Picture("", "missing", f"{name_of(source)}: no such file")
     try:
         digest = hashlib.sha256(read_bytes(source)).hexdigest()
     except ImageError as error:
@@ -207,7 +208,7 @@ def _leaked(marked: Iterable[tuple[Item, Sequence[str]]], what: Literal["image",
     seen: defaultdict[str, dict[Split, str]] = defaultdict(dict)
     for item, marks in marked:
         for mark in filter(None, marks):
-            seen[mark.casefold()].setdefault(item_split(item), item.image_id if what == "image" else mark)
+            seen[mark.casefold()].setdefault(item_split(item), cut(item.image_id if what == "image" else mark, SHOWN))
     both = [found for found in seen.values() if "train" in found and len(found) > 1]
     return [", ".join(f"{name} ({split})" for split, name in found.items()) for found in both]
 

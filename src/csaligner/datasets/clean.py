@@ -9,7 +9,7 @@ from csaligner.checks import InputError
 from csaligner.datasets.images.source import Unusable
 from csaligner.types import Dataset, Item, Modality, notes_of
 
-from .text_files import SURROGATE, escaped, without_surrogates
+from .text_files import SURROGATE, escaped, shown, without_surrogates
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def merge(name: str, items: Sequence[Item]) -> list[Item]:
             by_id[item.image_id] = item
         elif first.image != item.image:
             raise InputError(
-                f"{name}: the id {item.image_id!r} stands for two pictures, {first.image} and {item.image}; "
+                f"{name}: the id {shown(item.image_id)} stands for two pictures, {first.image} and {item.image}; "
                 "give each picture its own id"
             )
         else:

@@ -21,6 +21,7 @@ from .records import (
     root_of,
     text,
 )
+from .text_files import shown
 
 
 class Karpathy:
@@ -48,10 +49,10 @@ class Karpathy:
     def _item(self, record: dict[str, Any]) -> Item:
         name, split = text(record, "filename"), text(record, "split")
         if split not in SPLIT_NAMES:
-            raise BadRecord(f"has the split {split!r}, wanted train, restval, val or test")
+            raise BadRecord(f"has the split {shown(split)}, wanted train, restval, val or test")
         folder = record.get("filepath", "")
         if not isinstance(folder, str):
-            raise BadRecord(f"has {folder!r} as 'filepath', wanted a text")
+            raise BadRecord(f"has {shown(folder)} as 'filepath', wanted a text")
         sentences = field(record, "sentences")
         if not isinstance(sentences, list):
             raise BadRecord("has no list 'sentences'")

@@ -106,6 +106,11 @@ def shown(value: object) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
+def cut(text: str, most: int = 4 * SHOWN) -> str:
+    """A text of at most `most` characters: of a line that names files, or SHOWN of one value."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def counted(counts: Counter[str], most: int = 8) -> str:
     """ "12 .heic, 3 .mov", the most frequent first."""
     listed = [f"{number} {name}" for name, number in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))]

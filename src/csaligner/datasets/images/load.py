@@ -29,8 +29,16 @@ if find_spec("pillow_heif"):
     SUFFIXES, FORMATS = SUFFIXES | HEIC, (*FORMATS, "HEIF")
 MAX_ENCODED = 500_000_000  # bytes of a picture as it lies there
 MAX_PIXELS = 50_000_000  # refused above this, before decoding: 200 MB of RGBA
+LONGEST_SHOWN = 160
 NEARLY_WHITE = 240  # of 255
 DPI = 96.0  # CSS pixels per inch: what "pt", "mm" and "in" in an SVG are measured by
+
+
+def name_of(source: ImageSource) -> str:
+    """What messages call an image: its path, with a last part of at most 160 characters."""
+    text = str(source)
+    folder, slash, last = text.rpartition("/")
+    return text if len(last) <= LONGEST_SHOWN else f"{folder}{slash}{last[: LONGEST_SHOWN - 3]}..."
 
 
 class ImageError(CSAlignerError, ValueError):
@@ -51,7 +59,7 @@ def load_image(source: ImageSource, size: int = 224) -> Image.Image:
     Raises ImageError for a missing, empty, truncated or unknown file and for more than MAX_PIXELS pixels.
     """
     if isinstance(source, Path) and not is_file(source):
-        raise ImageError(f"{source}: no such file")
+        raise ImageError(f"{name_of(source)}: no such file")
     if Path(source.name).suffix.lower() in {".svg", ".svgz"}:
         return _opaque(_draw(source, size))
     try:
@@ -61,9 +69,9 @@ def load_image(source: ImageSource, size: int = 224) -> Image.Image:
     except ImageError:
         raise
     except Image.DecompressionBombError:  # Pillow's own limit is higher and comes first
-        raise ImageError(f"{source}: has more pixels than the limit of {MAX_PIXELS:,}") from None
+        raise ImageError(f"{name_of(source)}: has more pixels than the limit of {MAX_PIXELS:,}") from None
     except Exception as error:  # Pillow's plugins raise many kinds for broken files
-        raise ImageError(f"{source}: cannot be read as a picture ({_one_line(error)})") from None
+        raise ImageError(f"{name_of(source)}: cannot be read as a picture ({_one_line(error)})") from None
 
 
 def read_bytes(source: ImageSource) -> bytes:
@@ -71,7 +79,7 @@ def read_bytes(source: ImageSource) -> bytes:
     try:
         return read_file(source) if isinstance(source, Path) else source.read()
     except OSError as error:
-        raise ImageError(f"{source}: {error.strerror or _one_line(error)}") from None
+        raise ImageError(f"{name_of(source)}: {error.strerror or _one_line(error)}") from None
 
 
 def read_file(path: Path) -> bytes:
@@ -119,7 +127,7 @@ def _decode(source: ImageSource, file: Path | io.BytesIO, size: int) -> Image.Im
         image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction where that is enough
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise ImageError(f"{source}: {width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
+            raise ImageError(f"{name_of(source)}: {width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
         image.load()
         with suppress(Exception):  # of an orientation that cannot be read; each plugin raises its own kinds
             ImageOps.exif_transpose(image, in_place=True)
@@ -130,7 +138,7 @@ def _draw(source: ImageSource, size: int) -> Image.Image:
     try:
         import resvg_py
     except ImportError:
-        raise ImageError(f"{source}: drawing SVG needs resvg; pip install 'csaligner[bundled]'") from None
+        raise ImageError(f"{name_of(source)}: drawing SVG needs resvg; pip install 'csaligner[bundled]'") from None
     try:
         drawing = harmless(read_bytes(source))
         png = resvg_py.svg_to_bytes(svg_string=drawing, width=size, height=size, dpi=DPI)
@@ -138,7 +146,7 @@ def _draw(source: ImageSource, size: int) -> Image.Image:
     except (KeyboardInterrupt, SystemExit, ImageError):
         raise
     except BaseException as error:  # a panic inside resvg is a BaseException
-        raise ImageError(f"{source}: cannot be drawn ({_one_line(error)})") from None
+        raise ImageError(f"{name_of(source)}: cannot be drawn ({_one_line(error)})") from None
 
 
 def _opaque(image: Image.Image) -> Image.Image:
