@@ -22,7 +22,7 @@ from csaligner.datasets.documents import INDEX_FILE
 from csaligner.integrations.embeddings import AlignedEmbeddings
 from csaligner.pipeline import train
 from csaligner.search.build import BuildReport, build_index, delete, writing
-from csaligner.search.index import Index
+from csaligner.search.index import Index, SearchOptions
 from csaligner.store.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -264,3 +264,25 @@ def test_an_index_takes_a_dataset_and_its_ids(world: Any, tmp_path: Path) -> Non
     seen = world.images.seen
     _, report = build_index(Folder(world.folder), tmp_path / "i", encoders=world.encoders)
     assert (report.unchanged, world.images.seen) == (6, seen)
+
+
+def test_images_inside_tars_and_saved_datasets_are_indexed_and_shown(world: Any, tmp_path: Path) -> None:
+    from csaligner.app.pictures import thumbnail
+    from tests.support.odd_files import tar
+
+    datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
+    red = world.picture("red.png", (255, 0, 0)).read_bytes()
+    data = tar(tmp_path / "w.tar", [("a.png", red), ("a.txt", b"255 0 0")])
+    secret = {"bytes": None, "path": str(world.folder / "red.png")}
+    rows = {"image": [{"bytes": red, "path": None}, secret], "caption": ["255 0 0", "1 1 1"]}
+    datasets.Dataset.from_dict(rows).save_to_disk(str(tmp_path / "saved"))
+    for path, added in ((data, 2), (tmp_path / "saved", 3)):  # a row that names a file is not read
+        out = tmp_path / f"{path.stem}-index"
+        index, report = build_index(str(path), out, str(world.run), encoders=world.encoders)
+        assert report.added == added
+        (hit, *_) = index.search("255 0 0", 1, SearchOptions(only="images"))
+        assert not hit.missing
+        assert thumbnail(index.row(hit.id), 16)  # type: ignore[arg-type]
+        seen = world.images.seen
+        _, report = build_index(str(path), out, encoders=world.encoders)
+        assert (report.unchanged, world.images.seen) == (added, seen)
