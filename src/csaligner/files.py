@@ -133,7 +133,7 @@ def point(link: Path, target: str) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8", errors="backslashreplace") as file:  # \udce9 is an escape of JSON, too
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -163,8 +163,8 @@ class Encoder(Protocol):
 
     `prepare` runs in worker processes, one item at a time (image: PIL image -> (3, H, W) uint8 or float32
     tensor; text: str -> str); `encode` takes a sequence of prepared items and returns (B, dim) float32 on the
-    CPU, in inference mode, un-normalised. An encoder with `concurrent = True` lets several threads call `encode` at
-    once.
+    CPU, in inference mode, un-normalised. What else an encoder may offer has a protocol of its own below; an encoder
+    without it gets the default that is named there.
     """
 
     @property
@@ -173,6 +173,34 @@ class Encoder(Protocol):
     def prepare(self, item: Any) -> Any: ...
 
     def encode(self, prepared: Sequence[Any]) -> Tensor: ...
+
+
+@runtime_checkable
+class ConcurrentEncoder(Protocol):
+    """An encoder that says whether several threads may call `encode` at once. Default: they may not."""
+
+    concurrent: bool
+
+
+@runtime_checkable
+class TruncatingEncoder(Protocol):
+    """A text encoder that counts the texts it has truncated since it was opened. Default: none that is known."""
+
+    @property
+    def truncated(self) -> int: ...
+
+
+@runtime_checkable
+class TokenCounter(Protocol):
+    """A text encoder that counts tokens, special ones included; max_tokens: those that it reads.
+
+    Default: tokens are not known.
+    """
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    def token_count(self, text: str) -> int: ...
 
 
 @runtime_checkable
@@ -222,6 +250,28 @@ class Dataset(Protocol):
     def attribution(self) -> str: ...
 
     def items(self) -> Sequence[Item]: ...
+
+
+@runtime_checkable
+class Notes(Protocol):
+    """A dataset that reports what it skipped or guessed, one line each, once items() has run. Default: nothing."""
+
+    @property
+    def notes(self) -> Sequence[str]: ...
+
+
+@runtime_checkable
+class TextHolder(Protocol):
+    """A dataset with texts that belong to no image. Default: items() is all that there is."""
+
+    def documents(self) -> Sequence[Item]:
+        """As items(), with texts without an image, each as an item whose image is a TextOnly."""
+        ...
+
+
+def notes_of(dataset: Dataset) -> tuple[str, ...]:
+    """The notes of a dataset, () where it makes none."""
+    return tuple(dataset.notes) if isinstance(dataset, Notes) else ()
 
 
 class Divergence(Protocol):

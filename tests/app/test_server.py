@@ -78,17 +78,17 @@ def test_the_map_holds_every_item_inside_the_square(client: Any, index: Index) -
 
 
 def test_like_finds_an_item_itself_first(client: Any) -> None:
-    assert client.get("/api/like", params={"id": "003.png", "only": "images"}).json()["hits"][0]["id"] == "003.png"
+    assert client.get("/api/like", params={"id": "003", "only": "images"}).json()["hits"][0]["id"] == "003"
 
 
 def test_thumbnails_are_small_pictures(client: Any) -> None:
-    answer = client.get("/api/thumb", params={"id": "003.png", "size": 160})
+    answer = client.get("/api/thumb", params={"id": "003", "size": 160})
     assert answer.headers["content-type"] == "image/jpeg"
     assert max(Image.open(io.BytesIO(answer.content)).size) <= 160
 
 
 @pytest.mark.parametrize(
-    "item", ["../../../etc/passwd", "/etc/passwd", "notes/read me.md#1", "003.png/../004.png", "no", "' OR '1'='1", ""]
+    "item", ["../../../etc/passwd", "/etc/passwd", "notes/read me.md#1", "003/../004.png", "no", "' OR '1'='1", ""]
 )
 def test_nothing_but_indexed_pictures_can_be_read(client: Any, item: str) -> None:
     answer = client.get("/api/thumb", params={"id": item})
@@ -108,14 +108,14 @@ def test_a_picture_that_became_a_link_is_not_followed(client: Any, world: Any, t
     Image.new("RGB", (9, 9), (1, 2, 3)).save(secret)
     (world.folder / "003.png").unlink()
     os.symlink(secret, world.folder / "003.png")
-    assert client.get("/api/thumb", params={"id": "003.png"}).status_code == 404
+    assert client.get("/api/thumb", params={"id": "003"}).status_code == 404
 
 
 def test_a_vanished_picture_is_told(client: Any, world: Any) -> None:
     (world.folder / "003.png").unlink()
-    assert client.get("/api/thumb", params={"id": "003.png"}).status_code == 404
+    assert client.get("/api/thumb", params={"id": "003"}).status_code == 404
     hits = client.get("/api/search", params={"q": "9 9 9", "k": 60}).json()["hits"]
-    assert [hit["id"] for hit in hits if hit["missing"] and hit["modality"] == "image"] == ["003.png"]
+    assert [hit["id"] for hit in hits if hit["missing"] and hit["modality"] == "image"] == ["003"]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_hundred_megabytes_are_refused_before_they_are_read(client: Any) -> No
         ("search", {"q": "x", "space": "nope"}),
         ("search", {"q": "x", "only": "nope"}),
         ("map", {"space": "nope"}),
-        ("thumb", {"id": "003.png", "size": "huge"}),
+        ("thumb", {"id": "003", "size": "huge"}),
     ],
 )
 def test_wrong_words_are_a_400_with_a_reason(client: Any, path: str, params: dict[str, str]) -> None:
@@ -175,7 +175,7 @@ def test_wrong_words_are_a_400_with_a_reason(client: Any, path: str, params: dic
 def test_answers_hold_no_path_of_this_machine(client: Any, world: Any) -> None:
     for answer in (
         client.get("/api/search", params={"q": "1 2 3", "k": 60}),
-        client.get("/api/item", params={"id": "003.png#caption-1"}),
+        client.get("/api/item", params={"id": "003#caption-1"}),
         client.get("/api/about"),
         client.get("/api/map"),
     ):

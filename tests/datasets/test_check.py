@@ -97,7 +97,7 @@ def test_captions_that_would_be_cut_off(make_items: MakeItems, listed: Listed, t
     assert report.long_captions.count == 3
     assert report.long_captions.examples[0] == "one two three four"
     assert report.problems == ()
-    with pytest.raises(InputError, match="text_encoder: fake-text does not tell how many tokens"):
+    with pytest.raises(InputError, match="text_encoder: fake-text does not count tokens"):
         check_data(listed(items), text_encoder, workers=0)
 
 

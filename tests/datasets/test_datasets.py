@@ -100,7 +100,7 @@ def test_an_absolute_image_path_stays(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("t.parquet", "no parquet", r"t\.parquet: does not read as parquet"),
-        ("t.xlsx", "x", r"\.xlsx is not known; wanted \.csv"),
+        ("t.xlsx", "x", r"\.xlsx is not known; save it as \.csv"),
         ("t.csv", "", "has no column 'image'"),
     ],
 )
@@ -115,7 +115,7 @@ def test_a_broken_table(tmp_path: Path, name: str, text: str, message: str) -> N
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("t.csv", "image,caption\n,x\na.png,y\n", "row 1 has nothing in column 'image'"),
+        ("t.csv", "image,caption\n,x\na.png,y\n", "line 2 has nothing in column 'image'"),
         ("t.jsonl", '{"image": "a.png", "caption": "y"}\n{oops\n', "line 2 is not JSON"),
         ("t.jsonl", '[1]\n{"image": "a.png", "caption": "y"}\n', "line 1 is not a JSON object"),
         ("t.jsonl", '{"image": "a.png", "caption": "y"}\n{"image": "b.png"}\n', "line 2 has no 'caption'"),
@@ -124,12 +124,11 @@ def test_a_broken_table(tmp_path: Path, name: str, text: str, message: str) -> N
 def test_a_broken_row_costs_itself(tmp_path: Path, name: str, text: str, message: str) -> None:
     path = tmp_path / name
     path.write_text(text)
-    items = {type(item.image): item for item in Table(path).items()}
-    assert [(item.image_id, item.captions) for item in items.values() if isinstance(item.image, Path)] == [
-        ("a.png", ("y",))
-    ]
+    items = Table(path).items()
+    assert [(item.image_id, item.captions) for item in items if isinstance(item.image, Path)] == [("a.png", ("y",))]
+    (bad,) = (item.image for item in items if isinstance(item.image, Unusable))
     with pytest.raises(ImageError, match=message) as caught:
-        load_image(items[Unusable].image)
+        load_image(bad)
     assert "\n" not in str(caught.value)
 
 
@@ -146,15 +145,19 @@ def test_a_column_of_splits(tmp_path: Path) -> None:
     path.write_text("image,caption,split\na.png,x,validation\nb.png,y,\nc.png,z,other\n")
     items = Table(path, split_key="split").items()
     assert [item.split for item in items] == ["val", None, None]
-    with pytest.raises(ImageError, match="row 3 has the split 'other', wanted train, val or test"):
+    with pytest.raises(ImageError, match="line 4 has the split 'other', wanted train, val or test"):
         load_image(items[2].image)
 
 
-def test_a_table_that_is_not_utf8(tmp_path: Path) -> None:
-    for name in ("t.csv", "t.jsonl"):
-        (tmp_path / name).write_bytes("image,caption\na.png,Hündin\n".encode("latin-1"))
-        with pytest.raises(InputError, match=rf"{name}: .*UTF-8"):
-            Table(tmp_path / name).items()
+def test_a_table_that_is_not_utf8_is_read_as_cp1252_and_reported(tmp_path: Path) -> None:
+    for name, text in (
+        ("t.csv", "image,caption\na.png,Hündin\n"),
+        ("t.jsonl", '{"image": "a.png", "caption": "Hündin"}'),
+    ):
+        (tmp_path / name).write_bytes(text.encode("cp1252"))
+        table = Table(tmp_path / name)
+        assert pairs(table) == [("a.png", ("Hündin",))]
+        assert "cp1252: 1" in table.notes[0]
 
 
 def test_one_id_for_two_pictures_in_a_table(tmp_path: Path) -> None:
@@ -162,7 +165,7 @@ def test_one_id_for_two_pictures_in_a_table(tmp_path: Path) -> None:
     path.write_text("image,caption,id\na.png,x,1\nb.png,y,1\n")
     first, second = Table(path, id_key="id").items()
     assert first.image == tmp_path / "a.png"
-    with pytest.raises(ImageError, match=r"row 2 gives the id '1' to .*b\.png, but it stands for .*a\.png"):
+    with pytest.raises(ImageError, match=r"line 3 gives the id '1' to .*b\.png, but it stands for .*a\.png"):
         load_image(second.image)
 
 
@@ -188,10 +191,16 @@ def test_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_text_that_is_not_utf8(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"")
-    (tmp_path / "a.txt").write_bytes("ü".encode("latin-1"))
-    with pytest.raises(InputError, match=r"a\.txt: is not UTF-8"):
-        Folder(tmp_path).items()
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(b"")
+    (tmp_path / "a.txt").write_bytes("ü".encode("cp1252"))
+    (tmp_path / "b.txt").write_text("ü", encoding="utf-16")
+    (tmp_path / "c.txt").write_bytes(b"\0\xff\0")
+    folder = Folder(tmp_path)
+    assert pairs(folder) == [("a", ("ü",)), ("b", ("ü",)), ("c", ())]
+    assert len(folder.notes) == 2
+    assert "cp1252: 1" in folder.notes[0]
+    assert "c.txt" in folder.notes[1]
     with pytest.raises(InputError, match="no such folder"):
         Folder(tmp_path / "none")
 

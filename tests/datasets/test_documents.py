@@ -23,16 +23,16 @@ def test_a_folder_gives_pictures_captions_and_passages(world: Any, write: Any) -
     world.picture("a/red.png", (255, 0, 0), "a red one\n\nrouge\n")
     write("notes.md", "# Title\n\nWords.")
     write("data.bin", "nothing to see")
-    assert ids(world.folder) == ["notes.md#1", "a/red.png", "a/red.png#caption-1", "a/red.png#caption-2"]
+    assert ids(world.folder) == ["a/red", "a/red#caption-1", "a/red#caption-2", "notes.md#1"]
     found = {entry.id: entry for entry in find_entries(str(world.folder)).entries}
     assert found["notes.md#1"].text == "# Title\nWords."
-    assert found["a/red.png"].caption == "a red one"
-    assert (found["a/red.png#caption-2"].text, found["a/red.png#caption-2"].owner) == ("rouge", "a/red.png")
+    assert found["a/red"].caption == "a red one"
+    assert (found["a/red#caption-2"].text, found["a/red#caption-2"].owner) == ("rouge", "a/red")
 
 
 def test_captions_can_stay_with_their_pictures(world: Any) -> None:
     world.picture("red.png", (255, 0, 0), "a red one")
-    assert ids(world.folder, EntrySettings(captions=False)) == ["red.png"]
+    assert ids(world.folder, EntrySettings(captions=False)) == ["red"]
 
 
 def test_what_is_hidden_or_an_index_is_left_out(world: Any, write: Any) -> None:
@@ -41,7 +41,11 @@ def test_what_is_hidden_or_an_index_is_left_out(world: Any, write: Any) -> None:
     write(".secret.txt", "x")
     world.picture("index/green.png", (0, 255, 0))
     write("index/index.json", "{}")
-    assert ids(world.folder) == ["red.png"]
+    (world.folder / "index/images.lance").mkdir()
+    found = find_entries(str(world.folder))
+    assert [entry.id for entry in found.entries] == ["red"]
+    assert "1 hidden or system folders" in found.notes[0]
+    assert "1 folders that hold an index" in found.notes[0]
 
 
 def test_a_link_out_of_the_folder_is_left_out_and_told(world: Any, tmp_path: Path) -> None:
@@ -53,22 +57,27 @@ def test_a_link_out_of_the_folder_is_left_out_and_told(world: Any, tmp_path: Pat
     (tmp_path / "elsewhere" / "more.txt").write_text("secret")
     os.symlink(tmp_path / "elsewhere", world.folder / "linked-folder")
     found = find_entries(str(world.folder))
-    assert [entry.id for entry in found.entries] == ["red.png"]
+    assert [entry.id for entry in found.entries] == ["red"]
     assert len(found.skipped) == 1
-    assert "leads out" in found.skipped[0]
+    assert "outside" in found.skipped[0]
+    assert "linked-folder" in found.notes[0]
 
 
 def test_a_link_inside_the_folder_is_followed(world: Any) -> None:
     world.picture("red.png", (255, 0, 0))
     os.symlink(world.folder / "red.png", world.folder / "same.png")
     found = {entry.id: entry.path for entry in find_entries(str(world.folder)).entries}
-    assert found["same.png"] == found["red.png"] == world.folder / "red.png"
+    assert found["same"] == found["red"] == world.folder / "red.png"
 
 
-def test_text_that_is_not_utf8_is_told(world: Any) -> None:
+def test_text_that_is_not_utf8_is_read_and_reported(world: Any) -> None:
     world.picture("red.png", (255, 0, 0))
     (world.folder / "old.txt").write_bytes(b"caf\xe9")
-    assert find_entries(str(world.folder)).skipped == ("old.txt: is not UTF-8 text",)
+    (world.folder / "no.txt").write_bytes(b"\xe9\0")
+    found = find_entries(str(world.folder))
+    assert [entry.text for entry in found.entries] == ["", "café"]
+    assert "cp1252: 1" in found.notes[0]
+    assert "no.txt" in found.skipped[0]
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
@@ -105,9 +114,8 @@ def test_a_table_cannot_reach_out_of_its_folder(world: Any, write: Any, climb: s
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("picture,words\na,b\n", "no column 'image' and none 'caption'"),
+        ("picture,words\na,b\n", "no column 'image'; its columns are 'picture', 'words'"),
         ("image,caption\n,\n", "no picture and no text"),
-        ("image,caption\n,a\n,b,c\n", "does not read as .csv"),
     ],
 )
 def test_tables_that_cannot_be_used(write: Any, text: str, words: str) -> None:
@@ -130,10 +138,16 @@ def test_a_folder_named_as_a_format_is_a_folder(
     assert ids(Path(name)) == ["notes.md#1"]
 
 
-def test_an_id_that_is_there_twice(write: Any) -> None:
-    path = write("t.csv", "id,caption\na,one\na,two\n")
-    with pytest.raises(InputError, match="'a' is there twice"):
-        find_entries(str(path), EntrySettings(id_key="id"))
+def test_rows_of_one_id_are_numbered(write: Any) -> None:
+    path = write("t.csv", "id,caption\n7,one\n7,two\n8,three\n")
+    found = find_entries(str(path), EntrySettings(id_key="id")).entries
+    assert [(entry.id, entry.text) for entry in found] == [("7#1", "one"), ("7#2", "two"), ("8", "three")]
+
+
+def test_a_bad_row_costs_itself(write: Any) -> None:
+    found = find_entries(str(write("t.csv", "image,caption\n,a\n,b,c\n,d\n")))
+    assert [(entry.id, entry.text) for entry in found.entries] == [("row-1", "a"), ("row-3", "d")]
+    assert "line 3 has 3 cells" in found.skipped[0]
 
 
 def test_nothing_there(world: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin, features
 
 from csaligner.datasets.images import load as images
 from csaligner.datasets.images.load import ImageError, load_image
@@ -162,3 +162,54 @@ def test_a_bomb_is_refused_without_being_decoded(tmp_path: Path) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
     with pytest.raises(ImageError, match=r"bomb\.png"):
         load_image(path)
+
+
+def test_text_profiles_and_exif_never_cost_the_pixels(tmp_path: Path) -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("workflow", "x" * 3_000_000, zip=True)
+    blue = Image.new("RGB", (64, 64), "blue")
+    blue.save(tmp_path / "text.png", pnginfo=text)
+    blue.save(tmp_path / "exif.png", exif=b"junkjunk")
+    blue.save(tmp_path / "exif.jpg", exif=b"Exif\0\0junk" * 9)
+    blue.save(tmp_path / "profile.png", icc_profile=b"no profile")
+    blue.save(tmp_path / "profile.jpg", icc_profile=b"no profile" * 9000)
+    whole = (tmp_path / "exif.png").read_bytes()
+    at = whole.index(b"eXIf")
+    (tmp_path / "crc.png").write_bytes(whole[: at + 6] + b"?" + whole[at + 7 :])
+    for name in ("text.png", "exif.png", "exif.jpg", "profile.png", "profile.jpg", "crc.png"):
+        assert pixels(tmp_path / name)[9, 9].tolist() in ([0, 0, 255], [0, 0, 254]), name
+
+
+@pytest.mark.parametrize(("bits", "top"), [(8, 255), (10, 1023), (12, 4095), (15, 32767), (16, 65535)])
+def test_grey_of_every_depth_fills_the_range(tmp_path: Path, bits: int, top: int) -> None:
+    values = np.linspace(0, top, 4096).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "x.png")
+    found = pixels(tmp_path / "x.png")[:, :, 0]
+    assert found.max() == 255
+    assert np.abs(found - values / (2**bits - 1) * 255).max() <= 1
+
+
+def test_white_on_transparent_is_seen(tmp_path: Path) -> None:
+    rgba = np.zeros((8, 8, 4), dtype=np.uint8)
+    rgba[2:6, 2:6] = 255
+    Image.fromarray(rgba).save(tmp_path / "white.png")
+    assert (pixels(tmp_path / "white.png") == rgba[..., :3]).all()
+    rgba[3, 3] = [0, 0, 0, 255]  # anything dark is seen on white
+    Image.fromarray(rgba).save(tmp_path / "both.png")
+    assert pixels(tmp_path / "both.png")[0, 0].tolist() == [255, 255, 255]
+    rgba[..., :] = [0, 0, 0, 9]  # a faint shadow
+    Image.fromarray(rgba).save(tmp_path / "faint.png")
+    assert pixels(tmp_path / "faint.png")[0, 0].tolist() == [246, 246, 246]
+    body = '<circle cx="10" cy="10" r="5" fill="#fff"/>'
+    assert pixels(write_svg(tmp_path / "w.svg", body=body), 20)[10, 10].tolist() == [255, 255, 255]
+    assert pixels(tmp_path / "w.svg", 20)[0, 0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".avif"])
+def test_other_names_of_images(tmp_path: Path, suffix: str) -> None:
+    if suffix == ".avif" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    Image.new("RGB", (8, 8), "blue").save(tmp_path / "a", "AVIF" if suffix == ".avif" else "JPEG")
+    (tmp_path / "a").rename(tmp_path / f"a{suffix}")
+    assert suffix in images.SUFFIXES
+    assert pixels(tmp_path / f"a{suffix}")[4, 4, 2] > 250

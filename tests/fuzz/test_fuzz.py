@@ -108,8 +108,10 @@ def test_a_broken_line_in_data_for_an_index(tmp_path: Path) -> None:
     from csaligner.datasets.documents import find_entries
 
     (tmp_path / "t.jsonl").write_text('{"image": "a.png", "caption": "x"}\n{"image": [1, {}], "caption": \n')
-    with pytest.raises(InputError, match="line 2 is not JSON"):
-        find_entries(str(tmp_path / "t.jsonl"))
+    (tmp_path / "t2.jsonl").write_text("{\n")
+    assert "line 2 is not JSON" in find_entries(str(tmp_path / "t.jsonl")).skipped[0]
+    with pytest.raises(InputError, match="line 1 is not JSON"):
+        find_entries(str(tmp_path / "t2.jsonl"))
 
 
 def test_a_history_that_is_no_number(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_bomb_an_empty_file_and_words_are_left_out_by_name(world: Any, tmp_pat
     for name, content in (("bomb.png", bomb(50_000)), ("empty.png", b""), ("words.jpg", b"no picture")):
         (world.folder / name).write_bytes(content)
     index, report = build(world, tmp_path / "ix")
-    assert [hit.id for hit in index.search("255 0 0")] == ["good.png"]
+    assert [hit.id for hit in index.search("255 0 0")] == ["good"]
     reasons = sorted(report.skipped)
     assert [name in reason for name, reason in zip(("bomb", "empty", "words"), reasons, strict=True)] == [True] * 3
     assert "more pixels than the limit of 50,000,000" in reasons[0]
@@ -60,7 +60,7 @@ def test_a_file_that_vanishes_while_it_is_indexed(world: Any, tmp_path: Path, mo
     digest = building._digest
 
     def removing(entry: Any) -> str:
-        if entry.id == "b.png":
+        if entry.id == "b":
             entry.path.unlink()
         return digest(entry)
 
@@ -68,7 +68,7 @@ def test_a_file_that_vanishes_while_it_is_indexed(world: Any, tmp_path: Path, mo
     index, report = build(world, tmp_path / "ix")
     assert len(index) == 2
     (reason,) = report.skipped
-    assert "b.png" in reason
+    assert "b" in reason
     assert "No such file" in reason
 
 
@@ -78,11 +78,11 @@ def test_a_picture_that_broke_leaves_the_index(world: Any, tmp_path: Path) -> No
     build(world, tmp_path / "ix")
     path.write_bytes(b"broken")
     index, report = build(world, tmp_path / "ix")
-    assert [hit.id for hit in index.search("0 0 255")] == ["a.png"]
+    assert [hit.id for hit in index.search("0 0 255")] == ["a"]
     assert (report.deleted, len(report.skipped)) == (1, 1)
     world.picture("b.png", (0, 0, 255))
     again, _ = build(world, tmp_path / "ix")
-    assert [hit.id for hit in again.search("0 0 255", k=1)] == ["b.png"]
+    assert [hit.id for hit in again.search("0 0 255", k=1)] == ["b"]
 
 
 def test_a_writer_in_another_process_is_heard_of(world: Any, tmp_path: Path) -> None:
@@ -109,5 +109,5 @@ def test_names_with_markup_and_control_characters_stay_data(world: Any, tmp_path
     world.picture(name, (255, 0, 0), "<script>alert(1)</script>")
     index, _ = build(world, tmp_path / "ix")
     hits = {hit.id: hit for hit in index.search("255 0 0", k=5)}
-    assert name in hits
+    assert Path(name).stem in hits
     assert "<script>alert(1)</script>" in {hit.text for hit in hits.values()}

@@ -22,7 +22,7 @@ from csaligner.datasets.documents import INDEX_FILE
 from csaligner.integrations.embeddings import AlignedEmbeddings
 from csaligner.pipeline import train
 from csaligner.search.build import BuildReport, build_index, delete, writing
-from csaligner.search.index import Index
+from csaligner.search.index import Index, SearchOptions
 from csaligner.store.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -55,7 +55,7 @@ def test_only_what_changed_is_embedded_again(world: Any, write: Any, tmp_path: P
     index, report = build(world, tmp_path / "ix")
     assert numbers(report) == (0, 2, 0, 2)
     assert (world.images.seen, world.texts.seen) == (3, 3)
-    assert index.search("0 255 0", k=1, only="images")[0].id == "blue.png"
+    assert index.search("0 255 0", k=1, only="images")[0].id == "blue"
 
     blue.unlink()
     assert numbers(build(world, tmp_path / "ix")[1]) == (0, 0, 1, 3)
@@ -66,7 +66,7 @@ def test_a_new_caption_is_shown_without_embedding_the_picture(world: Any, tmp_pa
     build(world, tmp_path / "ix")
     (world.folder / "red.txt").write_text("second")
     index, _ = build(world, tmp_path / "ix")
-    assert index.row("red.png").caption == "second"  # type: ignore[union-attr]
+    assert index.row("red").caption == "second"  # type: ignore[union-attr]
     assert world.images.seen == 1
 
 
@@ -101,7 +101,7 @@ def test_other_data_stays_and_its_ids_are_safe(world: Any, write: Any, tmp_path:
     assert numbers(report) == (1, 0, 0, 0)
     assert len(index) == 2
     world.picture("b/red.png", (1, 1, 1))
-    with pytest.raises(InputError, match=r"'red.png' is in the index already"):
+    with pytest.raises(InputError, match=r"'red' is in the index already"):
         build(world, tmp_path / "ix", world.folder / "b")
 
 
@@ -209,8 +209,8 @@ def test_delete_by_id(world: Any, tmp_path: Path) -> None:
     world.picture("it's red.png", (255, 0, 0), "255 0 0")
     world.picture("blue.png", (0, 0, 255))
     index, _ = build(world, tmp_path / "ix")
-    assert delete(index, ["it's red.png", "unknown"]) == 1
-    assert [hit.id for hit in index.search("255 0 0", only="images")] == ["blue.png"]
+    assert delete(index, ["it's red", "unknown"]) == 1
+    assert [hit.id for hit in index.search("255 0 0", only="images")] == ["blue"]
     assert len(Index.open(tmp_path / "ix", world.encoders)) == 2
 
 
@@ -251,3 +251,38 @@ def test_a_killed_indexer_leaves_an_index_that_opens_and_goes_on(world: Any, tmp
         again, straight = index.search(query, k=40), whole.search(query, k=40)
         assert {hit.id: round(hit.score, 5) for hit in again} == {hit.id: round(hit.score, 5) for hit in straight}
     assert (out / INDEX_FILE).is_file()
+
+
+def test_an_index_takes_a_dataset_and_its_ids(world: Any, tmp_path: Path) -> None:
+    from csaligner.datasets.folder import Folder
+
+    world.many(3)
+    index, report = build_index(Folder(world.folder), tmp_path / "i", str(world.run), encoders=world.encoders)
+    assert report.added == 6
+    ids = {hit.id for hit in index.search("1 2 3", 10)}
+    assert ids == {name for n in range(3) for name in (f"{n:03}", f"{n:03}#caption-1")}
+    seen = world.images.seen
+    _, report = build_index(Folder(world.folder), tmp_path / "i", encoders=world.encoders)
+    assert (report.unchanged, world.images.seen) == (6, seen)
+
+
+def test_images_inside_tars_and_saved_datasets_are_indexed_and_shown(world: Any, tmp_path: Path) -> None:
+    from csaligner.app.pictures import thumbnail
+    from tests.support.odd_files import tar
+
+    datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
+    red = world.picture("red.png", (255, 0, 0)).read_bytes()
+    data = tar(tmp_path / "w.tar", [("a.png", red), ("a.txt", b"255 0 0")])
+    secret = {"bytes": None, "path": str(world.folder / "red.png")}
+    rows = {"image": [{"bytes": red, "path": None}, secret], "caption": ["255 0 0", "1 1 1"]}
+    datasets.Dataset.from_dict(rows).save_to_disk(str(tmp_path / "saved"))
+    for path, added in ((data, 2), (tmp_path / "saved", 3)):  # a row that names a file is not read
+        out = tmp_path / f"{path.stem}-index"
+        index, report = build_index(str(path), out, str(world.run), encoders=world.encoders)
+        assert report.added == added
+        (hit, *_) = index.search("255 0 0", 1, SearchOptions(only="images"))
+        assert not hit.missing
+        assert thumbnail(index.row(hit.id), 16)  # type: ignore[arg-type]
+        seen = world.images.seen
+        _, report = build_index(str(path), out, encoders=world.encoders)
+        assert (report.unchanged, world.images.seen) == (added, seen)

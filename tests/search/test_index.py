@@ -128,7 +128,7 @@ def test_pictures_alone_have_one_space_and_no_bias(world: Any, tmp_path: Path) -
     index, _ = build_index(str(world.folder), tmp_path / "p", str(world.run), encoders=world.encoders)
     assert index.spaces == ("aligned",)
     assert index.bias["aligned"] == {}
-    assert index.search("160 10 10", k=1)[0].id == "2.png"
+    assert index.search("160 10 10", k=1)[0].id == "2"
     with pytest.raises(InputError, match="cannot be shown"):
         index.search("x", space="raw")
 

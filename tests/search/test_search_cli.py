@@ -32,7 +32,7 @@ def test_index_search_and_export(world: Any, run: Any, tmp_path: Path) -> None:
     assert made.exit_code == 0, made.output
     assert "4 added, 0 updated, 0 deleted, 0 unchanged" in made.output
     found = run("search", tmp_path / "ix", "250 10 10", "--only", "images", "--json")
-    assert [hit["id"] for hit in json.loads(found.stdout)] == ["red.png", "blue.png"]
+    assert [hit["id"] for hit in json.loads(found.stdout)] == ["red", "blue"]
     found = run("search", tmp_path / "ix", "--image", world.folder / "blue.png", "-k", "1", "--only", "texts")
     assert "0 0 255" in found.stdout
     wrote = run("index-export", tmp_path / "ix", "--out", tmp_path / "e", "--format", "npy")

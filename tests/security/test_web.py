@@ -53,7 +53,7 @@ def client(index: Index) -> Any:
 CLIMBS = (
     *("../outside/secret.png", "..%2foutside%2fsecret.png", "%2e%2e/outside/secret.png", "....//outside/secret.png"),
     *("/etc/passwd", "file:///etc/passwd", "link.png", "folder/secret.png", "0.png\0.jpg", "0.png%00", "\\..\\secret"),
-    *("0.png' OR '1'='1", "0.png'; DROP TABLE images; --", "x" * 5000),
+    *("0' OR '1'='1", "0'; DROP TABLE images; --", "x" * 5000),
 )
 
 
@@ -178,5 +178,5 @@ def test_a_report_escapes_captions(tmp_path: Path) -> None:
 
 
 def test_thumbnails_are_small(client: Any) -> None:
-    content = client.get("/api/thumb", params={"id": "0.png", "size": "160"}).content
+    content = client.get("/api/thumb", params={"id": "0", "size": "160"}).content
     assert max(Image.open(io.BytesIO(content)).size) <= 160

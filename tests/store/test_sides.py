@@ -225,3 +225,16 @@ def test_a_store_that_lost_its_manifest_is_not_taken_for_clip_retrievals(both: S
     (both.path / "csaligner.json").unlink()
     with pytest.raises(InputError, match=r"holds no csaligner\.json; give a folder that"):
         Store.open(both.path)
+
+
+def test_a_clip_retrieval_folder_is_verified(tmp_path: Path) -> None:
+    store = Store.open(clip_folder(tmp_path))
+    store.verify()
+    path = store.path / "text_emb/text_emb_2.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(InputError, match=r"text_emb_2\.npy.*cut short"):
+        store.verify()
+    path.unlink()
+    with pytest.raises(InputError, match=r"missing.*text_emb_2\.npy"):
+        store.verify()

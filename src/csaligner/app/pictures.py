@@ -11,6 +11,7 @@ from functools import lru_cache
 from PIL import Image
 
 from csaligner.checks import InputError
+from csaligner.datasets.images.hf_cell import SavedCell
 from csaligner.datasets.images.load import ImageError, load_image
 from csaligner.datasets.images.parquet_cell import Cell
 from csaligner.datasets.images.source import file_of, source_of
@@ -71,7 +72,7 @@ def thumbnail(row: Row, size: int) -> bytes:
     indexed.
     """
     path = file_of(source_of(row.path))
-    if not row.path or path.resolve() != path or not path.is_file():
+    if not row.path or path.resolve() != path or not path.exists():
         raise ImageError(f"{row.id}: the file is not there any more")
     try:
         return _thumbnail(row.path, path.stat().st_mtime_ns, size)
@@ -83,7 +84,7 @@ def thumbnail(row: Row, size: int) -> bytes:
 def _thumbnail(path: str, _mtime_ns: int, size: int) -> bytes:
     source = source_of(path)
     # of a cell its bytes alone, as they were indexed
-    picture = load_image(replace(source, files=False) if isinstance(source, Cell) else source, size)
+    picture = load_image(replace(source, files=False) if isinstance(source, (Cell, SavedCell)) else source, size)
     picture.thumbnail((size, size))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85, optimize=True)

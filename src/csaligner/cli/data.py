@@ -11,16 +11,8 @@ from rich.console import Console
 from csaligner.checks import InputError
 
 from .common import DATA, Json, Quiet, app, err, print_json, renamed
+from .reader_options import CaptionKey, Encoding, FollowLinks, Format, IdKey, ImgKey, Root, Separator, SplitKey
 
-Format = Annotated[str | None, typer.Option("--data-format", help="Name of the reader; default: from the path.")]
-Separator = Annotated[str | None, typer.Option("--csv-separator", help="Separator of a csv file; default: a comma.")]
-ImgKey = Annotated[str | None, typer.Option("--csv-img-key", help="Column with the images; default: image.")]
-CaptionKey = Annotated[
-    str | None, typer.Option("--csv-caption-key", help="Column with the captions; default: caption.")
-]
-IdKey = Annotated[str | None, typer.Option("--csv-id-key", help="Column with image ids; default: the image path.")]
-SplitKey = Annotated[str | None, typer.Option("--csv-split-key", help="Column with train, val or test.")]
-Root = Annotated[Path | None, typer.Option("--image-root", help="Folder that image paths are relative to.")]
 Workers = Annotated[int, typer.Option(min=0, help="Number of processes that decode images.")]
 
 
@@ -30,11 +22,13 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     data: Annotated[str, typer.Option(help="A dataset: openmoji, tuxpaint, openclipart, all, or a path.")],
     data_format: Format = None,
     csv_separator: Separator = None,
+    csv_encoding: Encoding = None,
     csv_img_key: ImgKey = None,
     csv_caption_key: CaptionKey = None,
     csv_id_key: IdKey = None,
     csv_split_key: SplitKey = None,
     image_root: Root = None,
+    follow_links: FollowLinks = False,
     image_encoder: Annotated[
         str, typer.Option(help="Name of an encoder: bundled:..., hf:..., open_clip:... or a folder.")
     ] = "bundled:efficientnet-lite0",
@@ -78,7 +72,9 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
         raise InputError("tokens: --tokens needs images and captions; remove --image-only and --text-only")
     if precision not in ("fp32", "fp16"):
         raise InputError(f"precision: got {precision!r}, wanted fp32 or fp16")
-    keys = _options(csv_separator, csv_img_key, csv_caption_key, csv_id_key, csv_split_key, image_root)
+    keys = _options(csv_img_key, csv_caption_key, csv_id_key, csv_split_key)
+    keys |= {"separator": csv_separator, "encoding": csv_encoding, "image_root": image_root}
+    keys |= {"follow_links": follow_links or None}
     settings = ExtractSettings(
         shard_size, batch_size, workers, max_bad, dtype="float16" if precision == "fp16" else "float32"
     )
@@ -109,11 +105,13 @@ def check_data(  # noqa: PLR0913, PLR0917  (as embed's)
     ],
     data_format: Format = None,
     csv_separator: Separator = None,
+    csv_encoding: Encoding = None,
     csv_img_key: ImgKey = None,
     csv_caption_key: CaptionKey = None,
     csv_id_key: IdKey = None,
     csv_split_key: SplitKey = None,
     image_root: Root = None,
+    follow_links: FollowLinks = False,
     text_encoder: Annotated[
         str | None, typer.Option(help="Count the captions that this text encoder would truncate.")
     ] = None,
@@ -136,7 +134,9 @@ def check_data(  # noqa: PLR0913, PLR0917  (as embed's)
     from csaligner.progress import progress
     from csaligner.reporting.data_check import data_lines
 
-    keys = _options(csv_separator, csv_img_key, csv_caption_key, csv_id_key, csv_split_key, image_root)
+    keys = _options(csv_img_key, csv_caption_key, csv_id_key, csv_split_key)
+    keys |= {"separator": csv_separator, "encoding": csv_encoding, "image_root": image_root}
+    keys |= {"follow_links": follow_links or None}
     dataset = open_dataset(data, data_format, **keys)
     encoder = open_encoder(text_encoder, "text") if text_encoder else None
     with progress(err, "check", quiet) as update:
@@ -165,17 +165,9 @@ def _verified(path: Path) -> bool:
     return True
 
 
-def _options(
-    separator: str | None,
-    image: str | None,
-    caption: str | None,
-    image_id: str | None,
-    split: str | None,
-    root: Path | None,
-) -> dict[str, Any]:
+def _options(image: str | None, caption: str | None, image_id: str | None, split: str | None) -> dict[str, Any]:
     """For the reader: what is not given is left to it."""
-    keys = {"image_key": image, "caption_key": caption, "id_key": image_id, "split_key": split}
-    return keys | {"separator": separator, "image_root": root}
+    return {"image_key": image, "caption_key": caption, "id_key": image_id, "split_key": split}
 
 
 @app.command("import", cls=renamed({"--captions": "--caption-file"}), rich_help_panel=DATA)

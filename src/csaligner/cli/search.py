@@ -15,6 +15,7 @@ from rich.table import Table
 from csaligner.checks import InputError
 
 from .common import SEARCH, Json, Quiet, app, as_text, err, print_json
+from .reader_options import CaptionKey, Encoding, FollowLinks, Format, IdKey, ImgKey, Root, Separator
 
 if TYPE_CHECKING:
     from csaligner.app.server import Generator, ServeSettings
@@ -32,15 +33,19 @@ Password = Annotated[
 
 @app.command(rich_help_panel=SEARCH)
 def index(  # noqa: PLR0913, PLR0917  (what can be said about a table)
-    data: Annotated[str, typer.Option(help="A dataset: a folder, a table (csv, tsv, jsonl, parquet) or a name.")],
+    data: Annotated[str, typer.Option(help="A dataset, as embed takes it: a folder, a table, a name.")],
     out: Annotated[Path, typer.Option(help="Folder of the index; an existing index is updated.")],
     run: Annotated[str | None, typer.Option(help="A run folder, a saved aligner, or bundled.")] = None,
     approximate: Annotated[str, typer.Option(help="Search method: auto, exact, ivf_sq, ivf_pq or hnsw.")] = "auto",
     captions: Annotated[bool, typer.Option(help="Index the captions of images as texts.")] = True,
-    csv_img_key: Annotated[str, typer.Option(help="Column with picture paths, or in parquet the pictures.")] = "image",
-    csv_caption_key: Annotated[str, typer.Option(help="Column with texts or captions.")] = "caption",
-    csv_id_key: Annotated[str | None, typer.Option(help="Column with ids.")] = None,
-    image_root: Annotated[Path | None, typer.Option(help="Folder of a table's pictures.")] = None,
+    data_format: Format = None,
+    csv_separator: Separator = None,
+    csv_encoding: Encoding = None,
+    csv_img_key: ImgKey = None,
+    csv_caption_key: CaptionKey = None,
+    csv_id_key: IdKey = None,
+    image_root: Root = None,
+    follow_links: FollowLinks = False,
     workers: Annotated[int, typer.Option(min=1, help="Number of threads that decode images.")] = 2,
     quiet: Quiet = False,
 ) -> None:
@@ -49,7 +54,17 @@ def index(  # noqa: PLR0913, PLR0917  (what can be said about a table)
     from csaligner.progress import progress
     from csaligner.search.build import BuildSettings, build_index
 
-    entries = EntrySettings(captions, csv_img_key, csv_caption_key, csv_id_key, image_root)
+    entries = EntrySettings(
+        captions,
+        csv_img_key,
+        csv_caption_key,
+        csv_id_key,
+        image_root,
+        csv_separator,
+        csv_encoding,
+        data_format,
+        follow_links,
+    )
     settings = BuildSettings(entries, approximate, workers)
     with progress(err, "index", quiet) as update:
         made, report = build_index(data, out, run, settings=settings, progress=update)
@@ -95,6 +110,8 @@ def index_export(
 
 
 def _say_report(made: Index, report: BuildReport) -> None:
+    for note in report.notes:
+        err.print(_plain(note), style="yellow", highlight=False, markup=False)
     for reason in report.skipped[:SHOWN_REASONS]:
         err.print(f"skipped: {_plain(reason)}", style="yellow", highlight=False, markup=False)
     if len(report.skipped) > SHOWN_REASONS:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from csaligner._lazy import lazy_exports
 from csaligner.checks import InputError, check_choice, nearest
 from csaligner.registry import DATASETS, load
-from csaligner.types import Dataset, Item
+from csaligner.types import Dataset, Item, notes_of
 
 from .formats import format_of
 
@@ -72,6 +72,10 @@ class Joined:
     @property
     def attribution(self) -> str:
         return " ".join(part.attribution for part in self._parts if part.attribution)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(note for part in self._parts for note in notes_of(part))
 
     def items(self) -> Sequence[Item]:
         return [item for part in self._parts for item in part.items()]

@@ -15,11 +15,13 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from csaligner.checks import InputError
-from csaligner.datasets.images.load import ImageError, load_image, read_bytes
+from csaligner.datasets.images.load import ImageError, is_file, load_image, name_of, read_bytes
 from csaligner.datasets.images.source import Unusable
-from csaligner.types import SPLITS, Dataset, Encoder, ImageSource, Item, Split
+from csaligner.types import SPLITS, Dataset, Encoder, ImageSource, Item, Split, TokenCounter, notes_of
 
+from .clean import readable_items
 from .split import item_split
+from .text_files import SHOWN, cut
 
 Trouble = Literal["", "broken record", "missing", "unreadable"]
 CHUNK = 64  # pictures that a worker takes at once
@@ -44,7 +46,7 @@ class Finding:
 
     @classmethod
     def of(cls, found: Sequence[str]) -> Finding:
-        return cls(len(found), tuple(found[:EXAMPLES]))
+        return cls(len(found), tuple(cut(example) for example in found[:EXAMPLES]))
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,7 @@ def check_data(
     text_encoder: tells which captions it would cut off; it must have token_count(text) and max_tokens. workers:
     processes that decode. Raises InputError where there is not one sample.
     """
-    items = dataset.items()
-    if not items:
-        raise InputError(f"{dataset.name}: holds no samples; wanted at least one picture with a caption")
+    items = readable_items(dataset, dataset.items())
     pictures = _inspected([item.image for item in items], workers, progress)
     texts = [[caption.strip() for caption in item.captions if caption.strip()] for item in items]
     counts = [len(found) for found in texts if found]
@@ -124,7 +124,7 @@ def check_data(
         leaked_captions=Finding.of(_leaked(zip(items, texts, strict=True), "caption")),
         max_tokens=limit,
         long_captions=Finding.of(long),
-        notes=tuple(getattr(dataset, "notes", ())),
+        notes=notes_of(dataset),
     )
 
 
@@ -145,8 +145,8 @@ def inspect(source: ImageSource) -> Picture:
     """Read and decode one picture."""
     if isinstance(source, Unusable):
         return Picture("", "broken record", source.reason)
-    if isinstance(source, Path) and not source.is_file():
-        return Picture("", "missing", f"{source}: no such file")
+    if isinstance(source, Path) and not is_file(source):
+        return Picture("", "missing", f"{name_of(source)}: no such file")
     try:
         digest = hashlib.sha256(read_bytes(source)).hexdigest()
     except ImageError as error:
@@ -208,7 +208,7 @@ def _leaked(marked: Iterable[tuple[Item, Sequence[str]]], what: Literal["image",
     seen: defaultdict[str, dict[Split, str]] = defaultdict(dict)
     for item, marks in marked:
         for mark in filter(None, marks):
-            seen[mark.casefold()].setdefault(item_split(item), item.image_id if what == "image" else mark)
+            seen[mark.casefold()].setdefault(item_split(item), cut(item.image_id if what == "image" else mark, SHOWN))
     both = [found for found in seen.values() if "train" in found and len(found) > 1]
     return [", ".join(f"{name} ({split})" for split, name in found.items()) for found in both]
 
@@ -216,7 +216,6 @@ def _leaked(marked: Iterable[tuple[Item, Sequence[str]]], what: Literal["image",
 def _too_long(encoder: Encoder | None, captions: Iterable[str]) -> tuple[int | None, list[str]]:
     if encoder is None:
         return None, []
-    count, limit = getattr(encoder, "token_count", None), getattr(encoder, "max_tokens", None)
-    if count is None or limit is None:
-        raise InputError(f"text_encoder: {encoder.info.id} does not tell how many tokens a text has")
-    return int(limit), [caption for caption in captions if count(caption) > limit]
+    if not isinstance(encoder, TokenCounter):
+        raise InputError(f"text_encoder: {encoder.info.id} does not count tokens; choose one that does")
+    return encoder.max_tokens, [caption for caption in captions if encoder.token_count(caption) > encoder.max_tokens]

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 from csaligner.checks import InputError
 from csaligner.datasets.images.source import Unusable
-from csaligner.types import Dataset, Item, Modality
+from csaligner.types import Dataset, Item, Modality, notes_of
+
+from .text_files import SURROGATE, escaped, shown, without_surrogates
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,10 @@ def clean_items(dataset: Dataset, sides: Sequence[Modality] = ("image", "text"))
 
     Raises InputError for no items, no item with a caption, and one id with two different pictures.
     """
-    found = dataset.items()
-    if not found:
-        raise InputError(f"{dataset.name}: holds no samples; wanted at least one picture with a caption")
-    merged = _merge(dataset.name, found)
+    merged = merge(dataset.name, readable_items(dataset, dataset.items()))
     items, without, empty = [], [], 0
     for item in merged:
-        captions = tuple(text for text in (" ".join(caption.split()) for caption in item.captions) if text)
+        captions = clean_captions(item)
         empty += len(item.captions) - len(captions)
         if captions or "text" not in sides or (isinstance(item.image, Unusable) and "image" in sides):
             items.append(replace(item, captions=captions))
@@ -43,10 +42,32 @@ def clean_items(dataset: Dataset, sides: Sequence[Modality] = ("image", "text"))
             without.append(item.image_id)
     if not items:
         raise InputError(f"{dataset.name}: none of its {len(merged)} pictures has a caption that is not empty")
-    return Cleaned(tuple(items), empty, tuple(without), tuple(getattr(dataset, "notes", ())))
+    return Cleaned(tuple(items), empty, tuple(without), notes_of(dataset))
 
 
-def _merge(name: str, items: Sequence[Item]) -> list[Item]:
+def readable_items(dataset: Dataset, items: Sequence[Item]) -> list[Item]:
+    """The items with text that every file can hold: in captions a lone surrogate becomes U+FFFD, in ids and groups it
+    is escaped. Raises InputError where there are none, with what the reader ignored."""
+    if not items:
+        more = "".join(f" ({note})" for note in notes_of(dataset))
+        raise InputError(f"{dataset.name}: holds no samples; wanted at least one image with a caption{more}")
+    return [_readable(item) for item in items]
+
+
+def clean_captions(item: Item) -> tuple[str, ...]:
+    """Captions on one line each, without those that are empty."""
+    return tuple(text for text in (" ".join(caption.split()) for caption in item.captions) if text)
+
+
+def _readable(item: Item) -> Item:
+    if not any(map(SURROGATE.search, (item.image_id, item.group, *item.captions))):
+        return item
+    captions = tuple(map(without_surrogates, item.captions))
+    return replace(item, image_id=escaped(item.image_id), group=escaped(item.group), captions=captions)
+
+
+def merge(name: str, items: Sequence[Item]) -> list[Item]:
+    """Items of one id and one image made one. Raises InputError for one id with two images."""
     by_id: dict[str, Item] = {}
     for item in items:
         first = by_id.get(item.image_id)
@@ -54,7 +75,7 @@ def _merge(name: str, items: Sequence[Item]) -> list[Item]:
             by_id[item.image_id] = item
         elif first.image != item.image:
             raise InputError(
-                f"{name}: the id {item.image_id!r} stands for two pictures, {first.image} and {item.image}; "
+                f"{name}: the id {shown(item.image_id)} stands for two pictures, {first.image} and {item.image}; "
                 "give each picture its own id"
             )
         else:

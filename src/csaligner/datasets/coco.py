@@ -9,7 +9,7 @@ from typing import Any
 
 from csaligner.types import Item
 
-from .records import captions, field, items_of, listed, numbered, read_json, root_of, text, unusable
+from .records import captions, field, image_at, items_of, listed, numbered, read_json, root_of, text, unusable
 
 
 class CocoCaptions:
@@ -47,4 +47,4 @@ class CocoCaptions:
 
     def _item(self, image: dict[str, Any], found: dict[str, list[Any]]) -> Item:
         image_id = str(field(image, "id"))
-        return Item(image_id, self._root / text(image, "file_name"), captions(found[image_id]), group=image_id)
+        return Item(image_id, image_at(self._root, text(image, "file_name")), captions(found[image_id]), group=image_id)

@@ -9,7 +9,8 @@ from typing import Any
 from csaligner.checks import InputError
 from csaligner.types import Item, Split
 
-from .records import BadRecord, captions, field, items_of, json_lines, root_of, text
+from .records import BadRecord, captions, field, image_at, items_of, json_lines, root_of, text
+from .text_files import shown
 
 FILE = "docci_descriptions.jsonlines"
 SPLITS: dict[str, Split] = {"train": "train", "test": "test", "qual_dev": "val", "qual_test": "val"}
@@ -41,7 +42,7 @@ class Docci:
     def _item(self, record: Any) -> Item:
         name, split = text(record, "image_file"), text(record, "split")
         if split not in SPLITS:
-            raise BadRecord(f"has the split {split!r}, wanted {', '.join(SPLITS)}")
+            raise BadRecord(f"has the split {shown(split)}, wanted {', '.join(SPLITS)}")
         image_id = Path(name).stem
         found = captions(field(record, "description"))
-        return Item(image_id, self._root / name, found, group=image_id, split=SPLITS[split])
+        return Item(image_id, image_at(self._root, name), found, group=image_id, split=SPLITS[split])

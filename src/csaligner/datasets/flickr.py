@@ -8,7 +8,8 @@ from pathlib import Path
 from csaligner.checks import InputError
 from csaligner.types import Item
 
-from .records import BadRecord, items_of, merged, root_of
+from .records import BadRecord, image_at, items_of, merged, root_of
+from .text_files import TextFiles, split_lines
 
 USUAL = ("flickr30k-images", "Flicker8k_Dataset", "images")
 
@@ -21,6 +22,7 @@ class FlickrTokens:
 
     def __init__(self, path: Path | str, image_root: Path | str | None = None) -> None:
         self._path = Path(path)
+        self._texts = TextFiles()
         if not self._path.is_file():
             raise InputError(f"{self._path}: no such file")
         self._root = root_of(self._path, image_root, *(self._path.parent / name for name in USUAL))
@@ -29,21 +31,23 @@ class FlickrTokens:
     def name(self) -> str:
         return self._path.name
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Whether the encoding was guessed."""
+        return self._texts.notes
+
     def items(self) -> Sequence[Item]:
         return merged(items_of(self._path, self._lines(), self._item))
 
     def _lines(self) -> Iterator[tuple[str, str]]:
-        try:
-            with self._path.open(encoding="utf-8-sig") as file:
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        yield f"line {number}", line.rstrip("\n")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{self._path}: is not UTF-8 text ({error})") from None
+        self._texts.clear()
+        for number, line in enumerate(split_lines(self._texts.read_all(self._path)), start=1):
+            if line.strip():
+                yield f"line {number}", line
 
     def _item(self, line: str) -> Item:
         key, tab, caption = line.partition("\t")
         name, mark, _ = key.rpartition("#")
         if not tab or not mark or not name:
             raise BadRecord("is not 'name.jpg#0<tab>caption'")
-        return Item(name, self._root / name, (caption,), group=name)
+        return Item(name, image_at(self._root, name), (caption,), group=name)

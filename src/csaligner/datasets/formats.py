@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from csaligner.checks import InputError
+from csaligner.datasets.images.load import SUFFIXES
 
 from .docci import FILE as DOCCI_FILE
 from .img2dataset import shard_names
+from .table import TABLE_SUFFIXES, shards_of
+from .tars import COMPRESSED
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".jsonlines", ".parquet")
 HEAD = 1 << 16  # characters of a JSON file that are looked at
 
 
@@ -27,7 +29,10 @@ def format_of(path: Path) -> str:
     simple = {".token": "flickr", ".tar": "webdataset", ".txt": "texts"}
     if suffix in simple:
         return simple[suffix]
-    raise InputError(f"dataset: {path}: {suffix or 'a file without suffix'} is not known; give --data-format")
+    if path.name.lower().endswith(COMPRESSED):
+        return "webdataset"
+    what = suffix or "a file without suffix"
+    raise InputError(f"dataset: {path}: {what} is not known; give --data-format (table reads any delimited text)")
 
 
 def _of_folder(path: Path) -> str:
@@ -44,6 +49,8 @@ def _of_folder(path: Path) -> str:
         return "webdataset"
     if (path / "image").is_dir() and (path / "caption").is_dir():
         return "urban1k"
+    if shards_of(path) and not any(p.suffix.lower() in SUFFIXES for p in path.iterdir()):
+        return "table"
     return "folder"
 
 
@@ -52,7 +59,7 @@ def _of_json(path: Path) -> str:
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         head = file.read(HEAD)
     if head.lstrip().startswith("["):
-        found = [("sharegpt4v", '"conversations"')]
+        found = [("sharegpt4v", '"conversations"'), ("table", "{")]
     else:
         found = [
             ("karpathy", '"sentences"'),

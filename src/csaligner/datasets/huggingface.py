@@ -14,7 +14,7 @@ from csaligner.datasets.images.hf_cell import SavedCell, bytes_or_path, load_sav
 from csaligner.datasets.images.source import FilePart
 from csaligner.types import ImageSource, Item
 
-from .records import SPLIT_NAMES, BadRecord, captions, field, items_of
+from .records import SPLIT_NAMES, BadRecord, captions, field, image_at, items_of
 
 IMAGE_KEYS = ("image", "img", "jpg", "png")
 CAPTION_KEYS = ("caption", "captions", "text", "sentences", "raw", "alt_caption")
@@ -104,7 +104,7 @@ class HuggingFace:
             return self._spool.add(content, name)
         if path is None:
             raise BadRecord(f"has {type(value).__name__} as picture, wanted a PIL image, bytes or a path")
-        return self._root / path
+        return image_at(self._root, str(path))
 
 
 class _Spool:

@@ -14,6 +14,7 @@ from csaligner.types import Item
 
 from .records import BadRecord, captions, items_of
 from .tars import Sample, captions_of, samples_of
+from .text_files import NotText, decoded
 
 COLUMNS = ("key", "status", "error_message", "caption")
 
@@ -87,12 +88,17 @@ def shard_names(folder: Path) -> Iterator[str]:
 
 def _files(folder: Path) -> dict[str, Sample]:
     samples: dict[str, Sample] = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
         suffix = path.suffix.lower()
         if suffix in SUFFIXES:
-            samples.setdefault(path.stem, Sample()).image = path
+            sample = samples.setdefault(path.stem, Sample())
+            sample.image = sample.image or path
         elif suffix == ".txt":
-            samples.setdefault(path.stem, Sample()).text = path.read_text(encoding="utf-8", errors="replace")
+            sample = samples.setdefault(path.stem, Sample())
+            try:
+                sample.text = decoded(path.read_bytes())
+            except NotText as error:
+                sample.broken = f"{path.name} {error}"
     return samples
 
 

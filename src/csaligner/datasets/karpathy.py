@@ -8,7 +8,20 @@ from typing import Any
 
 from csaligner.types import Item
 
-from .records import SPLIT_NAMES, BadRecord, captions, field, items_of, listed, numbered, read_json, root_of, text
+from .records import (
+    SPLIT_NAMES,
+    BadRecord,
+    captions,
+    field,
+    image_at,
+    items_of,
+    listed,
+    numbered,
+    read_json,
+    root_of,
+    text,
+)
+from .text_files import shown
 
 
 class Karpathy:
@@ -36,12 +49,12 @@ class Karpathy:
     def _item(self, record: dict[str, Any]) -> Item:
         name, split = text(record, "filename"), text(record, "split")
         if split not in SPLIT_NAMES:
-            raise BadRecord(f"has the split {split!r}, wanted train, restval, val or test")
+            raise BadRecord(f"has the split {shown(split)}, wanted train, restval, val or test")
         folder = record.get("filepath", "")
         if not isinstance(folder, str):
-            raise BadRecord(f"has {folder!r} as 'filepath', wanted a text")
+            raise BadRecord(f"has {shown(folder)} as 'filepath', wanted a text")
         sentences = field(record, "sentences")
         if not isinstance(sentences, list):
             raise BadRecord("has no list 'sentences'")
         raw = [sentence.get("raw") if isinstance(sentence, dict) else None for sentence in sentences]
-        return Item(name, self._root / folder / name, captions(raw), group=name, split=SPLIT_NAMES[split])
+        return Item(name, image_at(self._root / folder, name), captions(raw), group=name, split=SPLIT_NAMES[split])

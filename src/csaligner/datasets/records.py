@@ -1,17 +1,22 @@
-"""What readers share: JSON files, and records of which a broken one costs itself and not the rest."""
+"""What readers share: JSON files, image paths, and records of which a broken one costs itself and not the rest."""
 
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from csaligner.checks import InputError
+from csaligner.datasets.images.load import is_file
 from csaligner.datasets.images.source import Unusable
 from csaligner.parsing import parse_json
 from csaligner.types import Item, Split
+
+from .text_files import TextFiles, shown, split_lines
 
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
@@ -23,6 +28,9 @@ SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
 }
 R = TypeVar("R")
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+BASE64 = re.compile(r"data:|[A-Za-z0-9+/\s]{200,}={0,2}\Z")
+LONGEST_NAME = 255  # bytes that file systems allow
 
 
 class BadRecord(ValueError):
@@ -30,28 +38,20 @@ class BadRecord(ValueError):
 
 
 def read_json(path: Path) -> Any:
-    """Raises InputError for a missing file and for one that is not JSON in UTF-8."""
+    """Raises InputError for a missing file and for one that is not JSON."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        return parse_json(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text ({error})") from None
+        return parse_json(TextFiles().read_all(path))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: is not JSON ({error})") from None
 
 
-def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any] | BadRecord]]:
-    """("line 3", its object or what is wrong with it), for the lines that are not empty, one at a time."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"line {number}", _json_object(line)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is not UTF-8 text ({error})") from None
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
+def json_lines(path: Path, texts: TextFiles | None = None) -> Iterator[tuple[str, dict[str, Any] | BadRecord]]:
+    """("line 3", its object or what is wrong with it), for the lines that are not empty."""
+    for number, line in enumerate(split_lines((texts or TextFiles()).read_all(path)), start=1):
+        if line.strip():
+            yield f"line {number}", _json_object(line)
 
 
 def _json_object(line: str) -> dict[str, Any] | BadRecord:
@@ -75,7 +75,7 @@ def text(record: Any, key: str) -> str:
     """record[key], a text that is not empty; else BadRecord."""
     value = field(record, key)
     if not isinstance(value, str) or not value.strip():
-        raise BadRecord(f"has {value!r} as {key!r}, wanted a text")
+        raise BadRecord(f"has {shown(value)} as {key!r}, wanted a text")
     return value.strip()
 
 
@@ -91,6 +91,26 @@ def captions(value: Any) -> tuple[str, ...]:
     """A caption or a list of them; what is not text becomes "", which is counted as dropped later."""
     values = value if isinstance(value, (list, tuple)) else [value]
     return tuple(entry if isinstance(entry, str) else "" for entry in values)
+
+
+def image_at(root: Path, name: str) -> Path:
+    """The file below `root` that a record names; a name in the other Unicode form (NFC, NFD) is found, too.
+
+    Raises BadRecord for what can name no file: a URL, an image as base64, a name that no file system allows.
+    """
+    if URL.match(name):
+        raise BadRecord(f"names the URL {shown(name)}; csaligner downloads nothing, img2dataset does")
+    if BASE64.match(name):
+        raise BadRecord("holds the image as base64; write it as bytes into parquet")
+    if len(name) * 4 > LONGEST_NAME:
+        longest = max(len(part.encode("utf-8", "surrogatepass")) for part in name.split("/"))
+        if longest > LONGEST_NAME:
+            raise BadRecord(f"names a file of {longest} bytes, {shown(name)}; wanted at most {LONGEST_NAME}")
+    path = root / name
+    if name.isascii() or is_file(path):
+        return path
+    forms = (root / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    return next((other for other in forms if is_file(other)), path)
 
 
 def items_of(path: Path | str, records: Iterable[tuple[str, R | BadRecord]], make: Callable[[R], Item]) -> list[Item]:
@@ -117,8 +137,8 @@ def numbered(name: str, records: Iterable[R]) -> Iterator[tuple[str, R]]:
 
 
 def unusable(path: Path | str, where: str, reason: str) -> Item:
-    """An item that stands for a record that cannot be used."""
-    name = f"{path}: {where}"
+    """An item that stands for a record that cannot be used; where: in the file, "" for all of it."""
+    name = f"{path}: {where}" if where else f"{path}:"
     return Item(name, Unusable(name, f"{name} {reason}"), (), group=name)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from csaligner.types import Item
 
-from .records import BadRecord, captions, field, items_of, listed, merged, numbered, read_json, root_of, text
+from .records import BadRecord, captions, field, image_at, items_of, listed, merged, numbered, read_json, root_of, text
 
 SPEAKERS = ("gpt", "assistant")
 
@@ -44,4 +44,4 @@ class ShareGPT4V:
         ]
         if not said:
             raise BadRecord("has no turn of gpt in its 'conversations'")
-        return Item(image, self._root / image, captions(said[0]), group=image)
+        return Item(image, image_at(self._root, image), captions(said[0]), group=image)

@@ -1,45 +1,65 @@
-"""A table of captions with image paths, or with the pictures themselves: csv, tsv, jsonl or parquet."""
+"""A table of captions with image paths, or with the images themselves: csv, tsv, json lines, JSON or parquet."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from csaligner.checks import InputError
 from csaligner.datasets.images.load import ImageError
 from csaligner.datasets.images.parquet_cell import Cell, holds_pictures
+from csaligner.datasets.images.source import TextOnly, Unusable
 from csaligner.parsing import open_parquet
 from csaligner.types import Item, Split
 
-from .records import SPLIT_NAMES, BadRecord, captions, items_of, json_lines, merged
+from .delimited import header_of, records, separator_of
+from .records import (
+    SPLIT_NAMES,
+    BadRecord,
+    captions,
+    image_at,
+    items_of,
+    json_lines,
+    listed,
+    merged,
+    numbered,
+    read_json,
+)
+from .text_files import TextFiles, shown, split_lines
 
 Row = Mapping[str, Any]
+Rows = Iterator[tuple[str, Row | BadRecord]]
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-JSON_LINES = (".jsonl", ".jsonlines")
-KINDS = ".csv, .tsv, .jsonl, .jsonlines or .parquet"
+JSON_LINES = (".jsonl", ".jsonlines", ".ndjson")
+TABLE_SUFFIXES = (*SEPARATORS, *JSON_LINES, ".parquet")
+SPREADSHEETS = (".xlsx", ".xls", ".ods")
 
 
 class Table:
     """One row per caption; several rows with one image are several captions of it.
 
-    path: the table, its kind told by the suffix. image_key, caption_key: its columns; in jsonl and parquet a
-    caption may also be a list. id_key: a column with image ids; without it the image path is the id. separator:
-    of csv and tsv files, a tab also as \\t. image_root: what relative image paths start from; without it
-    the table's folder.
+    path: the table, its kind given by the suffix (any other suffix: delimited text), or a folder of parquet shards.
+    image_key, caption_key: its columns; in json and parquet a caption may also be a list. id_key: a column with
+    image ids; without it the image path is the id. separator: of delimited text, a tab also as \\t; without it the
+    usual one of the suffix, what a first line sep=; declares, or the one that finds the columns. encoding: of
+    delimited text and json lines, see TextFiles. image_root: what relative image paths start from; without it the
+    table's folder.
 
     split_key: a column with train, val or test; without it the hash rule decides.
 
-    In parquet image_key may hold the pictures: bytes, or the struct {bytes, path} of Hugging Face's `datasets`. They
-    are read by workers when they are wanted. Without id_key the id is the table's name and the row; with it, rows of
-    one id must hold the same picture.
+    In parquet image_key may hold the images: bytes, or the struct {bytes, path} of Hugging Face's `datasets`. They
+    are read by workers when they are needed. Without id_key the id is the table's name and the row; with it, rows of
+    one id must hold the same image.
 
-    A row without an image, with another picture for an id, or that does not parse is an unusable item: the rest goes
-    on. Raises InputError for a missing file, a column that is not there (and says which are), and a file that does
+    A row without an image is a text: it is used where texts are, under the id of its row or of id_key. A row with
+    another image for an id, with too many or too few cells, or that does not parse is an unusable item: the rest is
+    read. Raises InputError for a missing file, a column that is not there (and says which are), and a file that does
     not parse at all.
     """
 
@@ -54,117 +74,174 @@ class Table:
         separator: str | None = None,
         image_root: Path | str | None = None,
         split_key: str | None = None,
+        encoding: str | None = None,
     ) -> None:
         self._path = Path(path)
-        self._keys = (image_key, caption_key, id_key or image_key, *([split_key] if split_key else []))
-        self._separator = separator or SEPARATORS.get(self._path.suffix.lower(), ",")
-        if self._separator == r"\t":  # what a shell makes of '\t'
-            self._separator = "\t"
-        self._root = Path(image_root) if image_root is not None else self._path.parent
+        self._image, self._caption, self._id, self._split = image_key, caption_key, id_key, split_key
+        self._separator = "\t" if separator == r"\t" else separator  # what a shell makes of '\t'
+        self._texts = TextFiles(encoding)
+        self._root = (
+            Path(image_root) if image_root is not None else self._path if self._path.is_dir() else self._path.parent
+        )
+        self._files = [self._path] if not self._path.is_dir() else shards_of(self._path)
         self._check()
 
     @property
     def name(self) -> str:
         return self._path.name
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Whether the encoding was guessed."""
+        return self._texts.notes
+
     def items(self) -> Sequence[Item]:
-        if self._path.suffix.lower() == ".parquet" and self._holds_pictures():
-            return merged(items_of(self._path, self._cells(), lambda row: row))
-        pictures: dict[str, Path] = {}
-        return merged(items_of(self._path, self._rows(), lambda row: self._item(row, pictures)))
+        return self._items(either=False)
 
-    def _item(self, row: Row, pictures: dict[str, Path]) -> Item:
-        image_key, caption_key, id_key, *_ = self._keys
-        image, image_id = _cell(row.get(image_key)), _cell(row.get(id_key))
+    def documents(self) -> Sequence[Item]:
+        """As items(), of a table that may lack the column of images or that of captions."""
+        return self._items(either=True)
+
+    def _items(self, *, either: bool) -> list[Item]:
+        self._texts.clear()
+        found: list[Item] = []
+        images: dict[str, Path] = {}
+        for file in self._files:
+            if file.suffix.lower() == ".parquet" and self._holds_pictures(file, either):
+                found += items_of(file, self._cells(file), lambda item: item)
+                continue
+            for number, (where, row) in enumerate(self._rows(file, either), start=1):
+                found += items_of(file, [(where, row)], partial(self._item, file, where, number, images))
+        return merged(_with_images(found))
+
+    def _item(self, file: Path, where: str, number: int, images: dict[str, Path], row: Row) -> Item:
+        image, found = _cell(row.get(self._image)), captions(row.get(self._caption))
+        image_id = _cell(row.get(self._id or self._image))
+        if not image and any(caption.strip() for caption in found):
+            name = image_id or (f"row-{number}" if len(self._files) == 1 else f"{self._shard(file)}/row-{number}")
+            reason = f"{file}: {where} has nothing in column {self._image!r}"
+            return Item(name, TextOnly(name, reason), found, group=name, split=self._split_of(row))
         if not image or not image_id:
-            raise BadRecord(f"has nothing in column {(image_key if not image else id_key)!r}")
-        path = self._root / image
-        first = pictures.setdefault(image_id, path)
+            raise BadRecord(f"has nothing in column {(self._image if not image else self._id)!r}")
+        path = image_at(self._root, image)
+        first = images.setdefault(image_id, path)
         if first != path:
-            raise BadRecord(f"gives the id {image_id!r} to {path}, but it stands for {first}")
-        return Item(image_id, path, captions(row.get(caption_key)), group=image_id, split=self._split(row))
+            raise BadRecord(f"gives the id {shown(image_id)} to {path}, but it stands for {first}")
+        return Item(image_id, path, found, group=image_id, split=self._split_of(row))
 
-    def _split(self, row: Row) -> Split | None:
-        split = _cell(row.get(self._keys[3])) if len(self._keys) > 3 else ""
+    def _split_of(self, row: Row) -> Split | None:
+        split = _cell(row.get(self._split)) if self._split else ""
         if split and split not in SPLIT_NAMES:
-            raise BadRecord(f"has the split {split!r}, wanted train, val or test")
+            raise BadRecord(f"has the split {shown(split)}, wanted train, val or test")
         return SPLIT_NAMES.get(split)
 
     def _check(self) -> None:
-        if not self._path.is_file():
-            raise InputError(f"{self._path}: no such file")
+        if not self._files or not self._files[0].is_file():
+            raise InputError(f"{self._path}: " + ("holds no .parquet" if self._path.is_dir() else "no such file"))
         if not self._root.is_dir():
             raise InputError(f"image_root: no such folder: {self._root}")
-        if len(self._separator) != 1:
+        if self._separator is not None and len(self._separator) != 1:
             raise InputError(f"separator: got {self._separator!r}, wanted one character")
 
-    def _rows(self) -> Iterator[tuple[str, Row | BadRecord]]:
-        suffix = self._path.suffix.lower()
-        if suffix in SEPARATORS:
-            return _numbered(self._csv())
+    def _rows(self, file: Path, either: bool) -> Rows:
+        suffix = file.suffix.lower()
         if suffix in JSON_LINES:
-            return self._json_lines()
+            return self._checked(json_lines(file, self._texts), either)
         if suffix == ".parquet":
-            return _numbered(self._parquet())
-        raise InputError(f"{self._path}: {suffix or 'a file without suffix'} is not known; wanted {KINDS}")
+            return numbered_rows(self._parquet(file, either))
+        if suffix == ".json":
+            values = numbered("records", listed(file, read_json(file)))
+            return self._checked(
+                ((w, v if isinstance(v, dict) else BadRecord("is not an object")) for w, v in values), either
+            )
+        if suffix in SPREADSHEETS:
+            raise InputError(
+                f"{file}: {suffix} is not known; save it as .csv, or give one of {', '.join(TABLE_SUFFIXES)}"
+            )
+        return self._delimited(file, either)
 
-    def _csv(self) -> Iterator[Row]:
-        try:
-            with self._path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.DictReader(file, delimiter=self._separator)
-                self._check_columns(reader.fieldnames or [])
-                yield from reader
-        except (csv.Error, UnicodeDecodeError, OSError) as error:
-            raise InputError(f"{self._path}: does not read as UTF-8 text with separators ({error})") from None
+    def _delimited(self, file: Path, either: bool) -> Rows:
+        lines = split_lines(self._texts.read_all(file), keep_ends=True)
+        usual = SEPARATORS.get(file.suffix.lower(), ",")
+        separator = self._separator or separator_of(lines, usual, lambda names: not self._missing(names, either))
+        names, start = header_of(lines, separator)
+        self._check_columns(names, either)
+        image = names.index(self._image) if self._image in names else None
+        for number, cells in records(lines, start, separator, len(names), image):
+            yield f"line {number}", cells if isinstance(cells, BadRecord) else dict(zip(names, cells, strict=True))
 
-    def _json_lines(self) -> Iterator[tuple[str, Row | BadRecord]]:
-        """The columns are those of the first line; another that lacks one is a bad record."""
-        checked = False
-        for where, row in json_lines(self._path):
-            if not checked and not isinstance(row, BadRecord):
-                self._check_columns(row)
-                checked = True
-            missing = [] if isinstance(row, BadRecord) else [key for key in self._keys if key not in row]
+    def _checked(self, rows: Iterable[tuple[str, Row | BadRecord]], either: bool) -> Rows:
+        """The columns are those of the first row; another row that lacks one is a bad record."""
+        wanted: list[str] | None = None
+        for where, row in rows:
+            if isinstance(row, BadRecord):
+                yield where, row
+                continue
+            if wanted is None:
+                self._check_columns(row, either)
+                wanted = [] if either else self._keys()
+            missing = [key for key in wanted if key not in row]
             yield where, BadRecord(f"has no {missing[0]!r}") if missing else row
 
-    def _parquet(self, keys: Sequence[str] | None = None) -> Iterator[Row]:
-        with _opened(self._path) as file:
-            self._check_columns(file.schema_arrow.names)
-            for batch in file.iter_batches(columns=sorted(set(keys or self._keys))):
+    def _parquet(self, file: Path, either: bool, skip: str | None = None) -> Iterator[Row]:
+        with _opened(file) as opened:
+            names = list(opened.schema_arrow.names)
+            self._check_columns(names, either)
+            for batch in opened.iter_batches(columns=sorted({*self._keys()} & {*names} - {skip})):
                 yield from batch.to_pylist()
 
-    def _holds_pictures(self) -> bool:
-        with _opened(self._path) as file:
-            self._check_columns(file.schema_arrow.names)
-            return holds_pictures(file.schema_arrow.field(self._keys[0]).type)
+    def _holds_pictures(self, file: Path, either: bool) -> bool:
+        with _opened(file) as opened:
+            self._check_columns(opened.schema_arrow.names, either)
+            known = self._image in opened.schema_arrow.names
+            return known and holds_pictures(opened.schema_arrow.field(self._image).type)
 
-    def _cells(self) -> Iterator[tuple[str, Item | BadRecord]]:
-        """An item a row, whose picture is a cell; the column of pictures is not read where ids do not repeat."""
-        image_key, caption_key, id_key, *split_key = self._keys
-        file, mark = self._path.absolute(), str(self._path.stat().st_size)
-        own_ids = id_key != image_key
-        rows = list(self._parquet([caption_key, *([id_key] if own_ids else []), *split_key]))
-        counts = Counter(_cell(row.get(id_key)) for row in rows) if own_ids else Counter[str]()
+    def _cells(self, file: Path) -> Iterator[tuple[str, Item | BadRecord]]:
+        """An item per row, whose image is a cell; the column of images is not read where ids do not repeat."""
+        path, mark = file.absolute(), str(file.stat().st_size)
+        rows = list(self._parquet(file, True, skip=self._image))
+        counts = Counter(_cell(row.get(self._id)) for row in rows) if self._id else Counter[str]()
         first: dict[str, tuple[Cell, str]] = {}
         for number, row in enumerate(rows):
-            cell = Cell(file, image_key, number, mark, self._root.absolute())
-            image_id = _cell(row.get(id_key)) if own_ids else f"{self._path.stem}/{number}"
+            cell = Cell(path, self._image, number, mark, self._root.absolute())
+            image_id = _cell(row.get(self._id)) if self._id else f"{self._shard(file)}/{number}"
             try:
                 if not image_id:
-                    raise BadRecord(f"has nothing in column {id_key!r}")
+                    raise BadRecord(f"has nothing in column {self._id!r}")
                 if counts[image_id] > 1:
                     cell = _same(image_id, cell, first)
-                found = captions(row.get(caption_key))
-                yield f"row {number + 1}", Item(image_id, cell, found, group=image_id, split=self._split(row))
+                found = captions(row.get(self._caption))
+                yield f"row {number + 1}", Item(image_id, cell, found, group=image_id, split=self._split_of(row))
             except BadRecord as error:
                 yield f"row {number + 1}", error
 
-    def _check_columns(self, columns: Any) -> None:
-        for key in self._keys:
-            if key not in columns:
-                raise InputError(
-                    f"{self._path}: has no column {key!r}; its columns are {', '.join(map(repr, columns))}"
-                )
+    def _shard(self, file: Path) -> str:
+        """The table's name in ids: of a shard its path below the folder."""
+        return file.relative_to(self._path).with_suffix("").as_posix() if file != self._path else file.stem
+
+    def _keys(self) -> list[str]:
+        return [key for key in (self._image, self._caption, self._id, self._split) if key]
+
+    def _missing(self, columns: Iterable[str], either: bool) -> list[str]:
+        """The columns that are lacking; either: one of images and captions is enough."""
+        names = set(columns)
+        missing = [key for key in self._keys() if key not in names]
+        if either and {self._image, self._caption} & names:
+            return [key for key in missing if key not in {self._image, self._caption}]
+        return missing
+
+    def _check_columns(self, columns: Iterable[str], either: bool) -> None:
+        names = list(columns)
+        if missing := self._missing(names, either):
+            raise InputError(
+                f"{self._path}: has no column {missing[0]!r}; its columns are {', '.join(map(repr, names))[:300]}"
+            )
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """The parquet files in a folder, or in `data` below it as on the Hugging Face hub."""
+    found = [path for path in (*folder.glob("*.parquet"), *folder.glob("data/*.parquet")) if path.name[0] != "."]
+    return sorted(found)
 
 
 @contextmanager
@@ -180,18 +257,27 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _same(image_id: str, cell: Cell, first: dict[str, tuple[Cell, str]]) -> Cell:
-    """The cell that stands for the id: the first one, which must hold the same picture."""
+    """The cell that stands for the id: the first one, which must hold the same image."""
     try:
         digest = hashlib.sha256(cell.read()).hexdigest()
     except (ImageError, OSError) as error:
         raise BadRecord(f"has no picture that can be read ({error})") from None
     seen, known = first.setdefault(image_id, (cell, digest))
     if digest != known:
-        raise BadRecord(f"gives the id {image_id!r} to another picture than row {seen.row + 1}")
+        raise BadRecord(f"gives the id {shown(image_id)} to another picture than row {seen.row + 1}")
     return seen
 
 
-def _numbered(rows: Iterator[Row]) -> Iterator[tuple[str, Row]]:
+def _with_images(items: Sequence[Item]) -> list[Item]:
+    """Texts of an id that has an image become captions of it; texts of one id become one item."""
+    images = {item.image_id: item.image for item in reversed(items) if not isinstance(item.image, Unusable)}
+    for item in items:
+        if isinstance(item.image, TextOnly):
+            images.setdefault(item.image_id, item.image)
+    return [replace(i, image=images[i.image_id]) if isinstance(i.image, TextOnly) else i for i in items]
+
+
+def numbered_rows(rows: Iterable[Row]) -> Rows:
     return ((f"row {number}", row) for number, row in enumerate(rows, start=1))
 
 

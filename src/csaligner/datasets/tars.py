@@ -16,27 +16,44 @@ from csaligner.parsing import parse_json
 from csaligner.types import Item
 
 from .records import BadRecord, captions, items_of
+from .text_files import decoded
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 TEXTS = (".txt", ".caption")
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+KNOWN = SUFFIXES | {*TEXTS, ".json"}
 CAPTION_KEYS = ("caption", "captions", "text")
 BLOCK = tarfile.BLOCKSIZE
 MAX_TEXT = 10_000_000  # bytes of a .txt or .json member that are read
 
 
+@dataclass(frozen=True)
+class _Member:
+    """name: its whole path in the tar; suffix: what follows the first dot, in lower case; content: of a text."""
+
+    name: PurePosixPath
+    suffix: str
+    part: FilePart
+    content: bytes | None = None
+    broken: str = ""
+
+
 @dataclass
 class Sample:
-    """The members of one stem. broken: why it cannot be used."""
+    """The members of one stem. broken: why it cannot be used; others: names of members that are neither."""
 
     image: FilePart | Path | None = None
     text: str | None = None
     record: Mapping[str, object] = field(default_factory=dict)
     broken: str = ""
+    others: list[str] = field(default_factory=list)
 
 
 class WebDataset:
-    """key.jpg (or another kind of picture), key.txt with one caption, key.json with `caption`, a text or a list,
-    which counts where there is no .txt.
+    """key.jpg (or another kind of image), key.txt with one caption, key.json with `caption`, a text or a list, which
+    counts where there is no .txt. The key ends at the first dot, and at the last one where it would have no member
+    of these kinds. A second image or text of a key is an unusable item; of two images of different kinds the first
+    counts.
 
     path: a tar, a folder of tars, or a pattern as shards/{00000..00010}.tar. The image id is the tar's name and the
     key. Members are only listed here: workers read pictures from the tar by their place in it, and nothing is ever
@@ -61,7 +78,7 @@ class WebDataset:
         def make(pair: tuple[str, Sample]) -> Item:
             key, sample = pair
             if sample.broken or sample.image is None:
-                raise BadRecord(sample.broken or "has no picture")
+                raise BadRecord(sample.broken or no_image(sample))
             image_id = f"{tar.stem}/{key}"
             return Item(image_id, sample.image, captions_of(sample), group=image_id)
 
@@ -71,6 +88,9 @@ class WebDataset:
 def tars_of(path: Path) -> list[Path]:
     """The shards that a tar, a folder or a {first..last} pattern stands for; InputError where there are none."""
     found = sorted(path.glob("*.tar")) if path.is_dir() else [Path(name) for name in _expanded(str(path))]
+    packed = [tar for tar in found if tar.name.lower().endswith(COMPRESSED)]
+    if packed:
+        raise InputError(f"{packed[0]}: is compressed, and members are read in place; unpack it to .tar first (gunzip)")
     missing = [tar for tar in found if not tar.is_file()]
     if missing:
         raise InputError(f"{missing[0]}: no such file")
@@ -81,19 +101,35 @@ def tars_of(path: Path) -> list[Path]:
 
 def samples_of(tar: Path) -> dict[str, Sample]:
     """Key -> sample, in the order of the tar. A stretch that is no member is a sample of its own, with the reason;
-    reading goes on after it."""
-    samples: dict[str, Sample] = {}
+    reading resumes after it."""
+    found: dict[str, list[_Member] | Sample] = {}
     end = 0
     try:
         with tarfile.open(tar, "r:", ignore_zeros=True) as file, tar.open("rb") as content:
             for member in file:
-                _check_gap(content, end, member.offset, samples)
-                _take(tar, file, member, samples)
+                _check_gap(content, end, member.offset, found)
+                _take(tar, file, member, found)
                 end = member.offset_data + -(-member.size // BLOCK) * BLOCK if member.isreg() else member.offset_data
-            _check_gap(content, end, tar.stat().st_size, samples)
+            _check_gap(content, end, tar.stat().st_size, found)
     except (tarfile.TarError, OSError, EOFError) as error:
-        _broken(samples, " ".join(str(error).split()) or type(error).__name__)
+        _broken(found, " ".join(str(error).split()) or type(error).__name__)
+    samples: dict[str, Sample] = {}
+    for key, members in found.items():
+        if isinstance(members, Sample):
+            samples[key] = members
+        elif any(member.suffix in KNOWN or member.broken for member in members):
+            _join(key, [(member, member.suffix) for member in members], samples)
+        else:
+            for each in members:
+                whole = str(each.name).removesuffix(each.name.suffix)
+                _join(whole, [(each, each.name.suffix.lower())], samples)
     return samples
+
+
+def no_image(sample: Sample) -> str:
+    """What is wrong with a sample without an image."""
+    found = ", ".join(sample.others[:3])
+    return "has no picture" + (f"; has {found}, wanted .jpg or the like" if found else "")
 
 
 def captions_of(sample: Sample) -> tuple[str, ...]:
@@ -103,40 +139,58 @@ def captions_of(sample: Sample) -> tuple[str, ...]:
     return captions(sample.record[key]) if key else ()
 
 
-def _take(tar: Path, file: tarfile.TarFile, member: tarfile.TarInfo, samples: dict[str, Sample]) -> None:
+def _take(tar: Path, file: tarfile.TarFile, member: tarfile.TarInfo, found: dict[str, list[_Member] | Sample]) -> None:
     name = PurePosixPath(member.name)
-    if member.isdir() or name.name.startswith("."):
+    if member.isdir() or name.name.startswith(".") or "__MACOSX" in name.parts:
         return
     stem, dot, suffix = name.name.partition(".")
-    key, suffix = (name.parent / stem).as_posix(), (dot + suffix).lower()
-    sample = samples.setdefault(key, Sample())
+    members = found.setdefault((name.parent / stem).as_posix(), [])
+    content, broken = None, ""
     if not member.isfile():
-        sample.broken = f"{member.name} is a link, wanted a file"
+        broken = f"{member.name} is a link, wanted a file"
     elif name.is_absolute() or ".." in name.parts:
-        sample.broken = f"the name {member.name!r} leads out of the tar"
-    elif suffix in SUFFIXES:
-        sample.image = FilePart(tar.absolute(), member.offset_data, member.size, name.name)
-        sample.broken = sample.broken or ("" if member.size else f"{member.name} is empty")
-    elif suffix in (*TEXTS, ".json"):
-        _read(file, member, suffix, sample)
+        broken = f"the name {member.name!r} leads out of the tar"
+    elif name.suffix.lower() in (*TEXTS, ".json"):
+        if member.size > MAX_TEXT:
+            broken = f"{member.name} has {member.size:,} bytes, wanted at most {MAX_TEXT:,}"
+        else:
+            stream = file.extractfile(member)
+            content = stream.read() if stream else b""
+    part = FilePart(tar.absolute(), member.offset_data, member.size, name.name)
+    if isinstance(members, list):
+        members.append(_Member(name, (dot + suffix).lower(), part, content, broken))
 
 
-def _read(file: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, sample: Sample) -> None:
-    if member.size > MAX_TEXT:
-        sample.broken = f"{member.name} has {member.size:,} bytes, wanted at most {MAX_TEXT:,}"
-        return
-    stream = file.extractfile(member)
-    content = stream.read() if stream else b""
+def _join(key: str, members: Sequence[tuple[_Member, str]], samples: dict[str, Sample]) -> None:
+    """Members of one key, each with the suffix that counts, into its sample."""
+    sample = samples.setdefault(key, Sample())
+    seen: set[str] = set()
+    for member, suffix in members:
+        if member.broken:
+            sample.broken = member.broken
+        elif suffix in seen and suffix in KNOWN:
+            samples[f"{key} ({len(samples)})"] = Sample(broken=f"is a second {member.name.name} of its key")
+        elif suffix in SUFFIXES:
+            sample.image = sample.image or member.part
+            sample.broken = sample.broken or ("" if member.part.size else f"{member.name} is empty")
+        elif suffix in KNOWN and member.content is not None:
+            _read(member, suffix, sample)
+        else:
+            sample.others.append(suffix)
+        seen.add(suffix)
+
+
+def _read(member: _Member, suffix: str, sample: Sample) -> None:
+    assert member.content is not None
     try:
-        text = content.decode("utf-8-sig")
-        if suffix != ".json":
-            sample.text = text
-            return
-        record = parse_json(text)
+        text = decoded(member.content)
+        record = None if suffix != ".json" else parse_json(text)
     except ValueError as error:  # of the encoding or of JSON
         sample.broken = f"{member.name} cannot be read ({error})"
         return
-    if isinstance(record, dict):
+    if suffix != ".json":
+        sample.text = text
+    elif isinstance(record, dict):
         sample.record = record
     else:
         sample.broken = f"{member.name} is no JSON object"
@@ -152,14 +206,14 @@ def _expanded(pattern: str) -> list[str]:
     return [name for number in numbers for name in _expanded(before + number + after)]
 
 
-def _check_gap(content: BinaryIO, start: int, end: int, samples: dict[str, Sample]) -> None:
+def _check_gap(content: BinaryIO, start: int, end: int, found: dict[str, list[_Member] | Sample]) -> None:
     """Between members there are zeros only; anything else is a member that cannot be read."""
     if start < end:
         content.seek(start)
         if any(content.read(BLOCK)):
-            _broken(samples, f"no member can be read at byte {start}")
+            _broken(found, f"no member can be read at byte {start}")
 
 
-def _broken(samples: dict[str, Sample], reason: str) -> None:
-    where = f"after {last}" if (last := next(reversed(samples), None)) else "at its start"
-    samples[f"({where})"] = Sample(broken=f"is broken: {reason}; copy the tar again")
+def _broken(found: dict[str, list[_Member] | Sample], reason: str) -> None:
+    where = f"after {last}" if (last := next(reversed(found), None)) else "at its start"
+    found[f"({where})"] = Sample(broken=f"is broken: {reason}; copy the tar again")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from csaligner.checks import InputError
 from csaligner.datasets.images.load import SUFFIXES
 from csaligner.types import Item
 
+from .folder import ids_and_groups
 from .records import unusable
+from .text_files import NotText, TextFiles
+from .walk import walk
 
 
 class Urban1k:
@@ -22,6 +26,8 @@ class Urban1k:
 
     def __init__(self, path: Path | str) -> None:
         self._path = Path(path)
+        self._texts = TextFiles()
+        self._notes: tuple[str, ...] = ()
         for name in ("image", "caption"):
             if not (self._path / name).is_dir():
                 raise InputError(f"{self._path}: has no folder {name}; wanted image/ and caption/")
@@ -30,17 +36,30 @@ class Urban1k:
     def name(self) -> str:
         return self._path.resolve().name
 
-    def items(self) -> Sequence[Item]:
-        texts = {path.stem: path for path in sorted((self._path / "caption").glob("*.txt"))}
-        images = [path for path in sorted((self._path / "image").iterdir()) if path.suffix.lower() in SUFFIXES]
-        items = [self._item(image, texts.pop(image.stem, None)) for image in images]
-        return [*items, *(unusable(path, "the caption", "has no picture in image/") for path in texts.values())]
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What items() ignored or guessed."""
+        return self._notes
 
-    def _item(self, image: Path, caption: Path | None) -> Item:
-        if caption is None:
-            return Item(image.stem, image, (), group=image.stem, split="test")
+    def items(self) -> Sequence[Item]:
+        self._texts.clear()
+        images, captions = (walk(self._path / name) for name in ("image", "caption"))
+        texts = {_stem(path): path for path in captions.top if path.suffix.lower() == ".txt"}
+        pictures = [path for path in images.top if path.suffix.lower() in SUFFIXES]
+        names = ids_and_groups([path.name for path in pictures])
+        items = [self._item(path, name, texts) for path, name in zip(pictures, names, strict=True)]
+        self._notes = (*images.note(set(pictures)), *captions.note(set(texts.values())), *self._texts.notes)
+        lost = texts.keys() - {_stem(path) for path in pictures}
+        return [*items, *(unusable(texts[stem], "the caption", "has no picture in image/") for stem in sorted(lost))]
+
+    def _item(self, image: Path, name: tuple[str, str], texts: Mapping[str, Path]) -> Item:
+        caption = texts.get(_stem(image))
         try:
-            text = caption.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            return unusable(caption, "the caption", f"is not UTF-8 text ({error})")
-        return Item(image.stem, image, (text,), group=image.stem, split="test")
+            found = () if caption is None else (self._texts.read(caption),)
+        except (NotText, OSError) as error:
+            return unusable(image, "its caption", str(error))
+        return Item(name[0], image, found, group=name[1], split="test")
+
+
+def _stem(path: Path) -> str:
+    return unicodedata.normalize("NFC", path.stem)

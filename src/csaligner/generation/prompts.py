@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from csaligner.checks import InputError
-from csaligner.types import Encoder
+from csaligner.types import Encoder, TokenCounter
 
 WEIGHT = re.compile(r"::\s*([0-9]*\.?[0-9]+)")
 PARALLEL = 1e-6  # sine of the angle below which two directions are one (or opposite)
@@ -50,8 +50,7 @@ class Prompt:
 def check_length(text: str, encoder: Encoder) -> None:
     """Raises InputError where a text is longer than its encoder reads."""
     limit = encoder.info.preprocessing.get("max_tokens")
-    count = getattr(encoder, "token_count", None)
-    tokens = count(text) if count else len(text.split())
+    tokens = encoder.token_count(text) if isinstance(encoder, TokenCounter) else len(text.split())
     if limit is not None and tokens > int(limit):
         raise InputError(f"prompt: {text[:40]!r}... has {tokens} tokens, {encoder.info.id} reads {limit}; shorten it")
 

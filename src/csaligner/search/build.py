@@ -16,13 +16,15 @@ from torch import Tensor
 from csaligner.adapters.aligner import encode
 from csaligner.checks import InputError, check_choice
 from csaligner.datasets.documents import INDEX_FILE, Entry, EntrySettings, Found, find_entries
-from csaligner.datasets.images.load import ImageError, load_image
+from csaligner.datasets.images.hf_cell import SavedCell
+from csaligner.datasets.images.load import ImageError, is_file, load_image
 from csaligner.datasets.images.source import file_of
+from csaligner.datasets.text_files import shown
 from csaligner.files import disk_trouble, recover, recover_folder, sha256_of, write_folder
 from csaligner.integrity import write_checksums
 from csaligner.locks import NAMES as LOCKS
 from csaligner.locks import only_writer
-from csaligner.types import Encoder, Modality
+from csaligner.types import Dataset, Encoder, ImageSource, Modality
 
 from .approximate import build_approximate
 from .index import ALIGNER, Index
@@ -54,13 +56,15 @@ class BuildSettings:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """How many entries were added, embedded again, deleted, and left as they were; skipped: reasons, a line each."""
+    """How many entries were added, embedded again, deleted, and left as they were; skipped: reasons, a line each;
+    notes: what the reader ignored or guessed."""
 
     added: int
     updated: int
     deleted: int
     unchanged: int
     skipped: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -74,7 +78,7 @@ class _Plan:
 
 
 def build_index(
-    data: str,
+    data: str | Dataset,
     out: Path | str,
     run: str | None = None,
     *,
@@ -84,7 +88,7 @@ def build_index(
 ) -> tuple[Index, BuildReport]:
     """Index `data` at `out` with the aligner of `run`, or bring an index there up to date.
 
-    data: see search.entries. run: a run folder, a saved aligner or "bundled"; may be left out where the index
+    data: see datasets.documents. run: a run folder, a saved aligner or "bundled"; may be left out where the index
     exists. encoders: instead of those that the run names. Entries of the same data that are gone are deleted;
     entries of other data stay. Interrupted at any moment, the index opens, and the same call goes on.
 
@@ -221,7 +225,9 @@ def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progres
                 progress(done, total)
     added = len(embedded & plan.new)
     skipped = (*found.skipped, *plan.skipped)
-    return BuildReport(added, len(embedded) - added, len(plan.gone), plan.unchanged + len(plan.restamp), skipped)
+    return BuildReport(
+        added, len(embedded) - added, len(plan.gone), plan.unchanged + len(plan.restamp), skipped, found.notes
+    )
 
 
 def _plan(stamps: dict[str, Stamp], found: Found) -> _Plan:
@@ -234,8 +240,8 @@ def _plan(stamps: dict[str, Stamp], found: Found) -> _Plan:
                 f"data: the id {entry.id!r} is in the index already, from {stamp.source}; "
                 "index the folder above both, or give them ids of their own"
             )
-        if entry.modality == "image" and not (entry.path and file_of(entry.path).is_file()):
-            plan.skipped.append(f"{entry.id}: no such file: {entry.path}")
+        if entry.modality == "image" and not (entry.path and _exists(entry.path)):
+            plan.skipped.append(f"{shown(entry.id)}: no such file")
             continue
         try:
             _plan_entry(plan, entry, stamp)
@@ -252,7 +258,7 @@ def _plan(stamps: dict[str, Stamp], found: Found) -> _Plan:
 
 def _plan_entry(plan: _Plan, entry: Entry, stamp: Stamp | None) -> None:
     size, mtime = _size_and_time(entry)
-    words: dict[str, Any] = {"path": str(entry.path or ""), "caption": entry.caption, "owner": entry.owner}
+    words: dict[str, Any] = {"path": entry.place, "caption": entry.caption, "owner": entry.owner}
     words |= {"size": size, "mtime_ns": mtime}
     same_file = stamp is not None and entry.modality == "image" and (stamp.size, stamp.mtime_ns) == (size, mtime)
     digest = stamp.sha256 if stamp is not None and same_file else _digest(entry)
@@ -285,7 +291,7 @@ def _embed(
                     plan.gone.append(entry.id)
                 continue
             prepared.append(value)
-            path = str(entry.path or "")
+            path = entry.place
             words = (entry.text, entry.caption, entry.owner, source)
             rows.append(Row(entry.id, entry.modality, path, *words, *_size_and_time(entry), digest))
     if rows:
@@ -310,6 +316,11 @@ def _prepare(encoder: Encoder, entry: Entry) -> Any:
         return encoder.prepare(load_image(entry.path))
     except ImageError as error:
         return error
+
+
+def _exists(source: ImageSource) -> bool:
+    path = file_of(source)
+    return path.is_dir() if isinstance(source, SavedCell) else is_file(path)
 
 
 def _size_and_time(entry: Entry) -> tuple[int, int]:

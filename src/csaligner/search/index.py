@@ -319,5 +319,5 @@ def _read_measures(path: Path, version: list[int]) -> dict[str, Any] | None:
 
 
 def _hit(row: Row, score: float, cosine: float) -> Hit:
-    missing = bool(row.path) and not file_of(source_of(row.path)).is_file()
+    missing = bool(row.path) and not file_of(source_of(row.path)).exists()
     return Hit(row.id, row.modality, score, cosine, row.path, row.text, row.caption, row.owner, missing)

@@ -109,12 +109,12 @@ def is_there(folder: Path, shard: Shard) -> bool:
 
 
 def damaged_files(folder: Path, shards: Iterable[Shard]) -> list[str]:
-    """Names of the files that are gone or whose SHA-256 is not the recorded one."""
+    """Names of the files that are gone or whose SHA-256 is not the recorded one ("": none was recorded)."""
     return [
         name
         for shard in shards
         for name, digest in shard.files.items()
-        if not (folder / name).is_file() or sha256_of(folder / name) != digest
+        if not (folder / name).is_file() or (digest and sha256_of(folder / name) != digest)
     ]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from csaligner.checks import InputError
 from csaligner.datasets.images.source import written
 from csaligner.datasets.split import item_split
-from csaligner.types import Encoder, Item
+from csaligner.types import Encoder, Item, TruncatingEncoder
 
 from .decode_workers import Decoded, decoded_batches
 from .manifest import Skipped
@@ -104,7 +104,8 @@ class Work:
 
     def _truncated(self) -> int:
         """Texts that the encoder has cut off so far; encoders that do not count have cut none that we know of."""
-        return int(getattr(self.encoders.text, "truncated", 0))
+        encoder = self.encoders.text
+        return encoder.truncated if isinstance(encoder, TruncatingEncoder) else 0
 
     def _texts(self, used: Sequence[Item]) -> Array:
         encoder = self.encoders.text

@@ -253,12 +253,16 @@ class Store:
         )
 
     def verify(self) -> None:
-        """Read every file; InputError names the ones that are not as they were written."""
+        """Read every file; InputError names the ones that are not as they were written.
+
+        Of a file without a recorded SHA-256 (clip-retrieval's) only presence, shape and precision can be checked.
+        """
         damaged = damaged_files(self.path, self.manifest.shards)
         if damaged:
             raise InputError(
                 f"store: {self.path}: damaged or missing files: {', '.join(damaged)}; delete these and embed again"
             )
+        self.check()
 
     def _info(self, side: Modality) -> EncoderInfo:
         self._reader(side)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from csaligner.checks import CSAlignerError
-from csaligner.types import Encoder
+from csaligner.types import ConcurrentEncoder, Encoder
 
 from .decode_workers import Decoded
 
@@ -46,7 +46,7 @@ def encoded(encoder: Encoder, batches: Iterable[Decoded], streams: int) -> Itera
 def streams_of(encoder: Encoder) -> int:
     """As many as torch has threads, where the encoder says that it may be called from several at once
     (`concurrent = True`: it computes on the CPU and keeps no state), else 1."""
-    return torch.get_num_threads() if getattr(encoder, "concurrent", False) else 1
+    return torch.get_num_threads() if isinstance(encoder, ConcurrentEncoder) and encoder.concurrent else 1
 
 
 def encode(encoder: Encoder, prepared: Sequence[Any]) -> Tensor:

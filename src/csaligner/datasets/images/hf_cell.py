@@ -18,7 +18,8 @@ from .load import ImageError, read_file
 class SavedCell:
     """The picture in one row of a column of a part ("train", say; "" where the folder has no parts).
 
-    mark: the fingerprint that `datasets` gives the part, which tells another version of it.
+    mark: the fingerprint that `datasets` gives the part, which tells another version of it. files: whether a row
+    without bytes may name a file.
     """
 
     folder: Path
@@ -26,6 +27,7 @@ class SavedCell:
     column: str
     row: int
     mark: str = field(default="", compare=False)
+    files: bool = field(default=True, compare=False)
 
     @property
     def name(self) -> str:
@@ -44,7 +46,7 @@ class SavedCell:
         content, path = bytes_or_path(value)
         if content is not None:
             return content
-        if path is None:
+        if path is None or not self.files:
             raise ImageError(f"{self}: holds no picture")
         return read_file(self.folder / path)
 

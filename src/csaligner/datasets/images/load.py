@@ -1,24 +1,44 @@
-"""Files to pixels: every kind of picture becomes a PIL RGB image on white, or an ImageError that says why not."""
+"""Files to pixels: every kind of image becomes a PIL RGB image, or an ImageError that says why not."""
 
 from __future__ import annotations
 
 import io
 import warnings
+from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+import numpy.typing as npt
+from PIL import Image, ImageOps, features
 
 from csaligner.checks import CSAlignerError
 from csaligner.types import ImageSource
 
+from .metadata_parts import pixels_only
 from .svg_check import harmless
 
-SUFFIXES = frozenset({".svg", ".svgz", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF")  # others of Pillow start programs
+HEIC = frozenset({".heic", ".heif"})  # read where pillow-heif is installed
+JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
+SUFFIXES = frozenset({".svg", ".svgz", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}) | JPEG
+FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF")  # others of Pillow start programs
+if features.check("avif"):
+    FORMATS = (*FORMATS, "AVIF")
+if find_spec("pillow_heif"):
+    SUFFIXES, FORMATS = SUFFIXES | HEIC, (*FORMATS, "HEIF")
 MAX_ENCODED = 500_000_000  # bytes of a picture as it lies there
 MAX_PIXELS = 50_000_000  # refused above this, before decoding: 200 MB of RGBA
+LONGEST_SHOWN = 160
+NEARLY_WHITE = 240  # of 255
 DPI = 96.0  # CSS pixels per inch: what "pt", "mm" and "in" in an SVG are measured by
+
+
+def name_of(source: ImageSource) -> str:
+    """What messages call an image: its path, with a last part of at most 160 characters."""
+    text = str(source)
+    folder, slash, last = text.rpartition("/")
+    return text if len(last) <= LONGEST_SHOWN else f"{folder}{slash}{last[: LONGEST_SHOWN - 3]}..."
 
 
 class ImageError(CSAlignerError, ValueError):
@@ -26,27 +46,32 @@ class ImageError(CSAlignerError, ValueError):
 
 
 def load_image(source: ImageSource, size: int = 224) -> Image.Image:
-    """The picture in `source` as RGB, upright (EXIF), transparency on white, aspect ratio kept.
+    """The image in `source` as RGB, upright (EXIF; as stored where that is damaged), aspect ratio kept.
 
-    size: pixels of the longer side of a drawing (svg, svgz). Other pictures keep their own size, but a JPEG much
+    Transparency is shown on white, and on black where white would leave an image that is nearly white all over. Grey
+    values of 9 to 16 bits are scaled by the smallest power of two above their maximum: 0 to 4095 fills the range.
+
+    size: pixels of the longer side of a drawing (svg, svgz). Other images keep their own size, but a JPEG much
     larger than `size` may be decoded at a half, a quarter or an eighth of it, never below 2 * size.
+
+    Damaged or oversized text, ICC and EXIF chunks are ignored.
 
     Raises ImageError for a missing, empty, truncated or unknown file and for more than MAX_PIXELS pixels.
     """
-    if isinstance(source, Path) and not _is_file(source):
-        raise ImageError(f"{source}: no such file")
+    if isinstance(source, Path) and not is_file(source):
+        raise ImageError(f"{name_of(source)}: no such file")
     if Path(source.name).suffix.lower() in {".svg", ".svgz"}:
-        return _on_white(_draw(source, size))
+        return _opaque(_draw(source, size))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of large pictures and odd metadata; the limit is ours
-            return _decode(source, size)
+            return _decode_or_repair(source, size)
     except ImageError:
         raise
     except Image.DecompressionBombError:  # Pillow's own limit is higher and comes first
-        raise ImageError(f"{source}: has more pixels than the limit of {MAX_PIXELS:,}") from None
+        raise ImageError(f"{name_of(source)}: has more pixels than the limit of {MAX_PIXELS:,}") from None
     except Exception as error:  # Pillow's plugins raise many kinds for broken files
-        raise ImageError(f"{source}: cannot be read as a picture ({_one_line(error)})") from None
+        raise ImageError(f"{name_of(source)}: cannot be read as a picture ({_one_line(error)})") from None
 
 
 def read_bytes(source: ImageSource) -> bytes:
@@ -54,7 +79,7 @@ def read_bytes(source: ImageSource) -> bytes:
     try:
         return read_file(source) if isinstance(source, Path) else source.read()
     except OSError as error:
-        raise ImageError(f"{source}: {error.strerror or _one_line(error)}") from None
+        raise ImageError(f"{name_of(source)}: {error.strerror or _one_line(error)}") from None
 
 
 def read_file(path: Path) -> bytes:
@@ -66,30 +91,54 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """False also for a name that no file of this system can have: too long, with a zero byte, or not encodable."""
     try:
         return path.is_file()
-    except OSError:  # a name that is too long for this system
+    except (OSError, ValueError):
         return False
 
 
-def _decode(source: ImageSource, size: int) -> Image.Image:
+def _decode_or_repair(source: ImageSource, size: int) -> Image.Image:
+    """Where it does not decode, once more without the parts of the file that are not its pixels."""
     file = source if isinstance(source, Path) else io.BytesIO(read_bytes(source))
+    try:
+        return _decode(source, file, size)
+    except (ImageError, Image.DecompressionBombError):
+        raise
+    except Exception:  # Pillow's plugins raise many kinds for broken files
+        pixels = pixels_only(read_bytes(source))
+        if pixels is None:
+            raise
+    return _decode(source, io.BytesIO(pixels), size)
+
+
+@cache
+def _register_heif() -> None:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+
+def _decode(source: ImageSource, file: Path | io.BytesIO, size: int) -> Image.Image:
+    if "HEIF" in FORMATS:
+        _register_heif()
     with Image.open(file, formats=FORMATS) as image:
         image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction where that is enough
         width, height = image.size
         if width * height > MAX_PIXELS:
-            raise ImageError(f"{source}: {width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
+            raise ImageError(f"{name_of(source)}: {width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return _on_white(image)
+        with suppress(Exception):  # of an orientation that cannot be read; each plugin raises its own kinds
+            ImageOps.exif_transpose(image, in_place=True)
+        return _opaque(image)
 
 
 def _draw(source: ImageSource, size: int) -> Image.Image:
     try:
         import resvg_py
     except ImportError:
-        raise ImageError(f"{source}: drawing SVG needs resvg; pip install 'csaligner[bundled]'") from None
+        raise ImageError(f"{name_of(source)}: drawing SVG needs resvg; pip install 'csaligner[bundled]'") from None
     try:
         drawing = harmless(read_bytes(source))
         png = resvg_py.svg_to_bytes(svg_string=drawing, width=size, height=size, dpi=DPI)
@@ -97,12 +146,12 @@ def _draw(source: ImageSource, size: int) -> Image.Image:
     except (KeyboardInterrupt, SystemExit, ImageError):
         raise
     except BaseException as error:  # a panic inside resvg is a BaseException
-        raise ImageError(f"{source}: cannot be drawn ({_one_line(error)})") from None
+        raise ImageError(f"{name_of(source)}: cannot be drawn ({_one_line(error)})") from None
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def _opaque(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.mode in {"I", "F"}:
         return _stretched(image)
     if image.mode not in {"RGBA", "LA", "PA", "RGBa", "La"} and "transparency" not in image.info:
@@ -110,7 +159,18 @@ def _on_white(image: Image.Image) -> Image.Image:
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     white = Image.new("RGB", rgba.size, "white")
     white.paste(rgba, mask=rgba)
-    return white
+    darkest = int(np.asarray(white).min(initial=255))
+    if darkest < NEARLY_WHITE or not np.asarray(rgba)[..., 3].any():
+        return white
+    black = Image.new("RGB", rgba.size, "black")
+    black.paste(rgba, mask=rgba)
+    return black if np.asarray(black).max() > 255 - darkest else white
+
+
+def _eight_bits(values: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
+    """Of 9 to 16 bits: v * 255 / (2^b - 1), b the number of bits of the largest value; 8 bits stay as they are."""
+    bits = max(8, int(values.max(initial=0)).bit_length())
+    return (values.astype(np.uint32) * 255 // ((1 << bits) - 1)).astype(np.uint8)
 
 
 def _stretched(image: Image.Image) -> Image.Image:

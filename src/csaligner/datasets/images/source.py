@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from csaligner.types import ImageSource
 
@@ -13,6 +14,7 @@ from .hf_cell import SavedCell
 from .load import MAX_ENCODED, ImageError
 from .parquet_cell import Cell
 
+ENCODED = "file:"
 CELL = re.compile(r"(?P<file>.+\.parquet)#(?P<column>.+)\[(?P<row>\d+)\]", re.DOTALL | re.IGNORECASE)
 SAVED = re.compile(r"(?P<folder>.+)#datasets:(?P<part>[^/]*)/(?P<column>.+)\[(?P<row>\d+)\]", re.DOTALL)
 PART = re.compile(r"(?P<file>.+)#(?P<name>[^#]+)@(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
@@ -68,9 +70,29 @@ class Unusable:
         return self.name
 
 
+@dataclass(frozen=True)
+class TextOnly(Unusable):
+    """What stands where a text has no image. path: the document that the text is, None for a row or a line."""
+
+    path: Path | None = None
+
+
 def written(source: ImageSource) -> str:
-    """What a store writes down of a source: an absolute path, or str() of it."""
-    return str(source.absolute()) if isinstance(source, Path) else str(source)
+    """What a store writes down of a source: an absolute path, or str() of it.
+
+    A name that is not UTF-8 is written as "file:" with its bytes percent-encoded.
+    """
+    text = str(source.absolute()) if isinstance(source, Path) else str(source)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return ENCODED + quote(text.encode("utf-8", "surrogateescape" if _is_bytes(text) else "surrogatepass"))
+    return text
+
+
+def _is_bytes(text: str) -> bool:
+    """Do its lone surrogates stand for bytes of a file name?"""
+    return not any("\ud800" <= c < "\udc80" or "\udcff" < c <= "\udfff" for c in text)
 
 
 def file_of(source: ImageSource) -> Path:
@@ -95,6 +117,8 @@ def stamp_of(source: ImageSource) -> list[str | int]:
 
 def source_of(text: str) -> ImageSource:
     """The source that `written` described: a cell of a table or of a saved dataset, a part of a file, or a path."""
+    if text.startswith(ENCODED):
+        text = unquote(text.removeprefix(ENCODED), errors="surrogateescape")
     saved = SAVED.fullmatch(text)
     if saved is not None:
         return SavedCell(Path(saved["folder"]), saved["part"], saved["column"], int(saved["row"]))

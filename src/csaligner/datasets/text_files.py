@@ -1,0 +1,117 @@
+"""Text files: one decoder and one line splitter for every reader."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from csaligner.checks import InputError
+
+BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+FALLBACK = "cp1252"
+SURROGATE = re.compile("[\ud800-\udfff]")
+SHOWN = 160  # characters of a value that a message quotes
+
+
+class NotText(ValueError):
+    """A file that is not text in any of the encodings; the message says which ones were tried."""
+
+
+class TextFiles:
+    """Reads text files. UTF-8 with or without a byte order mark, UTF-16 with one; what is none of them is read as
+    cp1252, which `notes` reports.
+
+    encoding: read every file in this encoding instead. Raises InputError for an encoding that Python does not know.
+    """
+
+    def __init__(self, encoding: str | None = None) -> None:
+        self._encoding = encoding
+        self._guessed: list[Path] = []
+        if encoding is not None:
+            try:
+                codecs.lookup(encoding)
+            except LookupError:
+                raise InputError(f"encoding: {encoding!r} is not known; for example utf-8, utf-16 or cp1252") from None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One line if any file was read in the fallback encoding."""
+        if not self._guessed:
+            return ()
+        return (f"text files that are not UTF-8, read as {FALLBACK}: {len(self._guessed)} (first: {self._guessed[0]})",)
+
+    def clear(self) -> None:
+        """Forget which files were guessed."""
+        self._guessed.clear()
+
+    def read(self, path: Path) -> str:
+        """Raises OSError where the file cannot be read, and NotText where it is not text."""
+        return decoded(path.read_bytes(), self._encoding, lambda: self._guessed.append(path))
+
+    def read_all(self, path: Path) -> str:
+        """As read, of a file without which nothing can be done: every failure is an InputError that names it."""
+        try:
+            return self.read(path)
+        except NotText as error:
+            raise InputError(f"{path}: {error}") from None
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file") from None
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from None
+
+
+def decoded(content: bytes, encoding: str | None = None, guessed: Callable[[], object] | None = None) -> str:
+    """The text of a file or a member of one, as TextFiles reads it. guessed: called where FALLBACK is used."""
+    name = encoding or next((name for mark, name in BOMS if content.startswith(mark)), "utf-8")
+    try:
+        return content.decode(name)
+    except UnicodeDecodeError as error:
+        if encoding or name != "utf-8" or b"\0" in content:
+            raise NotText(f"is not {name.removesuffix('-sig').upper()} text ({error.reason})") from None
+    if guessed is not None:
+        guessed()
+    return content.decode(FALLBACK, errors="replace")
+
+
+def split_lines(text: str, *, keep_ends: bool = False) -> list[str]:
+    r"""Lines that end with \n, \r\n or \r and nothing else: U+2028 and its like are letters of a caption."""
+    if keep_ends:
+        return list(io.StringIO(text, newline=""))
+    return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
+
+
+def without_surrogates(text: str) -> str:
+    """The text with U+FFFD for lone surrogates, which no file in UTF-8 can hold."""
+    return SURROGATE.sub("\ufffd", text)
+
+
+def escaped(text: str) -> str:
+    r"""The text with lone surrogates escaped: a byte of a file name that is not UTF-8 becomes \xe9."""
+    return SURROGATE.sub(lambda match: _escape(ord(match[0])), text)
+
+
+def _escape(code: int) -> str:
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
+def shown(value: object) -> str:
+    """repr() of a value for a message, cut at SHOWN characters."""
+    if isinstance(value, str) and len(value) > SHOWN:
+        return f"{value[: SHOWN - 3]!r}..."
+    text = repr(value)
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+
+
+def cut(text: str, most: int = 4 * SHOWN) -> str:
+    """A text of at most `most` characters: of a line that names files, or SHOWN of one value."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def counted(counts: Counter[str], most: int = 8) -> str:
+    """ "12 .heic, 3 .mov", the most frequent first."""
+    listed = [f"{number} {name}" for name, number in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))]
+    return ", ".join(listed[:most] + ([f"{len(listed) - most} other kinds"] if len(listed) > most else []))
