@@ -18,7 +18,7 @@ from csaligner.ops import dispatch
 from csaligner.ops.arguments import Ids, Samples, pair_ids, samples, scale_of
 from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
 from csaligner.ops.contrastive import RowInfo
-from csaligner.ops.kernels import KERNELS, Kernel, make_kernel
+from csaligner.ops.kernels import KERNELS, Kernel, bandwidths, make_kernel
 from csaligner.ops.reference import id_weights
 from csaligner.registry import DIVERGENCES, PAIRED_LOSSES, load
 from csaligner.types import LossTerms
@@ -141,10 +141,12 @@ def _values(names: set[str], batch: _Batch) -> dict[str, Tensor]:
         within_y = dispatch.within(s.y, kernel, s.weights_y, impl)
         values |= kernel_values(names, within_x, within_y, between)
     for name in sorted(names & set(PAIRED_LOSSES)):
-        values[name] = load("loss", PAIRED_LOSSES, name)(s.x, s.y, batch.scale, batch.rows.ids_x, batch.rows.ids_y)
+        loss, ids = load("loss", PAIRED_LOSSES, name), {"ids_x": batch.rows.ids_x, "ids_y": batch.rows.ids_y}
+        values[name] = loss(s.x, s.y, logit_scale=batch.scale, **ids)
+    weights = {"weights_x": s.weights_x, "weights_y": s.weights_y}
     for name in sorted(names & set(DIVERGENCES) - set(KERNEL_TERMS)):
         divergence = load("divergence", DIVERGENCES, name)
-        values[name] = divergence(s.x, s.y, weights_x=s.weights_x, weights_y=s.weights_y, impl=impl)
+        values[name] = divergence(s.x, s.y, **weights, impl=impl, bandwidth=bandwidths(kernel))
     return values
 
 

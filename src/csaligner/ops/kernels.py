@@ -96,6 +96,11 @@ class Mixture:
         return log_k.sub_(math.log(len(self.parts))), slope
 
 
+def bandwidths(kernel: Any) -> Bandwidth | list[Bandwidth]:
+    """sigma of a kernel of this file; of a mixture those of its parts."""
+    return [part.sigma for part in kernel.parts] if isinstance(kernel, Mixture) else kernel.sigma
+
+
 KERNELS: dict[str, type[Gaussian] | type[Laplacian] | type[InverseMultiquadric]] = {
     "gaussian": Gaussian,
     "laplacian": Laplacian,
