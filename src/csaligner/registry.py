@@ -24,9 +24,7 @@ class Registry(Mapping[str, Any]):
     not follow the protocol.
     """
 
-    def __init__(
-        self, group: str, built_in: Mapping[str, Any], adapt: Callable[[str, Any], Any] | None = None
-    ) -> None:
+    def __init__(self, group: str, built_in: Mapping[str, Any], adapt: Callable[[str, Any], Any] | None = None) -> None:
         self.group = group
         self._known: dict[str, Any] = dict(built_in)
         self._offered: dict[str, str] | None = None

@@ -1,7 +1,8 @@
 """Signatures of registered functions: checked when they are registered, adapted once to one way of calling.
 
 Every divergence and paired loss is called as function(x, y, **keywords): the two samples by position, all else by name,
-and only those keywords that the function accepts.
+and only those keywords that the function accepts. Nothing here imports torch before a function is adapted: the command
+line reads the registries without it.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from .checks import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DIVERGENCE_KEYWORDS = ("weights_x", "weights_y", "impl", "bandwidth")
 PAIRED_LOSS_KEYWORDS = ("logit_scale", "ids_x", "ids_y")
@@ -67,6 +68,8 @@ def adapt_paired_loss(name: str, function: Any) -> Callable[..., Tensor]:
 def accepted_keywords(name: str, function: Any, keywords: Sequence[str]) -> frozenset[str]:
     """Those of the keywords that function(x, y, ...) accepts; InputError where it cannot be called with two samples."""
     wanted = f"wanted a function of two samples (x, y) and any of the keywords {', '.join(keywords)}"
+    from torch import nn
+
     if isinstance(function, type) or not callable(function):
         raise InputError(f"{name}: got {function!r}; {wanted}")
     try:
@@ -85,6 +88,8 @@ def accepted_keywords(name: str, function: Any, keywords: Sequence[str]) -> froz
 
 
 def _unequal(weights: Any) -> bool:
+    import torch
+
     if weights is None:
         return False
     values = torch.as_tensor(weights)
@@ -92,6 +97,8 @@ def _unequal(weights: Any) -> bool:
 
 
 def _scalar(name: str, value: Any) -> Tensor:
+    from torch import Tensor
+
     if not isinstance(value, Tensor) or value.numel() != 1:
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise InputError(f"{name}: returned {got}, wanted a tensor with one value")

@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import tiled
 from .contrastive import Pair, RowInfo, SortedSide
 from .kernels import Gaussian
 from .logsumexp import LOWEST, Softmaxes, factors
@@ -169,8 +170,11 @@ def log_kernel_mean(
     kernel: Gaussian,
     weights_x: Tensor | None = None,
     weights_y: Tensor | None = None,
+    diagonal: bool = True,
 ) -> Tensor:
-    """As reference.log_kernel_mean with its diagonal; the value is float64 whatever the dtype of x."""
+    """As reference.log_kernel_mean; the value is float64 whatever the dtype of x. diagonal=False runs tiled."""
+    if not diagonal:
+        return tiled.log_kernel_mean(x.float(), y, kernel, weights_x, diagonal=False)
     if y is None:
         value: Tensor = _Within.apply(x, weights_x, kernel)  # type: ignore[no-untyped-call]
         return value
@@ -186,9 +190,7 @@ def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo) -> Tensor:
     return value
 
 
-def info_nce_and_log_kernel_mean(
-    x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Gaussian
-) -> tuple[Tensor, Tensor]:
+def fused(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Gaussian) -> tuple[Tensor, Tensor]:
     """reference.info_nce and reference.log_kernel_mean of x against y, from the same tiles. Both float64."""
     nce, log_mean = _Between.apply(x, y, scale, rows, (True, kernel))  # type: ignore[no-untyped-call]
     return nce, log_mean
