@@ -11,7 +11,7 @@ from torch import Tensor
 
 from csaligner.checks import InputError
 from csaligner.distributed.loss import CSAlignerLoss
-from csaligner.ops import reference, tiles
+from csaligner.ops import reference
 from csaligner.ops.contrastive import RowInfo
 from csaligner.ops.kernels import Gaussian
 
@@ -29,8 +29,7 @@ def ops(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     from csaligner.ops import triton
 
     monkeypatch.setattr(triton, "BLOCK", 16)
-    monkeypatch.setattr(tiles, "CPU_BLOCK", 24)
-    monkeypatch.setattr(tiles, "GPU_BLOCK", 24)
+    monkeypatch.setattr(triton, "CHUNK", 24)
     return triton
 
 

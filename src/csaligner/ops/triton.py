@@ -1,17 +1,20 @@
-"""The tiled sweep for GPUs: library products, and everything beside them in two Triton kernels.
+"""The loss on GPUs: products and everything beside them in Triton kernels, gradients through library products.
 
-Each tile of x y^T comes from one matrix product with float32 output; one kernel then reads it once for all sums of
-the first pass, another turns it in place into the coefficients of the second. 14 N^2 d flops and about 4 passes over
-a tile instead of some 30. Sums are kept for each block of 64 x 64 and added up afterwards in a fixed order: no atomics,
-the same bits in every run. The only file that imports triton; with TRITON_INTERPRET=1 it runs on a CPU.
+Two kernels compute blocks of x y^T and reduce them where they are: `_sum_kernel` to the sums of the first pass,
+`_weight_kernel` to the coefficients w of the gradient, which are written once and multiplied with the points by the
+library. 14 N^2 d flops, about 6 bytes for each of the N^2 entries (bfloat16), O(CHUNK N) memory. Sums are kept for each
+block and added up afterwards in a fixed order: no atomics, the same bits in every run; no value waits for the host.
+The only file that imports triton; with TRITON_INTERPRET=1 it runs on a CPU.
 
 Limits: the Gaussian kernel; float32, bfloat16 or float16 features. Half-precision features go into the products as they
-are (uncentred), and the products of their gradients take bfloat16 coefficients; float32 features are centred and all
-products are float32.
+are (uncentred); bfloat16 features also take bfloat16 coefficients. float32 features are centred; their products run in
+three TF32 parts (error as in float32) and, for the gradients, in float32.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,36 +24,81 @@ import triton.language as tl
 from torch import Tensor
 
 from . import tiled
-from .contrastive import Pair, RowInfo, SortedSide
+from .contrastive import RowInfo
 from .kernels import Gaussian
-from .logsumexp import LOWEST, Softmaxes, factors
-from .tiles import PreparedSample, blocks, no_autocast, refuse_second_derivative, totals_dtype
+from .tiles import no_autocast, refuse_second_derivative
 
-BLOCK = 64
+BLOCK = 128
+CHUNK = 4096  # rows whose coefficients are held at once
+LOWEST = -1e30  # stands for "nothing seen yet" where -inf would make NaN of a difference
+WARPS, STAGES, GROUP = 8, 3, 8
 
 
 @triton.jit
-def _row_sums(e, valid, out, plane, count, rows, index, block, axis: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
+def _place(count_i, count_j, GROUP: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Row and column of this program's block; neighbours share rows of points in the cache."""
+    program = tl.program_id(0)
+    group = program // (GROUP * count_j)
+    size = tl.minimum(count_i - group * GROUP, GROUP)
+    inner = program % (GROUP * count_j)
+    return group * GROUP + inner % size, inner // size
+
+
+@triton.jit
+def _products(x, y, i, j, rows, columns, DIM: tl.constexpr, WIDTH: tl.constexpr, SIZE: tl.constexpr, UP: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
+    """x_i . y_j, (SIZE, SIZE) float32; rows beyond the last repeat it. UP: in float32, for the interpreter."""
+    k = tl.arange(0, WIDTH)
+    at_x = x + tl.minimum(i, rows - 1).to(tl.int64)[:, None] * DIM + k[None, :]
+    at_y = y + tl.minimum(j, columns - 1).to(tl.int64)[:, None] * DIM + k[None, :]
+    s = tl.zeros((SIZE, SIZE), dtype=tl.float32)
+    for start in range(0, DIM, WIDTH):
+        if DIM % WIDTH == 0:
+            a, b = tl.load(at_x + start), tl.load(at_y + start)
+        else:
+            inside = (start + k < DIM)[None, :]
+            a, b = tl.load(at_x + start, mask=inside, other=0.0), tl.load(at_y + start, mask=inside, other=0.0)
+        if UP:
+            a, b = a.to(tl.float32), b.to(tl.float32)
+        s = tl.dot(a, tl.trans(b), s, input_precision="tf32x3")
+    return s
+
+
+@triton.jit
+def _sums_along(e, out, plane, count, rows, index, block, axis: tl.constexpr):  # type: ignore[no-untyped-def]
     """Largest e and sum of exp(e - largest) along an axis, to planes `plane` and `plane + 1` of out."""
-    top = tl.max(tl.where(valid, e, -1e30), axis)
-    shifted = e - (top[:, None] if axis == 1 else top[None, :])
-    total = tl.sum(tl.where(valid, tl.exp(tl.minimum(shifted, 0.0)), 0.0), axis)
+    top = tl.max(e, axis)
+    total = tl.sum(tl.exp(e - (top[:, None] if axis == 1 else top[None, :])), axis)
     place = (plane * count + block) * rows + index
     tl.store(out + place, top, mask=index < rows)
-    tl.store(out + place + count * rows, total, mask=index < rows)
+    tl.store(out + place + count * rows, tl.where(top > -1e29, total, 0.0), mask=index < rows)
 
 
 @triton.jit
-def _log_kernel(s, i, j, x, y, rows, columns, slope, DIAGONAL_TILE: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
-    """log of weighted k; planes 3 and 4 of x and y: square norms, log weights."""
-    norm_x = tl.load(x + 3 * rows + i, mask=i < rows, other=0.0)[:, None]
-    norm_y = tl.load(y + 3 * columns + j, mask=j < columns, other=0.0)[None, :]
+def _nothing(out, plane, count, rows, index, block, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
+    place = (plane * count + block) * rows + index
+    tl.store(out + place, tl.full((SIZE,), -1e30, tl.float32), mask=index < rows)
+    tl.store(out + place + count * rows, tl.zeros((SIZE,), tl.float32), mask=index < rows)
+
+
+@triton.jit
+def _log_kernel(s, i, j, x, y, stride_x, stride_y, rows, columns, slope, WITHIN: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
+    """log of weighted k, lowest outside; planes 3 and 4 of x and y: square norms, log weights."""
+    norm_x = tl.load(x + 3 * stride_x + i, mask=i < rows, other=0.0)[:, None]
+    norm_y = tl.load(y + 3 * stride_y + j, mask=j < columns, other=0.0)[None, :]
     t = tl.maximum(norm_x + norm_y - 2 * s, 0.0)
-    if DIAGONAL_TILE:
+    if WITHIN:
         t = tl.where(i[:, None] == j[None, :], 0.0, t)
-    log_a = tl.load(x + 4 * rows + i, mask=i < rows, other=0.0)[:, None]
-    log_b = tl.load(y + 4 * columns + j, mask=j < columns, other=0.0)[None, :]
+    log_a = tl.load(x + 4 * stride_x + i, mask=i < rows, other=-1e30)[:, None]
+    log_b = tl.load(y + 4 * stride_y + j, mask=j < columns, other=-1e30)[None, :]
     return slope * t + log_a + log_b
+
+
+@triton.jit
+def _may_be_positive(ids_x, ids_y, block_i, block_j, rows, columns, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Whether a block of sorted ids can hold a pair."""
+    low_x, high_x = tl.load(ids_x + block_i * SIZE), tl.load(ids_x + tl.minimum(block_i * SIZE + SIZE, rows) - 1)
+    low_y, high_y = tl.load(ids_y + block_j * SIZE), tl.load(ids_y + tl.minimum(block_j * SIZE + SIZE, columns) - 1)
+    return (low_x <= high_y) & (low_y <= high_x)
 
 
 @triton.jit
@@ -60,108 +108,122 @@ def _same_ids(i, j, ids_x, ids_y, rows, columns):  # type: ignore[no-untyped-def
     return id_x == id_y
 
 
-@triton.jit
-def _first_kernel(  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
-    s,
+@triton.jit(do_not_specialize=["rows", "columns"])
+def _sum_kernel(  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
+    points_x,
+    points_y,
     x,
     y,
     ids_x,
     ids_y,
+    scale_at,
     row_out,
     column_out,
     kernel_out,
     rows,
     columns,
-    scale,
     slope,
     NCE: tl.constexpr,
     KERNEL: tl.constexpr,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
     SIZE: tl.constexpr,
+    GROUP: tl.constexpr,
+    UP: tl.constexpr,
 ):
-    """Sums of one SIZE x SIZE block of the tile. x, y: planes of vectors, see _planes."""
-    block_i, block_j = tl.program_id(0), tl.program_id(1)
-    count_i, count_j = tl.num_programs(0), tl.num_programs(1)
+    """Sums of one SIZE x SIZE block. x, y: planes of vectors, see _planes."""
+    count_i, count_j = tl.cdiv(rows, SIZE), tl.cdiv(columns, SIZE)
+    block_i, block_j = _place(count_i, count_j, GROUP)
     i, j = block_i * SIZE + tl.arange(0, SIZE), block_j * SIZE + tl.arange(0, SIZE)
-    inside = (i < rows)[:, None] & (j < columns)[None, :]
-    tile = tl.load(s + i.to(tl.int64)[:, None] * columns + j[None, :], mask=inside, other=0.0)
-    if NCE:
+    s = _products(points_x, points_y, i, j, rows, columns, DIM, WIDTH, SIZE, UP)
+    if NCE:  # rows and columns that are outside or unpaired have -1e30 in place of their exponents
+        scale = tl.load(scale_at)
         over_x = tl.load(x + i, mask=i < rows, other=-1e30)[:, None]
         over_y = tl.load(y + j, mask=j < columns, other=-1e30)[None, :]
-        same = _same_ids(i, j, ids_x, ids_y, rows, columns) & inside
-        e = scale * tile + over_y
-        valid = inside & (over_y > -1e29)
-        _row_sums(e, valid, row_out, 0, count_j, rows, i, block_j, 1)
-        _row_sums(e, valid & same, row_out, 2, count_j, rows, i, block_j, 1)
-        e = scale * tile + over_x
-        valid = inside & (over_x > -1e29)
-        _row_sums(e, valid, column_out, 0, count_i, columns, j, block_i, 0)
-        _row_sums(e, valid & same, column_out, 2, count_i, columns, j, block_i, 0)
+        _sums_along(scale * s + over_y, row_out, 0, count_j, rows, i, block_j, 1)
+        _sums_along(scale * s + over_x, column_out, 0, count_i, columns, j, block_i, 0)
+        if _may_be_positive(ids_x, ids_y, block_i, block_j, rows, columns, SIZE):
+            same = _same_ids(i, j, ids_x, ids_y, rows, columns)
+            _sums_along(tl.where(same, scale * s + over_y, -1e30), row_out, 2, count_j, rows, i, block_j, 1)
+            _sums_along(tl.where(same, scale * s + over_x, -1e30), column_out, 2, count_i, columns, j, block_i, 0)
+        else:
+            _nothing(row_out, 2, count_j, rows, i, block_j, SIZE)
+            _nothing(column_out, 2, count_i, columns, j, block_i, SIZE)
     if KERNEL:
-        log_k = tl.where(inside, _log_kernel(tile, i, j, x, y, rows, columns, slope, False), -1e30)
+        log_k = _log_kernel(s, i, j, x, y, rows, columns, rows, columns, slope, False)
         top = tl.max(tl.max(log_k, 1), 0)
-        total = tl.sum(tl.sum(tl.where(inside, tl.exp(log_k - top), 0.0), 1), 0)
-        place = kernel_out + block_i * count_j + block_j
-        tl.store(place, top)
-        tl.store(place + count_i * count_j, total)
+        tl.store(kernel_out + block_i * count_j + block_j, top)
+        total = tl.sum(tl.sum(tl.exp(log_k - top), 1), 0)
+        tl.store(kernel_out + count_i * count_j + block_i * count_j + block_j, total)
 
 
 @triton.jit
-def _second_kernel(  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
-    s,
+def _softmax_part(e, planes, stride, index, count, top_plane, axis: tl.constexpr):  # type: ignore[no-untyped-def]
+    """factor * exp(e - top), with top and factor of each row (axis 1) or column in planes top_plane and the next; 0
+    outside."""
+    top = tl.load(planes + top_plane * stride + index, mask=index < count, other=1e30)
+    factor = tl.load(planes + (top_plane + 1) * stride + index, mask=index < count, other=0.0)
+    if axis == 1:
+        return tl.exp(e - top[:, None]) * factor[:, None]
+    return tl.exp(e - top[None, :]) * factor[None, :]
+
+
+@triton.jit(do_not_specialize=["stride_x", "stride_y", "rows", "columns"])
+def _weight_kernel(  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
+    points_x,
+    points_y,
     x,
     y,
     ids_x,
     ids_y,
+    scale_at,
+    top_at,
+    factor_at,
+    w_out,
     row_out,
     column_out,
     dot_out,
+    stride_x,
+    stride_y,
     rows,
     columns,
-    scale,
     slope,
-    kernel_top,
-    kernel_factor,
     NCE: tl.constexpr,
     KERNEL: tl.constexpr,
-    DIAGONAL_TILE: tl.constexpr,
+    WITHIN: tl.constexpr,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
     SIZE: tl.constexpr,
+    GROUP: tl.constexpr,
+    UP: tl.constexpr,
 ):
-    """s becomes the coefficients: InfoNCE - kernel_factor * k; row and column sums of both parts, and sum w s."""
-    block_i, block_j = tl.program_id(0), tl.program_id(1)
-    count_i, count_j = tl.num_programs(0), tl.num_programs(1)
+    """w = InfoNCE - factor * k of one block; row and column sums of both parts, and sum w s of InfoNCE's."""
+    count_i, count_j = tl.cdiv(rows, SIZE), tl.cdiv(columns, SIZE)
+    block_i, block_j = _place(count_i, count_j, GROUP)
     i, j = block_i * SIZE + tl.arange(0, SIZE), block_j * SIZE + tl.arange(0, SIZE)
-    inside = (i < rows)[:, None] & (j < columns)[None, :]
-    place = s + i.to(tl.int64)[:, None] * columns + j[None, :]
-    tile = tl.load(place, mask=inside, other=0.0)
+    s = _products(points_x, points_y, i, j, rows, columns, DIM, WIDTH, SIZE, UP)
     w = tl.zeros((SIZE, SIZE), dtype=tl.float32)
     if NCE:
-        same = _same_ids(i, j, ids_x, ids_y, rows, columns) & inside
+        scale = tl.load(scale_at)
         over_x = tl.load(x + i, mask=i < rows, other=-1e30)[:, None]
         over_y = tl.load(y + j, mask=j < columns, other=-1e30)[None, :]
-        e = scale * tile + over_y
-        top = tl.load(x + 1 * rows + i, mask=i < rows, other=0.0)[:, None]
-        factor = tl.load(x + 2 * rows + i, mask=i < rows, other=0.0)[:, None]
-        w += tl.where(inside, tl.exp(tl.minimum(e - top, 0.0)) * factor, 0.0)
-        top = tl.load(x + 5 * rows + i, mask=i < rows, other=0.0)[:, None]
-        factor = tl.load(x + 6 * rows + i, mask=i < rows, other=0.0)[:, None]
-        w -= tl.where(same, tl.exp(tl.minimum(e - top, 0.0)) * factor, 0.0)
-        e = scale * tile + over_x
-        top = tl.load(y + 1 * columns + j, mask=j < columns, other=0.0)[None, :]
-        factor = tl.load(y + 2 * columns + j, mask=j < columns, other=0.0)[None, :]
-        w += tl.where(inside, tl.exp(tl.minimum(e - top, 0.0)) * factor, 0.0)
-        top = tl.load(y + 5 * columns + j, mask=j < columns, other=0.0)[None, :]
-        factor = tl.load(y + 6 * columns + j, mask=j < columns, other=0.0)[None, :]
-        w -= tl.where(same, tl.exp(tl.minimum(e - top, 0.0)) * factor, 0.0)
-        tl.store(dot_out + block_i * count_j + block_j, tl.sum(tl.sum(w * tile, 1), 0))
+        w += _softmax_part(scale * s + over_y, x, stride_x, i, rows, 1, 1)
+        w += _softmax_part(scale * s + over_x, y, stride_y, j, columns, 1, 0)
+        if _may_be_positive(ids_x, ids_y, block_i, block_j, rows, columns, SIZE):
+            part = _softmax_part(scale * s + over_y, x, stride_x, i, rows, 5, 1)
+            part += _softmax_part(scale * s + over_x, y, stride_y, j, columns, 5, 0)
+            w -= tl.where(_same_ids(i, j, ids_x, ids_y, rows, columns), part, 0.0)
+        tl.store(dot_out + block_i * count_j + block_j, tl.sum(tl.sum(w * s, 1), 0))
         tl.store(row_out + block_j * rows + i, tl.sum(w, 1), mask=i < rows)
         tl.store(column_out + block_i * columns + j, tl.sum(w, 0), mask=j < columns)
     if KERNEL:
-        log_k = _log_kernel(tile, i, j, x, y, rows, columns, slope, DIAGONAL_TILE)
-        k = tl.where(inside, tl.exp(log_k - kernel_top) * kernel_factor, 0.0)
+        log_k = _log_kernel(s, i, j, x, y, stride_x, stride_y, rows, columns, slope, WITHIN)
+        k = tl.exp(log_k - tl.load(top_at)) * tl.load(factor_at)
         w -= k
         tl.store(row_out + (count_j + block_j) * rows + i, tl.sum(k, 1), mask=i < rows)
         tl.store(column_out + (count_i + block_i) * columns + j, tl.sum(k, 0), mask=j < columns)
-    tl.store(place, w, mask=inside)
+    place = w_out + i.to(tl.int64)[:, None] * (tl.cdiv(columns, 64) * 64) + j[None, :]  # aligned rows
+    tl.store(place, w.to(w_out.dtype.element_ty), mask=(i < rows)[:, None] & (j < columns)[None, :])
 
 
 def log_kernel_mean(
@@ -178,8 +240,8 @@ def log_kernel_mean(
     if y is None:
         value: Tensor = _Within.apply(x, weights_x, kernel)  # type: ignore[no-untyped-call]
         return value
-    nobody = torch.zeros(max(len(x), len(y)), dtype=torch.int64, device=x.device)
-    rows = RowInfo(nobody[: len(x)], nobody[: len(y)], weights_x, weights_y)
+    nobody = torch.zeros(0, dtype=torch.int64, device=x.device)
+    rows = RowInfo(nobody, nobody, weights_x, weights_y)
     between: Tensor = _Between.apply(x, y, x.new_ones(()), rows, (False, kernel))[1]  # type: ignore[no-untyped-call]
     return between
 
@@ -191,40 +253,35 @@ def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo) -> Tensor:
 
 
 def fused(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Gaussian) -> tuple[Tensor, Tensor]:
-    """reference.info_nce and reference.log_kernel_mean of x against y, from the same tiles. Both float64."""
+    """reference.info_nce and reference.log_kernel_mean of x against y, from the same products. Both float64."""
     nce, log_mean = _Between.apply(x, y, scale, rows, (True, kernel))  # type: ignore[no-untyped-call]
     return nce, log_mean
 
 
 class _Within(torch.autograd.Function):
-    """x against itself, the diagonal kept: log k + log a + log b <= 0 needs no running maximum."""
+    """x against itself, the diagonal kept: log k + log a + log b <= 0 needs no maximum."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor | None, kernel: Gaussian) -> Tensor:
         with no_autocast(x):
-            points = x - x.mean(dim=0) if x.dtype == torch.float32 else x
-            sample = PreparedSample.of(points, weights, mixed=False)
-            planes = _planes(sample)
-            grad = torch.zeros_like(sample.points, dtype=torch.float32)
-            mass = torch.zeros_like(sample.square_norms)
-            total = torch.zeros((), dtype=totals_dtype(x), device=x.device)
-            for i in blocks(sample.points):
-                for j in blocks(sample.points):
-                    if j.start < i.start:
-                        continue
-                    w = _matmul(sample.points[i], sample.points[j].T)
-                    launch = _Launch(w, planes[:, i], planes[:, j], None, 0.0, kernel)
-                    rows, columns, _ = launch.second(kernel_top=0.0, kernel_factor=1.0, diagonal=i == j)  # w = -k
-                    total += rows[1].sum(dtype=total.dtype) * (1 if i == j else 2)
-                    mass[i] += rows[1]
-                    grad[i] += _matmul(w, sample.points[j])
-                    if i != j:
-                        mass[j] += columns[1]
-                        grad[j] += _matmul(w.T, sample.points[i])
-        factor = -2 / kernel.sigma**2 / float(total)
-        grad.addcmul_(sample.points.float(), mass[:, None]).mul_(factor)
+            side = _Side.of(x, x.mean(dim=0), None, weights)
+            grad, mass = torch.zeros_like(side.points, dtype=torch.float32), torch.zeros_like(side.planes[0])
+            total = torch.zeros((), dtype=torch.float64, device=x.device)
+            one, zero = mass.new_ones(()), mass.new_zeros(())
+            for i in _chunks(len(x)):
+                later = slice(i.start, len(x))
+                own, others = side.part(i), side.part(later)
+                rows, columns, _, w = _launch_weights((own, others), None, zero, one, kernel)  # w = -k
+                half = i.stop - i.start
+                total += rows[1].sum(dtype=torch.float64) + columns[1, half:].sum(dtype=torch.float64)
+                mass[i] += rows[1]
+                mass[i.stop :] += columns[1, half:]
+                grad[i] += _matmul(w, others.points)
+                if i.stop < len(x):
+                    grad[i.stop :] += _matmul(w[:, half:].T, own.points)
+        grad.addcmul_(side.points.float(), mass[:, None]).mul_((-2 / kernel.sigma**2 / total).float())
         ctx.save_for_backward(grad.to(x.dtype))
-        return total.log() + 2 * sample.log_constant
+        return total.log() + 2 * side.log_constant
 
     @staticmethod
     def backward(ctx: Any, grad_value: Tensor) -> tuple[Tensor | None, ...]:
@@ -241,162 +298,235 @@ class _Between(torch.autograd.Function):
         ctx: Any, x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, terms: tuple[bool, Gaussian | None]
     ) -> tuple[Tensor, Tensor]:
         with no_autocast(x):
-            pair = _pair(x, y, rows, float(scale))
-            sums = _first_pass(pair, *terms)
-        ctx.save_for_backward(x, y, scale)
-        ctx.rows, ctx.terms, ctx.sums = rows, terms, sums
-        constant = pair.x.sample.log_constant + pair.y.sample.log_constant
-        nce = sums.softmaxes.info_nce(pair) if terms[0] else sums.kernel_total.new_zeros(())
-        return nce, sums.kernel_total.log() + sums.kernel_top + constant
+            pair = _Pair.of(x, y, scale.detach().to(x.device, torch.float32), rows, terms[0])
+            sums = _first_pass(pair, terms[1])
+        ctx.pair, ctx.sums, ctx.kernel = pair, sums, terms[1]
+        ctx.dtypes, ctx.scale_place = (x.dtype, y.dtype, scale.dtype), scale.device
+        nce = sums.info_nce(pair)
+        return nce, sums.kernel_total.log() + (sums.kernel_top + (pair.x.log_constant + pair.y.log_constant))
 
     @staticmethod
     def backward(ctx: Any, grad_nce: Tensor, grad_kernel: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        x, y, scale = ctx.saved_tensors
-        with no_autocast(x):
-            pair = _pair(x, y, ctx.rows, float(scale))
-            grad_x, grad_y, grad_scale = _second_pass(pair, ctx.sums, ctx.terms, (float(grad_nce), float(grad_kernel)))
-        return grad_x.to(x.dtype), grad_y.to(y.dtype), grad_scale.to(scale.dtype), None, None
+        pair: _Pair = ctx.pair
+        with no_autocast(pair.x.points):
+            grads = _second_pass(pair, ctx.sums, ctx.kernel, (grad_nce, grad_kernel))
+        grad_x, grad_y, grad_scale = (grad.to(dtype) for grad, dtype in zip(grads, ctx.dtypes, strict=True))
+        return grad_x, grad_y, grad_scale.to(ctx.scale_place) if ctx.needs_input_grad[2] else None, None, None
 
 
-@dataclass
-class _FirstSums:
-    """The sum of the kernel is kernel_total * exp(kernel_top)."""
+@dataclass(frozen=True)
+class _Side:
+    """One sample: its points, and what the kernels read of each row.
 
-    softmaxes: Softmaxes
+    points: (N, d), contiguous, centred if float32, sorted by id. planes: (7, N) float32; 0: what the row adds to the
+    other side's exponents; 1, 2: maximum and factor of its softmax; 3: square norm; 4: log of its kernel weight; 5, 6:
+    maximum and factor over its positives. ids: (N,) ascending, or None without InfoNCE. shift: (N,), what centring
+    took off each logit of the row, over the scale. share: (N,) 1/m. order: what sorted the rows. log_constant: the log
+    weight that all rows share.
+    """
+
+    points: Tensor
+    planes: Tensor
+    ids: Tensor | None = None
+    shift: Tensor | None = None
+    share: Tensor | None = None
+    order: Tensor | None = None
+    log_constant: float = 0.0
+
+    @classmethod
+    def of(cls, x: Tensor, centre: Tensor, ids: Tensor | None, weights: Tensor | None) -> _Side:
+        order = torch.argsort(ids, stable=True) if ids is not None else None
+        if ids is not None and order is not None:
+            x, ids, weights = x[order], ids[order], None if weights is None else weights[order]
+        points = (x - centre if x.dtype == torch.float32 else x).contiguous()
+        planes = torch.zeros(7, len(x), dtype=torch.float32, device=x.device)
+        planes[3] = torch.linalg.vector_norm(points, dim=1, dtype=torch.float32).square_()
+        log_constant = -math.log(len(x))
+        if weights is not None:
+            planes[4], log_constant = (weights.double() / weights.double().sum()).log(), 0.0
+        if ids is None:
+            return cls(points, planes, log_constant=log_constant)
+        count = torch.searchsorted(ids, ids, right=True) - torch.searchsorted(ids, ids)
+        share = count.double().reciprocal().masked_fill(ids < 0, 0.0)
+        shift = points @ centre if x.dtype == torch.float32 else torch.zeros_like(planes[0])
+        return cls(points, planes, ids, shift, share, order, log_constant)
+
+    def part(self, rows: slice) -> _Side:
+        """Some of the rows, as the kernels read them."""
+        return _Side(self.points[rows], self.planes[:, rows], None if self.ids is None else self.ids[rows])
+
+    def put_exponents(self, scale: Tensor) -> None:
+        if self.share is not None and self.shift is not None:
+            self.planes[0] = (scale * self.shift + self.share.log()).clamp_(min=LOWEST)
+
+    def restore(self, rows: Tensor) -> Tensor:
+        """Rows in the caller's order."""
+        return rows if self.order is None else torch.empty_like(rows).index_copy_(0, self.order, rows)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    x: _Side
+    y: _Side
+    centre: Tensor
+    scale: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, nce: bool) -> _Pair:
+        centre = torch.lerp(x.mean(dim=0), y.mean(dim=0), 0.5)
+        ids_x, ids_y = (rows.ids_x, rows.ids_y) if nce else (None, None)
+        sides = _Side.of(x, centre, ids_x, rows.weights_x), _Side.of(y, centre, ids_y, rows.weights_y)
+        for side in sides:
+            side.put_exponents(scale)
+        return cls(*sides, centre.float(), scale)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """The first pass: (top, total) of each row and column, over all and over positives; the sum of the kernel is
+    kernel_total * exp(kernel_top)."""
+
+    rows: tuple[Tensor, ...]
+    columns: tuple[Tensor, ...]
     kernel_top: Tensor
     kernel_total: Tensor
 
+    def info_nce(self, pair: _Pair) -> Tensor:
+        if not self.rows:
+            return self.kernel_total.new_zeros(())
+        return (_mean_loss(pair.x, self.rows) + _mean_loss(pair.y, self.columns)) / 2
 
-def _first_pass(pair: Pair, nce: bool, kernel: Gaussian | None) -> _FirstSums:
-    sums = Softmaxes(pair)
-    planes_x, planes_y = _planes(pair.x.sample, pair.x, pair.scale), _planes(pair.y.sample, pair.y, pair.scale)
-    tops, totals = [], []
-    for i, j, _ in pair.tiles():
-        s = _matmul(pair.x.sample.points[i], pair.y.sample.points[j].T)
-        ids = (pair.x.ids[i], pair.y.ids[j]) if nce else None
-        launch = _Launch(s, planes_x[:, i], planes_y[:, j], ids, pair.scale, kernel)
-        rows, columns, kernel_sums = launch.first()
-        if nce:
-            for every, positive, parts, where in (
-                (sums.rows, sums.rows_positive, rows, i),
-                (sums.columns, sums.columns_positive, columns, j),
-            ):
-                every.merge(*_combined(parts[0], parts[1]), where)
-                positive.merge(*_combined(parts[2], parts[3]), where)
-        tops.append(kernel_sums[0].flatten())
-        totals.append(kernel_sums[1].flatten())
-    top, total = _combined(torch.cat(tops)[:, None], torch.cat(totals)[:, None])
-    return _FirstSums(sums, top[0].double(), total[0])
+
+def _first_pass(pair: _Pair, kernel: Gaussian | None) -> _Sums:
+    x, y = pair.x, pair.y
+    nce, (n, m) = x.ids is not None, (len(x.points), len(y.points))
+    n_blocks, m_blocks = triton.cdiv(n, BLOCK), triton.cdiv(m, BLOCK)
+    row_out = x.planes.new_empty(4 if nce else 0, m_blocks, n)
+    column_out = x.planes.new_empty(4 if nce else 0, n_blocks, m)
+    kernel_out = x.planes.new_empty(2, n_blocks * m_blocks) if kernel else x.planes.new_zeros(2, 1)
+    outs = row_out, column_out, kernel_out
+    points, ids = (x.points, y.points, x.planes, y.planes), _ids(x, y)
+    with torch.cuda.device_of(x.points):  # type: ignore[no-untyped-call]
+        _sum_kernel[(n_blocks * m_blocks,)](
+            *points, *ids, pair.scale, *outs, n, m, _slope(kernel), NCE=nce, KERNEL=kernel is not None, **_options(x)
+        )
+    kernel_top, kernel_total = _combined(kernel_out[0][:, None], kernel_out[1][:, None])
+    rows, columns = (
+        (*_combined(out[0], out[1]), *_combined(out[2], out[3])) if nce else () for out in (row_out, column_out)
+    )
+    return _Sums(rows, columns, kernel_top[0].double(), kernel_total[0])
 
 
 def _second_pass(
-    pair: Pair, sums: _FirstSums, terms: tuple[bool, Gaussian | None], upstream: tuple[float, float]
+    pair: _Pair, sums: _Sums, kernel: Gaussian | None, upstream: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients in x, y and the scale."""
-    nce, kernel = terms
     x, y = pair.x, pair.y
-    planes_x, planes_y = _planes(x.sample, x, pair.scale), _planes(y.sample, y, pair.scale)
-    if nce:
+    if sums.rows:
         factor = upstream[0] * pair.scale / 2
-        _put_softmax(planes_x, x, (sums.softmaxes.rows, sums.softmaxes.rows_positive), factor)
-        _put_softmax(planes_y, y, (sums.softmaxes.columns, sums.softmaxes.columns_positive), factor)
-    kernel_factor = 0.0 if kernel is None else -upstream[1] / kernel.sigma**2 / float(sums.kernel_total)
-    grads = [torch.zeros_like(side.sample.points, dtype=torch.float32) for side in (x, y)]
-    masses = [planes_x.new_zeros(2, len(side.ids)) for side in (x, y)]
-    grad_scale = torch.zeros_like(sums.kernel_total)
-    for i, j, _ in pair.tiles():
-        w = _matmul(x.sample.points[i], y.sample.points[j].T)
-        ids = (x.ids[i], y.ids[j]) if nce else None
-        launch = _Launch(w, planes_x[:, i], planes_y[:, j], ids, pair.scale, kernel)
-        rows, columns, dots = launch.second(float(sums.kernel_top), kernel_factor, diagonal=False)
-        masses[0][:, i] += rows
-        masses[1][:, j] += columns
-        grad_scale += dots.sum(dtype=grad_scale.dtype)
-        grads[0][i] += _matmul(w, y.sample.points[j])
-        grads[1][j] += _matmul(w.T, x.sample.points[i])
+        _put_softmax(x, sums.rows, factor)
+        _put_softmax(y, sums.columns, factor)
+    kernel_factor = 0 if kernel is None else -1 / kernel.sigma**2
+    factors = sums.kernel_top.float(), (upstream[1] * kernel_factor / sums.kernel_total).float()
+    grads = [torch.zeros_like(side.points, dtype=torch.float32) for side in (x, y)]
+    masses = [x.planes.new_zeros(2, len(side.points)) for side in (x, y)]
+    grad_scale = torch.zeros((), dtype=torch.float64, device=x.points.device)
+    for i in _chunks(len(x.points)):
+        own = x.part(i)
+        rows, columns, dots, w = _launch_weights((own, y), pair.scale, *factors, kernel)
+        masses[0][:, i] = rows
+        masses[1] += columns
+        grad_scale += dots.sum(dtype=torch.float64)
+        grads[0][i] = _matmul(w, y.points)
+        grads[1] += _matmul(w.T, own.points)
     for side, grad, mass in zip((x, y), grads, masses, strict=True):
-        grad_scale += (mass[0].to(grad_scale.dtype) * side.shift).sum()
-        grad.addcmul_(mass[0][:, None], pair.centre.float())
-        grad.addcmul_(side.sample.points.float(), mass[1][:, None])
+        if side.shift is not None and side.points.dtype == torch.float32:
+            grad_scale += (mass[0].double() * side.shift).sum()
+            grad.addcmul_(mass[0][:, None], pair.centre)
+        grad.addcmul_(side.points.float(), mass[1][:, None])
     return x.restore(grads[0]), y.restore(grads[1]), grad_scale / pair.scale
 
 
-class _Launch:
-    """One tile and what its kernels read. planes: (7, rows) and (7, columns), see _planes."""
+def _launch_weights(
+    sides: tuple[_Side, _Side], scale: Tensor | None, top: Tensor, factor: Tensor, kernel: Gaussian | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(2, rows) and (2, columns) sums of InfoNCE and kernel, (blocks,) sums of w s, and w (rows, columns).
 
-    def __init__(
-        self,
-        s: Tensor,
-        x: Tensor,
-        y: Tensor,
-        ids: tuple[Tensor, Tensor] | None,
-        scale: float,
-        kernel: Gaussian | None,
-    ) -> None:
-        self.s, self.x, self.y = s, x.contiguous(), y.contiguous()
-        nobody = torch.zeros(0, dtype=torch.int64, device=s.device)
-        self.ids = (nobody, nobody) if ids is None else ids
-        self.flags = {"NCE": ids is not None, "KERNEL": kernel is not None, "SIZE": BLOCK}
-        self.numbers = (*s.shape, scale, 0.0 if kernel is None else -0.5 / kernel.sigma**2)
-        self.grid = (triton.cdiv(s.shape[0], BLOCK), triton.cdiv(s.shape[1], BLOCK))
-
-    def first(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Per block: (4, blocks, rows), (4, blocks, columns), (2, blocks, blocks); maxima and sums in turn."""
-        (n, m), (n_blocks, m_blocks) = self.s.shape, self.grid
-        outs = self.x.new_zeros(4, m_blocks, n), self.x.new_zeros(4, n_blocks, m), self.x.new_zeros(2, *self.grid)
-        with torch.cuda.device_of(self.s):  # type: ignore[no-untyped-call]
-            _first_kernel[self.grid](self.s, self.x, self.y, *self.ids, *outs, *self.numbers, **self.flags)
-        return outs
-
-    def second(self, kernel_top: float, kernel_factor: float, diagonal: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Turns s into the coefficients; (2, rows) and (2, columns) sums of InfoNCE and kernel, (blocks,) of w s."""
-        (n, m), (n_blocks, m_blocks) = self.s.shape, self.grid
-        rows, columns = self.x.new_zeros(2, m_blocks, n), self.x.new_zeros(2, n_blocks, m)
-        dots = self.x.new_zeros(n_blocks * m_blocks)
-        numbers = (*self.numbers, kernel_top, kernel_factor)
-        outs = rows, columns, dots
-        flags = {"DIAGONAL_TILE": diagonal, **self.flags}
-        with torch.cuda.device_of(self.s):  # type: ignore[no-untyped-call]
-            _second_kernel[self.grid](self.s, self.x, self.y, *self.ids, *outs, *numbers, **flags)
-        return rows.sum(dim=1), columns.sum(dim=1), dots
-
-
-def _planes(sample: PreparedSample, side: SortedSide | None = None, scale: float = 0.0) -> Tensor:
-    """(7, N) float32, one row for each vector that the kernels read.
-
-    0: what the row adds to the other side's exponents; 1, 2: maximum and factor of its softmax; 3: square norm;
-    4: log of its kernel weight; 5, 6: maximum and factor over its positives.
+    scale None: x against later rows of itself, no InfoNCE.
     """
-    planes = sample.square_norms.new_zeros(7, len(sample.square_norms))
-    planes[3] = sample.square_norms
-    if sample.log_weights is not None:
-        planes[4] = sample.log_weights
-    if side is not None:
-        planes[0] = (scale * side.shift + side.log_w).clamp_(min=LOWEST)
-    return planes
+    x, y = sides
+    nce, (n, m) = scale is not None and x.ids is not None, (len(x.points), len(y.points))
+    n_blocks, m_blocks = triton.cdiv(n, BLOCK), triton.cdiv(m, BLOCK)
+    new = x.planes.new_empty if nce and kernel is not None else x.planes.new_zeros
+    rows, columns, dots = new(2, m_blocks, n), new(2, n_blocks, m), new(n_blocks * m_blocks)
+    w = torch.empty(n, 64 * triton.cdiv(m, 64), dtype=_weight_dtype(x.points), device=x.points.device)[:, :m]
+    at = top if scale is None else scale, top, factor
+    numbers = x.planes.stride(0), y.planes.stride(0), n, m, _slope(kernel)
+    flags = {"NCE": nce, "KERNEL": kernel is not None, "WITHIN": scale is None}
+    points, ids = (x.points, y.points, x.planes, y.planes), _ids(x, y)
+    with torch.cuda.device_of(w):  # type: ignore[no-untyped-call]
+        _weight_kernel[(n_blocks * m_blocks,)](
+            *points, *ids, *at, w, rows, columns, dots, *numbers, **flags, **_options(x)
+        )
+    return rows.sum(dim=1), columns.sum(dim=1), dots, w
 
 
-def _put_softmax(planes: Tensor, side: SortedSide, sums: tuple[Any, Any], factor: float) -> None:
-    scaled = factors(side, *sums, factor)
-    planes[1], planes[2] = sums[0].top, scaled.every
-    planes[5], planes[6] = sums[1].top, scaled.positive
+def _options(side: _Side) -> dict[str, Any]:
+    """Sizes of blocks and of the machine that are the same for both kernels, so that their products are."""
+    options = {"DIM": side.points.shape[1], "SIZE": BLOCK, "GROUP": GROUP, "UP": not side.points.is_cuda}
+    options["WIDTH"] = 32 if side.points.dtype == torch.float32 else 64
+    return options | {"num_warps": WARPS, "num_stages": STAGES}
+
+
+def _chunks(rows: int) -> Iterator[slice]:
+    for start in range(0, rows, CHUNK):
+        yield slice(start, min(start + CHUNK, rows))
+
+
+def _ids(x: _Side, y: _Side) -> tuple[Tensor, Tensor]:
+    nobody = torch.zeros(0, dtype=torch.int64, device=x.points.device)
+    return nobody if x.ids is None else x.ids, nobody if y.ids is None else y.ids
+
+
+def _slope(kernel: Gaussian | None) -> float:
+    return 0.0 if kernel is None else -0.5 / kernel.sigma**2
+
+
+def _put_softmax(side: _Side, sums: tuple[Tensor, ...], factor: Tensor) -> None:
+    """Maxima and factors of the rows for the second pass: factor * share / total, 0 for rows that enter no mean."""
+    top, total, positive_top, positive_total = sums
+    scaled = factor * _shares(side, positive_total)
+    side.planes[1], side.planes[5] = top, positive_top
+    side.planes[2] = torch.where(scaled == 0, 0, scaled / total)
+    side.planes[6] = torch.where(scaled == 0, 0, scaled / positive_total)
+
+
+def _shares(side: _Side, positive_total: Tensor) -> Tensor:
+    """Weight of each row in the mean, 0 where it has no positive."""
+    w = torch.where(positive_total == 0, 0, side.share)
+    return w / w.sum()
+
+
+def _mean_loss(side: _Side, sums: tuple[Tensor, ...]) -> Tensor:
+    top, total, positive_top, positive_total = sums
+    share = _shares(side, positive_total)
+    loss = (top.double() - positive_top) + (total.log() - positive_total.log())
+    return torch.where(share == 0, 0, share * loss).sum()
 
 
 def _combined(tops: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
     """(blocks, N) maxima and sums -> (N,) maxima and float64 sums."""
     top = tops.amax(dim=0)
-    return top, (totals.to(totals_dtype(totals)) * (tops - top).exp()).sum(dim=0)
+    return top, ((tops - top).exp_() * totals).sum(dim=0, dtype=torch.float64)
 
 
-def _matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b in float32; a bfloat16 b takes a as bfloat16, float16 times float16 stays as it is."""
-    if b.dtype == torch.bfloat16:
-        a = a.to(torch.bfloat16)
-    if a.dtype == b.dtype and b.dtype != torch.float32 and a.is_cuda:
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return a.float() @ b.float()
+def _weight_dtype(points: Tensor) -> torch.dtype:
+    return torch.bfloat16 if points.dtype == torch.bfloat16 else torch.float32
 
 
-def _pair(x: Tensor, y: Tensor, rows: RowInfo, scale: float) -> Pair:
-    return Pair.of(x, y, rows, scale, centred=x.dtype == torch.float32)
+def _matmul(w: Tensor, points: Tensor) -> Tensor:
+    """w @ points in float32, from bfloat16 factors where both are."""
+    if w.dtype == points.dtype == torch.bfloat16 and w.is_cuda:
+        return torch.mm(w, points, out_dtype=torch.float32)
+    return w.float() @ points.float()
