@@ -140,6 +140,23 @@ def errors(dim: int) -> list[dict[str, Any]]:
     return found
 
 
+def write(path: Path, records: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
+    content = {
+        "machine": {
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "device": torch.cuda.get_device_name(),
+            "python": platform.python_version(),
+            "versions": {"torch": torch.__version__, "cuda": torch.version.cuda},
+        },
+        "scale": SCALE,
+        "sigma": SIGMA,
+        "records": records,
+        "errors": found,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -160,24 +177,12 @@ def main() -> int:
                 compiled = torch.compile(dense, dynamic=False)
                 records.append(measured("torch.compile of dense", compiled, rows, dim, torch.bfloat16))
             records.append(floor(rows, dim))
+            write(options.out, records, [])
             for r in records[-6:]:
                 if (r["rows"], r["dim"]) == (rows, dim):
                     spent = f"{r['median_ms']:.3f} ms" if "median_ms" in r else "out of memory"
                     print(rows, dim, r["dtype"], r["implementation"], spent, r.get("peak_mb"), flush=True)
-    content = {
-        "machine": {
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "device": torch.cuda.get_device_name(),
-            "python": platform.python_version(),
-            "versions": {"torch": torch.__version__, "cuda": torch.version.cuda},
-        },
-        "scale": SCALE,
-        "sigma": SIGMA,
-        "records": records,
-        "errors": [e for dim in options.dims for e in errors(dim)],
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(content, indent=1) + "\n")
+    write(options.out, records, [e for dim in options.dims for e in errors(dim)])
     return 0
 
 
