@@ -29,7 +29,7 @@ def ops(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     from csaligner.ops import triton
 
     monkeypatch.setattr(triton, "BLOCK", 16)
-    monkeypatch.setattr(triton, "CHUNK", 32)
+    monkeypatch.setattr(triton, "CHUNK_ENTRIES", 32 * 48)
     return triton
 
 

@@ -2,9 +2,9 @@
 
 Both kernels see blocks of x y^T: `sum_kernel` reduces them to the sums of the first pass, `weight_kernel` turns them
 into the coefficients w of the gradient, which are written once and multiplied with the points by the library. 14 N^2 d
-flops, O(CHUNK N) memory. Half-precision products come from the library, in float32; float32 features are multiplied
-inside the kernels. Sums are kept for each block and added up afterwards in a fixed order: no atomics, the same bits in
-every run; nothing waits for the host. With TRITON_INTERPRET=1 it runs on a CPU.
+flops, O(N) memory beside one chunk of products. Half-precision products come from the library, in float32; float32
+features are multiplied inside the kernels. Sums are kept for each block and added up afterwards in a fixed order: no
+atomics, the same bits in every run; nothing waits for the host. With TRITON_INTERPRET=1 it runs on a CPU.
 
 Limits: the Gaussian kernel; float32, bfloat16 or float16 features. Half-precision features go into the products as they
 are (uncentred); bfloat16 features also take bfloat16 coefficients. float32 features are centred; their products run in
@@ -29,7 +29,7 @@ from .tiles import no_autocast, refuse_second_derivative
 from .triton_kernels import sum_kernel, weight_kernel
 
 BLOCK = 128  # samples are filled up to a multiple of it, so that kernels need no masks
-CHUNK = 2048  # rows whose products and coefficients are held at once, a multiple of BLOCK
+CHUNK_ENTRIES = 2**26  # products that are held at once, 256 MB in float32 and half of that for their coefficients
 LOWEST, HIGHEST = -1e30, 1e30  # stand for infinities, which would make NaN of a difference
 
 # Blocks of the kernels: of products that the library made, and of those that the kernels make themselves.
@@ -79,7 +79,7 @@ class _Within(torch.autograd.Function):
             grad = torch.zeros_like(side.points, dtype=torch.float32)
             sums = _WeightSums(side, side, nce=False)
             one, zero = grad.new_ones(()), grad.new_zeros(())
-            for i in side.chunks():
+            for i in side.chunks(side):
                 w = _weights((side, side), i, i.start, (zero, zero, one), sums, kernel)  # -k
                 grad[i] += _matmul(w, side.points[i.start :])
                 if i.stop < len(side.points):
@@ -151,8 +151,9 @@ class _Side:
         points = x.new_zeros(BLOCK * triton.cdiv(count, BLOCK), x.shape[1])
         points[:count] = x - centre if x.dtype == torch.float32 else x
         planes = torch.zeros(7, len(points), dtype=torch.float32, device=x.device)
-        planes[0, count:] = planes[4, count:] = LOWEST
-        planes[1, count:] = planes[5, count:] = HIGHEST
+        if count < len(points):
+            planes[0::4, count:] = LOWEST
+            planes[1::4, count:] = HIGHEST
         planes[3] = torch.linalg.vector_norm(points, dim=1, dtype=torch.float32).square_()
         log_constant = -math.log(count)
         if weights is not None:
@@ -168,9 +169,11 @@ class _Side:
         shift = points @ centre if x.dtype == torch.float32 else torch.zeros_like(planes[0])
         return cls(points, planes, all_ids, shift, share, order, log_constant, count)
 
-    def chunks(self) -> Iterator[slice]:
-        for start in range(0, len(self.points), CHUNK):
-            yield slice(start, min(start + CHUNK, len(self.points)))
+    def chunks(self, other: _Side) -> Iterator[slice]:
+        """Rows whose products with the other side are held at once, a multiple of BLOCK."""
+        rows = BLOCK * max(1, CHUNK_ENTRIES // (BLOCK * len(other.points)))
+        for start in range(0, len(self.points), rows):
+            yield slice(start, min(start + rows, len(self.points)))
 
     def restore(self, rows: Tensor) -> Tensor:
         """Rows of the sample in the caller's order."""
@@ -200,8 +203,8 @@ class _Pair:
 
 @dataclass(frozen=True)
 class _Sums:
-    """The first pass: (top, total) of each row and column, over all and over positives; the sum of the kernel is
-    kernel_total * exp(kernel_top)."""
+    """The first pass: maxima over all and over positives, then sums over all and over positives, of each row and
+    column; the sum of the kernel is kernel_total * exp(kernel_top)."""
 
     rows: tuple[Tensor, ...]
     columns: tuple[Tensor, ...]
@@ -223,18 +226,19 @@ def _first_pass(pair: _Pair, kernel: Gaussian | None) -> _Sums:
     column_out = x.planes.new_empty(4 if pair.nce else 0, n // size, m)
     kernel_out = x.planes.new_empty(2, n // size * (m // size)) if kernel else x.planes.new_zeros(2, 1)
     flags = {"NCE": pair.nce, "KERNEL": kernel is not None, **options}
-    for i in x.chunks():
+    for i in x.chunks(y):
         s = _library_products(x, y, i, 0)
         reads = s, x.points, y.points, x.planes, y.planes, x.ids, y.ids, pair.scale
         with torch.cuda.device_of(s):  # type: ignore[no-untyped-call]
             sum_kernel[(m // size, (i.stop - i.start) // size)](
                 *reads, row_out, column_out, kernel_out, i.start, n, m, _slope(kernel), **flags
             )
-    kernel_top, kernel_total = _combined(kernel_out[0][:, None], kernel_out[1][:, None])
+    kernel_top, kernel_total = _combined(kernel_out[0], kernel_out[1], 0)
     rows, columns = (
-        (*_combined(out[0], out[1]), *_combined(out[2], out[3])) if pair.nce else () for out in (row_out, column_out)
+        tuple(part for both in _combined(out[0::2], out[1::2], 1) for part in both) if pair.nce else ()
+        for out in (row_out, column_out)
     )
-    return _Sums(rows, columns, kernel_top[0].double(), kernel_total[0])
+    return _Sums(rows, columns, kernel_top.double(), kernel_total)
 
 
 def _second_pass(
@@ -250,7 +254,7 @@ def _second_pass(
     numbers = pair.scale, sums.kernel_top.float(), (upstream[1] * kernel_factor / sums.kernel_total).float()
     grads = [torch.zeros_like(side.points, dtype=torch.float32) for side in (x, y)]
     found = _WeightSums(x, y, pair.nce)
-    for i in x.chunks():
+    for i in x.chunks(y):
         w = _weights((x, y), i, None, numbers, found, kernel)
         grads[0][i] = _matmul(w, y.points)
         grads[1] += _matmul(w.T, x.points[i])
@@ -324,11 +328,12 @@ def _slope(kernel: Gaussian | None) -> float:
 
 def _put_softmax(side: _Side, sums: tuple[Tensor, ...], factor: Tensor) -> None:
     """Maxima and factors of the rows for the second pass: factor * share / total, 0 for rows that enter no mean."""
-    top, total, positive_top, positive_total = sums
+    top, positive_top, total, positive_total = sums
     scaled = factor * _shares(side, positive_total)
+    in_a_mean = scaled != 0
     side.planes[1], side.planes[5] = top, positive_top
-    side.planes[2] = torch.where(scaled == 0, 0, scaled / total)
-    side.planes[6] = torch.where(scaled == 0, 0, scaled / positive_total)
+    side.planes[2] = torch.where(in_a_mean, scaled / total, 0)
+    side.planes[6] = torch.where(in_a_mean, scaled / positive_total, 0)
 
 
 def _shares(side: _Side, positive_total: Tensor) -> Tensor:
@@ -338,16 +343,16 @@ def _shares(side: _Side, positive_total: Tensor) -> Tensor:
 
 
 def _mean_loss(side: _Side, sums: tuple[Tensor, ...]) -> Tensor:
-    top, total, positive_top, positive_total = sums
+    top, positive_top, total, positive_total = sums
     share = _shares(side, positive_total)
-    loss = (top.double() - positive_top) + (total.log() - positive_total.log())
+    loss = (top.double() - positive_top) + (total / positive_total).log()
     return torch.where(share == 0, 0, share * loss).sum()
 
 
-def _combined(tops: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
-    """(blocks, N) maxima and sums -> (N,) maxima and float64 sums."""
-    top = tops.amax(dim=0)
-    return top, ((tops - top).exp_() * totals).sum(dim=0, dtype=torch.float64)
+def _combined(tops: Tensor, totals: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Maxima and sums of blocks, which lie along dim -> maxima and float64 sums of all."""
+    top = tops.amax(dim=dim)
+    return top, (tops - top.unsqueeze(dim)).exp_().mul_(totals).sum(dim=dim, dtype=torch.float64)
 
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:
