@@ -75,7 +75,7 @@ def milliseconds(step: Callable[[], Any]) -> list[float]:
     for _ in range(3):
         step()
     while len(times) < 5 or (sum(times) < 200 and len(times) < 50):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         step()
         end.record()

@@ -79,7 +79,7 @@ def accepted_keywords(name: str, function: Any, keywords: Sequence[str]) -> froz
     parameters = signature.parameters.values()
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    accepted = frozenset(keywords) if takes_any else names & frozenset(keywords)
+    accepted = frozenset(keywords) if takes_any else frozenset(keywords) & names
     try:
         signature.bind(None, None, **dict.fromkeys(accepted))
     except TypeError as error:

@@ -42,14 +42,14 @@ def test_large_batches_run_in_tiles(monkeypatch: pytest.MonkeyPatch, rows: int, 
 def test_the_way_from_the_loss_to_its_first_product_is_short(impl: str) -> None:
     found: list[list[traceback.FrameSummary]] = []
 
-    class FirstProduct(TorchDispatchMode):
+    class FirstProduct(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if function.overloadpacket is torch.ops.aten.mm:
                 found.append([f for f in traceback.extract_stack() if "csaligner" in Path(f.filename).parts[:-1]])
             return function(*args, **(kwargs or {}))
 
     x, y = torch.randn(30, 4).requires_grad_(), torch.randn(30, 4)
-    with FirstProduct():
+    with FirstProduct():  # type: ignore[no-untyped-call]
         CSAlignerLoss(impl=impl)(x, y, 5.0)
     frames = found[0]
     assert frames[0].name == "forward"

@@ -55,7 +55,7 @@ def with_gradients(
 ) -> tuple[Tensor, ...]:
     dtype = torch.float64 if samples[0].dtype == torch.float64 else torch.float32
     leaves = [t.detach().clone().requires_grad_() for t in (*samples, torch.tensor(scale, dtype=dtype, device="cuda"))]
-    value = value_of(impl, *leaves, rows, sigma)
+    value = value_of(impl, leaves[0], leaves[1], leaves[2], rows, sigma)
     return value.detach(), *torch.autograd.grad(value, leaves)
 
 
@@ -116,7 +116,7 @@ def test_nothing_waits_for_the_host() -> None:
     leaves = [t.detach().requires_grad_() for t in (x, y, torch.tensor(SCALE, device="cuda"))]
     torch.cuda.set_sync_debug_mode("error")
     try:
-        torch.autograd.grad(value_of("triton", *leaves, rows, 0.5), leaves)
+        torch.autograd.grad(value_of("triton", leaves[0], leaves[1], leaves[2], rows, 0.5), leaves)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -101,7 +101,8 @@ def implementation(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None
         raise InputError('impl: "mixed" rounds to bfloat16 and float64 features were given; take "tiled"')
     found = _triton() if name == "triton" else TABLE[name]
     if torch.compiler.is_compiling():  # the compiler is loaded then; disable() would load it at import
-        found = replace(found, **{f.name: torch.compiler.disable(getattr(found, f.name)) for f in fields(found)})
+        disable: Callable[[Any], Any] = torch.compiler.disable
+        found = replace(found, **{f.name: disable(getattr(found, f.name)) for f in fields(found)})
     return found
 
 

@@ -98,7 +98,9 @@ class Mixture:
 
 def bandwidths(kernel: Any) -> Bandwidth | list[Bandwidth]:
     """sigma of a kernel of this file; of a mixture those of its parts."""
-    return [part.sigma for part in kernel.parts] if isinstance(kernel, Mixture) else kernel.sigma
+    parts: tuple[Any, ...] = kernel.parts if isinstance(kernel, Mixture) else (kernel,)
+    sigmas = [part.sigma for part in parts]
+    return sigmas if isinstance(kernel, Mixture) else sigmas[0]
 
 
 KERNELS: dict[str, type[Gaussian] | type[Laplacian] | type[InverseMultiquadric]] = {

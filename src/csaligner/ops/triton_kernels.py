@@ -4,6 +4,7 @@ Samples are filled up to a multiple of the block, so that nothing is masked; row
 -1e30 in place of their exponents.
 """
 
+# mypy: disable-error-code="no-untyped-def,untyped-decorator"
 from __future__ import annotations
 
 import triton
@@ -11,7 +12,7 @@ import triton.language as tl
 
 
 @triton.jit
-def _products(s_at, points_x, points_y, local, i, j, stride, DIM: tl.constexpr, OWN: tl.constexpr, SIZE: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
+def _products(s_at, points_x, points_y, local, i, j, stride, DIM: tl.constexpr, OWN: tl.constexpr, SIZE: tl.constexpr):  # noqa: PLR0913, PLR0917
     """x_i . y_j, (SIZE, SIZE) float32: read at `local`, or (OWN) computed from the points in three TF32 parts."""
     if not OWN:
         return tl.load(s_at + local)
@@ -30,7 +31,7 @@ def _products(s_at, points_x, points_y, local, i, j, stride, DIM: tl.constexpr, 
 
 
 @triton.jit
-def _sums_along(e, out, plane, count, rows, index, block, axis: tl.constexpr):  # type: ignore[no-untyped-def]
+def _sums_along(e, out, plane, count, rows, index, block, axis: tl.constexpr):
     """Largest e and sum of exp(e - largest) along an axis, to planes `plane` and `plane + 1` of out."""
     top = tl.max(e, axis)
     total = tl.sum(tl.exp(e - (top[:, None] if axis == 1 else top[None, :])), axis)
@@ -40,14 +41,14 @@ def _sums_along(e, out, plane, count, rows, index, block, axis: tl.constexpr):  
 
 
 @triton.jit
-def _nothing(out, plane, count, rows, index, block, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _nothing(out, plane, count, rows, index, block, SIZE: tl.constexpr):
     place = (plane * count + block) * rows + index
     tl.store(out + place, tl.full((SIZE,), -1e30, tl.float32))
     tl.store(out + place + count * rows, tl.zeros((SIZE,), tl.float32))
 
 
 @triton.jit
-def _log_kernel(s, i, j, x, y, rows, columns, slope, WITHIN: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
+def _log_kernel(s, i, j, x, y, rows, columns, slope, WITHIN: tl.constexpr):  # noqa: PLR0913, PLR0917
     """log of weighted k; planes 3 and 4 of x and y: square norms, log weights."""
     norm_x, norm_y = tl.load(x + 3 * rows + i)[:, None], tl.load(y + 3 * columns + j)[None, :]
     t = tl.maximum(norm_x + norm_y - 2 * s, 0.0)
@@ -57,7 +58,7 @@ def _log_kernel(s, i, j, x, y, rows, columns, slope, WITHIN: tl.constexpr):  # t
 
 
 @triton.jit
-def _may_be_positive(ids_x, ids_y, first_i, first_j, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _may_be_positive(ids_x, ids_y, first_i, first_j, SIZE: tl.constexpr):
     """Whether a block of sorted ids can hold a pair."""
     low_x, high_x = tl.load(ids_x + first_i), tl.load(ids_x + first_i + SIZE - 1)
     low_y, high_y = tl.load(ids_y + first_j), tl.load(ids_y + first_j + SIZE - 1)
@@ -65,7 +66,7 @@ def _may_be_positive(ids_x, ids_y, first_i, first_j, SIZE: tl.constexpr):  # typ
 
 
 @triton.jit
-def sum_kernel(  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
+def sum_kernel(  # noqa: PLR0913, PLR0917
     s_at,
     points_x,
     points_y,
@@ -114,7 +115,7 @@ def sum_kernel(  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
 
 
 @triton.jit
-def _softmax_part(e, planes, stride, index, top_plane, axis: tl.constexpr):  # type: ignore[no-untyped-def]
+def _softmax_part(e, planes, stride, index, top_plane, axis: tl.constexpr):
     """factor * exp(e - top), with top and factor of each row (axis 1) or column in planes top_plane and the next."""
     top, factor = tl.load(planes + top_plane * stride + index), tl.load(planes + (top_plane + 1) * stride + index)
     if axis == 1:
@@ -123,7 +124,7 @@ def _softmax_part(e, planes, stride, index, top_plane, axis: tl.constexpr):  # t
 
 
 @triton.jit
-def weight_kernel(  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
+def weight_kernel(  # noqa: PLR0913, PLR0917
     s_at,
     points_x,
     points_y,

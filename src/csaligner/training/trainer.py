@@ -208,12 +208,12 @@ class Trainer:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._config.precision == "bf16"):
             image, text = self._model(*inputs)
         c = self._config
-        if c.precision == "bf16" and c.objective.exchange == "gather":
-            if choose(c.objective.impl, image, text) == "triton":
-                dtype = torch.bfloat16  # the products of the loss run in it
+        gathers = c.objective.exchange == "gather"
+        if c.precision == "bf16" and gathers and choose(c.objective.impl, image, text) == "triton":
+            dtype = torch.bfloat16  # the products of the loss run in it
         image, text = image.to(dtype), text.to(dtype)
         image_ids, text_ids = batch.image_ids.to(device), batch.text_ids.to(device)
-        if c.objective.exchange == "gather":
+        if gathers:
             (image, image_ids), (text, text_ids) = _gathered(image, image_ids), _gathered(text, text_ids)
         tokens = self._embed_tokens(batch.tokens) if batch.tokens is not None else None
         return Embeddings(image, text, image_ids, text_ids, tokens)
