@@ -7,7 +7,7 @@ DEMO := $(VENV)/.demo
 GENERATE := $(VENV)/.generate
 STAMP := $(VENV)/.installed
 
-.PHONY: demo generate test nightly coverage lint bench docs site extras faults mutants clean fuzz audit
+.PHONY: demo generate test nightly coverage lint bench gpu docs site extras faults mutants clean fuzz audit
 demo: $(DEMO)
 	$(BIN)/csaligner demo
 
@@ -36,6 +36,12 @@ bench: $(STAMP)
 		--out benchmarks/results/loss_16384.json
 	$(BIN)/python benchmarks/scaling.py --out benchmarks/results/scaling.json --figure docs/scaling.svg
 	$(BIN)/python benchmarks/numerics.py --out benchmarks/results/numerics.json
+
+# on a machine with CUDA, after `pip install --editable . pytest`; PYTHON_GPU chooses the interpreter
+PYTHON_GPU ?= python3
+gpu:
+	$(PYTHON_GPU) -m pytest -m gpu tests/ops
+	$(PYTHON_GPU) benchmarks/gpu.py --out benchmarks/results/gpu.json
 
 faults: $(STAMP)
 	CSALIGNER_FAULT_KILLS=30 CSALIGNER_FAULT_RECORD=benchmarks/results/faults.json $(BIN)/python -m pytest tests/faults

@@ -64,6 +64,34 @@ def error_table() -> str:
     return table(["loss", "implementation", "value", "gradient", "gradient, relative"], rows)
 
 
+def gpu_table() -> str:
+    """Times and memory on a GPU, the products alone beside them."""
+    content = load("gpu")
+    rows = []
+    for size, dim in dict.fromkeys((r["rows"], r["dim"]) for r in content["records"]):
+        records = [r for r in content["records"] if (r["rows"], r["dim"]) == (size, dim)]
+        floor = next(r for r in records if r["implementation"] == "products alone")["median_ms"]
+        for r in records:
+            name = f"{r['implementation']}, {r['dtype']}"
+            if "median_ms" not in r:
+                rows.append([f"{size:,}", dim, name, "out of memory", "", ""])
+                continue
+            memory = f"{r['peak_mb']:,.0f}" if "peak_mb" in r else ""
+            rows.append([f"{size:,}", dim, name, f"{r['median_ms']:.2f}", f"{r['median_ms'] / floor:.1f}", memory])
+    m = content["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
+    head = ["rows", "d", "implementation", "median ms", "times the products", "peak MB"]
+    return f"{m['device']}; {versions}; {m['date'][:10]}.\n\n" + table(head, rows)
+
+
+def gpu_error_table() -> str:
+    rows = [
+        [e["dim"], e["implementation"], e["dtype"], f"{e['value']:.1e}", f"{e['gradient_relative']:.1e}"]
+        for e in load("gpu")["errors"]
+    ]
+    return table(["d", "implementation", "dtype", "value", "gradient, relative"], rows)
+
+
 def token_table() -> str:
     content = load("token")
     rows = [
@@ -173,6 +201,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "clip_coco": clip_table,
     "loss": loss_table,
     "errors": error_table,
+    "gpu": gpu_table,
+    "gpu_errors": gpu_error_table,
     "token": token_table,
     "numerics": numerics_table,
     "three_modalities": modalities_table,

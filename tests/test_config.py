@@ -84,3 +84,7 @@ def test_schedules_begin_and_end_where_they_say() -> None:
     assert value_at(bandwidth, 0.5) == pytest.approx(1.25)
     assert value_at(0.7, 0.3) == 0.7
     assert [warmup_cosine(step, 4, 12) for step in (0, 3, 4, 8, 12)] == pytest.approx([0.25, 1.0, 1.0, 0.5, 0.0])
+
+
+def test_the_implementation_is_set_by_its_short_name() -> None:
+    assert load_config(TrainConfig, None, ["impl=tiled"]).objective.impl == "tiled"

@@ -24,6 +24,7 @@ PAPER_NAMES = {
     "weight": "objective.terms.cauchy_schwarz",
     "bandwidth": "objective.bandwidth",
     "logit_scale": "objective.logit_scale",
+    "impl": "objective.impl",  # not the paper's, but as often set
 }
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -132,6 +133,7 @@ class ObjectiveConfig(Strict):
     measure_every: steps between two measurements of what follows the embeddings, the median
     bandwidth and the auto weights. exchange: how the rows of several processes meet; gather: every process holds those
     of all; ring: blocks travel, for batches too large to gather, and the terms are info_nce, cauchy_schwarz and mmd.
+    impl: the implementation of the loss (ops/dispatch.py); auto: by size and device.
     """
 
     terms: Mapping[str, NonNegative | Schedule | Literal["auto"]] = Field(
@@ -145,6 +147,7 @@ class ObjectiveConfig(Strict):
     learn_logit_scale: bool = True
     max_logit_scale: Positive = 100.0
     exchange: Literal["gather", "ring"] = "gather"
+    impl: Literal["auto", "reference", "tiled", "mixed", "triton"] = "auto"
 
     @model_validator(mode="after")
     def _something_to_do(self) -> ObjectiveConfig:

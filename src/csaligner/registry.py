@@ -8,29 +8,46 @@ tests run over these tables. A script adds its own with `register`, an installed
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .checks import InputError, nearest
+from .signatures import adapt_divergence, adapt_paired_loss
 
 
 class Registry(Mapping[str, Any]):
     """The things of one kind by name: those of the package, those that `register` added, and those that installed
     packages offer as entry points of `group`. A name of the package cannot be taken by another thing.
 
-    A value is "module:attribute" or the thing itself; `load` makes the thing of it.
+    A value is "module:attribute" or the thing itself; `load` makes the thing of it. adapt: (name, thing) -> what `load`
+    returns, called once for each thing, when it is registered or first loaded; it raises InputError for one that does
+    not follow the protocol.
     """
 
-    def __init__(self, group: str, built_in: Mapping[str, Any]) -> None:
+    def __init__(self, group: str, built_in: Mapping[str, Any], adapt: Callable[[str, Any], Any] | None = None) -> None:
         self.group = group
         self._known: dict[str, Any] = dict(built_in)
         self._offered: dict[str, str] | None = None
+        self._adapt, self._adapted = adapt, dict[str, Any]()
 
     def register(self, name: str, thing: Any) -> None:
-        """Add `thing` (or its "module:attribute") for this process; InputError where the name is taken."""
+        """Add `thing` (or its "module:attribute") for this process.
+
+        Raises InputError where the name is taken, or the thing does not follow the protocol of this registry.
+        """
         if name in self:
             raise InputError(f"{self.group}: {name!r} is taken; choose another name")
+        if not isinstance(thing, str):
+            self.adapted(name, thing)
         self._known[name] = thing
+
+    def adapted(self, name: str, thing: Any) -> Any:
+        """What `load` returns for the thing of that name."""
+        if self._adapt is None:
+            return thing
+        if name not in self._adapted:
+            self._adapted[name] = self._adapt(name, thing)
+        return self._adapted[name]
 
     def __getitem__(self, name: str) -> Any:
         return self._known[name] if name in self._known else self._entry_points()[name]
@@ -49,7 +66,7 @@ class Registry(Mapping[str, Any]):
         return self._offered
 
 
-# Functions of two samples (N, d) and (M, d): types.Divergence, keywords weights_x and weights_y.
+# Functions of two samples (N, d) and (M, d): types.Divergence.
 DIVERGENCES = Registry(
     "csaligner.divergences",
     {
@@ -61,15 +78,17 @@ DIVERGENCES = Registry(
         "bures_wasserstein": "csaligner.divergences.gaussian:bures_wasserstein",
         "hoelder": "csaligner.divergences.hoelder:hoelder_divergence",
     },
+    adapt_divergence,
 )
 
-# Losses of pairs beside InfoNCE: functions of (x, y, logit scale, ids of x, ids of y).
+# Losses of pairs beside InfoNCE: types.PairedLoss.
 PAIRED_LOSSES = Registry(
     "csaligner.paired_losses",
     {
         "siglip": "csaligner.losses.siglip:siglip",
         "paired_l2": "csaligner.losses.paired:paired_l2",
     },
+    adapt_paired_loss,
 )
 
 # Modules made from (adapters.start.Affine, config.AdapterConfig).
@@ -129,17 +148,21 @@ DECODERS = Registry(
 def load(kind: str, table: Mapping[str, Any], name: str) -> Any:
     """The thing that `name` stands for in `table`.
 
-    Raises InputError: an unknown name (with the nearest known one); a thing of another package that is not there.
+    Raises InputError: an unknown name (with the nearest known one); a thing of another package that is not there, or
+    that does not follow the protocol.
     """
     if name not in table:
         raise InputError(f"{kind}: {name!r} is not known; {nearest(name, table)}")
     thing = table[name]
-    if not isinstance(thing, str):
-        return thing
-    module, _, attribute = thing.partition(":")
+    found = _imported(kind, name, thing) if isinstance(thing, str) else thing
+    return table.adapted(name, found) if isinstance(table, Registry) else found
+
+
+def _imported(kind: str, name: str, place: str) -> Any:
+    module, _, attribute = place.partition(":")
     if module.startswith("csaligner."):
         return getattr(importlib.import_module(module), attribute)
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"{kind}: {name!r} stands for {thing}, which cannot be imported ({error})") from None
+        raise InputError(f"{kind}: {name!r} stands for {place}, which cannot be imported ({error})") from None

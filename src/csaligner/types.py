@@ -275,6 +275,23 @@ def notes_of(dataset: Dataset) -> tuple[str, ...]:
 
 
 class Divergence(Protocol):
-    """A distance between two samples in one space: (N, d), (M, d) -> scalar, 0 where they coincide."""
+    """A distance between two samples in one space: (N, d), (M, d) -> scalar, differentiable, 0 where they coincide.
+
+    Called as divergence(x, y, **keywords), with those of these keywords that its signature names (or **kwargs):
+    weights_x (N,), weights_y (M,): float64, positive, or None where all rows count the same; impl: a name of
+    ops.dispatch.IMPLEMENTATIONS; bandwidth: the sigma of the objective, a number, or several for a mixture. A
+    divergence without weights works as long as all rows count the same; else InputError.
+    """
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor: ...
+
+
+class PairedLoss(Protocol):
+    """A loss of pairs: (N, d), (M, d) -> scalar, differentiable.
+
+    Called as loss(x, y, **keywords), with those of these keywords that its signature names (or **kwargs): logit_scale:
+    scalar; ids_x (N,), ids_y (M,): int64, equal where rows belong together, -1: no partner. A loss without ids is
+    given matched rows: x[k] and y[k] are pair k, so N = M.
+    """
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor: ...

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
 from csaligner.divergences.mmd import mmd
 from csaligner.losses.infonce import info_nce
 from csaligner.losses.objective import Objective
-from csaligner.ops import dispatch, tiled_contrastive
+from csaligner.ops import dispatch
 
 IMPLEMENTATIONS = ["reference", "tiled"]
 ALL = {"info_nce": 1.0, "cauchy_schwarz": 0.7, "mmd": 3.0}
@@ -116,8 +118,9 @@ def test_weight_zero_skips_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
     x, y = cloud(6), cloud(6, 1)
     objective = Objective({"info_nce": 1.0, "cauchy_schwarz": 0.0})
-    monkeypatch.setattr(dispatch, "within", forbidden)
-    monkeypatch.setattr(dispatch, "info_nce_and_between", forbidden)
+    dense = dispatch.TABLE["reference"]
+    no_kernel = dispatch.Implementation(forbidden, dense.info_nce, forbidden)  # type: ignore[arg-type]
+    monkeypatch.setitem(dispatch.TABLE, "reference", no_kernel)
     loss = objective(x, y, 7.0)
     assert set(loss.terms) == {"info_nce"}
     assert loss.weights["cauchy_schwarz"] == 0
@@ -127,16 +130,20 @@ def test_weight_zero_skips_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_info_nce_and_the_kernel_share_one_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    fused = tiled_contrastive.info_nce_and_log_kernel_mean
+    tiled = dispatch.TABLE["tiled"]
 
-    def counted(*arguments: Any) -> tuple[Tensor, Tensor]:
-        calls.append("fused")
-        return fused(*arguments)
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **more: Any) -> Any:
+            calls.append(name)
+            return function(*arguments, **more)
 
-    monkeypatch.setattr(tiled_contrastive, "info_nce_and_log_kernel_mean", counted)
-    monkeypatch.setattr(dispatch, "between", lambda *_: calls.append("between"))
+        return call
+
+    operations = {field.name: getattr(tiled, field.name) for field in fields(tiled)}
+    replaced = dispatch.Implementation(**{name: counted(name, function) for name, function in operations.items()})
+    monkeypatch.setitem(dispatch.TABLE, "tiled", replaced)
     Objective(ALL, impl="tiled")(cloud(6), cloud(6, 1), 7.0)
-    assert calls == ["fused"]
+    assert sorted(calls) == ["fused", "log_kernel_mean", "log_kernel_mean"]
 
 
 def test_weights_of_one_call() -> None:

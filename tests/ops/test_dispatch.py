@@ -4,37 +4,67 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from csaligner.checks import InputError
 from csaligner.distributed.loss import CSAlignerLoss
-from csaligner.ops import dispatch, tiled, tiles
+from csaligner.losses.objective import Objective
+from csaligner.ops import dispatch, tiles
 
 
 def test_auto_goes_by_size() -> None:
-    assert dispatch.choose("auto", 100, 100) == "reference"
-    assert dispatch.choose("auto", 200, 100) == "tiled"
-    assert dispatch.choose("tiled", 1, 1) == "tiled"
+    x, y = torch.ones(200, 4), torch.ones(100, 4)
+    assert dispatch.choose("auto", y, y) == "reference"
+    assert dispatch.choose("auto", x, y) == "tiled"
+    assert dispatch.choose("tiled", y[:1], y[:1]) == "tiled"
 
 
-def test_large_batches_run_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-    within = tiled.log_kernel_mean
+@pytest.mark.parametrize(("rows", "name"), [(200, "tiled"), (20, "reference")])
+def test_large_batches_run_in_tiles(monkeypatch: pytest.MonkeyPatch, rows: int, name: str) -> None:
+    def used(*_: object, **__: object) -> None:
+        raise RuntimeError(name)
 
-    def counted(x: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
-        calls.append(len(x))
-        return within(x, *rest, **more)  # type: ignore[arg-type]
+    monkeypatch.setitem(dispatch.TABLE, name, dispatch.Implementation(used, used, used))  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match=name):
+        CSAlignerLoss()(torch.randn(rows, 4), torch.randn(rows, 4), 1.0)
 
-    monkeypatch.setattr(tiled, "log_kernel_mean", counted)
-    CSAlignerLoss()(torch.randn(200, 4), torch.randn(200, 4), 1.0)
-    CSAlignerLoss()(torch.randn(20, 4), torch.randn(20, 4), 1.0)
-    assert calls == [200, 200]
+
+@pytest.mark.parametrize("impl", ["reference", "tiled"])
+def test_the_way_from_the_loss_to_its_first_product_is_short(impl: str) -> None:
+    found: list[list[traceback.FrameSummary]] = []
+
+    class FirstProduct(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function.overloadpacket is torch.ops.aten.mm:
+                found.append([f for f in traceback.extract_stack() if "csaligner" in Path(f.filename).parts[:-1]])
+            return function(*args, **(kwargs or {}))
+
+    x, y = torch.randn(30, 4).requires_grad_(), torch.randn(30, 4)
+    with FirstProduct():  # type: ignore[no-untyped-call]
+        CSAlignerLoss(impl=impl)(x, y, 5.0)
+    frames = found[0]
+    assert frames[0].name == "forward"
+    assert len(frames) <= 6
+    assert len({f.filename for f in frames}) <= 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("impl", ["auto", "reference", "tiled"])
+def test_half_precision_is_raised_where_the_implementation_wants_it(impl: str, dtype: torch.dtype) -> None:
+    x, y = torch.randn(30, 4).to(dtype), torch.randn(30, 4).to(dtype)
+    terms = {"info_nce": 1.0, "cauchy_schwarz": 1.0, "energy": 1.0, "siglip": 1.0}
+    value, wanted = (Objective(terms, impl=impl)(a, b, 5.0).total for a, b in ((x, y), (x.float(), y.float())))
+    assert value.dtype == torch.float32
+    assert value == wanted
 
 
 def test_triton_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,7 @@ def test_fused_with_any_upstream_gradient(n: int, m: int, factors: tuple[float, 
     rows = RowInfo(ids(n, 1), ids(m, 2), weights(n), weights(m, 1))
 
     def fused(x: Tensor, y: Tensor, s: Tensor) -> Tensor:
-        nce, mean = tiled_contrastive.info_nce_and_log_kernel_mean(x, y, s, rows, KERNEL)
+        nce, mean = tiled_contrastive.fused(x, y, s, rows, KERNEL)
         return factors[0] * nce + factors[1] * mean
 
     def truth(x: Tensor, y: Tensor, s: Tensor) -> Tensor:
@@ -174,9 +174,7 @@ def test_gradcheck() -> None:
     rows = RowInfo(ids(5, 1, 0), ids(6, 2, 0))
     assert torch.autograd.gradcheck(lambda x, y: tiled.log_kernel_mean(x, y, KERNEL), (x, y))
     assert torch.autograd.gradcheck(lambda x: tiled.log_kernel_mean(x, None, KERNEL), (x,))
-    assert torch.autograd.gradcheck(
-        lambda x, y, s: tiled_contrastive.info_nce_and_log_kernel_mean(x, y, s, rows, KERNEL), (x, y, scale)
-    )
+    assert torch.autograd.gradcheck(lambda x, y, s: tiled_contrastive.fused(x, y, s, rows, KERNEL), (x, y, scale))
 
 
 def test_one_side_alone_may_need_a_gradient() -> None:
@@ -213,11 +211,11 @@ def test_autocast_changes_nothing() -> None:
     x, y = cloud(9).float().requires_grad_(), cloud(7, seed=1).float()
     rows = RowInfo(ids(9, 1), ids(7, 2))
     scale = torch.tensor(2.0)
-    plain = tiled_contrastive.info_nce_and_log_kernel_mean(x, y, scale, rows, KERNEL)
+    plain = tiled_contrastive.fused(x, y, scale, rows, KERNEL)
     plain_within = tiled.log_kernel_mean(x, None, KERNEL)
     plain_grad = torch.autograd.grad(sum(plain) + plain_within, x)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = tiled_contrastive.info_nce_and_log_kernel_mean(x, y, scale, rows, KERNEL)
+        cast = tiled_contrastive.fused(x, y, scale, rows, KERNEL)
         cast_within = tiled.log_kernel_mean(x, None, KERNEL)
         cast_grad = torch.autograd.grad(sum(cast) + cast_within, x)[0]
     assert [v.item() for v in (*plain, plain_within)] == [v.item() for v in (*cast, cast_within)]
@@ -228,7 +226,7 @@ def test_inputs_are_left_as_they_were() -> None:
     x, y = cloud(9).requires_grad_(), cloud(7, seed=1).requires_grad_()
     before = x.detach().clone(), y.detach().clone()
     rows = RowInfo(ids(9, 1), ids(7, 2))
-    nce, mean = tiled_contrastive.info_nce_and_log_kernel_mean(x, y, torch.tensor(2.0), rows, KERNEL)
+    nce, mean = tiled_contrastive.fused(x, y, torch.tensor(2.0), rows, KERNEL)
     torch.autograd.grad(nce + mean + tiled.log_kernel_mean(x, None, KERNEL), (x, y))
     assert torch.equal(x.detach(), before[0])
     assert torch.equal(y.detach(), before[1])

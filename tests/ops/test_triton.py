@@ -11,7 +11,7 @@ from torch import Tensor
 
 from csaligner.checks import InputError
 from csaligner.distributed.loss import CSAlignerLoss
-from csaligner.ops import reference, tiles
+from csaligner.ops import reference
 from csaligner.ops.contrastive import RowInfo
 from csaligner.ops.kernels import Gaussian
 
@@ -29,8 +29,7 @@ def ops(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     from csaligner.ops import triton
 
     monkeypatch.setattr(triton, "BLOCK", 16)
-    monkeypatch.setattr(tiles, "CPU_BLOCK", 24)
-    monkeypatch.setattr(tiles, "GPU_BLOCK", 24)
+    monkeypatch.setattr(triton, "CHUNK_ENTRIES", 32 * 48)
     return triton
 
 
@@ -71,7 +70,7 @@ def test_info_nce_and_kernel(ops: ModuleType, n: int, m: int, dtype: torch.dtype
     rows = RowInfo(ids(n, 1), ids(m, 2), weights(n), weights(m, 1))
 
     def fused(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
-        nce, mean = ops.info_nce_and_log_kernel_mean(x, y, scale, rows, KERNEL)
+        nce, mean = ops.fused(x, y, scale, rows, KERNEL)
         total: Tensor = 1.5 * nce - 2 * mean
         return total
 
@@ -121,7 +120,7 @@ def test_narrow_kernel_far_clouds_and_sharp_softmax_are_finite(ops: ModuleType) 
     x, y = cloud(20, torch.float32), cloud(20, torch.float32, 1) + 20
     rows = RowInfo(torch.arange(20, device=DEVICE), torch.arange(20, device=DEVICE))
     leaf = x.clone().requires_grad_()
-    nce, mean = ops.info_nce_and_log_kernel_mean(leaf, y, torch.tensor(100.0), rows, Gaussian(0.05))
+    nce, mean = ops.fused(leaf, y, torch.tensor(100.0), rows, Gaussian(0.05))
     (grad,) = torch.autograd.grad(nce - mean, leaf)
     wanted = reference.log_kernel_mean(x.double(), y.double(), Gaussian(0.05))
     assert abs(mean.item() / wanted.item() - 1) < 1e-5

@@ -140,3 +140,11 @@ def test_no_epochs_write_the_untrained_baseline(stores: Path, tmp_path: Path) ->
     ours, start = results["CS-Aligner"], results["closed-form start"]
     same = [name for name, value in ours.items() if isinstance(value, float) and "seconds" not in name]
     assert {name: ours[name] for name in same} == {name: start[name] for name in same}
+
+
+def test_the_implementation_is_an_option(stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    words = ("train", "--train-data", stores / "pairs", "--out", tmp_path / "run", "--impl", "triton", "-q", *FAST)
+    done = csaligner(*words)
+    assert done.returncode != 0
+    assert '"triton" runs on a GPU' in done.stderr

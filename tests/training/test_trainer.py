@@ -12,7 +12,9 @@ import torch
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import CSAlignerError, InputError
 from csaligner.config import TrainConfig, build_config
+from csaligner.training.memory import Embeddings
 from csaligner.training.samplers import PairSampler
+from csaligner.training.terms import ScheduledObjective
 from csaligner.training.trainer import METRICS, Hooks, Trainer
 from csaligner.types import PairedFeatures
 
@@ -155,3 +157,29 @@ def test_a_damaged_training_state_is_named(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "latest" / "trainer.safetensors").write_bytes(b"short")
     with pytest.raises(InputError, match=r"cannot be read .* to start over"):
         train(config(), tmp_path)
+
+
+def test_the_implementation_of_the_config_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(InputError, match='"triton"'):
+        train(config(objective={"impl": "triton"}))
+    assert same(train(config(objective={"impl": "reference"})), train(config()))
+    assert not same(train(config(objective={"impl": "tiled"})), train(config()))
+    with pytest.raises(InputError, match=r"^objective.impl: .*tritium"):
+        config(objective={"impl": "tritium"})
+
+
+@pytest.mark.parametrize(("impl", "wanted"), [("triton", torch.bfloat16), ("tiled", torch.float32)])
+def test_bf16_rows_reach_the_kernels_that_take_them(
+    monkeypatch: pytest.MonkeyPatch, impl: str, wanted: torch.dtype
+) -> None:
+    seen = set()
+
+    def looked(objective: ScheduledObjective, rows: Embeddings, *_: object) -> None:
+        seen.update({rows.image.dtype, rows.text.dtype})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ScheduledObjective, "__call__", looked)
+    with pytest.raises(KeyboardInterrupt):
+        train(config(precision="bf16", objective={"impl": impl}))
+    assert seen == {wanted}

@@ -67,6 +67,9 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     warmup: Annotated[int | None, typer.Option(min=0, help="Warm-up steps; default: a tenth of the run.")] = None,
     precision: Annotated[str | None, typer.Option(help="Number format of the computation: fp32 or bf16.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Random seed; default: 0.")] = None,
+    impl: Annotated[
+        str | None, typer.Option(help="Implementation of the loss: auto, reference, tiled, mixed or triton (GPU).")
+    ] = None,
     lora: Annotated[str | None, typer.Option(help="Also train inside these encoders: text, image or both.")] = None,
     lora_rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA updates; default: 8.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Number of batches to read ahead.")] = 2,
@@ -87,7 +90,7 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
 
     flags: dict[str, object] = {"batch_size": batch_size, "epochs": epochs, "lr": lr, "wd": wd, "warmup": warmup}
     flags |= {"weight": weight, "bandwidth": bandwidth, "logit_scale": logit_scale}
-    flags |= {"seed": seed, "lora.sides": lora, "lora.rank": lora_rank}
+    flags |= {"seed": seed, "lora.sides": lora, "lora.rank": lora_rank, "impl": impl}
     words = [f"{k}={v}" for k, v in (flags | {"precision": precision}).items() if v is not None]
     settings = load_config(TrainConfig, config, [*words, *(overrides or [])])
     images, texts = (tuple(map(Store.open, paths or ())) for paths in (unpaired_images, unpaired_texts))

@@ -47,7 +47,7 @@ def contrastive(
 ) -> tuple[Tensor, Tensor]:
     """InfoNCE and the log kernel mean of x against y over the rows of all ranks: two scalars, float64.
 
-    x: (n, d), y: (m, d), scale and rows as in dispatch.info_nce_and_between, of the own rows alone; ids are compared
+    x: (n, d), y: (m, d), scale and rows as in dispatch.Implementation.fused, of the own rows alone; ids are compared
     over ranks, weights are divided by their sums over ranks. kernel None: no kernel mean, 0 in its place; info_nce
     False: 0 in its place. Raises InputError on all ranks where nothing is paired.
     """

@@ -33,11 +33,10 @@ def cauchy_schwarz_divergence(
     are kept, so D >= 0, and D = 0 where the weighted samples coincide; it is symmetric, and with the Gaussian
     |x - y|^2 / sigma^2 for one point each. Raises InputError. Source: CS-Aligner (arXiv 2502.17028) eq. 8.
     """
-    s = samples(x, y, weights_x, weights_y, impl=impl)
+    s = samples(x, y, weights_x, weights_y, half=True)
     k = make_kernel(kernel, bandwidth, s.x, s.y)
-    within_x = dispatch.within(s.x, k, s.weights_x, impl)
-    within_y = dispatch.within(s.y, k, s.weights_y, impl)
-    return from_log_means(within_x, within_y, dispatch.between(s, k, impl)).to(s.dtype)
+    s, impl = dispatch.settle(s, k, impl)
+    return from_log_means(*dispatch.log_kernel_means(s, k, impl)).to(s.dtype)
 
 
 def from_log_means(within_x: Tensor, within_y: Tensor, between: Tensor) -> Tensor:

@@ -32,13 +32,12 @@ def mmd(
     Returns a scalar between 0 and 2 (biased), float64 if a sample is, else float32.
     Raises InputError. Source: Gretton et al. 2012 (JMLR 13), eq. 5; unbiased: eq. 3.
     """
-    s = samples(x, y, weights_x, weights_y, impl=impl)
+    s = samples(x, y, weights_x, weights_y, half=True)
     if unbiased and min(len(s.x), len(s.y)) == 1:
         raise InputError("mmd: unbiased=True needs at least 2 rows that count in each sample; got 1")
     k = make_kernel(kernel, bandwidth, s.x, s.y)
-    within_x = dispatch.within(s.x, k, s.weights_x, impl, diagonal=not unbiased)
-    within_y = dispatch.within(s.y, k, s.weights_y, impl, diagonal=not unbiased)
-    return from_log_means(within_x, within_y, dispatch.between(s, k, impl)).to(s.dtype)
+    s, impl = dispatch.settle(s, k, impl)
+    return from_log_means(*dispatch.log_kernel_means(s, k, impl, diagonal=not unbiased)).to(s.dtype)
 
 
 def from_log_means(within_x: Tensor, within_y: Tensor, between: Tensor) -> Tensor:

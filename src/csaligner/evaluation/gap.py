@@ -13,7 +13,6 @@ from csaligner.checks import check_same_dim
 from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
 from csaligner.divergences.mmd import mmd
 from csaligner.ops import dispatch
-from csaligner.ops.arguments import Samples
 from csaligner.ops.kernels import Gaussian
 from csaligner.paired_features import Ids, pair_features
 from csaligner.types import PairedFeatures
@@ -69,7 +68,7 @@ def gap_of(features: PairedFeatures, *, bandwidth: float = 0.5, seed: int = 0) -
         "gap/frechet": frechet_distance(x, y, w),
         "uniformity/image": _uniformity(few_x),
         "uniformity/text": _uniformity(few_y),
-        "uniformity/cross": float(dispatch.between(Samples(few_x, few_y), Gaussian(0.5), "auto")),
+        "uniformity/cross": _log_mean(few_x, few_y),
         "effective_rank/image": _effective_rank(x, torch.ones(n, dtype=x.dtype)),
         "effective_rank/text": _effective_rank(y, w),
     }
@@ -109,8 +108,14 @@ def root_trace(s: Tensor, t: Tensor) -> Tensor:
 def _uniformity(x: Tensor) -> float:
     if len(x) < 2:
         return float("nan")
-    kernel = Gaussian(0.5)  # exp(-|a - b|^2 / (2 * 0.5^2)) is exp(-2 |a - b|^2)
-    return float(dispatch.within(x, kernel, None, "auto", diagonal=False))
+    return _log_mean(x, None)
+
+
+def _log_mean(x: Tensor, y: Tensor | None) -> float:
+    """log mean exp(-2 |a - b|^2) over pairs of different rows."""
+    kernel = Gaussian(0.5)
+    op = dispatch.implementation("auto", x, x if y is None else y, kernel)
+    return float(op.log_kernel_mean(x, y, kernel, diagonal=y is not None))
 
 
 def _effective_rank(x: Tensor, weights: Tensor) -> float:

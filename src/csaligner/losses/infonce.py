@@ -37,6 +37,8 @@ def info_nce(
     Returns a scalar >= 0 in nats, float64 if a side is, else float32. Raises InputError.
     Source: MIL-NCE (Miech et al. 2020) eq. 1; CLIP (Radford et al. 2021) fig. 3.
     """
-    s = samples(image_features, text_features, names=NAMES, impl=impl)
+    s = samples(image_features, text_features, names=NAMES, half=True)
+    s, impl = dispatch.settle(s, None, impl)
     rows = RowInfo(*pair_ids(image_ids, text_ids, s.x, s.y))
-    return dispatch.info_nce(s.x, s.y, scale_of(logit_scale, s.x), rows, impl).to(s.dtype)
+    op = dispatch.implementation(impl, s.x, s.y)
+    return op.info_nce(s.x, s.y, scale_of(logit_scale, s.x), rows).to(s.dtype)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from csaligner.checks import InputError, check_choice, check_length, check_non_negative, nearest
 from csaligner.divergences import cauchy_schwarz, hoelder
 from csaligner.ops import dispatch
-from csaligner.ops.arguments import Ids, Samples, samples, scale_of, whole_numbers
+from csaligner.ops.arguments import Ids, samples, scale_of, whole_numbers
 from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
 from csaligner.ops.contrastive import RowInfo
 from csaligner.ops.kernels import KERNELS, Kernel, make_kernel
@@ -86,7 +86,11 @@ class ModalitiesLoss(nn.Module):
         values: dict[str, Tensor] = {}
         weights: dict[str, float] = {}
         within = {
-            name: dispatch.within(c.points, kernel, c.weights, self.impl) for name, c in clouds.items() if by_pair
+            name: dispatch.implementation(self.impl, c.points, c.points, kernel).log_kernel_mean(
+                c.points, None, kernel, c.weights
+            )
+            for name, c in clouds.items()
+            if by_pair
         }
         for a, b in pairs:
             nce, between = _meet(clouds[a], clouds[b], {a, b} in joined, by_pair, (scale, kernel, self.impl))
@@ -117,7 +121,7 @@ def _clouds(features: Mapping[str, Tensor], ids: Mapping[str, Ids] | None, impl:
     if ids is not None and set(ids) != set(features):
         raise InputError(f"ids: given for {sorted(ids)} and features for {sorted(features)}; give both for each")
     first, *others = features
-    checked = [samples(features[first], features[name], names=(first, name), impl=impl) for name in others]
+    checked = [samples(features[first], features[name], names=(first, name), half=impl == "triton") for name in others]
     points = {first: checked[0].x, **{name: s.y for name, s in zip(others, checked, strict=True)}}
     dtype = functools.reduce(torch.promote_types, (p.dtype for p in points.values()))
     found = {}
@@ -137,12 +141,13 @@ def _meet(
     """InfoNCE and the log kernel mean of two modalities, from one sweep where both are wanted."""
     scale, kernel, impl = how
     rows = RowInfo(a.ids, b.ids, a.weights, b.weights)
+    op = dispatch.implementation(impl, a.points, b.points, kernel if by_pair else None)
     if joined and by_pair:
-        return dispatch.info_nce_and_between(a.points, b.points, scale, rows, kernel, impl)
+        return op.fused(a.points, b.points, scale, rows, kernel)
     if joined:
-        return dispatch.info_nce(a.points, b.points, scale, rows, impl), None
+        return op.info_nce(a.points, b.points, scale, rows), None
     if by_pair:
-        return None, dispatch.between(Samples(a.points, b.points, a.weights, b.weights), kernel, impl)
+        return None, op.log_kernel_mean(a.points, b.points, kernel, a.weights, b.weights)
     return None, None
 
 

@@ -18,7 +18,7 @@ from csaligner.ops import dispatch
 from csaligner.ops.arguments import Ids, Samples, pair_ids, samples, scale_of
 from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
 from csaligner.ops.contrastive import RowInfo
-from csaligner.ops.kernels import KERNELS, Kernel, make_kernel
+from csaligner.ops.kernels import KERNELS, Kernel, bandwidths, make_kernel
 from csaligner.ops.reference import id_weights
 from csaligner.registry import DIVERGENCES, PAIRED_LOSSES, load
 from csaligner.types import LossTerms
@@ -83,13 +83,14 @@ class Objective:
             warnings.warn("weights is now term_weights; it goes with version 0.4", DeprecationWarning, stacklevel=2)
         lambdas = self.lambdas(term_weights if weights is None else weights)
         active = at_work(lambdas)
-        s = samples(image_features, text_features, names=NAMES, impl=self.impl)
+        s = samples(image_features, text_features, names=NAMES, half=True)
         need_pairs = not active.isdisjoint((INFO_NCE, *PAIRED_LOSSES))
         rows = _rows(s, image_ids, text_ids, need_pairs, self.unpaired_weight)
         s = Samples(s.x, s.y, rows.weights_x, rows.weights_y)
         scale = scale_of(logit_scale, s.x)
         kernel = make_kernel(self.kernel, self.bandwidth, s.x, s.y, scale)
-        values = _values(active, _Batch(s, scale, rows, kernel, self.impl))
+        s, impl = dispatch.settle(s, kernel, self.impl)
+        values = _values(active, _Batch(s, scale, rows, kernel, impl))
         return weighted(values, lambdas, s)
 
     def lambdas(self, term_weights: Mapping[str, float] | None = None) -> dict[str, float]:
@@ -129,22 +130,25 @@ def _values(names: set[str], batch: _Batch) -> dict[str, Tensor]:
     s, kernel, impl = batch.samples, batch.kernel, batch.impl
     values: dict[str, Tensor] = {}
     kernel_terms = names & set(KERNEL_TERMS)
+    op = dispatch.implementation(impl, s.x, s.y, kernel if kernel_terms else None)
     if INFO_NCE in names and kernel_terms:
-        nce, between = dispatch.info_nce_and_between(s.x, s.y, batch.scale, batch.rows, kernel, impl)
-        values[INFO_NCE] = nce
+        values[INFO_NCE], between = op.fused(s.x, s.y, batch.scale, batch.rows, kernel)
     elif INFO_NCE in names:
-        values[INFO_NCE] = dispatch.info_nce(s.x, s.y, batch.scale, batch.rows, impl)
+        values[INFO_NCE] = op.info_nce(s.x, s.y, batch.scale, batch.rows)
     elif kernel_terms:
-        between = dispatch.between(s, kernel, impl)
+        between = op.log_kernel_mean(s.x, s.y, kernel, s.weights_x, s.weights_y)
     if kernel_terms:
-        within_x = dispatch.within(s.x, kernel, s.weights_x, impl)
-        within_y = dispatch.within(s.y, kernel, s.weights_y, impl)
+        within_x = dispatch.implementation(impl, s.x, s.x, kernel).log_kernel_mean(s.x, None, kernel, s.weights_x)
+        within_y = dispatch.implementation(impl, s.y, s.y, kernel).log_kernel_mean(s.y, None, kernel, s.weights_y)
         values |= kernel_values(names, within_x, within_y, between)
+    x, y = (side.to(s.dtype) for side in (s.x, s.y))  # registered functions get no half precision
     for name in sorted(names & set(PAIRED_LOSSES)):
-        values[name] = load("loss", PAIRED_LOSSES, name)(s.x, s.y, batch.scale, batch.rows.ids_x, batch.rows.ids_y)
+        loss, ids = load("loss", PAIRED_LOSSES, name), {"ids_x": batch.rows.ids_x, "ids_y": batch.rows.ids_y}
+        values[name] = loss(x, y, logit_scale=batch.scale, **ids)
+    weights = {"weights_x": s.weights_x, "weights_y": s.weights_y}
     for name in sorted(names & set(DIVERGENCES) - set(KERNEL_TERMS)):
         divergence = load("divergence", DIVERGENCES, name)
-        values[name] = divergence(s.x, s.y, weights_x=s.weights_x, weights_y=s.weights_y, impl=impl)
+        values[name] = divergence(x, y, **weights, impl=impl, bandwidth=bandwidths(kernel))
     return values
 
 

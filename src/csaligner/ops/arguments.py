@@ -41,12 +41,12 @@ def samples(
     weights_x: Any = None,
     weights_y: Any = None,
     names: tuple[str, str] = ("x", "y"),
-    impl: str = "auto",
+    half: bool = False,
 ) -> Samples:
     """Checks two samples and their weights. Raises InputError.
 
-    Half-precision features are brought to float32, but for "triton". A weight of 0, or False in a boolean mask, takes
-    the row out before anything is computed, so that its content has no influence to the last bit.
+    half=True keeps half-precision features, for dispatch.settle; else they become float32. A weight of 0, or False in a
+    boolean mask, takes the row out before anything is computed, so that its content has no influence to the last bit.
     """
     x, y = as_features(names[0], x), as_features(names[1], y)
     check_same_dim(names, x, y)
@@ -55,7 +55,7 @@ def samples(
     x, keep_x = _weighted(x, weights_x, names[0])
     y, keep_y = _weighted(y, weights_y, names[1])
     dtype = torch.promote_types(x.dtype, y.dtype)
-    if impl != "triton":
+    if not half:
         dtype = torch.promote_types(dtype, torch.float32)
     return Samples(x.to(dtype), y.to(dtype), keep_x, keep_y)
 

@@ -18,14 +18,13 @@ class RowInfo:
     """What is known of the rows beside their features.
 
     ids_x, ids_y: (N,), (M,) int64, equal where rows belong together, -1: unpaired. weights_x, weights_y:
-    (N,), (M,) positive, for the kernel mean alone; None: all equal. mixed: products of the gradient in bfloat16.
+    (N,), (M,) positive, for the kernel mean alone; None: all equal.
     """
 
     ids_x: Tensor
     ids_y: Tensor
     weights_x: Tensor | None = None
     weights_y: Tensor | None = None
-    mixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,10 +73,11 @@ class Pair:
     scale: float
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor, rows: RowInfo, scale: float, centred: bool = True) -> Pair:
+    def of(cls, x: Tensor, y: Tensor, rows: RowInfo, scale: float, centred: bool = True, mixed: bool = False) -> Pair:
+        """mixed: products of the gradient in bfloat16."""
         centre = torch.lerp(x.mean(dim=0), y.mean(dim=0), 0.5) if centred else torch.zeros_like(x[0])
-        side_x = SortedSide.of(x, centre, rows.ids_x, rows.weights_x, rows.mixed)
-        side_y = SortedSide.of(y, centre, rows.ids_y, rows.weights_y, rows.mixed)
+        side_x = SortedSide.of(x, centre, rows.ids_x, rows.weights_x, mixed)
+        side_y = SortedSide.of(y, centre, rows.ids_y, rows.weights_y, mixed)
         return cls(side_x, side_y, centre, scale)
 
     def tiles(self) -> Iterator[tuple[slice, slice, bool]]:

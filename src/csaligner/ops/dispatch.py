@@ -1,15 +1,18 @@
-"""The door to the implementations: impl = "auto" | "reference" | "tiled" | "mixed" | "triton".
+"""The implementations by name, impl = "auto" | "reference" | "tiled" | "mixed" | "triton", and the choice among them.
 
 All give the same numbers within rounding, but for "mixed": tiles whose gradient products run in bfloat16, with exact
-values and a relative gradient error of a few thousandths; opt-in, faster where the processor knows bfloat16. Arguments
-were checked by arguments.py.
+values and a relative gradient error of a few thousandths; opt-in, faster where the processor has bfloat16 products.
+Arguments were checked by arguments.py.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import cache, partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -21,95 +24,122 @@ from . import reference, tiled, tiled_contrastive
 from .arguments import Samples
 from .contrastive import RowInfo
 from .kernels import Gaussian, Kernel
-from .tiles import no_autocast, uncompiled
+from .tiles import no_autocast
 
 IMPLEMENTATIONS = ("auto", "reference", "tiled", "mixed", "triton")
 
 # Up to this many entries of the N x M matrix dense autograd is as fast as the tiles, which have their
 # overhead.
 REFERENCE_ENTRIES = 128 * 128
+GPU_REFERENCE_ENTRIES = 4096 * 4096
 
 
-def choose(impl: str, rows_x: int, rows_y: int) -> str:
-    """The implementation that runs for these sizes. Raises InputError for a name it cannot run."""
+@dataclass(frozen=True)
+class Implementation:
+    """The three operations, all differentiable; values are scalars.
+
+    log_kernel_mean(x, y or None, kernel, weights_x, weights_y, diagonal): within x, or between x and y. info_nce(x, y,
+    scale, rows). fused(x, y, scale, rows, kernel): info_nce and log_kernel_mean of the same points, from the same
+    products where it can. Formulas: reference.log_kernel_mean, reference.info_nce.
+    """
+
+    log_kernel_mean: Callable[..., Tensor]
+    info_nce: Callable[[Tensor, Tensor, Tensor, RowInfo], Tensor]
+    fused: Callable[[Tensor, Tensor, Tensor, RowInfo, Kernel], tuple[Tensor, Tensor]]
+
+
+def _dense_kernel_mean(x: Tensor, *arguments: Any, **more: Any) -> Tensor:
+    with no_autocast(x):
+        return reference.log_kernel_mean(x, *arguments, **more)
+
+
+def _dense_info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo) -> Tensor:
+    with no_autocast(x):
+        return reference.info_nce(x, y, scale, rows.ids_x, rows.ids_y)
+
+
+def _dense_fused(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Kernel) -> tuple[Tensor, Tensor]:
+    with no_autocast(x):
+        nce = reference.info_nce(x, y, scale, rows.ids_x, rows.ids_y)
+        return nce, reference.log_kernel_mean(x, y, kernel, rows.weights_x, rows.weights_y)
+
+
+TABLE = {
+    "reference": Implementation(_dense_kernel_mean, _dense_info_nce, _dense_fused),
+    "tiled": Implementation(tiled.log_kernel_mean, tiled_contrastive.info_nce, tiled_contrastive.fused),
+    "mixed": Implementation(
+        partial(tiled.log_kernel_mean, mixed=True),
+        partial(tiled_contrastive.info_nce, mixed=True),
+        partial(tiled_contrastive.fused, mixed=True),
+    ),
+}
+
+
+def choose(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None) -> str:
+    """The name of the implementation that runs for these samples; "auto" depends on size, device and dtype.
+
+    On a GPU: "reference" up to GPU_REFERENCE_ENTRIES entries, then "triton" where it can, else "tiled". Elsewhere:
+    "reference" up to REFERENCE_ENTRIES, then "tiled". Raises InputError: an unknown name.
+    """
     check_choice("impl", impl, IMPLEMENTATIONS)
-    if impl == "auto":
-        return "reference" if rows_x * rows_y <= REFERENCE_ENTRIES else "tiled"
-    return impl
+    if impl != "auto":
+        return impl
+    if len(x) * len(y) <= (GPU_REFERENCE_ENTRIES if x.is_cuda else REFERENCE_ENTRIES):
+        return "reference"
+    return "triton" if x.is_cuda and _cannot(x, kernel) is None else "tiled"
 
 
-def _triton(x: Tensor, kernel: Kernel | None) -> Any:
-    """The module of the Triton sweep, where it can do this. Raises InputError."""
-    if kernel is not None and not isinstance(kernel, Gaussian):
-        raise InputError('impl: "triton" knows the gaussian kernel at one bandwidth alone; take "tiled"')
-    if x.dtype == torch.float64:
-        raise InputError('impl: "triton" computes in float32 and float64 features were given; take "tiled"')
-    if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        raise InputError(f'impl: "triton" runs on a GPU and the features are on {x.device}; take "auto" or "tiled"')
-    try:
-        return importlib.import_module("csaligner.ops.triton")
-    except ImportError:
-        raise InputError('impl: "triton" needs the package triton; install it, or take "tiled"') from None
+def implementation(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None) -> Implementation:
+    """The operations for these samples. Raises InputError: an implementation that cannot run here.
 
-
-@uncompiled
-def within(x: Tensor, kernel: Kernel, weights: Tensor | None, impl: str, diagonal: bool = True) -> Tensor:
-    """log mean k(x_i, x_j): see reference.log_kernel_mean. Scalar."""
-    chosen = choose(impl, len(x), len(x))
-    if chosen == "reference":
-        with no_autocast(x):
-            return reference.log_kernel_mean(x, None, kernel, weights, diagonal=diagonal)
-    if chosen == "triton" and diagonal:
-        value: Tensor = _triton(x, kernel).log_kernel_mean(x, None, kernel, weights)
-        return value
-    return tiled.log_kernel_mean(x, None, kernel, weights, diagonal=diagonal, mixed=_mixed(chosen, x))
-
-
-@uncompiled
-def between(samples: Samples, kernel: Kernel, impl: str) -> Tensor:
-    """log mean k(x_i, y_j): see reference.log_kernel_mean. Scalar."""
-    x, y, weights = samples.x, samples.y, (samples.weights_x, samples.weights_y)
-    chosen = choose(impl, len(x), len(y))
-    if chosen == "reference":
-        with no_autocast(x):
-            return reference.log_kernel_mean(x, y, kernel, *weights)
-    if chosen == "triton":
-        value: Tensor = _triton(x, kernel).log_kernel_mean(x, y, kernel, *weights)
-        return value
-    return tiled.log_kernel_mean(x, y, kernel, *weights, mixed=_mixed(chosen, x))
-
-
-@uncompiled
-def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, impl: str) -> Tensor:
-    """Multi-positive symmetric InfoNCE: see reference.info_nce. Scalar."""
-    chosen = choose(impl, len(x), len(y))
-    if chosen == "reference":
-        with no_autocast(x):
-            return reference.info_nce(x, y, scale, rows.ids_x, rows.ids_y)
-    if chosen == "triton":
-        value: Tensor = _triton(x, None).info_nce(x, y, scale, rows)
-        return value
-    return tiled_contrastive.info_nce(x, y, scale, replace(rows, mixed=_mixed(chosen, x)))
-
-
-@uncompiled
-def info_nce_and_between(
-    x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Kernel, impl: str
-) -> tuple[Tensor, Tensor]:
-    """info_nce and between of the same points; tiled: from the same products. Two scalars."""
-    chosen = choose(impl, len(x), len(y))
-    if chosen == "reference":
-        with no_autocast(x):
-            nce = reference.info_nce(x, y, scale, rows.ids_x, rows.ids_y)
-            return nce, reference.log_kernel_mean(x, y, kernel, rows.weights_x, rows.weights_y)
-    if chosen == "triton":
-        values: tuple[Tensor, Tensor] = _triton(x, kernel).info_nce_and_log_kernel_mean(x, y, scale, rows, kernel)
-        return values
-    rows = replace(rows, mixed=_mixed(chosen, x))
-    return tiled_contrastive.info_nce_and_log_kernel_mean(x, y, scale, rows, kernel)
-
-
-def _mixed(chosen: str, x: Tensor) -> bool:
-    if chosen == "mixed" and x.dtype == torch.float64:
+    torch.compile calls them as they are: loops over tiles are no use to a compiler that would unroll them.
+    """
+    name = choose(impl, x, y, kernel)
+    if name == "triton" and (reason := _cannot(x, kernel)) is not None:
+        raise InputError(f'impl: "triton" {reason}')
+    if name == "mixed" and x.dtype == torch.float64:
         raise InputError('impl: "mixed" rounds to bfloat16 and float64 features were given; take "tiled"')
-    return chosen == "mixed"
+    found = _triton() if name == "triton" else TABLE[name]
+    if torch.compiler.is_compiling():  # the compiler is loaded then; disable() would load it at import
+        disable: Callable[[Any], Any] = torch.compiler.disable
+        found = replace(found, **{f.name: disable(getattr(found, f.name)) for f in fields(found)})
+    return found
+
+
+def log_kernel_means(s: Samples, kernel: Kernel, impl: str, diagonal: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """log mean k(x_i, x_j), log mean k(y_i, y_j) and log mean k(x_i, y_j). diagonal=False: i != j in the first two."""
+    (x, a), (y, b) = (s.x, s.weights_x), (s.y, s.weights_y)
+    within_x = implementation(impl, x, x, kernel).log_kernel_mean(x, None, kernel, a, diagonal=diagonal)
+    within_y = implementation(impl, y, y, kernel).log_kernel_mean(y, None, kernel, b, diagonal=diagonal)
+    return within_x, within_y, implementation(impl, x, y, kernel).log_kernel_mean(x, y, kernel, a, b)
+
+
+def settle(s: Samples, kernel: Kernel | None, impl: str) -> tuple[Samples, str]:
+    """Samples in a precision that their implementation takes, and the name to call it by.
+
+    Only "triton" takes half-precision features; for all others they become float32.
+    """
+    if s.x.dtype not in (torch.float16, torch.bfloat16):
+        return s, impl
+    if choose(impl, s.x, s.y, kernel) == "triton":
+        return s, "triton"
+    return replace(s, x=s.x.float(), y=s.y.float()), impl
+
+
+def _cannot(x: Tensor, kernel: Kernel | None) -> str | None:
+    """Why the Triton kernels cannot run on these features, or None."""
+    if kernel is not None and not isinstance(kernel, Gaussian):
+        return 'knows the gaussian kernel at one bandwidth alone; take "tiled"'
+    if x.dtype == torch.float64:
+        return 'computes in float32 and float64 features were given; take "tiled"'
+    if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        return f'runs on a GPU and the features are on {x.device}; take "auto" or "tiled"'
+    if find_spec("triton") is None:
+        return 'needs the package triton; install it, or take "tiled"'
+    return None
+
+
+@cache
+def _triton() -> Implementation:
+    module = importlib.import_module("csaligner.ops.triton")
+    return Implementation(module.log_kernel_mean, module.info_nce, module.fused)

@@ -96,6 +96,13 @@ class Mixture:
         return log_k.sub_(math.log(len(self.parts))), slope
 
 
+def bandwidths(kernel: Any) -> Bandwidth | list[Bandwidth]:
+    """sigma of a kernel of this file; of a mixture those of its parts."""
+    parts: tuple[Any, ...] = kernel.parts if isinstance(kernel, Mixture) else (kernel,)
+    sigmas = [part.sigma for part in parts]
+    return sigmas if isinstance(kernel, Mixture) else sigmas[0]
+
+
 KERNELS: dict[str, type[Gaussian] | type[Laplacian] | type[InverseMultiquadric]] = {
     "gaussian": Gaussian,
     "laplacian": Laplacian,

@@ -42,7 +42,7 @@ def mean_distance(
 @uncompiled
 def _by_blocks(function: Callable[..., Tensor], x: Tensor, y: Tensor, more: Tensor, impl: str) -> Tensor:
     with no_autocast(x):
-        if choose(impl, len(x), len(y)) == "reference":
+        if choose(impl, x, y) == "reference":
             return function(x, y, more)
         parts = [
             checkpoint(function, rows, y, more, use_reentrant=False, preserve_rng_state=False)

@@ -24,17 +24,17 @@ from .tiles import Buffers, add_products, no_autocast, refuse_second_derivative,
 KEPT_BYTES = 256 * 2**20
 
 
-def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo) -> Tensor:
-    """As reference.info_nce; the value is float64 whatever the dtype of x."""
-    value: Tensor = _Contrastive.apply(x, y, scale, rows, None)[0]  # type: ignore[no-untyped-call]
+def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, mixed: bool = False) -> Tensor:
+    """As reference.info_nce; the value is float64 whatever the dtype of x. mixed: gradient products in bfloat16."""
+    value: Tensor = _Contrastive.apply(x, y, scale, rows, None, mixed)[0]  # type: ignore[no-untyped-call]
     return value
 
 
-def info_nce_and_log_kernel_mean(
-    x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Kernel
+def fused(
+    x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Kernel, mixed: bool = False
 ) -> tuple[Tensor, Tensor]:
     """reference.info_nce and reference.log_kernel_mean of x against y, from the same tiles. Both float64."""
-    nce, log_mean = _Contrastive.apply(x, y, scale, rows, kernel)  # type: ignore[no-untyped-call]
+    nce, log_mean = _Contrastive.apply(x, y, scale, rows, kernel, mixed)  # type: ignore[no-untyped-call]
     return nce, log_mean
 
 
@@ -43,10 +43,10 @@ class _Contrastive(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Kernel | None
+        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Kernel | None, mixed: bool
     ) -> tuple[Tensor, Tensor]:
         with no_autocast(x):
-            pair = Pair.of(x, y, rows, float(scale))
+            pair = Pair.of(x, y, rows, float(scale), mixed=mixed)
             norms = _first_pass(pair, kernel, KEPT_BYTES if any(ctx.needs_input_grad) else 0)
         ctx.pair, ctx.norms, ctx.scale_dtype = pair, norms, scale.dtype
         value = norms.softmaxes.info_nce(pair)
@@ -59,7 +59,7 @@ class _Contrastive(torch.autograd.Function):
         with no_autocast(pair.x.sample.points):
             sweep = _Gradient(pair, ctx.norms, (float(grad_nce), float(grad_kernel)))
             grad_x, grad_y, grad_scale = sweep.run(scale_too=ctx.needs_input_grad[2])
-        return grad_x, grad_y, grad_scale.to(ctx.scale_dtype), None, None
+        return grad_x, grad_y, grad_scale.to(ctx.scale_dtype), None, None, None
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def _first_pass(pair: Pair, kernel: Kernel | None, keep_bytes: int) -> _Norms:
     kept = _Kept(keep_bytes)
     for i, j, may_be_positive in pair.tiles():
         out = kept.room_for(buffers.lend(0, i.stop - i.start, j.stop - j.start))
-        tile = Tile(pair.product(i, j, out), i, j, pair.negatives(i, j) if may_be_positive else None)
+        s = torch.mm(pair.x.sample.points[i], pair.y.sample.points[j].T, out=out)
+        tile = Tile(s, i, j, pair.negatives(i, j) if may_be_positive else None)
         work = buffers.lend(1, *tile.s.shape)
         sums.add(pair, tile, work)
         if kernels is not None:

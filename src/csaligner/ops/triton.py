@@ -1,166 +1,40 @@
-"""The tiled sweep for GPUs: library products, and everything beside them in two Triton kernels.
+"""The loss on GPUs: reductions and gradient coefficients in two Triton kernels, gradients through library products.
 
-Each tile of x y^T comes from one matrix product with float32 output; one kernel then reads it once for all sums of
-the first pass, another turns it in place into the coefficients of the second. 14 N^2 d flops and about 4 passes over
-a tile instead of some 30. Sums are kept for each block of 64 x 64 and added up afterwards in a fixed order: no atomics,
-the same bits in every run. The only file that imports triton; with TRITON_INTERPRET=1 it runs on a CPU.
+Both kernels see blocks of x y^T: `sum_kernel` reduces them to the sums of the first pass, `weight_kernel` turns them
+into the coefficients w of the gradient, which are written once and multiplied with the points by the library. 14 N^2 d
+flops, O(N) memory beside one chunk of products. Half-precision products come from the library, in float32; float32
+features are multiplied inside the kernels. Sums are kept for each block and added up afterwards in a fixed order: no
+atomics, the same bits in every run; nothing waits for the host. With TRITON_INTERPRET=1 it runs on a CPU.
 
 Limits: the Gaussian kernel; float32, bfloat16 or float16 features. Half-precision features go into the products as they
-are (uncentred), and the products of their gradients take bfloat16 coefficients; float32 features are centred and all
-products are float32.
+are (uncentred); bfloat16 features also take bfloat16 coefficients. float32 features are centred; their products run in
+three TF32 parts (error as in float32) and, for the gradients, in float32.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
-from .contrastive import Pair, RowInfo, SortedSide
+from . import tiled
+from .contrastive import RowInfo
 from .kernels import Gaussian
-from .logsumexp import LOWEST, Softmaxes, factors
-from .tiles import PreparedSample, blocks, no_autocast, refuse_second_derivative, totals_dtype
+from .tiles import no_autocast, refuse_second_derivative
+from .triton_kernels import sum_kernel, weight_kernel
 
-BLOCK = 64
+BLOCK = 128  # samples are filled up to a multiple of it, so that kernels need no masks
+CHUNK_ENTRIES = 2**26  # products that are held at once, 256 MB in float32 and half of that for their coefficients
+LOWEST, HIGHEST = -1e30, 1e30  # stand for infinities, which would make NaN of a difference
 
-
-@triton.jit
-def _row_sums(e, valid, out, plane, count, rows, index, block, axis: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
-    """Largest e and sum of exp(e - largest) along an axis, to planes `plane` and `plane + 1` of out."""
-    top = tl.max(tl.where(valid, e, -1e30), axis)
-    shifted = e - (top[:, None] if axis == 1 else top[None, :])
-    total = tl.sum(tl.where(valid, tl.exp(tl.minimum(shifted, 0.0)), 0.0), axis)
-    place = (plane * count + block) * rows + index
-    tl.store(out + place, top, mask=index < rows)
-    tl.store(out + place + count * rows, total, mask=index < rows)
-
-
-@triton.jit
-def _log_kernel(s, i, j, x, y, rows, columns, slope, DIAGONAL_TILE: tl.constexpr):  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
-    """log of weighted k; planes 3 and 4 of x and y: square norms, log weights."""
-    norm_x = tl.load(x + 3 * rows + i, mask=i < rows, other=0.0)[:, None]
-    norm_y = tl.load(y + 3 * columns + j, mask=j < columns, other=0.0)[None, :]
-    t = tl.maximum(norm_x + norm_y - 2 * s, 0.0)
-    if DIAGONAL_TILE:
-        t = tl.where(i[:, None] == j[None, :], 0.0, t)
-    log_a = tl.load(x + 4 * rows + i, mask=i < rows, other=0.0)[:, None]
-    log_b = tl.load(y + 4 * columns + j, mask=j < columns, other=0.0)[None, :]
-    return slope * t + log_a + log_b
-
-
-@triton.jit
-def _same_ids(i, j, ids_x, ids_y, rows, columns):  # type: ignore[no-untyped-def]
-    id_x = tl.load(ids_x + i, mask=i < rows, other=-3)[:, None]
-    id_y = tl.load(ids_y + j, mask=j < columns, other=-4)[None, :]
-    return id_x == id_y
-
-
-@triton.jit
-def _first_kernel(  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
-    s,
-    x,
-    y,
-    ids_x,
-    ids_y,
-    row_out,
-    column_out,
-    kernel_out,
-    rows,
-    columns,
-    scale,
-    slope,
-    NCE: tl.constexpr,
-    KERNEL: tl.constexpr,
-    SIZE: tl.constexpr,
-):
-    """Sums of one SIZE x SIZE block of the tile. x, y: planes of vectors, see _planes."""
-    block_i, block_j = tl.program_id(0), tl.program_id(1)
-    count_i, count_j = tl.num_programs(0), tl.num_programs(1)
-    i, j = block_i * SIZE + tl.arange(0, SIZE), block_j * SIZE + tl.arange(0, SIZE)
-    inside = (i < rows)[:, None] & (j < columns)[None, :]
-    tile = tl.load(s + i.to(tl.int64)[:, None] * columns + j[None, :], mask=inside, other=0.0)
-    if NCE:
-        over_x = tl.load(x + i, mask=i < rows, other=-1e30)[:, None]
-        over_y = tl.load(y + j, mask=j < columns, other=-1e30)[None, :]
-        same = _same_ids(i, j, ids_x, ids_y, rows, columns) & inside
-        e = scale * tile + over_y
-        valid = inside & (over_y > -1e29)
-        _row_sums(e, valid, row_out, 0, count_j, rows, i, block_j, 1)
-        _row_sums(e, valid & same, row_out, 2, count_j, rows, i, block_j, 1)
-        e = scale * tile + over_x
-        valid = inside & (over_x > -1e29)
-        _row_sums(e, valid, column_out, 0, count_i, columns, j, block_i, 0)
-        _row_sums(e, valid & same, column_out, 2, count_i, columns, j, block_i, 0)
-    if KERNEL:
-        log_k = tl.where(inside, _log_kernel(tile, i, j, x, y, rows, columns, slope, False), -1e30)
-        top = tl.max(tl.max(log_k, 1), 0)
-        total = tl.sum(tl.sum(tl.where(inside, tl.exp(log_k - top), 0.0), 1), 0)
-        place = kernel_out + block_i * count_j + block_j
-        tl.store(place, top)
-        tl.store(place + count_i * count_j, total)
-
-
-@triton.jit
-def _second_kernel(  # type: ignore[no-untyped-def] # noqa: PLR0913, PLR0917
-    s,
-    x,
-    y,
-    ids_x,
-    ids_y,
-    row_out,
-    column_out,
-    dot_out,
-    rows,
-    columns,
-    scale,
-    slope,
-    kernel_top,
-    kernel_factor,
-    NCE: tl.constexpr,
-    KERNEL: tl.constexpr,
-    DIAGONAL_TILE: tl.constexpr,
-    SIZE: tl.constexpr,
-):
-    """s becomes the coefficients: InfoNCE - kernel_factor * k; row and column sums of both parts, and sum w s."""
-    block_i, block_j = tl.program_id(0), tl.program_id(1)
-    count_i, count_j = tl.num_programs(0), tl.num_programs(1)
-    i, j = block_i * SIZE + tl.arange(0, SIZE), block_j * SIZE + tl.arange(0, SIZE)
-    inside = (i < rows)[:, None] & (j < columns)[None, :]
-    place = s + i.to(tl.int64)[:, None] * columns + j[None, :]
-    tile = tl.load(place, mask=inside, other=0.0)
-    w = tl.zeros((SIZE, SIZE), dtype=tl.float32)
-    if NCE:
-        same = _same_ids(i, j, ids_x, ids_y, rows, columns) & inside
-        over_x = tl.load(x + i, mask=i < rows, other=-1e30)[:, None]
-        over_y = tl.load(y + j, mask=j < columns, other=-1e30)[None, :]
-        e = scale * tile + over_y
-        top = tl.load(x + 1 * rows + i, mask=i < rows, other=0.0)[:, None]
-        factor = tl.load(x + 2 * rows + i, mask=i < rows, other=0.0)[:, None]
-        w += tl.where(inside, tl.exp(tl.minimum(e - top, 0.0)) * factor, 0.0)
-        top = tl.load(x + 5 * rows + i, mask=i < rows, other=0.0)[:, None]
-        factor = tl.load(x + 6 * rows + i, mask=i < rows, other=0.0)[:, None]
-        w -= tl.where(same, tl.exp(tl.minimum(e - top, 0.0)) * factor, 0.0)
-        e = scale * tile + over_x
-        top = tl.load(y + 1 * columns + j, mask=j < columns, other=0.0)[None, :]
-        factor = tl.load(y + 2 * columns + j, mask=j < columns, other=0.0)[None, :]
-        w += tl.where(inside, tl.exp(tl.minimum(e - top, 0.0)) * factor, 0.0)
-        top = tl.load(y + 5 * columns + j, mask=j < columns, other=0.0)[None, :]
-        factor = tl.load(y + 6 * columns + j, mask=j < columns, other=0.0)[None, :]
-        w -= tl.where(same, tl.exp(tl.minimum(e - top, 0.0)) * factor, 0.0)
-        tl.store(dot_out + block_i * count_j + block_j, tl.sum(tl.sum(w * tile, 1), 0))
-        tl.store(row_out + block_j * rows + i, tl.sum(w, 1), mask=i < rows)
-        tl.store(column_out + block_i * columns + j, tl.sum(w, 0), mask=j < columns)
-    if KERNEL:
-        log_k = _log_kernel(tile, i, j, x, y, rows, columns, slope, DIAGONAL_TILE)
-        k = tl.where(inside, tl.exp(log_k - kernel_top) * kernel_factor, 0.0)
-        w -= k
-        tl.store(row_out + (count_j + block_j) * rows + i, tl.sum(k, 1), mask=i < rows)
-        tl.store(column_out + (count_i + block_i) * columns + j, tl.sum(k, 0), mask=j < columns)
-    tl.store(place, w, mask=inside)
+# Blocks of the kernels: of products that the library made, and of those that the kernels make themselves.
+LOADED = {"SIZE": 64, "num_warps": 4, "num_stages": 1}
+OWN = {"SIZE": 128, "num_warps": 8, "num_stages": 3}
 
 
 def log_kernel_mean(
@@ -169,13 +43,16 @@ def log_kernel_mean(
     kernel: Gaussian,
     weights_x: Tensor | None = None,
     weights_y: Tensor | None = None,
+    diagonal: bool = True,
 ) -> Tensor:
-    """As reference.log_kernel_mean with its diagonal; the value is float64 whatever the dtype of x."""
+    """As reference.log_kernel_mean; the value is float64 whatever the dtype of x. diagonal=False runs tiled."""
+    if not diagonal:
+        return tiled.log_kernel_mean(x.float(), y, kernel, weights_x, diagonal=False)
     if y is None:
         value: Tensor = _Within.apply(x, weights_x, kernel)  # type: ignore[no-untyped-call]
         return value
-    nobody = torch.zeros(max(len(x), len(y)), dtype=torch.int64, device=x.device)
-    rows = RowInfo(nobody[: len(x)], nobody[: len(y)], weights_x, weights_y)
+    nobody = torch.zeros(0, dtype=torch.int64, device=x.device)
+    rows = RowInfo(nobody, nobody, weights_x, weights_y)
     between: Tensor = _Between.apply(x, y, x.new_ones(()), rows, (False, kernel))[1]  # type: ignore[no-untyped-call]
     return between
 
@@ -186,43 +63,32 @@ def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo) -> Tensor:
     return value
 
 
-def info_nce_and_log_kernel_mean(
-    x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Gaussian
-) -> tuple[Tensor, Tensor]:
-    """reference.info_nce and reference.log_kernel_mean of x against y, from the same tiles. Both float64."""
+def fused(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Gaussian) -> tuple[Tensor, Tensor]:
+    """reference.info_nce and reference.log_kernel_mean of x against y, from the same products. Both float64."""
     nce, log_mean = _Between.apply(x, y, scale, rows, (True, kernel))  # type: ignore[no-untyped-call]
     return nce, log_mean
 
 
 class _Within(torch.autograd.Function):
-    """x against itself, the diagonal kept: log k + log a + log b <= 0 needs no running maximum."""
+    """x against itself, the diagonal kept: log k + log a + log b <= 0 needs no maximum."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor | None, kernel: Gaussian) -> Tensor:
         with no_autocast(x):
-            points = x - x.mean(dim=0) if x.dtype == torch.float32 else x
-            sample = PreparedSample.of(points, weights, mixed=False)
-            planes = _planes(sample)
-            grad = torch.zeros_like(sample.points, dtype=torch.float32)
-            mass = torch.zeros_like(sample.square_norms)
-            total = torch.zeros((), dtype=totals_dtype(x), device=x.device)
-            for i in blocks(sample.points):
-                for j in blocks(sample.points):
-                    if j.start < i.start:
-                        continue
-                    w = _matmul(sample.points[i], sample.points[j].T)
-                    launch = _Launch(w, planes[:, i], planes[:, j], None, 0.0, kernel)
-                    rows, columns, _ = launch.second(kernel_top=0.0, kernel_factor=1.0, diagonal=i == j)  # w = -k
-                    total += rows[1].sum(dtype=total.dtype) * (1 if i == j else 2)
-                    mass[i] += rows[1]
-                    grad[i] += _matmul(w, sample.points[j])
-                    if i != j:
-                        mass[j] += columns[1]
-                        grad[j] += _matmul(w.T, sample.points[i])
-        factor = -2 / kernel.sigma**2 / float(total)
-        grad.addcmul_(sample.points.float(), mass[:, None]).mul_(factor)
-        ctx.save_for_backward(grad.to(x.dtype))
-        return total.log() + 2 * sample.log_constant
+            side = _Side.of(x, x.mean(dim=0), None, weights)
+            grad = torch.zeros_like(side.points, dtype=torch.float32)
+            sums = _WeightSums(side, side, nce=False)
+            one, zero = grad.new_ones(()), grad.new_zeros(())
+            for i in side.chunks(side):
+                w = _weights((side, side), i, i.start, (zero, zero, one), sums, kernel)  # -k
+                grad[i] += _matmul(w, side.points[i.start :])
+                if i.stop < len(side.points):
+                    grad[i.stop :] += _matmul(w[:, i.stop - i.start :].T, side.points[i])
+        mass = (sums.rows[1].sum(dim=0, dtype=torch.float64)) + sums.columns[1].sum(dim=0, dtype=torch.float64)
+        total = mass.sum()
+        grad.addcmul_(side.points.float(), mass.float()[:, None]).mul_((-2 / kernel.sigma**2 / total).float())
+        ctx.save_for_backward(grad[: len(x)].to(x.dtype))
+        return total.log() + 2 * side.log_constant
 
     @staticmethod
     def backward(ctx: Any, grad_value: Tensor) -> tuple[Tensor | None, ...]:
@@ -239,162 +105,258 @@ class _Between(torch.autograd.Function):
         ctx: Any, x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, terms: tuple[bool, Gaussian | None]
     ) -> tuple[Tensor, Tensor]:
         with no_autocast(x):
-            pair = _pair(x, y, rows, float(scale))
-            sums = _first_pass(pair, *terms)
-        ctx.save_for_backward(x, y, scale)
-        ctx.rows, ctx.terms, ctx.sums = rows, terms, sums
-        constant = pair.x.sample.log_constant + pair.y.sample.log_constant
-        nce = sums.softmaxes.info_nce(pair) if terms[0] else sums.kernel_total.new_zeros(())
-        return nce, sums.kernel_total.log() + sums.kernel_top + constant
+            pair = _Pair.of(x, y, scale.detach().to(x.device, torch.float32), rows, terms[0])
+            sums = _first_pass(pair, terms[1])
+        ctx.pair, ctx.sums, ctx.kernel = pair, sums, terms[1]
+        ctx.dtypes, ctx.scale_place = (x.dtype, y.dtype, scale.dtype), scale.device
+        nce = sums.info_nce(pair)
+        return nce, sums.kernel_total.log() + (sums.kernel_top + (pair.x.log_constant + pair.y.log_constant))
 
     @staticmethod
     def backward(ctx: Any, grad_nce: Tensor, grad_kernel: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        x, y, scale = ctx.saved_tensors
-        with no_autocast(x):
-            pair = _pair(x, y, ctx.rows, float(scale))
-            grad_x, grad_y, grad_scale = _second_pass(pair, ctx.sums, ctx.terms, (float(grad_nce), float(grad_kernel)))
-        return grad_x.to(x.dtype), grad_y.to(y.dtype), grad_scale.to(scale.dtype), None, None
+        pair: _Pair = ctx.pair
+        with no_autocast(pair.x.points):
+            grads = _second_pass(pair, ctx.sums, ctx.kernel, (grad_nce, grad_kernel))
+        grad_x, grad_y, grad_scale = (grad.to(dtype) for grad, dtype in zip(grads, ctx.dtypes, strict=True))
+        return grad_x, grad_y, grad_scale.to(ctx.scale_place) if ctx.needs_input_grad[2] else None, None, None
 
 
-@dataclass
-class _FirstSums:
-    """The sum of the kernel is kernel_total * exp(kernel_top)."""
+@dataclass(frozen=True)
+class _Side:
+    """One sample, filled up to a multiple of BLOCK with rows that count nothing, and what the kernels read of each row.
 
-    softmaxes: Softmaxes
+    points: (N, d), contiguous, centred if float32, sorted by id. planes: (7, N) float32; 0: what the row adds to the
+    other side's exponents; 1, 2: maximum and factor of its softmax; 3: square norm; 4: log of its kernel weight; 5, 6:
+    maximum and factor over its positives. ids: (N,) ascending, or none without InfoNCE. shift: (N,), what centring
+    took off each logit of the row, over the scale. share: (N,) 1/m. order: what sorted the rows. log_constant: the log
+    weight that all rows share. count: rows of the sample itself.
+    """
+
+    points: Tensor
+    planes: Tensor
+    ids: Tensor
+    shift: Tensor
+    share: Tensor
+    order: Tensor | None
+    log_constant: float
+    count: int
+
+    @classmethod
+    def of(cls, x: Tensor, centre: Tensor, ids: Tensor | None, weights: Tensor | None, filling: int = 2**62) -> _Side:
+        """filling: the id of the rows that fill up, another one on each side."""
+        order, count = None if ids is None else torch.argsort(ids, stable=True), len(x)
+        if ids is not None and order is not None:
+            x, ids, weights = x[order], ids[order], None if weights is None else weights[order]
+        points = x.new_zeros(BLOCK * triton.cdiv(count, BLOCK), x.shape[1])
+        points[:count] = x - centre if x.dtype == torch.float32 else x
+        planes = torch.zeros(7, len(points), dtype=torch.float32, device=x.device)
+        if count < len(points):
+            planes[0::4, count:] = LOWEST
+            planes[1::4, count:] = HIGHEST
+        planes[3] = torch.linalg.vector_norm(points, dim=1, dtype=torch.float32).square_()
+        log_constant = -math.log(count)
+        if weights is not None:
+            planes[4, :count], log_constant = (weights.double() / weights.double().sum()).log(), 0.0
+        if ids is None:
+            none = x.new_zeros(0, dtype=torch.int64)
+            return cls(points, planes, none, none, none, None, log_constant, count)
+        copies = torch.searchsorted(ids, ids, right=True) - torch.searchsorted(ids, ids)
+        share = torch.zeros(len(points), dtype=torch.float64, device=x.device)
+        share[:count] = copies.double().reciprocal().masked_fill(ids < 0, 0.0)
+        all_ids = torch.full((len(points),), filling, dtype=torch.int64, device=x.device)
+        all_ids[:count] = ids
+        shift = points @ centre if x.dtype == torch.float32 else torch.zeros_like(planes[0])
+        return cls(points, planes, all_ids, shift, share, order, log_constant, count)
+
+    def chunks(self, other: _Side) -> Iterator[slice]:
+        """Rows whose products with the other side are held at once, a multiple of BLOCK."""
+        rows = BLOCK * max(1, CHUNK_ENTRIES // (BLOCK * len(other.points)))
+        for start in range(0, len(self.points), rows):
+            yield slice(start, min(start + rows, len(self.points)))
+
+    def restore(self, rows: Tensor) -> Tensor:
+        """Rows of the sample in the caller's order."""
+        rows = rows[: self.count]
+        return rows if self.order is None else torch.empty_like(rows).index_copy_(0, self.order, rows)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    x: _Side
+    y: _Side
+    centre: Tensor
+    scale: Tensor
+    nce: bool
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, nce: bool) -> _Pair:
+        centre = torch.lerp(x.mean(dim=0), y.mean(dim=0), 0.5)
+        ids_x, ids_y = (rows.ids_x, rows.ids_y) if nce else (None, None)
+        side_x = _Side.of(x, centre, ids_x, rows.weights_x)
+        side_y = _Side.of(y, centre, ids_y, rows.weights_y, filling=2**62 + 1)
+        if nce:
+            for side in (side_x, side_y):
+                side.planes[0] = (scale * side.shift + side.share.log()).clamp_(min=LOWEST)
+        return cls(side_x, side_y, centre.float(), scale, nce)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """The first pass: maxima over all and over positives, then sums over all and over positives, of each row and
+    column; the sum of the kernel is kernel_total * exp(kernel_top)."""
+
+    rows: tuple[Tensor, ...]
+    columns: tuple[Tensor, ...]
     kernel_top: Tensor
     kernel_total: Tensor
 
+    def info_nce(self, pair: _Pair) -> Tensor:
+        if not self.rows:
+            return self.kernel_total.new_zeros(())
+        return (_mean_loss(pair.x, self.rows) + _mean_loss(pair.y, self.columns)) / 2
 
-def _first_pass(pair: Pair, nce: bool, kernel: Gaussian | None) -> _FirstSums:
-    sums = Softmaxes(pair)
-    planes_x, planes_y = _planes(pair.x.sample, pair.x, pair.scale), _planes(pair.y.sample, pair.y, pair.scale)
-    tops, totals = [], []
-    for i, j, _ in pair.tiles():
-        s = _matmul(pair.x.sample.points[i], pair.y.sample.points[j].T)
-        ids = (pair.x.ids[i], pair.y.ids[j]) if nce else None
-        launch = _Launch(s, planes_x[:, i], planes_y[:, j], ids, pair.scale, kernel)
-        rows, columns, kernel_sums = launch.first()
-        if nce:
-            for every, positive, parts, where in (
-                (sums.rows, sums.rows_positive, rows, i),
-                (sums.columns, sums.columns_positive, columns, j),
-            ):
-                every.merge(*_combined(parts[0], parts[1]), where)
-                positive.merge(*_combined(parts[2], parts[3]), where)
-        tops.append(kernel_sums[0].flatten())
-        totals.append(kernel_sums[1].flatten())
-    top, total = _combined(torch.cat(tops)[:, None], torch.cat(totals)[:, None])
-    return _FirstSums(sums, top[0].double(), total[0])
+
+def _first_pass(pair: _Pair, kernel: Gaussian | None) -> _Sums:
+    x, y = pair.x, pair.y
+    n, m = len(x.points), len(y.points)
+    options = _options(x)
+    size = options["SIZE"]
+    row_out = x.planes.new_empty(4 if pair.nce else 0, m // size, n)
+    column_out = x.planes.new_empty(4 if pair.nce else 0, n // size, m)
+    kernel_out = x.planes.new_empty(2, n // size * (m // size)) if kernel else x.planes.new_zeros(2, 1)
+    flags = {"NCE": pair.nce, "KERNEL": kernel is not None, **options}
+    for i in x.chunks(y):
+        s = _library_products(x, y, i, 0)
+        reads = s, x.points, y.points, x.planes, y.planes, x.ids, y.ids, pair.scale
+        with torch.cuda.device_of(s):  # type: ignore[no-untyped-call]
+            sum_kernel[(m // size, (i.stop - i.start) // size)](
+                *reads, row_out, column_out, kernel_out, i.start, n, m, _slope(kernel), **flags
+            )
+    kernel_top, kernel_total = _combined(kernel_out[0], kernel_out[1], 0)
+    rows, columns = (
+        tuple(part for both in _combined(out[0::2], out[1::2], 1) for part in both) if pair.nce else ()
+        for out in (row_out, column_out)
+    )
+    return _Sums(rows, columns, kernel_top.double(), kernel_total)
 
 
 def _second_pass(
-    pair: Pair, sums: _FirstSums, terms: tuple[bool, Gaussian | None], upstream: tuple[float, float]
+    pair: _Pair, sums: _Sums, kernel: Gaussian | None, upstream: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients in x, y and the scale."""
-    nce, kernel = terms
     x, y = pair.x, pair.y
-    planes_x, planes_y = _planes(x.sample, x, pair.scale), _planes(y.sample, y, pair.scale)
-    if nce:
+    if pair.nce:
         factor = upstream[0] * pair.scale / 2
-        _put_softmax(planes_x, x, (sums.softmaxes.rows, sums.softmaxes.rows_positive), factor)
-        _put_softmax(planes_y, y, (sums.softmaxes.columns, sums.softmaxes.columns_positive), factor)
-    kernel_factor = 0.0 if kernel is None else -upstream[1] / kernel.sigma**2 / float(sums.kernel_total)
-    grads = [torch.zeros_like(side.sample.points, dtype=torch.float32) for side in (x, y)]
-    masses = [planes_x.new_zeros(2, len(side.ids)) for side in (x, y)]
-    grad_scale = torch.zeros_like(sums.kernel_total)
-    for i, j, _ in pair.tiles():
-        w = _matmul(x.sample.points[i], y.sample.points[j].T)
-        ids = (x.ids[i], y.ids[j]) if nce else None
-        launch = _Launch(w, planes_x[:, i], planes_y[:, j], ids, pair.scale, kernel)
-        rows, columns, dots = launch.second(float(sums.kernel_top), kernel_factor, diagonal=False)
-        masses[0][:, i] += rows
-        masses[1][:, j] += columns
-        grad_scale += dots.sum(dtype=grad_scale.dtype)
-        grads[0][i] += _matmul(w, y.sample.points[j])
-        grads[1][j] += _matmul(w.T, x.sample.points[i])
-    for side, grad, mass in zip((x, y), grads, masses, strict=True):
-        grad_scale += (mass[0].to(grad_scale.dtype) * side.shift).sum()
-        grad.addcmul_(mass[0][:, None], pair.centre.float())
-        grad.addcmul_(side.sample.points.float(), mass[1][:, None])
+        _put_softmax(x, sums.rows, factor)
+        _put_softmax(y, sums.columns, factor)
+    kernel_factor = 0 if kernel is None else -1 / kernel.sigma**2
+    numbers = pair.scale, sums.kernel_top.float(), (upstream[1] * kernel_factor / sums.kernel_total).float()
+    grads = [torch.zeros_like(side.points, dtype=torch.float32) for side in (x, y)]
+    found = _WeightSums(x, y, pair.nce)
+    for i in x.chunks(y):
+        w = _weights((x, y), i, None, numbers, found, kernel)
+        grads[0][i] = _matmul(w, y.points)
+        grads[1] += _matmul(w.T, x.points[i])
+    grad_scale = found.dots.sum(dtype=torch.float64)
+    for side, grad, parts in zip((x, y), grads, (found.rows, found.columns), strict=True):
+        mass = parts.sum(dim=1)
+        if pair.nce and side.points.dtype == torch.float32:
+            grad_scale += (mass[0].double() * side.shift).sum()
+            grad.addcmul_(mass[0][:, None], pair.centre)
+        grad.addcmul_(side.points.float(), mass[1][:, None])
     return x.restore(grads[0]), y.restore(grads[1]), grad_scale / pair.scale
 
 
-class _Launch:
-    """One tile and what its kernels read. planes: (7, rows) and (7, columns), see _planes."""
+class _WeightSums:
+    """What the weight kernel leaves of each block: (2, blocks, rows) and (2, blocks, columns) sums of w of InfoNCE and
+    of the kernel, (blocks,) sums of w s."""
 
-    def __init__(
-        self,
-        s: Tensor,
-        x: Tensor,
-        y: Tensor,
-        ids: tuple[Tensor, Tensor] | None,
-        scale: float,
-        kernel: Gaussian | None,
-    ) -> None:
-        self.s, self.x, self.y = s, x.contiguous(), y.contiguous()
-        nobody = torch.zeros(0, dtype=torch.int64, device=s.device)
-        self.ids = (nobody, nobody) if ids is None else ids
-        self.flags = {"NCE": ids is not None, "KERNEL": kernel is not None, "SIZE": BLOCK}
-        self.numbers = (*s.shape, scale, 0.0 if kernel is None else -0.5 / kernel.sigma**2)
-        self.grid = (triton.cdiv(s.shape[0], BLOCK), triton.cdiv(s.shape[1], BLOCK))
-
-    def first(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Per block: (4, blocks, rows), (4, blocks, columns), (2, blocks, blocks); maxima and sums in turn."""
-        (n, m), (n_blocks, m_blocks) = self.s.shape, self.grid
-        outs = self.x.new_zeros(4, m_blocks, n), self.x.new_zeros(4, n_blocks, m), self.x.new_zeros(2, *self.grid)
-        with torch.cuda.device_of(self.s):  # type: ignore[no-untyped-call]
-            _first_kernel[self.grid](self.s, self.x, self.y, *self.ids, *outs, *self.numbers, **self.flags)
-        return outs
-
-    def second(self, kernel_top: float, kernel_factor: float, diagonal: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Turns s into the coefficients; (2, rows) and (2, columns) sums of InfoNCE and kernel, (blocks,) of w s."""
-        (n, m), (n_blocks, m_blocks) = self.s.shape, self.grid
-        rows, columns = self.x.new_zeros(2, m_blocks, n), self.x.new_zeros(2, n_blocks, m)
-        dots = self.x.new_zeros(n_blocks * m_blocks)
-        numbers = (*self.numbers, kernel_top, kernel_factor)
-        outs = rows, columns, dots
-        flags = {"DIAGONAL_TILE": diagonal, **self.flags}
-        with torch.cuda.device_of(self.s):  # type: ignore[no-untyped-call]
-            _second_kernel[self.grid](self.s, self.x, self.y, *self.ids, *outs, *numbers, **flags)
-        return rows.sum(dim=1), columns.sum(dim=1), dots
+    def __init__(self, x: _Side, y: _Side, nce: bool) -> None:
+        size = _options(x)["SIZE"]
+        n, m = len(x.points), len(y.points)
+        self.rows, self.columns = x.planes.new_zeros(2, m // size, n), x.planes.new_zeros(2, n // size, m)
+        self.dots = x.planes.new_zeros(n // size * (m // size) if nce else 1)
+        self.nce = nce
 
 
-def _planes(sample: PreparedSample, side: SortedSide | None = None, scale: float = 0.0) -> Tensor:
-    """(7, N) float32, one row for each vector that the kernels read.
+def _weights(
+    sides: tuple[_Side, _Side],
+    i: slice,
+    within: int | None,
+    numbers: tuple[Tensor, Tensor, Tensor],
+    sums: _WeightSums,
+    kernel: Gaussian | None,
+) -> Tensor:
+    """w of a chunk of rows against all columns, or against those from `within` on, x and y being one sample.
 
-    0: what the row adds to the other side's exponents; 1, 2: maximum and factor of its softmax; 3: square norm;
-    4: log of its kernel weight; 5, 6: maximum and factor over its positives.
+    numbers: scale, maximum and factor of the kernel. Fills in the sums of the chunk.
     """
-    planes = sample.square_norms.new_zeros(7, len(sample.square_norms))
-    planes[3] = sample.square_norms
-    if sample.log_weights is not None:
-        planes[4] = sample.log_weights
-    if side is not None:
-        planes[0] = (scale * side.shift + side.log_w).clamp_(min=LOWEST)
-    return planes
+    x, y = sides
+    n, m, first_column = len(x.points), len(y.points), within or 0
+    s, options = _library_products(x, y, i, first_column), _options(x)
+    dtype = torch.bfloat16 if x.points.dtype == torch.bfloat16 else torch.float32
+    w = torch.empty(i.stop - i.start, m - first_column, dtype=dtype, device=x.points.device)
+    reads = s, x.points, y.points, x.planes, y.planes, x.ids, y.ids
+    place = i.start, first_column, 0 if within is None else i.stop
+    flags = {"NCE": sums.nce, "KERNEL": kernel is not None, "WITHIN": within is not None, **options}
+    grid = (m - first_column) // options["SIZE"], (i.stop - i.start) // options["SIZE"]
+    with torch.cuda.device_of(w):  # type: ignore[no-untyped-call]
+        weight_kernel[grid](
+            *reads, *numbers, w, sums.rows, sums.columns, sums.dots, *place, n, m, _slope(kernel), **flags
+        )
+    return w
 
 
-def _put_softmax(planes: Tensor, side: SortedSide, sums: tuple[Any, Any], factor: float) -> None:
-    scaled = factors(side, *sums, factor)
-    planes[1], planes[2] = sums[0].top, scaled.every
-    planes[5], planes[6] = sums[1].top, scaled.positive
+def _options(side: _Side) -> dict[str, Any]:
+    """Blocks of the kernels, the same for both, so that their products are."""
+    own = side.points.dtype == torch.float32
+    options = {"DIM": side.points.shape[1], "OWN": own, **(OWN if own else LOADED)}
+    return options | {"SIZE": min(options["SIZE"], BLOCK)}
 
 
-def _combined(tops: Tensor, totals: Tensor) -> tuple[Tensor, Tensor]:
-    """(blocks, N) maxima and sums -> (N,) maxima and float64 sums."""
-    top = tops.amax(dim=0)
-    return top, (totals.to(totals_dtype(totals)) * (tops - top).exp()).sum(dim=0)
+def _library_products(x: _Side, y: _Side, i: slice, first_column: int) -> Tensor:
+    """Products of a chunk in float32, for features in half precision; those of float32 the kernels make themselves."""
+    if x.points.dtype == torch.float32:
+        return x.planes
+    return _matmul(x.points[i], y.points[first_column:].T)
+
+
+def _slope(kernel: Gaussian | None) -> float:
+    return 0.0 if kernel is None else -0.5 / kernel.sigma**2
+
+
+def _put_softmax(side: _Side, sums: tuple[Tensor, ...], factor: Tensor) -> None:
+    """Maxima and factors of the rows for the second pass: factor * share / total, 0 for rows that enter no mean."""
+    top, positive_top, total, positive_total = sums
+    scaled = factor * _shares(side, positive_total)
+    in_a_mean = scaled != 0
+    side.planes[1], side.planes[5] = top, positive_top
+    side.planes[2] = torch.where(in_a_mean, scaled / total, 0)
+    side.planes[6] = torch.where(in_a_mean, scaled / positive_total, 0)
+
+
+def _shares(side: _Side, positive_total: Tensor) -> Tensor:
+    """Weight of each row in the mean, 0 where it has no positive."""
+    w = torch.where(positive_total == 0, 0, side.share)
+    return w / w.sum()
+
+
+def _mean_loss(side: _Side, sums: tuple[Tensor, ...]) -> Tensor:
+    top, positive_top, total, positive_total = sums
+    share = _shares(side, positive_total)
+    loss = (top.double() - positive_top) + (total / positive_total).log()
+    return torch.where(share == 0, 0, share * loss).sum()
+
+
+def _combined(tops: Tensor, totals: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Maxima and sums of blocks, which lie along dim -> maxima and float64 sums of all."""
+    top = tops.amax(dim=dim)
+    return top, (tops - top.unsqueeze(dim)).exp_().mul_(totals).sum(dim=dim, dtype=torch.float64)
 
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b in float32; a bfloat16 b takes a as bfloat16, float16 times float16 stays as it is."""
-    if b.dtype == torch.bfloat16:
-        a = a.to(torch.bfloat16)
-    if a.dtype == b.dtype and b.dtype != torch.float32 and a.is_cuda:
+    """a @ b in float32, from half-precision factors where both are."""
+    if a.dtype == b.dtype != torch.float32 and a.is_cuda:
         return torch.mm(a, b, out_dtype=torch.float32)
     return a.float() @ b.float()
-
-
-def _pair(x: Tensor, y: Tensor, rows: RowInfo, scale: float) -> Pair:
-    return Pair.of(x, y, rows, scale, centred=x.dtype == torch.float32)

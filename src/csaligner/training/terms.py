@@ -114,8 +114,9 @@ class ScheduledObjective:
         )
 
     def _on(self, rows: Embeddings, weights: Mapping[str, float], sigma: float, scale: Tensor) -> LossTerms:
-        objective = Objective(weights, sigma, unpaired_weight=self._config.unpaired_weight)
-        compute = ExchangedObjective(objective, "ring") if self._config.exchange == "ring" else objective
+        c = self._config
+        objective = Objective(weights, sigma, c.impl, unpaired_weight=c.unpaired_weight)
+        compute = ExchangedObjective(objective, "ring") if c.exchange == "ring" else objective
         return compute(rows.image, rows.text, scale, rows.image_ids, rows.text_ids)
 
 

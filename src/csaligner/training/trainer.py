@@ -25,6 +25,7 @@ from csaligner.distributed.processes import (
     world_size,
 )
 from csaligner.files import recover, write_text
+from csaligner.ops.dispatch import choose
 from csaligner.types import Batch, Inputs, LossTerms, Sampler, TokenPairs, TokenSets
 
 from .checkpoint import (
@@ -199,16 +200,20 @@ class Trainer:
 
     def _embed(self, batch: Batch) -> Embeddings:
         """The embeddings of all ranks' rows, or of the own ones (exchange ring), in the precision of the logit
-        scale."""
+        scale or in that of the Triton kernels."""
         from accelerate.utils import send_to_device
 
         device, dtype = self._accelerator.device, self._model.log_logit_scale.dtype
         inputs = [_as_dtype(send_to_device(side, device), dtype) for side in (batch.image, batch.text)]
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._config.precision == "bf16"):
             image, text = self._model(*inputs)
+        c = self._config
+        gathers = c.objective.exchange == "gather"
+        if c.precision == "bf16" and gathers and choose(c.objective.impl, image, text) == "triton":
+            dtype = torch.bfloat16  # the products of the loss run in it
         image, text = image.to(dtype), text.to(dtype)
         image_ids, text_ids = batch.image_ids.to(device), batch.text_ids.to(device)
-        if self._config.objective.exchange == "gather":
+        if gathers:
             (image, image_ids), (text, text_ids) = _gathered(image, image_ids), _gathered(text, text_ids)
         tokens = self._embed_tokens(batch.tokens) if batch.tokens is not None else None
         return Embeddings(image, text, image_ids, text_ids, tokens)

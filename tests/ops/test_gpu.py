@@ -1,0 +1,135 @@
+"""The loss on a CUDA device: every implementation and dtype against float64, determinism, and no waits for the host.
+
+`make gpu` runs it. It imports the numerics alone, so that torch, triton and pytest are enough.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from csaligner.ops import dispatch
+from csaligner.ops.contrastive import RowInfo
+from csaligner.ops.kernels import Gaussian
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+SCALE = 20.0
+VALUE = {torch.float32: 5e-6, torch.bfloat16: 1e-5, torch.float16: 1e-5}
+GRADIENT = {torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 4e-3}
+IMPLEMENTATIONS = ["triton", "tiled", "reference"]
+
+
+def cloud(rows: int, dim: int, seed: int, dtype: torch.dtype) -> Tensor:
+    g = torch.Generator().manual_seed(1000 * seed + rows)
+    x = torch.randn(rows, dim, generator=g) + torch.randn(1, dim, generator=torch.Generator().manual_seed(7))
+    return normalize(x + 0.3 * seed, dim=1).to("cuda", dtype)
+
+
+def row_info(n: int, m: int, kind: str) -> RowInfo:
+    """Row i with row i; or captions, unpaired rows and weights."""
+    if kind == "plain":
+        ids = torch.arange(max(n, m), device="cuda")
+        return RowInfo(ids[:n], ids[:m])
+    g = torch.Generator().manual_seed(n + m)
+    ids_x, ids_y = (torch.randint(-1, max(2, n // 2), (k,), generator=g) for k in (n, m))
+    ids_x[0] = ids_y[0] = 1
+    weights = [(torch.rand(k, generator=g) + 0.1).double().cuda() for k in (n, m)]
+    return RowInfo(ids_x.cuda(), ids_y.cuda(), *weights)
+
+
+def value_of(impl: str, x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, sigma: float) -> Tensor:
+    """InfoNCE + D_CS by one implementation, with weights that tell the parts apart."""
+    kernel = Gaussian(sigma)
+    op = dispatch.implementation(impl, x, y, kernel)
+    nce, between = op.fused(x, y, scale, rows, kernel)
+    within_x = op.log_kernel_mean(x, None, kernel, rows.weights_x)
+    within_y = op.log_kernel_mean(y, None, kernel, rows.weights_y)
+    return 1.3 * nce + 0.7 * (within_x + within_y - 2 * between)
+
+
+def with_gradients(
+    impl: str, samples: tuple[Tensor, Tensor], rows: RowInfo, scale: float = SCALE, sigma: float = 0.5
+) -> tuple[Tensor, ...]:
+    dtype = torch.float64 if samples[0].dtype == torch.float64 else torch.float32
+    leaves = [t.detach().clone().requires_grad_() for t in (*samples, torch.tensor(scale, dtype=dtype, device="cuda"))]
+    value = value_of(impl, leaves[0], leaves[1], leaves[2], rows, sigma)
+    return value.detach(), *torch.autograd.grad(value, leaves)
+
+
+def assert_close(got: tuple[Tensor, ...], wanted: tuple[Tensor, ...], dtype: torch.dtype) -> None:
+    assert abs(float(got[0]) - float(wanted[0])) <= VALUE[dtype] * max(1.0, abs(float(wanted[0])))
+    for a, b in zip(got[1:], wanted[1:], strict=True):
+        error = (a.double() - b).norm() / b.norm().clamp_min(1e-2)  # 0 for one pair
+        assert float(error) <= GRADIENT[dtype], (a.shape, float(error))
+
+
+@pytest.mark.parametrize("dtype", list(GRADIENT))
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("kind", ["plain", "ids and weights"])
+@pytest.mark.parametrize(("n", "m", "dim"), [(1, 1, 72), (7, 7, 72), (300, 300, 72), (1500, 1501, 512)])
+def test_value_and_gradients(impl: str, dtype: torch.dtype, kind: str, n: int, m: int, dim: int) -> None:
+    if kind == "plain":
+        m = n
+    x, y = cloud(n, dim, 1, dtype), cloud(m, dim, 2, dtype)
+    rows = row_info(n, m, kind)
+    wanted = with_gradients("reference", (x.double(), y.double()), rows)
+    if impl != "triton":
+        x, y = x.float(), y.float()
+    got = with_gradients(impl, (x, y), rows)
+    assert_close(got, wanted, dtype if impl == "triton" else torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("scale", "sigma"), [(100.0, 0.5), (100.0, 0.1), (1.0, 2.0)])
+def test_temperatures_and_bandwidths(dtype: torch.dtype, scale: float, sigma: float) -> None:
+    x, y = cloud(500, 512, 1, dtype), cloud(500, 512, 2, dtype)
+    rows = row_info(500, 500, "plain")
+    got = with_gradients("triton", (x, y), rows, scale, sigma)
+    wanted = with_gradients("reference", (x.double(), y.double()), rows, scale, sigma)
+    assert all(bool(torch.isfinite(t).all()) for t in got)
+    if sigma >= 0.5:
+        assert_close(got, wanted, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_several_chunks_give_the_same_and_repeat_to_the_bit(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from csaligner.ops import triton
+
+    x, y = cloud(3000, 512, 1, dtype), cloud(2900, 512, 2, dtype)
+    rows = row_info(3000, 2900, "ids and weights")
+    wanted = with_gradients("reference", (x.double(), y.double()), rows)
+    monkeypatch.setattr(triton, "CHUNK_ENTRIES", 1024 * 3000)
+    first, second = (with_gradients("triton", (x, y), rows) for _ in range(2))
+    assert_close(first, wanted, dtype)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_nothing_waits_for_the_host() -> None:
+    x, y = cloud(1000, 512, 1, torch.bfloat16), cloud(1000, 512, 2, torch.bfloat16)
+    rows = row_info(1000, 1000, "plain")
+    with_gradients("triton", (x, y), rows)  # compiles
+    leaves = [t.detach().requires_grad_() for t in (x, y, torch.tensor(SCALE, device="cuda"))]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        torch.autograd.grad(value_of("triton", leaves[0], leaves[1], leaves[2], rows, 0.5), leaves)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(
+    ("rows", "dtype", "name"),
+    [
+        (512, torch.bfloat16, "reference"),
+        (8192, torch.bfloat16, "triton"),
+        (8192, torch.float32, "triton"),
+        (8192, torch.float64, "tiled"),
+    ],
+)
+def test_auto_on_a_gpu(rows: int, dtype: torch.dtype, name: str) -> None:
+    x = torch.zeros(rows, 8, dtype=dtype, device="cuda")
+    assert dispatch.choose("auto", x, x, Gaussian(0.5)) == name
