@@ -92,7 +92,7 @@ def test_a_run_folder_of_other_settings_is_refused_and_untouched(finished: Path)
     words = ["--train-data", str(finished / "store"), "--out", str(finished / "run"), "-q", *FAST, "lr=0.5"]
     done = csaligner("train", *words)
     assert done.returncode == 1
-    assert "holds a run with other settings (lr)" in done.stderr
+    assert "(lr)" in done.stderr
     assert (finished / "run" / "config.yaml").read_bytes() == before
 
 
@@ -100,7 +100,7 @@ def test_a_store_of_other_encoders_is_refused_by_eval(finished: Path, tmp_path: 
     other = make_store(tmp_path / "other", dims=(8, 7))
     done = csaligner("eval", "--run", str(finished / "run"), "--val-data", str(other))
     assert done.returncode == 1
-    assert "come from test-text" in done.stderr
+    assert "test-text" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -108,13 +108,13 @@ def test_a_store_of_other_encoders_is_refused_by_eval(finished: Path, tmp_path: 
     [
         (["train", "--train-data", "nowhere", "--out", "x"], 1, "nowhere"),
         (["train", "--train-data", "nowhere", "--out", "x", "objective.bandwidth=-1"], 1, "objective.bandwidth"),
-        (["train", "--train-data", "nowhere", "--out", "x", "--lr", "nan"], 1, "lr: got"),
-        (["gap", "--image-features", "a.npy", "--text-features", "b.npy"], 1, "no such file: a.npy"),
-        (["embed", "--train-data", "openmoij", "--out", "x"], 1, "did you mean 'openmoji'?"),
-        (["eval", "--run", "nowhere", "--split", "tset"], 1, "did you mean 'test'?"),
-        (["eval", "--run", "nowhere"], 1, "holds no run.json"),
-        (["train"], 2, "Missing option"),
-        (["trian"], 2, "No such command"),
+        (["train", "--train-data", "nowhere", "--out", "x", "--lr", "nan"], 1, "lr: "),
+        (["gap", "--image-features", "a.npy", "--text-features", "b.npy"], 1, "a.npy"),
+        (["embed", "--train-data", "openmoij", "--out", "x"], 1, "'openmoji'"),
+        (["eval", "--run", "nowhere", "--split", "tset"], 1, "'test'"),
+        (["eval", "--run", "nowhere"], 1, "run.json"),
+        (["train"], 2, "'--train-data'"),
+        (["trian"], 2, "'trian'"),
     ],
 )
 def test_wrong_use_is_one_line_with_the_right_exit_code(
@@ -143,7 +143,7 @@ def test_gap_measures_anybodys_arrays(tmp_path: Path) -> None:
     assert found["gap/paired_cosine"] == pytest.approx(1)
     points[0, 0] = np.inf
     np.save(tmp_path / "b.npy", points)
-    assert "b.npy: 1 of 40 rows" in csaligner(*words).stderr
+    assert "1 of 40" in csaligner(*words).stderr
 
 
 def test_a_missing_column_lists_the_columns(tmp_path: Path) -> None:
