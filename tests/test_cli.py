@@ -17,13 +17,9 @@ import torch
 from csaligner.pipeline import train as run_train
 from csaligner.store.store import write_store
 from csaligner.types import EncoderInfo, PairedFeatures, Split
+from tests.support.commands import csaligner
 
 FAST = ["epochs=4", "evaluate_every=2", "image_adapter.hidden=8", "text_adapter.hidden=8"]
-
-
-def csaligner(*words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "csaligner.cli", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def make_store(path: Path, n: int = 60, dims: tuple[int, int] = (8, 6)) -> Path:
@@ -120,13 +116,20 @@ def test_a_store_of_other_encoders_is_refused_by_eval(finished: Path, tmp_path: 
 def test_wrong_use_is_one_line_with_the_right_exit_code(
     words: list[str], code: int, message: str, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "csaligner.cli", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
+    done = csaligner(*words, folder=tmp_path)
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "x").exists()
+
+
+def test_the_program_ends_with_the_exit_code_and_the_line_of_main(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "csaligner.cli", "eval", "--run", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "run.json" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_gap_measures_anybodys_arrays(tmp_path: Path) -> None:

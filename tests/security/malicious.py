@@ -61,8 +61,9 @@ class Case:
     heavy: bool = False
 
 
-STORE, FEATURES, PICTURE_FILE = targets._store, targets._features, targets._picture
-CONFIG, ALIGNER, ENCODER, DECODER = targets._config, targets._aligner, targets._encoder, targets._decoder
+STORE, FEATURES, PICTURE_FILE = (targets.TARGETS[name].read for name in ("store", "npy", "png"))
+CONFIG, ALIGNER = (targets.TARGETS[name].read for name in ("config", "aligner"))
+ENCODER, DECODER = (targets.TARGETS[name].read for name in ("text encoder", "decoder"))
 TAR, KARPATHY, PARQUET = (targets.TARGETS[name].read for name in ("webdataset", "karpathy", "parquet table"))
 ENTITIES = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 10))
 LONG = "<!DOCTYPE svg [<!ENTITY a '" + "x" * 9000 + "'>]>"

@@ -183,11 +183,11 @@ def test_a_manifest_that_is_none(store: Store, text: str) -> None:
 def test_a_missing_or_cut_file(store: Store, name: str) -> None:
     path = store.path / name
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"cannot be read|is not as it was written") as caught:
+    with pytest.raises(InputError, match=r"metadata|\.npy|\.json") as caught:
         Store.open(store.path)
     assert "\n" not in str(caught.value)
     path.unlink()
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"metadata|\.npy|\.json"):
         Store.open(store.path)
 
 

@@ -20,14 +20,14 @@ from csaligner.store.store import Store, write_store
 from csaligner.training.trainer import METRICS, RunOptions
 from csaligner.training.training_data import TrainingData
 from csaligner.types import EncoderInfo, PairedFeatures, Split
+from tests.support.commands import csaligner
 
 FAST = ["epochs=4", "evaluate_every=2", "image_adapter.hidden=8", "text_adapter.hidden=8", "batch_size=16"]
-MODULE = ["-m", "csaligner.cli"]
-TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *MODULE]
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "csaligner.cli"]
 
 
-def csaligner(*words: object, launcher: list[str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *(launcher or MODULE), *map(str, words)]
+def on_two_processes(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *TWO, *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 
@@ -64,7 +64,7 @@ def test_two_processes_train_what_one_does(stores: Path, tmp_path: Path) -> None
     for store in data.unpaired_texts:
         words += ["--unpaired-texts", store.path]
     words += ["--train-data", pairs.path, "--val-data", others.path, "-q", "--workers", "0", "--resume", "latest"]
-    two = csaligner("train", *words, "--out", tmp_path / "two", *FAST, "unpaired.texts=7", launcher=TWO)
+    two = on_two_processes("train", *words, "--out", tmp_path / "two", *FAST, "unpaired.texts=7")
     assert two.returncode == 0, two.stderr
     assert two.stdout.count("CS-Aligner") == 1  # one process talks
     ours, wanted = weights(tmp_path / "two"), weights(tmp_path / "one")
