@@ -19,6 +19,7 @@ test: $(STAMP)
 
 # What takes long: every kill and every flipped bit, other inputs each night, each mutant.
 nightly: test faults fuzz mutants
+	CSALIGNER_HEAVY=1 CSALIGNER_FUZZ_EXAMPLES=200 $(BIN)/python -m pytest -n auto tests/security tests/fuzz
 
 coverage: $(STAMP)
 	$(BIN)/python -m pytest -n auto --cov=csaligner --cov-report=term:skip-covered

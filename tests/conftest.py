@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: the workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from filelock import FileLock
 if not torch.cuda.is_available():  # before anything imports triton: its own functions are made for one of the two
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from csaligner.registry import Registry
 from tests.support.colours import World, make_world
 from tests.support.encoders import FakeImageEncoder, FakeTextEncoder, Listed, MakeItems, make_items
 from tests.support.models import make_model
@@ -74,6 +77,16 @@ def tiny_model(once: Callable[[str, Callable[[Path], object]], Path]) -> Callabl
     """Family -> the folder of a tiny model, made on first use."""
     pytest.importorskip("transformers")
     return lambda family: once(family, lambda folder: make_model(family, folder))
+
+
+@pytest.fixture
+def registries() -> Iterator[None]:
+    """What a test registers is forgotten after it."""
+    tables = [table for table in gc.get_objects() if isinstance(table, Registry)]
+    before = [{name: copy.copy(value) for name, value in vars(table).items()} for table in tables]
+    yield
+    for table, state in zip(tables, before, strict=True):
+        vars(table).update(state)
 
 
 @pytest.fixture

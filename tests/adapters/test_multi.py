@@ -77,13 +77,13 @@ def test_the_aligner_starts_there_and_every_parameter_of_use_learns() -> None:
 
 def test_bad_input_is_one_line() -> None:
     x = views(10)
-    with pytest.raises(InputError, match="ids: missing"):
+    with pytest.raises(InputError, match=r"^ids"):
         fit_joint_start({**x, "german": x["german"][:4]})
-    with pytest.raises(InputError, match="0 occur in all of image, english, german"):
+    with pytest.raises(InputError, match="english"):
         fit_joint_start(x, {name: torch.arange(10) + 10 * k for k, name in enumerate(x)})
-    with pytest.raises(InputError, match="1 given"):
+    with pytest.raises(InputError, match="1"):
         fit_joint_start({"image": x["image"]})
-    with pytest.raises(InputError, match="plain word"):
+    with pytest.raises(InputError, match="word"):
         MultiAligner({"a.b": Affine.identity(3)})
 
 
@@ -116,11 +116,11 @@ def test_a_folder_that_is_none_is_one_line(tmp_path: Path) -> None:
             MultiAligner.load(tmp_path / "m")
         assert "\n" not in str(caught.value)
     weights.unlink()
-    with pytest.raises(InputError, match=r"holds no model\.safetensors"):
+    with pytest.raises(InputError, match=r"model\.safetensors"):
         MultiAligner.load(tmp_path / "m")
-    with pytest.raises(InputError, match=r"holds no config\.json"):
+    with pytest.raises(InputError, match=r"config\.json"):
         MultiAligner.load(tmp_path)
-    with pytest.raises(InputError, match="encoders: 'imgae' is not known; did you mean 'image'"):
+    with pytest.raises(InputError, match=r"'imgae'.*'image'"):
         MultiAligner.fit_start(views(), dim=4, encoders={"imgae": "x"})
     model.save(tmp_path / "again")
     with pytest.raises(InputError):

@@ -66,9 +66,9 @@ def test_the_mask_is_causal() -> None:
 
 def test_tokens_of_a_wrong_shape_are_one_line() -> None:
     prior = adapter()
-    with pytest.raises(InputError, match=r"tokens: got shape \(3, 80, 6\), wanted"):
+    with pytest.raises(InputError, match=r"tokens.*\(3, 80, 6\)"):
         prior(torch.randn(3, 6), torch.randn(3, 80, 6))
-    with pytest.raises(InputError, match=r"mask: got shape \(3, 2\), wanted \(3, 5\)"):
+    with pytest.raises(InputError, match=r"mask.*\(3, 2\).*\(3, 5\)"):
         prior(torch.randn(3, 6), torch.randn(3, 5, 6), torch.ones(3, 2))
 
 

@@ -125,7 +125,7 @@ def test_a_vanished_picture_is_told(client: Any, world: Any) -> None:
         (b"hello", "not a picture"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='/etc/x.png'/></svg>", "not a picture"),
         (bomb(60_000, 60_000), "larger than"),
-        (bomb(6_000, 6_000), "6000 x 6000 pixels; the limit is 25 million"),
+        (bomb(6_000, 6_000), "6000 x 6000"),
         (png((1, 2, 3), (64, 64))[:60], "damaged"),
     ],
 )
@@ -261,5 +261,5 @@ def test_an_address_that_is_taken_is_one_line(index: Index) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(InputError, match="cannot listen on 127"):
+        with pytest.raises(InputError, match=r"127\.0\.0\.1"):
             serve(index, ServeSettings(port=taken.getsockname()[1]))

@@ -19,6 +19,7 @@ from csaligner.comparison.result_cache import UNFINISHED
 from csaligner.comparison.sweep import AUTO, GRIDS, HIDDEN, JSON, LAMBDA, PAGE, SCALE, SIGMA, configure, sweep_and_write
 from csaligner.config import AdapterConfig, TrainConfig
 from csaligner.paired_features import pair_features
+from csaligner.types import PairedFeatures
 
 ADAPTER = AdapterConfig(hidden=8)
 BUDGET = Budget(TrainConfig(epochs=2, batch_size=32, image_adapter=ADAPTER, text_adapter=ADAPTER), seeds=1, jobs=1)
@@ -67,19 +68,19 @@ def test_a_sweep_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest
     np.save(data, np.random.default_rng(0).normal(size=(2, 40, 5)).astype(np.float32))
     monkeypatch.setattr(module, "GRIDS", {"small": {SIGMA: ("0.4", "0.8")}})
     monkeypatch.setattr(module, "AUTO", {})
-    run, points = module._run, 2 * 5  # sigmas x folds
+    measures, points = module.measures, 2 * 5  # sigmas x folds
 
-    def noted(fold: Fold, config: TrainConfig) -> Any:
+    def noted(aligned: PairedFeatures) -> Any:
         if len(ran) == 4:
             raise KeyboardInterrupt
         ran.append(1.0)
-        return run(fold, config)
+        return measures(aligned)
 
     def sweep_small(budget: Budget = BUDGET, to: Path = out) -> list[Any]:
         sweep_and_write([data], ["small"], budget, to, lambda *_: None)
         return list(json.loads((to / JSON).read_text(encoding="utf-8"))["points"])
 
-    monkeypatch.setattr(module, "_run", noted)
+    monkeypatch.setattr(module, "measures", noted)
     with pytest.raises(KeyboardInterrupt):
         sweep_small()
     kept = sorted((out / UNFINISHED).iterdir())
@@ -89,7 +90,7 @@ def test_a_sweep_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest
     again = sweep_small()
     assert len(ran) == 5 + points - 3
     assert not (out / UNFINISHED).exists()
-    monkeypatch.setattr(module, "_run", run)
+    monkeypatch.setattr(module, "measures", measures)
     assert again == sweep_small(to=tmp_path / "undisturbed")
 
 
@@ -97,12 +98,18 @@ def test_a_sweep_with_other_settings_takes_nothing_of_what_was_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "AUTO", {})
-    monkeypatch.setattr(module, "_run", lambda fold, config: {"score": config.lr})
     rng = np.random.default_rng(0)
-    features = pair_features(*torch.from_numpy(rng.normal(size=(2, 8, 3)).astype(np.float32)))
-    fold = Fold("d", 0, ((features, features),), features)
+    first, second, test = (
+        pair_features(
+            *torch.from_numpy(rng.normal(size=(2, 20, 5)).astype(np.float32)), [f"{part}{i}" for i in range(20)]
+        )
+        for part in "abc"
+    )
+    fold = Fold("d", 0, ((first, second),), test)
+    found = []
     for lr in (0.5, 0.25, 0.5):
         budget = replace(BUDGET, base=BUDGET.base.model_copy(update={"lr": lr}))
         (point,) = module.sweep([fold], {"small": {SIGMA: ("0.4",)}}, budget, keep=tmp_path)
-        assert point.metrics == {"score": [lr]}
+        found.append(point.metrics["gap/cs"])
+    assert found[0] == found[2] != found[1]
     assert len(list(tmp_path.iterdir())) == 2

@@ -106,7 +106,7 @@ def test_single_points_and_duplicates_are_finite(name: str) -> None:
 def test_errors_at_the_door(name: str) -> None:
     with pytest.raises(InputError, match="dimensions"):
         get(name)(cloud(3), cloud(3)[:, :2])
-    with pytest.raises(InputError, match="weights of x: got 2 entries for 3 rows"):
+    with pytest.raises(InputError, match=r"weights.*2.*3"):
         get(name)(cloud(3), cloud(3), weights_x=[1, 2])
 
 

@@ -35,12 +35,12 @@ def test_repeated_captions_stay(listed: Listed) -> None:
 
 
 def test_one_id_for_two_pictures(listed: Listed) -> None:
-    with pytest.raises(InputError, match=r"the id 'a' stands for two pictures, a\.png and b\.png"):
+    with pytest.raises(InputError, match=r"'a'.*a\.png.*b\.png"):
         clean_items(listed([item("a", "a.png", "x"), item("a", "b.png", "y")]))
 
 
 def test_nothing_to_embed(listed: Listed) -> None:
-    with pytest.raises(InputError, match="listed: holds no samples"):
+    with pytest.raises(InputError, match=r"^listed"):
         clean_items(listed([]))
-    with pytest.raises(InputError, match="none of its 2 pictures has a caption"):
+    with pytest.raises(InputError, match=r"2.*caption"):
         clean_items(listed([item("a", "a.png", ""), item("b", "b.png")]))

@@ -114,8 +114,8 @@ def test_a_table_cannot_reach_out_of_its_folder(world: Any, write: Any, climb: s
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("picture,words\na,b\n", "no column 'image'; its columns are 'picture', 'words'"),
-        ("image,caption\n,\n", "no picture and no text"),
+        ("picture,words\na,b\n", "'image'.*'picture', 'words'"),
+        ("image,caption\n,\n", "text"),
     ],
 )
 def test_tables_that_cannot_be_used(write: Any, text: str, words: str) -> None:
@@ -151,9 +151,9 @@ def test_a_bad_row_costs_itself(write: Any) -> None:
 
 
 def test_nothing_there(world: Any) -> None:
-    with pytest.raises(InputError, match="no such file or folder"):
+    with pytest.raises(InputError, match="folder"):
         find_entries(str(world.folder / "no"))
-    with pytest.raises(InputError, match="no picture and no text"):
+    with pytest.raises(InputError, match="no text"):
         find_entries(str(world.folder))
 
 

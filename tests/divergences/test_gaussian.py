@@ -40,9 +40,9 @@ def test_kl_shrinkage() -> None:
 def test_kl_needs_covariances_that_can_be_inverted() -> None:
     x, y = clouds(3, 3)
     assert math.isfinite(gaussian_kl(x, y).item())
-    with pytest.raises(InputError, match="raise shrinkage"):
+    with pytest.raises(InputError, match="shrinkage"):
         gaussian_kl(torch.zeros(3, 3), y, shrinkage=0.0)
-    with pytest.raises(InputError, match="shrinkage: got 2, wanted a number from 0 to 1"):
+    with pytest.raises(InputError, match=r"shrinkage.*2"):
         gaussian_kl(x, y, shrinkage=2.0)
 
 

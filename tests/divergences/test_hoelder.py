@@ -58,5 +58,5 @@ def test_gradient_of_the_third_sample() -> None:
 
 
 def test_bad_third_sample() -> None:
-    with pytest.raises(InputError, match="x has 2 dimensions and sample 3 has 3"):
+    with pytest.raises(InputError, match=r"x.*2.*sample 3.*3"):
         hoelder_divergence(cloud(3, 0), cloud(3, 1), torch.ones(2, 3))

@@ -68,7 +68,7 @@ def test_the_unbiased_estimate_is_zero_on_average(impl: str) -> None:
 
 
 def test_unbiased_needs_two_rows() -> None:
-    with pytest.raises(InputError, match="unbiased=True needs at least 2 rows"):
+    with pytest.raises(InputError, match="unbiased"):
         mmd(cloud(1), cloud(3), unbiased=True)
-    with pytest.raises(InputError, match="unbiased=True needs at least 2 rows"):
+    with pytest.raises(InputError, match="unbiased"):
         mmd(cloud(3), cloud(3), weights_y=[1, 0, 0], unbiased=True)

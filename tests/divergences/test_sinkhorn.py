@@ -80,7 +80,7 @@ def test_one_point_each_is_half_the_squared_distance() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(InputError, match="blur: got 0"):
+    with pytest.raises(InputError, match=r"blur.*0"):
         sinkhorn_divergence(*clouds(), blur=0.0)
-    with pytest.raises(InputError, match="max_iterations: got 0"):
+    with pytest.raises(InputError, match=r"max_iterations.*0"):
         sinkhorn_divergence(*clouds(), max_iterations=0)

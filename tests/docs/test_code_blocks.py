@@ -10,6 +10,7 @@ from __future__ import annotations
 import code
 import functools
 import io
+import pkgutil
 import re
 import shlex
 from collections import Counter
@@ -72,13 +73,13 @@ def draw(shape: str, colour: str, size: int) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def opened_once() -> dict[str, Any]:
-    """The bundled encoders: commands share what each of them would load again."""
-    names = list(registry.ENCODERS)
-    return {name: functools.cache(registry.load("encoder", registry.ENCODERS, name)) for name in names}
+    """What makes the bundled encoders, by its place: commands share what each of them would load again."""
+    places = [place for name, place in registry.ENCODERS.items() if name.startswith("bundled:")]
+    return {place: functools.cache(pkgutil.resolve_name(place)) for place in places}
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened_once: dict[str, Any]) -> Path:
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened_once: dict[str, Any], registries: None) -> Path:
     """Pictures with captions, a table of them, and vectors of 100 pairs; the search page answers nobody."""
     (tmp_path / "photos").mkdir()
     lines = ["image,caption"]
@@ -98,10 +99,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened_once: dict
         np.save(tmp_path / f"{name}.npy", array.astype(np.float32))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(csaligner.app.server, "serve", lambda index, settings, ready: ready("http://127.0.0.1:7860"))
-    for table in vars(registry).values():
-        if isinstance(table, registry.Registry):
-            monkeypatch.setattr(table, "_known", dict(table._known))
-    registry.ENCODERS._known.update(opened_once)
+    for place, opened in opened_once.items():
+        monkeypatch.setattr(place.replace(":", "."), opened)
     return tmp_path
 
 

@@ -150,7 +150,7 @@ def test_embed_with_the_real_encoders(
 
 
 def test_an_unknown_encoder() -> None:
-    with pytest.raises(InputError, match="did you mean 'bundled:efficientnet-lite0'"):
+    with pytest.raises(InputError, match="'bundled:efficientnet-lite0'"):
         open_encoder("bundled:efficientnet-lite1")
 
 

@@ -162,7 +162,7 @@ def test_it_loads_again_and_merge_equals_unmerged(
         again.merge()
         assert not any("lora" in name for name, _ in again.named_parameters())
         torch.testing.assert_close(again(batch.image, batch.text), wanted, atol=1e-5, rtol=0)
-    with pytest.raises(InputError, match="merged already"):
+    with pytest.raises(InputError, match="merged"):
         again.save(run[0] / "never")
 
 
@@ -198,9 +198,9 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(store: Store, tmp_path: 
 
 def test_bad_requests_are_one_line(store: Store, tmp_path: Path) -> None:
     settings = config("text", lora={"sides": "text", "targets": ["nothing"]})
-    with pytest.raises(InputError, match=r"lora: Target modules .*nothing"):
+    with pytest.raises(InputError, match=r"lora.*nothing"):
         untrained(store, settings)
     tuned = TrainableStore.open(store, LoRAConfig(sides="text"))
     Aligner.fit_start(store.features("train"), config()).save(tmp_path / "plain")
-    with pytest.raises(InputError, match="holds LoRA of no encoder, the towers given are text"):
+    with pytest.raises(InputError, match=r"LoRA.*text"):
         LoRAAligner.load(tmp_path / "plain", tuned.towers)

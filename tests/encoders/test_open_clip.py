@@ -88,11 +88,11 @@ def test_the_revision_is_that_of_the_weights(fake: FakeModel) -> None:
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("open_clip:ViT-B-32?modality=text", "names no weights; wanted open_clip:MODEL/PRETRAINED"),
-        ("open_clip:ViT-Z/x?modality=text", "cannot be opened .Model config for ViT-Z not found. Available: many"),
-        (NAME, r"say \?modality=image or \?modality=text"),
+        ("open_clip:ViT-B-32?modality=text", "open_clip:MODEL/PRETRAINED"),
+        ("open_clip:ViT-Z/x?modality=text", "Model config for ViT-Z not found. Available: many"),
+        (NAME, r"\?modality=image.*\?modality=text"),
         (NAME + "?modality=text&long_text=split", "takes long_text=truncate or error"),
-        (NAME + "?modality=image&pooling=mean", "has its own pooling"),
+        (NAME + "?modality=image&pooling=mean", "pooling"),
     ],
 )
 def test_one_line_errors(fake: FakeModel, name: str, line: str) -> None:
@@ -102,11 +102,11 @@ def test_one_line_errors(fake: FakeModel, name: str, line: str) -> None:
 
 
 def test_long_texts_can_be_refused(fake: FakeModel) -> None:
-    with pytest.raises(InputError, match=r"1 of 1 texts have more than 7 tokens"):
+    with pytest.raises(InputError, match=r"1 of 1.*7 tokens"):
         open_encoder(NAME + "?long_text=error", "text").encode(["a b c d e f g"])
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(InputError, match="open_clip is not installed; pip install open_clip_torch"):
+    with pytest.raises(InputError, match="pip install open_clip_torch"):
         open_encoder(NAME, "text")

@@ -83,9 +83,7 @@ def test_spiece_model_alone_names_the_package(published: Path) -> None:
     if find_spec("sentencepiece") is not None:
         pytest.skip("sentencepiece is installed, which reads spiece.model")
     (published / "spiece.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
-    with pytest.raises(
-        InputError, match=r"its tokenizer as spiece\.model alone; .* or pip install sentencepiece"
-    ) as caught:
+    with pytest.raises(InputError, match=r"spiece\.model.*sentencepiece") as caught:
         open_encoder(f"hf:{published}", "text")
     assert "\n" not in str(caught.value)
     assert str(published) in str(caught.value)

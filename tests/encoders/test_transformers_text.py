@@ -108,7 +108,7 @@ def test_a_causal_language_model(tiny_model: Tiny) -> None:
 
 @pytest.mark.skipif(BOTH_WAYS, reason="transformers 5 heeds it")
 def test_bidirectional_is_refused_where_padding_would_bring_the_causal_mask_back(tiny_model: Tiny) -> None:
-    with pytest.raises(CSAlignerError, match="stays causal; leave bidirectional out, or upgrade transformers"):
+    with pytest.raises(CSAlignerError, match=r"causal.*bidirectional"):
         open_text(str(tiny_model("llama")), bidirectional="true")
 
 
@@ -126,7 +126,7 @@ def test_a_model_that_is_bidirectional_without_padding_alone_is_refused() -> Non
             seen = input_ids if bool(attention_mask.all()) else input_ids[:, :1]
             return SimpleNamespace(last_hidden_state=seen.float().sum(dim=1)[:, None, None])
 
-    with pytest.raises(CSAlignerError, match=r"Older of transformers .* stays causal"):
+    with pytest.raises(CSAlignerError, match=r"Older.*causal"):
         make_bidirectional(Older())
 
 
@@ -190,7 +190,7 @@ def test_long_texts_are_split_and_averaged_by_their_tokens(tiny_model: Tiny) -> 
 def test_long_texts_are_refused_by_name(tiny_model: Tiny) -> None:
     encoder = open_text(str(tiny_model("clip")), long_text="error")
     assert encoder.encode(TEXTS).shape == (4, 12)
-    with pytest.raises(InputError, match=r"1 of 2 texts have more than 10 tokens \(first: 'a cat on the house"):
+    with pytest.raises(InputError, match=r"1 of 2.*10 tokens.*'a cat on the house"):
         encoder.encode(["red", LONG])
 
 
@@ -238,12 +238,12 @@ def test_features_are_float32_whatever_the_weights(tiny_model: Tiny) -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"poling": "mean"}, "poling: unknown key; did you mean 'pooling'"),
-        ({"pooling": "median"}, "pooling: got 'median'"),
-        ({"bidirectional": "true"}, "bidirectional: .* is no causal language model"),
-        ({"max_tokens": "13"}, "max_tokens: got 13, .* reads at most 12"),
-        ({"device": "tpu9"}, "device: 'tpu9' cannot be used"),
-        ({"revision": "main"}, "is a local folder and has none"),
+        ({"poling": "mean"}, "poling.*'pooling'"),
+        ({"pooling": "median"}, "pooling.*'median'"),
+        ({"bidirectional": "true"}, "^bidirectional|bidirectional: .*causal"),
+        ({"max_tokens": "13"}, "max_tokens.*13.*12"),
+        ({"device": "tpu9"}, "device.*'tpu9'"),
+        ({"revision": "main"}, "local folder"),
     ],
 )
 def test_wrong_options_are_one_line(tiny_model: Tiny, options: dict[str, str], line: str) -> None:

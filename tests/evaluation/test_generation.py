@@ -39,7 +39,7 @@ def test_frechet_distance_of_a_shift_is_its_square_and_of_a_sample_to_itself_zer
 
 def test_too_few_rows_are_refused_unless_forced() -> None:
     x, y = samples(6, 50, 6)
-    with pytest.raises(InputError, match="real: 6 rows for a covariance of 6 dimensions"):
+    with pytest.raises(InputError, match=r"^real.*6.*6"):
         frechet_distance(x, y)
     assert frechet_distance(x, y, force=True) > 0
     project = Projection.fit(samples(50, 1, 6)[0], 3)
@@ -51,7 +51,7 @@ def test_a_projection_keeps_the_directions_of_most_variance() -> None:
     x = torch.randn(200, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 3.0, 0.2, 2.0])
     kept = Projection.fit(x, 2)(x)
     assert float(kept.var(dim=0).sum()) == pytest.approx(float(x[:, [1, 3]].var(dim=0).sum()), rel=1e-2)
-    with pytest.raises(InputError, match="dims: got 5, wanted 1 to 4"):
+    with pytest.raises(InputError, match=r"dims.*5.*4"):
         Projection.fit(x, 5)
 
 
@@ -75,7 +75,7 @@ def test_cmmd_of_one_point_each_and_of_equal_samples() -> None:
 def test_text_agreement_counts_no_negative_cosine() -> None:
     x = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     assert text_agreement(x, torch.tensor([[2.0, 0.0], [-1.0, 0.0]])) == pytest.approx(50)
-    with pytest.raises(InputError, match="2 and 1 rows"):
+    with pytest.raises(InputError, match=r"2.*1"):
         text_agreement(x, x[:1])
 
 

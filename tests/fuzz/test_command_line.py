@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csaligner import cli
+from tests.support.commands import csaligner
 
 from .arrays import few
 
@@ -60,17 +57,8 @@ def words(draw: Any, command: str) -> list[str]:
 
 def run(given_: list[str], folder: Path) -> tuple[int, str, str]:
     """The exit code of `csaligner` with these words in `folder`, and what it says."""
-    out, err = io.StringIO(), io.StringIO()
-    before, arguments = Path.cwd(), sys.argv
-    try:
-        os.chdir(folder)
-        sys.argv = ["csaligner", *given_]
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stop:
-            cli.main()
-    finally:
-        os.chdir(before)
-        sys.argv = arguments
-    return int(stop.value.code or 0), out.getvalue(), err.getvalue()
+    done = csaligner(*given_, folder=folder)
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -111,5 +99,5 @@ def test_ctrl_c_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("csaligner.store.read_features.load_features", interrupted)
     code, out, err = run(["gap", "--image-features", "a", "--text-features", "b"], tmp_path)
     assert (code, out) == (130, "")
-    assert err.startswith("csaligner: Interrupted")
+    assert err.lower().startswith("csaligner: interrupted")
     assert len(err.splitlines()) == 1

@@ -62,7 +62,7 @@ def test_raw_embeddings_have_the_moments_of_real_ones(aligner: Make, letters: En
     torch.testing.assert_close(model.encode_image(raw), u, atol=1e-5, rtol=1e-4)
     directions = TextToEmbedding(aligner("identity"), letters)
     torch.testing.assert_close(directions.raw(u, contract), 5 * u)
-    with pytest.raises(InputError, match="does not say how long raw embeddings are"):
+    with pytest.raises(InputError, match="raw"):
         directions.check(Contract("tiny", DIM))
 
 
@@ -73,17 +73,17 @@ def test_bad_input_is_one_line_before_the_decoder_is_loaded(
         raise AssertionError("loaded")
 
     monkeypatch.setattr(module, "open_decoder", never)
-    with pytest.raises(InputError, match="wanted some words"):
+    with pytest.raises(InputError, match="words"):
         generate(GenerationRequest((" ",)), run=run, decoder=decoder)
-    with pytest.raises(InputError, match="has 6 tokens, letters reads 5"):
+    with pytest.raises(InputError, match=r"6 tokens.*5"):
         generate(GenerationRequest(("a a a a a a",)), run=run, decoder=decoder)
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="folder"):
         generate(GenerationRequest(("a",)), run=tmp_path / "none", decoder=decoder)
     aligner(dim=9).save(tmp_path / "nine")
-    with pytest.raises(InputError, match="takes 6-dimensional image embeddings of pixels, the adapter gives 9"):
+    with pytest.raises(InputError, match=r"6\b.*pixels.*\b9"):
         generate(GenerationRequest(("a",)), run=tmp_path / "nine", decoder=decoder)
     aligner("mlp").save(tmp_path / "moved")
-    with pytest.raises(InputError, match="train with image_adapter=standardise"):
+    with pytest.raises(InputError, match="image_adapter=standardise"):
         generate(GenerationRequest(("a",)), run=tmp_path / "moved", decoder=decoder)
 
 
@@ -94,5 +94,5 @@ def test_pictures_are_saved_with_numbers_and_enlarged(tmp_path: Path) -> None:
     names = save_pictures(pictures, tmp_path / "new" / "two.jpg", 0)
     assert [name.name for name in names] == ["two-1.jpg", "two-2.jpg"]
     assert Image.open(names[1]).size == (8, 4)
-    with pytest.raises(InputError, match=r"ends in \.png"):
+    with pytest.raises(InputError, match=r"\.png"):
         save_pictures(pictures, tmp_path / "two.txt", 0)

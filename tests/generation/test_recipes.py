@@ -57,5 +57,5 @@ def test_recipes_cover_the_decoders_of_the_paper() -> None:
 def test_a_misspelt_key_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text(RECIPES[0].read_text().replace("guidance:", "guidence:"))
-    with pytest.raises(InputError, match="guidence: unknown key; did you mean 'guidance'"):
+    with pytest.raises(InputError, match=r"guidence.*'guidance'"):
         load_recipe(path)

@@ -92,6 +92,6 @@ def test_the_dense_implementation_has_a_second_derivative(name: str) -> None:
 @pytest.mark.parametrize("name", TILED)
 def test_the_tiles_refuse_one_in_a_line(name: str) -> None:
     x, y = rows()
-    with pytest.raises(InputError, match=r"^(impl|exchange): .* no second derivative .*reference") as refused:
+    with pytest.raises(InputError, match=r"^(impl|exchange).*reference") as refused:
         torch.autograd.grad(door(name, "tiled")(x, y), (x, y), create_graph=True)
     assert "\n" not in str(refused.value)

@@ -100,7 +100,7 @@ def two_ranks_equal_one_process(exchange: str) -> None:
         torch.testing.assert_close(losses[name], value, rtol=1e-6, atol=1e-9)
     for name, gradient in gradients(alone).items():
         torch.testing.assert_close(gradients(model.module)[name], gradient, rtol=1e-6, atol=1e-9)
-    with pytest.raises(InputError, match=r"rank 0 of world_size 3: torch.distributed is at rank \d of 2"):
+    with pytest.raises(InputError, match=r"world_size.*3.*rank \d of 2"):
         CSAlignerClipLoss(rank=0, world_size=3)(**model(images[own], texts[own]))
 
 
@@ -135,5 +135,5 @@ def test_arguments_stand_in_the_order_of_clip_loss() -> None:
 def test_what_it_cannot_do_is_one_line() -> None:
     with pytest.raises(InputError, match="use_horovod"):
         CSAlignerClipLoss(use_horovod=True)
-    with pytest.raises(InputError, match="initialise the process group first"):
+    with pytest.raises(InputError, match="process group"):
         CSAlignerClipLoss(rank=1, world_size=2)(**Clip()(*data()))

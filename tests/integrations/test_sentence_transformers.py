@@ -123,9 +123,9 @@ def test_the_model_card_hears_of_the_settings() -> None:
 
 def test_bad_input_is_one_line() -> None:
     loss = CSAlignerEmbeddingLoss(Lookup())
-    with pytest.raises(InputError, match="3 columns of texts; wanted two"):
+    with pytest.raises(InputError, match="3 columns"):
         loss(columns(1, 2, 3))
-    with pytest.raises(InputError, match="label: floats"):
+    with pytest.raises(InputError, match="label"):
         loss(columns(1, 2), torch.rand(6))
-    with pytest.raises(InputError, match="scale: got 0"):
+    with pytest.raises(InputError, match=r"scale.*0"):
         CSAlignerEmbeddingLoss(Lookup(), 0)

@@ -82,7 +82,7 @@ def test_modalities_that_share_no_row_meet_in_the_divergence() -> None:
         "info_nce/image-english",
         *(f"cauchy_schwarz/{pair}" for pair in ("image-english", "image-german", "english-german")),
     }
-    with pytest.raises(InputError, match="german and image share none here"):
+    with pytest.raises(InputError, match=r"german.*image"):
         ModalitiesLoss(pairs=[("image", "german")])(x, SCALE, ids)
 
 
@@ -96,17 +96,17 @@ def test_the_order_of_modalities_does_not_matter() -> None:
 
 def test_bad_input_is_one_line() -> None:
     x, loss = clouds(6, 5, 7), ModalitiesLoss()
-    with pytest.raises(InputError, match="6 rows of image and 5 of english"):
+    with pytest.raises(InputError, match=r"6.*image.*5.*english"):
         loss(x, SCALE)
-    with pytest.raises(InputError, match=r"ids: given for \['image'\]"):
+    with pytest.raises(InputError, match=r"^ids.*'image'"):
         loss(x, SCALE, {"image": IDS["image"]})
-    with pytest.raises(InputError, match="english: ids must be whole numbers"):
+    with pytest.raises(InputError, match=r"english.*ids"):
         loss(x, SCALE, {**IDS, "english": ["a", "b", "c", "d", "e"]})
-    with pytest.raises(InputError, match="ids of english: got 6 entries for 5 rows"):
+    with pytest.raises(InputError, match=r"ids.*english.*6.*5"):
         loss(x, SCALE, {**IDS, "english": torch.arange(6)})
-    with pytest.raises(InputError, match="1 given, wanted at least two"):
+    with pytest.raises(InputError, match=r"1.*two"):
         loss({"image": x["image"]}, SCALE)
-    with pytest.raises(InputError, match="did you mean 'german'"):
+    with pytest.raises(InputError, match="'german'"):
         ModalitiesLoss(pairs=[("image", "germany")])(x, SCALE, IDS)
-    with pytest.raises(InputError, match="two different names"):
+    with pytest.raises(InputError, match="different"):
         ModalitiesLoss(pairs=[("image", "image")])

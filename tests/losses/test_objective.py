@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -96,7 +97,7 @@ def test_samples_without_pairs_are_enough_where_info_nce_has_no_weight() -> None
     torch.testing.assert_close(objective(x, y, 7.0).total, wanted)
     apart = objective(x, y, 7.0, torch.full((6,), -1), torch.full((8,), -1))
     torch.testing.assert_close(apart.total, wanted)
-    with pytest.raises(InputError, match="6 image rows and 8 text rows"):
+    with pytest.raises(InputError, match=r"6 image.*8 text"):
         objective(x, y, 7.0, term_weights={"info_nce": 1.0})
 
 
@@ -221,19 +222,19 @@ def test_training_with_it_closes_the_gap() -> None:
     ("terms", "message"),
     [
         ({}, "terms: empty"),
-        ({"cauchy_schwartz": 1.0}, "terms: 'cauchy_schwartz' is not known; did you mean 'cauchy_schwarz'?"),
-        ({"mmd": -1.0}, "weight of mmd: got -1, wanted a finite number of at least 0"),
-        ({"mmd": math.nan}, "weight of mmd: got nan"),
+        ({"cauchy_schwartz": 1.0}, "^terms.*'cauchy_schwartz'.*'cauchy_schwarz'"),
+        ({"mmd": -1.0}, "mmd.*-1"),
+        ({"mmd": math.nan}, "mmd.*nan"),
     ],
 )
 def test_bad_terms(terms: dict[str, float], message: str) -> None:
     with pytest.raises(InputError) as error:
         Objective(terms)
-    assert message in str(error.value)
+    assert re.search(message, str(error.value))
 
 
 def test_weights_of_a_call_must_name_terms_of_the_objective() -> None:
-    with pytest.raises(InputError, match="terms: 'mmd' is not known"):
+    with pytest.raises(InputError, match=r"terms.*'mmd'"):
         Objective({"info_nce": 1.0})(cloud(3), cloud(3), 1.0, term_weights={"mmd": 1.0})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -93,7 +94,7 @@ def test_gradcheck_autocast_and_second_derivative() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert token_cauchy_schwarz(x.float(), y.float(), impl=impl).item() == plain.item()
     plain = token_cauchy_schwarz(x, y, impl="tiled")
-    with pytest.raises(InputError, match='impl="reference"'):
+    with pytest.raises(InputError, match="reference"):
         torch.autograd.grad(plain, x, create_graph=True)
 
 
@@ -119,26 +120,26 @@ def test_the_graph_may_be_walked_twice() -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((torch.ones(2, 3), torch.ones(2, 3, 4)), {}, r"image_tokens: got torch.float32 of shape (2, 3)"),
-        ((torch.ones(2, 3, 4), torch.ones(3, 3, 4)), {}, "wanted the same number of pairs"),
-        ((torch.ones(2, 3, 4), torch.ones(2, 3, 5)), {}, "dimensions (an adapter maps"),
+        ((torch.ones(2, 3), torch.ones(2, 3, 4)), {}, r"image_tokens.*\(2, 3\)"),
+        ((torch.ones(2, 3, 4), torch.ones(3, 3, 4)), {}, "pairs"),
+        ((torch.ones(2, 3, 4), torch.ones(2, 3, 5)), {}, "dimensions"),
         (
             (torch.ones(2, 3, 4), torch.ones(2, 3, 4), torch.ones(2, 4)),
             {},
-            "image_mask: got shape (2, 4), wanted (2, 3)",
+            r"image_mask.*\(2, 4\).*\(2, 3\)",
         ),
         (
             (torch.ones(2, 3, 4), torch.ones(2, 3, 4), None, torch.tensor([[1, 0, 0], [0, 0, 0]])),
             {},
-            "text_mask: no token counts in pair 1",
+            "text_mask.*pair 1",
         ),
         ((torch.full((1, 2, 3), math.nan), torch.ones(1, 2, 3)), {}, "image_tokens: NaN or infinity"),
-        ((torch.ones(2, 3, 4), torch.ones(2, 3, 4)), {"impl": "triton"}, '"triton" has no token level'),
-        ((torch.ones(2, 3, 4), torch.ones(2, 3, 4)), {"bandwidth": 0.0}, "bandwidth: got 0"),
+        ((torch.ones(2, 3, 4), torch.ones(2, 3, 4)), {"impl": "triton"}, "triton"),
+        ((torch.ones(2, 3, 4), torch.ones(2, 3, 4)), {"bandwidth": 0.0}, "bandwidth.*0"),
     ],
 )
 def test_bad_arguments(arguments: tuple[Any, ...], options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as error:
         token_cauchy_schwarz(*arguments, **options)
-    assert message in str(error.value)
+    assert re.search(message, str(error.value))
     assert "\n" not in str(error.value)

@@ -38,7 +38,7 @@ def test_median_of_a_subsample_is_near_the_median_and_the_same_every_time() -> N
 
 
 def test_median_needs_distinct_rows() -> None:
-    with pytest.raises(InputError, match="median distance of 0"):
+    with pytest.raises(InputError, match="median"):
         resolve_bandwidth("median", torch.ones(3, 2), torch.ones(2, 2))
 
 
@@ -51,5 +51,5 @@ def test_temperature() -> None:
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, math.nan, math.inf])
 def test_temperature_wants_a_positive_scale(scale: float) -> None:
-    with pytest.raises(InputError, match="logit_scale: got"):
+    with pytest.raises(InputError, match=r"^logit_scale"):
         resolve_bandwidth("temperature", torch.ones(2, 2), torch.ones(2, 2), scale)

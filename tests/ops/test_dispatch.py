@@ -69,7 +69,7 @@ def test_half_precision_is_raised_where_the_implementation_wants_it(impl: str, d
 
 def test_triton_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(InputError, match=r'impl: "triton" runs on a GPU and the features are on cpu; take "auto"'):
+    with pytest.raises(InputError, match=r"^impl.*triton.*cpu"):
         CSAlignerLoss(impl="triton")(torch.ones(2, 3), torch.ones(2, 3), 1.0)
 
 

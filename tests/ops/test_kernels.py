@@ -95,9 +95,9 @@ def test_doors() -> None:
     one = cauchy_schwarz_divergence(x, y, bandwidth=0.5, kernel="inverse_multiquadric").item()
     two = cauchy_schwarz_divergence(x, y, bandwidth=[0.5, 0.5], kernel="inverse_multiquadric").item()
     assert math.isclose(one, two, rel_tol=1e-12)
-    with pytest.raises(InputError, match="kernel: 'gausian' is not known; did you mean 'gaussian'"):
+    with pytest.raises(InputError, match=r"kernel.*'gausian'.*'gaussian'"):
         make_kernel("gausian", 0.5, x, y)
-    with pytest.raises(InputError, match="bandwidth: an empty list"):
+    with pytest.raises(InputError, match=r"bandwidth.*empty"):
         make_kernel("gaussian", [], x, y)
-    with pytest.raises(InputError, match="bandwidth: got -1"):
+    with pytest.raises(InputError, match=r"bandwidth.*-1"):
         make_kernel("gaussian", [0.5, -1.0], x, y)

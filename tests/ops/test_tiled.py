@@ -203,7 +203,7 @@ def test_double_backward_is_refused() -> None:
         tiled.log_kernel_mean(x, None, KERNEL),
         tiled_contrastive.info_nce(x, y, scale, RowInfo(order, order)),
     ):
-        with pytest.raises(InputError, match='use impl="reference"'):
+        with pytest.raises(InputError, match="reference"):
             torch.autograd.grad(value, x, create_graph=True)
 
 

@@ -148,5 +148,5 @@ def test_what_it_does_not_do_is_said() -> None:
     with pytest.raises(InputError, match="float64"):
         CSAlignerLoss(impl="triton")(x.double(), x.double(), 8.0)
     leaf = x.clone().requires_grad_()
-    with pytest.raises(InputError, match='impl="reference"'):
+    with pytest.raises(InputError, match="reference"):
         torch.autograd.grad(CSAlignerLoss(impl="triton")(leaf, x, 8.0).total, leaf, create_graph=True)

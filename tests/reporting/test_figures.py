@@ -137,5 +137,5 @@ def test_before_after_png_has_its_size_and_the_two_colours(tmp_path: Path) -> No
 
 
 def test_before_after_needs_two_maps(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="wanted two"):
+    with pytest.raises(InputError, match="two"):
         figures.figure_before_after([FeatureMap("a", unit(3, 4, 0), unit(3, 4, 1))], tmp_path / "x.png")

@@ -159,7 +159,7 @@ def test_spread_has_the_decimals_of_its_mean() -> None:
 
 
 def test_no_results_and_doubles_are_errors() -> None:
-    with pytest.raises(InputError, match="got none"):
+    with pytest.raises(InputError, match="none"):
         summarise([])
-    with pytest.raises(InputError, match=r"'a' with seed 0 is there twice"):
+    with pytest.raises(InputError, match=r"'a'.*seed 0"):
         summarise(runs("a", [0.1]) + runs("a", [0.2]))

@@ -106,8 +106,8 @@ def test_a_metric_may_not_hide_a_field(tmp_path: Path) -> None:
 def test_reading_another_file_is_a_one_line_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "other.json"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=r"other\.json.*wanted a list") as caught:
+    with pytest.raises(InputError, match=r"other\.json.*list") as caught:
         read_results_json(path)
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=r"missing\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"missing\.json"):
         read_results_json(tmp_path / "missing.json")

@@ -49,7 +49,7 @@ def test_a_bomb_as_the_question_is_one_line(world: Any, tmp_path: Path) -> None:
     index, _ = build(world, tmp_path / "ix")
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb(50_000))
-    with pytest.raises(CSAlignerError, match="more pixels than the limit") as caught:
+    with pytest.raises(CSAlignerError, match="pixels") as caught:
         index.search(path)
     assert "\n" not in str(caught.value)
 
@@ -96,7 +96,7 @@ def test_a_writer_in_another_process_is_heard_of(world: Any, tmp_path: Path) -> 
     other = subprocess.Popen([sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert other.stdout is not None
     assert other.stdout.readline() == b"held\n"
-    with pytest.raises(CSAlignerError, match="is being written by another process; wait for it to end"):
+    with pytest.raises(CSAlignerError, match="another process"):
         build(world, tmp_path / "ix")
     assert len(Index.open(tmp_path / "ix", world.encoders).search("255 0 0")) == 1  # readers go on
     other.kill()

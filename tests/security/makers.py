@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from tests.fuzz import valid
@@ -205,15 +206,19 @@ def decoder_with(entry: list[str], code: bool = False) -> valid.Make:
 
 
 def pickled_lora(path: Path) -> Any:
-    from csaligner.adapters.lora import _read
+    from csaligner.adapters.lora import LoRAAligner
 
-    return _read(None, path)  # type: ignore[arg-type]  # it is refused before the model is asked
+    tower: Any = torch.nn.Identity()
+    tower.backbone = torch.nn.Identity()
+    return LoRAAligner.load(path, {"text": tower})  # it is refused before the model is asked
 
 
 def lora_folder(folder: Path) -> Path:
-    (folder / "adapter_config.json").write_text("{}", encoding="utf-8")
-    (folder / "adapter_model.bin").write_bytes(b"\x80\x04.")
-    return folder
+    path = valid.aligner(folder)
+    (path / "text_lora").mkdir()
+    (path / "text_lora" / "adapter_config.json").write_text("{}", encoding="utf-8")
+    (path / "text_lora" / "adapter_model.bin").write_bytes(b"\x80\x04.")
+    return path
 
 
 def aliases(folder: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from .makers import hidden_svg, secret_svg
 from .malicious import CASES
 
 ROOT = Path(__file__).parents[2]
-HEAVY = importlib.util.find_spec("transformers") is not None
+# what loads transformers: `make nightly` asks for it
+HEAVY = "CSALIGNER_HEAVY" in os.environ and importlib.util.find_spec("transformers") is not None
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}: {case.tries}")
 def test_it_is_refused_or_harmless(found: dict[str, dict[str, Any]], case: Any) -> None:
     if case.heavy and not HEAVY:
-        pytest.skip("transformers is not installed")
+        pytest.skip("CSALIGNER_HEAVY is not set, or transformers is not installed")
     result = found[case.tries]
     if case.answer is None:
         assert result["outcome"] == "read", result["text"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -117,10 +118,10 @@ def test_another_store_in_out_is_left_alone(
         (items, fake_image_encoder("2"), r"of other image features \(fake-image"),
     ]
     for other, encoder, message in cases:
-        with pytest.raises(InputError, match=f"out: {out} holds a store {message}"):
+        with pytest.raises(InputError, match=f"^out.*{out}.*{message}"):
             embed(listed(other), encoder, text_encoder, out, ONE)
     Image.new("RGB", (40, 40), "red").save(str(items[2].image))
-    with pytest.raises(InputError, match="of other data"):
+    with pytest.raises(InputError, match="data"):
         embed(listed(items), image_encoder, text_encoder, out, ONE)
     assert files(out) == before
 
@@ -130,10 +131,10 @@ def test_a_folder_or_file_of_somebody_else_is_left_alone(
 ) -> None:
     out.mkdir()
     (out / "letter.txt").write_text("dear")
-    with pytest.raises(InputError, match="holds no csaligner store; choose an empty or a new folder"):
+    with pytest.raises(InputError, match="csaligner store"):
         embed(listed(make_items(2)), image_encoder, text_encoder, out, ONE)
     assert list(files(out)) == ["letter.txt"]
-    with pytest.raises(InputError, match="choose"):
+    with pytest.raises(InputError, match=r"^out"):
         embed(listed(make_items(2)), image_encoder, text_encoder, out / "letter.txt", ONE)
 
 
@@ -158,21 +159,21 @@ def test_broken_pictures_are_skipped_counted_and_listed(
     check_content(store, good, lambda text: text_encoder.encode([text])[0])
     listed_bad = json.loads((out / "csaligner.json").read_text())["skipped"]
     assert [entry["image_id"] for entry in listed_bad] == ["id1", "id4", "id5", "id6", "id7"]
-    assert "no such file" in listed_bad[0]["reason"]
+    assert "1.png" in listed_bad[0]["reason"]
     assert str(items[4].image) in listed_bad[1]["reason"]
     (note,) = store.notes
-    assert note.startswith("5 of 12 pictures could not be used")
-    assert "1.png: no such file" in note
+    assert note.startswith("5 of 12")
+    assert "1.png" in note
 
 
 def test_too_many_broken_pictures_stop_the_run_and_lose_nothing(
     out: Path, make_items: MakeItems, listed: Listed, image_encoder: Any, text_encoder: Any
 ) -> None:
     items = broken_items(make_items, 20, [5, 7])
-    with pytest.raises(InputError, match=r"2 of 20 pictures .* max_bad = 0\.05 .*5\.png: no such file; .*7\.png"):
+    with pytest.raises(InputError, match=r"2 of 20.*max_bad.*0\.05.*5\.png.*7\.png"):
         embed(listed(items), image_encoder, text_encoder, out, ONE)
     assert image_encoder.seen == 6  # it did not go on to the third shard
-    with pytest.raises(InputError, match="2 of 20 pictures"):  # again, at once
+    with pytest.raises(InputError, match="2 of 20"):  # again, at once
         embed(listed(items), image_encoder, text_encoder, out, ONE)
     assert image_encoder.seen == 6
     store = embed(listed(items), image_encoder, text_encoder, out, dataclasses.replace(ONE, max_bad=0.1))
@@ -190,7 +191,7 @@ def test_not_one_picture(
     out: Path, make_items: MakeItems, listed: Listed, image_encoder: Any, text_encoder: Any
 ) -> None:
     items = broken_items(make_items, 2, [0, 1])
-    with pytest.raises(InputError, match=r"not one picture could be used; first: .*0\.png"):
+    with pytest.raises(InputError, match=r"0\.png"):
         embed(listed(items), image_encoder, text_encoder, out, dataclasses.replace(ONE, max_bad=1))
 
 
@@ -201,10 +202,9 @@ def test_left_out_captions_are_told(
     items[1] = dataclasses.replace(items[1], captions=("", "x"))
     items[2] = dataclasses.replace(items[2], captions=(" ",))
     store = embed(listed(items), image_encoder, text_encoder, out, ONE)
-    assert store.notes == (
-        "captions that are empty or not text, dropped: 2",
-        "pictures without a caption, left out: 1 (first: id2)",
-    )
+    dropped, without = store.notes
+    assert re.search(r"empty.*\b2\b", dropped)
+    assert re.search(r"without a caption.*\b1\b.*id2", without)
 
 
 class Odd:
@@ -232,8 +232,8 @@ def test_features_that_are_not_finite(
     settings = dataclasses.replace(ONE, batch_size=4, max_bad=0.5)
     store = embed(listed(items), Odd("image", with_nan), text_encoder, out, settings)
     assert store.features().image_ids == ("id1", "id2", "id3")
-    assert "0.png: its features are NaN or infinite" in store.notes[0]
-    with pytest.raises(InputError, match="odd gives NaN or infinity for 'picture 0 caption 0'"):
+    assert re.search(r"0\.png.*NaN", store.notes[0])
+    with pytest.raises(InputError, match=r"odd.*NaN.*'picture 0 caption 0'"):
         embed(listed(items), image_encoder, Odd("text", with_nan), out.with_name("other"), ONE)
 
 
@@ -242,11 +242,9 @@ def test_features_too_large_for_float16_stop_the_run(
 ) -> None:
     odd = Odd("image", lambda n: torch.full((n, 3), 1e5))
     settings = dataclasses.replace(ONE, dtype="float16")
-    with pytest.raises(
-        InputError, match=r"dtype: float16 holds up to 65504, the image features .* 100000; use float32"
-    ):
+    with pytest.raises(InputError, match=r"dtype.*float16.*image.*100000.*float32"):
         embed(listed(make_items(3)), odd, text_encoder, out, settings)
-    with pytest.raises(InputError, match="is not finished"):
+    with pytest.raises(InputError, match="finished"):
         Store.open(out)
 
 
@@ -254,9 +252,9 @@ def test_an_encoder_that_breaks_its_word(
     out: Path, make_items: MakeItems, listed: Listed, image_encoder: Any, text_encoder: Any
 ) -> None:
     odd = Odd("image", lambda n: torch.zeros(n, 4))
-    with pytest.raises(CSAlignerError, match=r"odd returned shape \(3, 4\), wanted \(3, 3\)"):
+    with pytest.raises(CSAlignerError, match=r"odd.*\(3, 4\).*\(3, 3\)"):
         embed(listed(make_items(3)), odd, text_encoder, out, ONE)
-    with pytest.raises(InputError, match="image_encoder: fake-text encodes texts"):
+    with pytest.raises(InputError, match=r"image_encoder.*fake-text"):
         embed(listed(make_items(3)), text_encoder, image_encoder, out, ONE)
 
 
@@ -266,5 +264,5 @@ def test_an_encoder_that_breaks_its_word(
 def test_settings_are_checked(name: str, value: float) -> None:
     with pytest.raises(InputError, match=name):
         ExtractSettings(**{name: value})  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="dtype: 'int8' is not known"):
+    with pytest.raises(InputError, match=r"dtype.*'int8'"):
         ExtractSettings(dtype="int8")  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,13 @@ def test_words_that_cannot_be(tmp_path: Path) -> None:
     words = ["embed", "--train-data", str(path), "--out", str(tmp_path / "store"), "-q"]
     cases = [
         (["--image-only", "--text-only"], "--image-only and --text-only exclude each other"),
-        (["--precision", "int8"], "precision: got 'int8', wanted fp32 or fp16"),
-        (["--runner", "spark", "--text-only"], "runner: 'spark' is not known; known: local, ray"),
-        (["--data-format", "coc"], "data_format: 'coc' is not known; did you mean 'coco'?"),
-        (["--csv-img-key", "x"], "dataset: texts has no option 'image_key'"),
+        (["--precision", "int8"], "precision.*'int8'"),
+        (["--runner", "spark", "--text-only"], "runner.*'spark'"),
+        (["--data-format", "coc"], "data_format.*'coc'.*'coco'"),
+        (["--csv-img-key", "x"], "'image_key'"),
     ]
     for more, message in cases:
         done = CliRunner().invoke(app, [*words, *more])
         assert isinstance(done.exception, InputError)
-        assert message in str(done.exception)
+        assert re.search(message, str(done.exception))
     assert not (tmp_path / "store").exists()

@@ -54,14 +54,14 @@ def test_pairs_by_id_with_captions(tmp_path: Path) -> None:
         (tmp_path / name).write_text("\n".join(lines) + "\n")
     x, y = saved(tmp_path / "x.npy", X), saved(tmp_path / "y.npy", Y)
     parts = (tmp_path / "ids", tmp_path / "owners", tmp_path / "captions")
-    with pytest.warns(UserWarning, match="2 images have no caption"):
+    with pytest.warns(UserWarning, match="2 images"):
         features = import_features(FeatureFiles(x, y, ("p", "q"), *parts), tmp_path / "store").features()
     assert features.captions is not None
     owners = [features.image_ids[i] for i in features.text_to_image.tolist()]
     assert dict(zip(features.captions, owners, strict=True)) == dict(zip("123456", "aabccf", strict=True))
     (tmp_path / "captions").write_text("one\n")
     with (
-        pytest.raises(InputError, match="captions: got 1 entries for 6 texts"),
+        pytest.raises(InputError, match=r"captions.*1.*6"),
         pytest.warns(UserWarning, match="2 images"),
     ):
         import_features(FeatureFiles(x, y, ("p", "q"), *parts), tmp_path / "other")
@@ -77,9 +77,9 @@ def test_one_side_alone(tmp_path: Path) -> None:
     assert np.array_equal(store.rows("text", store.rows_of("text")).numpy(), unit)
     images = write_side(tmp_path / "images", torch.from_numpy(X), precomputed_info("m", "image", 4))
     assert (images.sides, images.n_images) == (("image",), 6)
-    with pytest.raises(InputError, match="ids: 'a' is there twice"):
+    with pytest.raises(InputError, match=r"ids.*'a'"):
         write_side(tmp_path / "x", torch.from_numpy(X), precomputed_info("m", "image", 4), ids=list("aabcde"))
-    with pytest.raises(InputError, match="both missing"):
+    with pytest.raises(InputError, match="missing"):
         import_features(FeatureFiles(), tmp_path / "x")
-    with pytest.raises(InputError, match="images exists"):
+    with pytest.raises(InputError, match="exists"):
         write_side(tmp_path / "images", torch.from_numpy(X), precomputed_info("m", "image", 4))

@@ -107,7 +107,7 @@ def test_a_finished_shard_that_was_damaged_since_is_named(
     with pytest.raises(KeyboardInterrupt):
         embed(dataset, Stops(image_encoder, 5), text_encoder, tmp_path / "out", SETTINGS)
     (tmp_path / "out/img_emb/img_emb_1.npy").write_bytes(b"")
-    with pytest.raises(InputError, match=r"damaged or missing files: img_emb/img_emb_1\.npy"):
+    with pytest.raises(InputError, match=r"img_emb/img_emb_1\.npy"):
         embed(dataset, image_encoder, text_encoder, tmp_path / "out", SETTINGS)
 
 
@@ -190,7 +190,7 @@ def test_a_worker_that_dies_is_one_line(
             return image_encoder.prepare(item)
 
     dataset = listed(make_items(3))
-    with pytest.raises(CSAlignerError, match="a process that decodes pictures died") as caught:
+    with pytest.raises(CSAlignerError, match=r"process.*died") as caught:
         embed(dataset, Deadly(), text_encoder, tmp_path / "out", dataclasses.replace(SETTINGS, workers=1))
     assert "\n" not in str(caught.value)
     assert embed(dataset, Deadly(), text_encoder, tmp_path / "out", SETTINGS).n_images == 3

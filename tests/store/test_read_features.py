@@ -40,7 +40,7 @@ def test_every_kind_of_file(tmp_path: Path, suffix: str) -> None:
     assert torch.equal(found, torch.from_numpy(X))
     if suffix != ".npy":
         assert torch.equal(load_features(path, "image"), found)
-        with pytest.raises(InputError, match="no array 'imag'; did you mean 'image'"):
+        with pytest.raises(InputError, match=r"'imag'.*'image'"):
             load_features(path, "imag")
 
 
@@ -52,7 +52,7 @@ def test_fixed_size_lists_of_parquet(tmp_path: Path) -> None:
 
 def test_several_arrays_need_a_key(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", a=X, b=2 * X)
-    with pytest.raises(InputError, match=r"holds 2 arrays \(a, b\); say which by key"):
+    with pytest.raises(InputError, match=r"\(a, b\).*key"):
         load_features(tmp_path / "x.npz")
     assert torch.equal(load_features(tmp_path / "x.npz", "b"), torch.from_numpy(2 * X))
 
@@ -61,7 +61,7 @@ def test_several_arrays_need_a_key(tmp_path: Path) -> None:
 def test_a_cut_file(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"cut{suffix}")
     path.write_bytes(path.read_bytes()[:60])
-    with pytest.raises(InputError, match=rf"cut\{suffix} does not read as \{suffix}") as caught:
+    with pytest.raises(InputError, match=rf"cut\{suffix}") as caught:
         load_features(path)
     assert "\n" not in str(caught.value)
 
@@ -70,7 +70,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
     (tmp_path / "x.npy").write_bytes(pickle.dumps([[1.0]]))
     np.save(tmp_path / "y.npy", np.array([{"a": 1}]), allow_pickle=True)
     for name in ("x.npy", "y.npy"):
-        with pytest.raises(InputError, match=f"{name} does not read"):
+        with pytest.raises(InputError, match=name):
             load_features(tmp_path / name)
 
 
@@ -78,18 +78,18 @@ def test_bad_values_name_the_file(tmp_path: Path) -> None:
     bad = X.copy()
     bad[2, 1] = np.inf
     np.save(tmp_path / "bad.npy", bad)
-    with pytest.raises(InputError, match=r"bad\.npy: 1 of 7 rows hold NaN or infinity \(first: row 2\)"):
+    with pytest.raises(InputError, match=r"bad\.npy.*1 of 7.*NaN.*row 2"):
         load_features(tmp_path / "bad.npy")
     np.save(tmp_path / "flat.npy", X[0])
-    with pytest.raises(InputError, match=r"flat\.npy: got shape \(3,\)"):
+    with pytest.raises(InputError, match=r"flat\.npy.*\(3,\)"):
         load_features(tmp_path / "flat.npy")
 
 
 def test_no_such_file_or_kind(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="file"):
         load_features(tmp_path / "none.npy")
     (tmp_path / "x.pt").write_bytes(b"")
-    with pytest.raises(InputError, match=r"\.pt is not known; wanted \.npy, \.npz, \.safetensors, \.parquet"):
+    with pytest.raises(InputError, match=r"\.pt\b.*\.npy, \.npz, \.safetensors, \.parquet"):
         load_features(tmp_path / "x.pt")
 
 
@@ -105,5 +105,5 @@ def test_info_tells_sources_apart() -> None:
 
 
 def test_features_that_were_given_encode_nothing() -> None:
-    with pytest.raises(InputError, match=r"precomputed:clip names features that were given .*; embed the data itself"):
+    with pytest.raises(InputError, match="precomputed:clip"):
         open_encoder("precomputed:clip", "image")

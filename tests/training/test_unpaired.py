@@ -49,9 +49,9 @@ def test_unpaired_rows_move_the_result_and_are_checked() -> None:
     assert np.abs(beside.transform_text(text) - alone).max() > 1e-5
     again = CSAligner(**settings).fit(image, text, unpaired_images=more[0], unpaired_texts=more[1])
     np.testing.assert_array_equal(again.transform_text(text), beside.transform_text(text))
-    with pytest.raises(InputError, match="unpaired_texts: got 7 dimensions, the paired features of that side have 5"):
+    with pytest.raises(InputError, match=r"unpaired_texts.*7.*5"):
         CSAligner(**settings).fit(image, text, unpaired_texts=image)
-    with pytest.raises(InputError, match="unpaired_images: 1 of 30 rows hold NaN"):
+    with pytest.raises(InputError, match=r"unpaired_images.*1 of 30.*NaN"):
         CSAligner(**settings).fit(image, text, unpaired_images=np.where(np.arange(30)[:, None] == 3, np.nan, image))
 
 
@@ -87,7 +87,7 @@ def track(folder: str) -> None:
 
 def test_a_tracker_without_its_package_says_so() -> None:
     c = load_config(TrainConfig)
-    with pytest.raises(InputError, match="report_to: trackio is not installed; pip install trackio"):
+    with pytest.raises(InputError, match=r"report_to.*pip install trackio"):
         Trainer(None, PairSampler(features(), 16), c, options=RunOptions(report_to=("trackio",)))  # type: ignore[arg-type]
 
 
