@@ -68,7 +68,9 @@ def test_a_sweep_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest
     np.save(data, np.random.default_rng(0).normal(size=(2, 40, 5)).astype(np.float32))
     monkeypatch.setattr(module, "GRIDS", {"small": {SIGMA: ("0.4", "0.8")}})
     monkeypatch.setattr(module, "AUTO", {})
-    measures, points = module.measures, 2 * 5  # sigmas x folds
+    from csaligner.comparison.compare import measures
+
+    points = 2 * 5  # sigmas x folds
 
     def noted(aligned: PairedFeatures) -> Any:
         if len(ran) == 4:
@@ -99,12 +101,12 @@ def test_a_sweep_with_other_settings_takes_nothing_of_what_was_kept(
 ) -> None:
     monkeypatch.setattr(module, "AUTO", {})
     rng = np.random.default_rng(0)
-    first, second, test = (
-        pair_features(
-            *torch.from_numpy(rng.normal(size=(2, 20, 5)).astype(np.float32)), [f"{part}{i}" for i in range(20)]
-        )
-        for part in "abc"
-    )
+
+    def pairs(part: str) -> PairedFeatures:
+        image, text = torch.from_numpy(rng.normal(size=(2, 20, 5)).astype(np.float32))
+        return pair_features(image, text, [f"{part}{i}" for i in range(20)])
+
+    first, second, test = pairs("a"), pairs("b"), pairs("c")
     fold = Fold("d", 0, ((first, second),), test)
     found = []
     for lr in (0.5, 0.25, 0.5):
