@@ -156,7 +156,7 @@ def check_checksums(folder: Path, of: ErrorContext, *, up_to: int | None = None,
 
 
 def damaged(path: Path, of: ErrorContext) -> InputError:
-    return InputError(f"{of.name}: {path} is damaged or was modified (SHA-256 differs); {of.advice}")
+    return InputError(f"{of.name}: {path} is damaged or was modified (its SHA-256 differs); {of.advice}")
 
 
 def _digest(value: Mapping[str, Any]) -> str:

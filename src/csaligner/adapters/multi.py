@@ -61,7 +61,7 @@ class MultiAligner(nn.Module, HubMixin):
             self.adapters = nn.ModuleDict({name: adapter(start, config) for name, start in starts.items()})
         except KeyError as error:
             raise InputError(
-                f"modality: a name is not a valid torch module name ({error}); use letters, digits and _"
+                f"modality: not a valid torch module name ({error}); use one word of letters and digits"
             ) from None
         self.log_logit_scale = nn.Parameter(torch.tensor(math.log(check_positive("logit_scale", logit_scale))))
 

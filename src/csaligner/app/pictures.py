@@ -53,7 +53,9 @@ def read_upload(data: bytes) -> Image.Image:
             with Image.open(io.BytesIO(data), formats=FORMATS) as header:
                 width, height = header.size
     except Image.DecompressionBombError:
-        raise InputError(f"the image has too many pixels; the limit is {MAX_UPLOAD_PIXELS / 1e6:.0f} million") from None
+        raise InputError(
+            f"the image is larger than the limit of {MAX_UPLOAD_PIXELS / 1e6:.0f} million pixels"
+        ) from None
     except Exception:  # Pillow raises many exception types for damaged files
         raise InputError("this file is not a readable image; use PNG, JPEG, WebP, GIF, BMP or TIFF") from None
     if width * height > MAX_UPLOAD_PIXELS:

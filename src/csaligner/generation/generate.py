@@ -45,7 +45,7 @@ def generate(
     decoder is loaded, for a bad prompt, run or decoder and for too little memory.
     """
     if bool(wish.prompts) == (wish.image is not None):
-        raise InputError("prompt: give either prompts or --image")
+        raise InputError("prompt: give either prompts or --image, not both")
     prompts = [Prompt.parse(words) for words in wish.prompts]
     away = Prompt.parse(wish.negative) if wish.negative is not None else None
     contract = read_contract(decoder)

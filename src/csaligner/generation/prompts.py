@@ -38,7 +38,7 @@ class Prompt:
             else:
                 texts.pop()
         if not all(texts):
-            raise InputError(f"prompt: got {words!r}, wanted text, as in 'a red apple' or 'an apple::0.7 a pear::0.3'")
+            raise InputError(f"prompt: got {words!r}, wanted words, as in 'a red apple' or 'an apple::0.7 a pear::0.3'")
         total = sum(weights)
         if total <= 0:
             raise InputError(f"prompt: the weights of {words!r} sum to 0, wanted a positive sum")

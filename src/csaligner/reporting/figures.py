@@ -164,7 +164,7 @@ def figure_before_after(maps: Sequence[FeatureMap], path: str | Path) -> None:
     At most 150 kB (64 colours), white background, atomic. Raises InputError for fewer than two maps.
     """
     if len(maps) < 2:
-        raise InputError(f"maps: got {len(maps)}, wanted at least 2: before and after")
+        raise InputError(f"maps: got {len(maps)}, wanted at least two: before and after")
     for m in (maps[0], maps[-1]):
         check_map(m)
     import matplotlib as mpl

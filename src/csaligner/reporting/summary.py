@@ -237,7 +237,7 @@ def quote(metric: Metric, value: float) -> str:
 
 _PLAIN = {
     MIXED_RECALL: "finding the right image in a mixed index",
-    CENTROID: "the gap between images and texts",
+    CENTROID: "closing the gap between images and texts",
     MEAN_RECALL: "retrieval at rank 1",
 }
 
@@ -278,7 +278,9 @@ def _sentences(groups: Mapping[Verdict, list[str]], ours: str, rival: str) -> li
         start = "There is no clear difference" if sentences else f"{ours} and {rival} do not differ clearly"
         sentences.append(f"{start} at {_join(groups['level'])}.")
     if groups["unknown"]:
-        sentences.append(f"One run without intervals cannot separate {ours} and {rival} at {_join(groups['unknown'])}.")
+        sentences.append(
+            f"One run without intervals cannot decide between {ours} and {rival} at {_join(groups['unknown'])}."
+        )
     return sentences or [f"{ours} and {rival} share no headline metric."]
 
 
