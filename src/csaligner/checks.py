@@ -39,7 +39,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def check_choice(name: str, value: str, known: Iterable[str]) -> str:
     names = list(known)
     if value not in names:
-        raise InputError(f"{name}: {value!r} is unknown; {nearest(value, names)}")
+        raise InputError(f"{name}: {value!r} is not known; {nearest(value, names)}")
     return value
 
 

@@ -99,9 +99,7 @@ def open_parquet(path: Path, **options: Any) -> Iterator[Any]:
 def _check_size(footer: Any, size: int) -> None:
     """Raise ValueError for row counts or sizes that are implausible for the file size (decompression bombs)."""
     if footer.num_rows > max(MAX_ROWS[0], MAX_ROWS[1] * size):
-        raise ValueError(
-            f"the file of {size:,} bytes claims {footer.num_rows:,} rows, too many for its size"
-        )
+        raise ValueError(f"the file of {size:,} bytes claims {footer.num_rows:,} rows, too many for its size")
     # row groups only: pyarrow aborts the process for some damaged column chunks
     unpacked = sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
     if unpacked > max(SMALL_TABLE, MAX_RATIO * size) or unpacked < 0:

@@ -56,7 +56,7 @@ def open_encoder(name: str, modality: Modality | None = None) -> Encoder:
         return _open_hf(base.removeprefix("hf:"), words, wanted, name)
     if "/" in base:
         raise InputError(f"encoder: no such folder: {base}; for a model of the Hub write hf:{base}")
-    raise InputError(f"encoder: {base!r} is unknown; {nearest(base, ENCODERS)}")
+    raise InputError(f"encoder: {base!r} is not known; {nearest(base, ENCODERS)}")
 
 
 def _open_hf(source: str, words: dict[str, str], wanted: str | None, name: str) -> Encoder:
