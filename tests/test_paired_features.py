@@ -74,7 +74,7 @@ def test_dtypes_meet_at_the_wider_one_and_half_becomes_float32() -> None:
         ((IMAGE, TEXT), "image_features.*3.*text_features.*4"),
         ((IMAGE, TEXT[:3], ["a", "b"]), "image_ids.*2.*3"),
         ((IMAGE, TEXT[:3], ["a", "b", "a"]), "rows 0 and 2 share the id 'a'"),
-        ((IMAGE, TEXT, None, ["a", "b", "c", "a"]), "text_image_ids needs image_ids"),
+        ((IMAGE, TEXT, None, ["a", "b", "c", "a"]), "text_image_ids requires image_ids"),
         ((IMAGE, TEXT, ["a", "b", "b"], ["a", "b", "b", "a"]), "'b'"),
         ((IMAGE, TEXT, ["a", "b", "c"], ["a", "b", "z", "c"]), "'z'.*image_ids"),
         ((IMAGE, TEXT, ["a", "b", "c"], ["a", "b", "c"]), "text_image_ids.*3.*4"),
@@ -82,7 +82,7 @@ def test_dtypes_meet_at_the_wider_one_and_half_becomes_float32() -> None:
         ((IMAGE, TEXT[:3], 5), "image_ids.*int"),
         ((IMAGE, TEXT[:3], ["a", None, "b"]), "image_ids.*None"),
         ((IMAGE, TEXT[:3], [1, "1", 2]), "rows 0 and 1 share the id '1'"),
-        ((IMAGE * torch.nan, TEXT[:3]), "image_features: 3 of 3 rows hold NaN"),
+        ((IMAGE * torch.nan, TEXT[:3]), "image_features: 3 of 3 rows contain NaN"),
     ],
 )
 def test_what_does_not_match_is_named_in_one_line(arguments: tuple[object, ...], message: str) -> None:

@@ -1,7 +1,7 @@
-"""Argument checks at the door, one message style: the name, the value that was given, how to fix it.
+"""Exceptions and argument checks of the public API.
 
-Inner functions trust their callers; only public entry points call these. Nothing here imports torch before an array is
-checked: the command line needs the errors alone.
+Messages give the name, the value, what was wanted and how to fix it. Only public entry points call the checks. torch is
+imported only when an array is checked, since the command line needs only the errors.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class CSAlignerError(Exception):
-    """Base of every error that csaligner raises on purpose; its text is one line.
+    """Base class of all csaligner errors; the message is one line.
 
-    Texts of files get into messages: what a terminal would obey, or break the line at, becomes a space.
+    Control characters and line breaks in the message, which may quote files, are replaced by spaces.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -26,11 +26,11 @@ class CSAlignerError(Exception):
 
 
 class InputError(CSAlignerError, ValueError):
-    """An argument, a file or a setting that cannot be used as it is."""
+    """An invalid argument, file or setting."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'?`, or the list of what is known where nothing is near."""
+    """Return `did you mean 'x'?`, or the list of known names if none is similar."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]!r}?" if close else "known: " + ", ".join(names)
@@ -44,12 +44,12 @@ def check_choice(name: str, value: str, known: Iterable[str]) -> str:
 
 
 def check_positive(name: str, value: Any) -> float:
-    """A finite number above zero (a bandwidth sigma, a logit scale)."""
+    """Return a finite number above zero (for example a bandwidth). Raises InputError."""
     return _check_number(name, value, minimum_excluded=True)
 
 
 def check_non_negative(name: str, value: Any) -> float:
-    """A finite number, zero allowed (a weight lambda)."""
+    """Return a finite number of at least zero (for example a weight). Raises InputError."""
     return _check_number(name, value, minimum_excluded=False)
 
 
@@ -65,10 +65,10 @@ def _check_number(name: str, value: Any, *, minimum_excluded: bool) -> float:
 
 
 def as_features(name: str, value: Any) -> Tensor:
-    """Anything array-like of shape (N, d) as a finite floating tensor; integer arrays become float32.
+    """Convert an array-like of shape (N, d) to a finite floating-point tensor; integers become float32.
 
-    Raises InputError for another number of dimensions, no rows, no columns, NaN or infinity (with the first
-    bad row and how many there are).
+    Raises InputError for a wrong number of dimensions, no rows, no columns, and NaN or infinity (with the first such
+    row and their number).
     """
     import numpy as np
     import torch
@@ -87,7 +87,7 @@ def as_features(name: str, value: Any) -> Tensor:
     if not bool(finite.all()):
         bad = int((~finite).sum())
         first = int((~finite).nonzero()[0])
-        raise InputError(f"{name}: {bad} of {len(x)} rows hold NaN or infinity (first: row {first}); remove them")
+        raise InputError(f"{name}: {bad} of {len(x)} rows contain NaN or infinity (first: row {first}); remove them")
     return x
 
 
@@ -95,10 +95,10 @@ def check_same_dim(names: tuple[str, str], x: Tensor, y: Tensor) -> None:
     if x.shape[1] != y.shape[1]:
         raise InputError(
             f"{names[0]} has {x.shape[1]} dimensions and {names[1]} has {y.shape[1]}; "
-            "both must lie in one space (an adapter maps them there)"
+            "both must be in the same space (map them with an adapter)"
         )
 
 
 def check_length(name: str, values: Sequence[Any] | Tensor, wanted: int, of: str) -> None:
     if len(values) != wanted:
-        raise InputError(f"{name}: got {len(values)} entries for {wanted} {of}; give one each")
+        raise InputError(f"{name}: got {len(values)} entries for {wanted} {of}; give one per item")

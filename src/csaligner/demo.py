@@ -1,4 +1,4 @@
-"""The main job on real pictures: embed, train InfoNCE alone and CS-Aligner on one budget, show before and after."""
+"""Demo: embed a dataset, train InfoNCE and CS-Aligner with the same budget, and report the comparison."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ FIGURE = "before_after.png"
 def demo(
     out: Path, data: str, seeds: int, *, workers: int, console: Console, quiet: bool = False
 ) -> list[MethodResult]:
-    """Everything that `csaligner demo` does; the results are also in results.json and report.html in `out`.
+    """Run `csaligner demo`; results are also written to results.json and report.html in `out`.
 
-    A second call finds the store and the finished runs and only measures again.
+    A second call reuses the store and the finished runs.
     """
     with progress(console, f"embed {data}", quiet) as update:
         settings = ExtractSettings(workers=workers)

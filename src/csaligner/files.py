@@ -1,4 +1,4 @@
-"""Writing so that nothing is ever left half done: a temporary name in the same folder, then a rename."""
+"""Atomic writing of files and folders: a temporary name in the same folder, then a rename."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ REPLACED = ".replaced"
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` with a temporary name beside `path`, then rename it to `path`; on any error remove it.
+    """Call `write` with a temporary path in the same folder, then rename it to `path`; remove it on errors.
 
-    Raises CSAlignerError where the disk is full or not to be written to.
+    Raises CSAlignerError if the disk is full or not writable.
     """
     temporary = _temporary(path)
     try:
@@ -37,25 +37,25 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def disk_trouble(error: BaseException, path: Path | str, what: str = "written") -> CSAlignerError | None:
-    """`error` in one line where it says that `path` cannot be written: a full disk, a folder that is closed; else
-    None. what: was being done, where it may have been more than writing."""
+    """Convert errors of a full disk or missing permissions to a one-line CSAlignerError; other errors: None. what:
+    past participle of the attempted operation."""
     if isinstance(error, CSAlignerError) or not isinstance(error, Exception):
         return None
     number, text = getattr(error, "errno", None), str(error)
-    if number is None:  # libraries in Rust and C++ only give the words
+    if number is None:  # Rust and C++ libraries give only the text
         number = next((n for n in (*FULL, *CLOSED) if os.strerror(n) in text), None)
     if number in FULL:
-        return CSAlignerError(
-            f"disk full: {path} could not be written; free some space and give the same command again"
-        )
+        return CSAlignerError(f"disk full: {path} could not be written; free some space and run the same command again")
     if number in CLOSED:
         how = "written" if number == errno.EROFS else what
-        return CSAlignerError(f"{path} cannot be {how} ({os.strerror(number)}); make it so, or choose another")
+        return CSAlignerError(
+            f"{path} cannot be {how} ({os.strerror(number)}); change its permissions, or use another path"
+        )
     return None
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
+    """Return the SHA-256 of a file, 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -72,9 +72,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
-    """As write_atomically, for a folder; an existing folder of that name is replaced, if it may be written to.
+    """Write a folder atomically; an existing writable folder is replaced.
 
-    For a moment neither stands there; `recover_folder` puts the old one back where a process died in it.
+    If the process is killed between the two renames, `recover_folder` restores the old folder.
     """
     temporary, old = _temporary(path), _old(path)
     try:
@@ -97,8 +97,7 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def recover_folder(path: Path) -> None:
-    """After a process was killed inside of write_folder(path, ...): the old folder is back, or gone where the new one
-    is there."""
+    """Clean up after a killed write_folder(path, ...): restore the old folder, or remove it if the new one exists."""
     old = _old(path)
     if not old.is_dir():
         return
@@ -109,7 +108,7 @@ def recover_folder(path: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Tidy up what killed writers left directly in `folder`, which no other process may be writing to."""
+    """Remove leftovers of killed writers directly in `folder`; no other process may be writing to it."""
     for path in folder.glob(f".*.{'[0-9a-f]' * 8}.tmp"):
         _remove(path)
     for path in folder.glob(f".*{REPLACED}"):
@@ -117,7 +116,7 @@ def recover(folder: Path) -> None:
 
 
 def move_up(folder: Path) -> None:
-    """Move what lies in `folder` beside it, and remove it."""
+    """Move the contents of `folder` to its parent and remove it."""
     for path in folder.iterdir():
         path.rename(folder.parent / path.name)
     folder.rmdir()

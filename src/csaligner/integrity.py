@@ -1,7 +1,6 @@
-"""Files that know when they were damaged: JSON and safetensors that carry their own SHA-256, and a list of the
-SHA-256 of files that other libraries write.
+"""Checksums: JSON and safetensors files with a SHA-256 of their content, and checksums.json for other files.
 
-A file without one (an older csaligner's, another program's) is read as it is.
+Files without a checksum (from older versions or other programs) are read without verification.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ CHECKSUMS = "checksums.json"
 
 @dataclass(frozen=True)
 class ErrorContext:
-    """What a file belongs to, for messages. name: how they begin; advice: how to go on where it is damaged."""
+    """Context of error messages. name: prefix of the message; advice: what to do if the file is damaged."""
 
     name: str
     advice: str
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
-    """write_json with the SHA-256 of everything else beside it, under the key `sha256`."""
+    """Write JSON with a SHA-256 of its content under the key `sha256`."""
     plain = {key: entry for key, entry in value.items() if key != SEAL}
     write_json(path, plain | {SEAL: _digest(plain)})
 
@@ -49,21 +48,21 @@ def read_sealed(
     made_by: str = "csaligner",
     version: int | None = None,
 ) -> T:
-    """What `parse` makes of the JSON that write_sealed wrote to `path`.
+    """Read a JSON file of write_sealed and return parse(content).
 
-    made_by: what writes the folder it lies in, for the message where it is missing; version: its format_version, None:
-    it has none. Raises InputError where it is missing, is no JSON, has another format, was changed since, or where
-    `parse` raises a ValueError, KeyError, TypeError or AttributeError.
+    made_by: writer of the folder, for messages; version: expected format_version, None: not checked. Raises InputError
+    if the file is missing, not valid JSON, of another format version or modified, or if `parse` raises a ValueError,
+    KeyError, TypeError or AttributeError.
     """
     if not path.is_file():
-        raise InputError(f"{of.name}: {path.parent} holds no {path.name}; give a folder that {made_by} wrote")
+        raise InputError(f"{of.name}: {path.parent} contains no {path.name}; give a folder written by {made_by}")
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
-            raise TypeError(f"it is a {type(value).__name__}, wanted names and values")
+            raise TypeError(f"got a {type(value).__name__}, wanted a JSON object")
         if version is not None and value["format_version"] != version:
             found = value["format_version"]
-            raise InputError(f"{of.name}: {path} has format {found}, this csaligner reads {version}; {of.advice}")
+            raise InputError(f"{of.name}: {path} has format version {found}, wanted {version}; {of.advice}")
         return parse(open_seal(path, value, of))
     except InputError:
         raise
@@ -73,7 +72,7 @@ def read_sealed(
 
 
 def open_seal(path: Path, value: Any, of: ErrorContext) -> dict[str, Any]:
-    """What write_sealed was given, from the JSON of `path`; InputError where it was changed since."""
+    """Verify the checksum of parsed JSON and return it without the checksum. Raises InputError if it was modified."""
     if not isinstance(value, dict):
         raise damaged(path, of)
     plain = {key: entry for key, entry in value.items() if key != SEAL}
@@ -83,23 +82,22 @@ def open_seal(path: Path, value: Any, of: ErrorContext) -> dict[str, Any]:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """A safetensors file with the SHA-256 of its names and tensors in its metadata."""
+    """Write a safetensors file with a SHA-256 of names and tensors in its metadata."""
     ready = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     write_safetensors(ready, path, {SEAL: _digest_of_tensors(ready)})
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """safetensors' own save_file, for a file that others may read as they may any other new one: it makes its files
-    for their owner alone."""
+    """Write a safetensors file with default permissions; save_file makes files readable by the owner only."""
     path.touch()
-    usual = path.stat().st_mode
+    mode = path.stat().st_mode
     save_file(dict(tensors), path, metadata=dict(metadata) if metadata else None)
-    path.chmod(usual)
+    path.chmod(mode)
 
 
 def load_tensors(path: Path, of: ErrorContext) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; InputError where save_tensors wrote others, or where it cannot
-    be read. Raises FileNotFoundError where there is none."""
+    """Load a safetensors file. Raises InputError if it is modified or cannot be read, FileNotFoundError if it is
+    missing."""
     if not path.is_file():
         raise FileNotFoundError(path)
     try:
@@ -115,7 +113,7 @@ def load_tensors(path: Path, of: ErrorContext) -> dict[str, Tensor]:
 
 
 def write_checksums(folder: Path, files: Iterable[Path] | None = None, **more: Any) -> None:
-    """checksums.json in `folder`: size and SHA-256 of these files (None: of all below it), and `more`, sealed."""
+    """Write checksums.json: size and SHA-256 of `files` (default: all below `folder`), and `more`."""
     found = sorted(files if files is not None else (p for p in folder.rglob("*") if p.is_file()))
     listed = {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, SEAL: sha256_of(path)}
@@ -126,7 +124,7 @@ def write_checksums(folder: Path, files: Iterable[Path] | None = None, **more: A
 
 
 def read_checksums(folder: Path, of: ErrorContext) -> dict[str, Any] | None:
-    """What write_checksums wrote; None where it wrote nothing. InputError where it was damaged."""
+    """Read checksums.json; None if there is none. Raises InputError if it is damaged."""
     path = folder / CHECKSUMS
     if not path.is_file():
         return None
@@ -142,9 +140,9 @@ def read_checksums(folder: Path, of: ErrorContext) -> dict[str, Any] | None:
 
 
 def check_checksums(folder: Path, of: ErrorContext, *, up_to: int | None = None, above: int = 0) -> None:
-    """InputError where a listed file of `folder` is gone, has another size, or another SHA-256.
+    """Raise InputError if a listed file is missing or has another size or SHA-256.
 
-    up_to, above: SHA-256 of files of `above` < bytes <= `up_to` alone; sizes of all.
+    up_to, above: verify the SHA-256 only of files of `above` < bytes <= `up_to`; sizes are always verified.
     """
     listed = read_checksums(folder, of)
     for name, entry in (listed or {"files": {}})["files"].items():
@@ -158,11 +156,11 @@ def check_checksums(folder: Path, of: ErrorContext, *, up_to: int | None = None,
 
 
 def damaged(path: Path, of: ErrorContext) -> InputError:
-    return InputError(f"{of.name}: {path} is not as it was written (its SHA-256 differs); {of.advice}")
+    return InputError(f"{of.name}: {path} is damaged or was modified (its SHA-256 differs); {of.advice}")
 
 
 def _digest(value: Mapping[str, Any]) -> str:
-    plain = json.loads(json.dumps(value))  # tuples as lists, keys as text: as a reader sees them
+    plain = json.loads(json.dumps(value))  # tuples as lists, keys as strings: as in the file
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""JSON, YAML and parquet from strangers: whatever is wrong, one kind of error comes of it, and it comes soon."""
+"""Parsing of untrusted JSON, YAML and Parquet with size limits and uniform errors."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pydantic import TypeAdapter, ValidationError
 from .checks import CSAlignerError
 
 T = TypeVar("T")
-MAX_YAML = 200_000  # characters: PyYAML reads about as many in a second
+MAX_YAML = 200_000  # characters, about one second of parsing with PyYAML
 
-SMALL_TABLE = 64 << 20  # bytes when unpacked, that any table may have
-MAX_RATIO = 200  # of unpacked to packed bytes of a larger one
-MAX_ROWS = (100_000, 8)  # that any table may have, and for each of its bytes
+SMALL_TABLE = 64 << 20  # uncompressed bytes below which the ratio is not checked
+MAX_RATIO = 200  # maximum compression ratio of larger tables
+MAX_ROWS = (100_000, 8)  # maximum number of rows: absolute, and per byte of the file
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only, and every one written out: lists of aliases of lists of aliases grow without end."""
+    """SafeLoader without aliases of lists and mappings, whose nesting grows exponentially."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_json(text: str | bytes) -> Any:
-    """json.loads; every error, too deep nesting and too long numbers included, is a JSONDecodeError."""
+    """json.loads that raises JSONDecodeError for every error, including deep nesting and long numbers."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -42,14 +42,14 @@ def parse_json(text: str | bytes) -> Any:
         raise json.JSONDecodeError("nested too deeply", "", 0) from None
     except UnicodeDecodeError:
         raise json.JSONDecodeError("not UTF-8", "", 0) from None
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # an integer with thousands of digits
         raise json.JSONDecodeError(str(error).partition(";")[0], "", 0) from None
 
 
 def parse_yaml(text: str) -> Any:
-    """yaml.safe_load of at most MAX_YAML characters without aliases of lists and mappings.
+    """yaml.safe_load of at most MAX_YAML characters, without aliases of lists and mappings.
 
-    Raises yaml.YAMLError, of one line or several, for everything that is wrong.
+    Raises yaml.YAMLError for every error; its message may have several lines.
     """
     if len(text) > MAX_YAML:
         raise yaml.YAMLError(f"{len(text):,} characters, wanted at most {MAX_YAML:,}")
@@ -59,12 +59,12 @@ def parse_yaml(text: str) -> Any:
         raise
     except RecursionError:
         raise yaml.YAMLError("nested too deeply") from None
-    except Exception as error:  # PyYAML's constructors let Python's own errors through: an impossible date, say
+    except Exception as error:  # PyYAML's constructors raise other errors, for example for an invalid date
         raise yaml.YAMLError(str(error).partition(";")[0]) from None
 
 
 def checked(kind: type[T], value: Any) -> T:
-    """A value of JSON as the dataclass `kind`, every field of the type that it says. Raises ValueError, one line."""
+    """Convert a JSON value to the dataclass `kind`, checking field types. Raises ValueError, one line."""
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
@@ -77,9 +77,9 @@ def checked(kind: type[T], value: Any) -> T:
 
 @contextmanager
 def open_parquet(path: Path, **options: Any) -> Iterator[Any]:
-    """A pyarrow ParquetFile, once what its footer says of its size fits the file.
+    """Open a pyarrow ParquetFile after checking the sizes in its footer.
 
-    Raises ValueError, one line, for a file that cannot be read and for whatever goes wrong with it inside the block.
+    Raises ValueError, one line, for a file that cannot be read, including errors inside the block.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -97,10 +97,10 @@ def open_parquet(path: Path, **options: Any) -> Iterator[Any]:
 
 
 def _check_size(footer: Any, size: int) -> None:
-    """A few bytes can stand for many rows, or for one long text over and over."""
+    """Raise ValueError for row counts or sizes that are implausible for the file size (decompression bombs)."""
     if footer.num_rows > max(MAX_ROWS[0], MAX_ROWS[1] * size):
-        raise ValueError(f"{size:,} bytes claim to hold {footer.num_rows:,} rows")
-    # of row groups and not of their columns: pyarrow aborts the process at some that are damaged
+        raise ValueError(f"the file of {size:,} bytes claims {footer.num_rows:,} rows, too many for its size")
+    # row groups only: pyarrow aborts the process for some damaged column chunks
     unpacked = sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
     if unpacked > max(SMALL_TABLE, MAX_RATIO * size) or unpacked < 0:
-        raise ValueError(f"{size:,} bytes claim to hold {unpacked:,}")
+        raise ValueError(f"the file of {size:,} bytes claims {unpacked:,} uncompressed bytes, too many for its size")

@@ -22,7 +22,7 @@ class Update(Protocol):
 
 @contextmanager
 def progress(console: Console, title: str, quiet: bool = False) -> Iterator[Update]:
-    """An Update that draws on `console` (use one that writes to stderr, so that stdout stays clean)."""
+    """Yield an Update that writes to `console` (use stderr to keep stdout clean)."""
     if quiet:
         yield lambda done, total, values=None: None
     elif console.is_terminal or (console.is_jupyter and find_spec("ipywidgets")):  # which rich needs there

@@ -1,4 +1,4 @@
-"""Recipes: a table of the paper as data, from encoders to the numbers beside those that were published."""
+"""Recipes: published experiments as configuration, compared with the reported values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ JSON, TABLE = "paper_vs_ours.json", "paper_vs_ours.md"
 
 
 class DataConfig(Strict):
-    """data: a name or path for open_dataset; data_format and options: for its reader."""
+    """data: name or path for open_dataset; data_format, options: arguments of its reader."""
 
     data: str
     data_format: str | None = None
@@ -28,14 +28,14 @@ class DataConfig(Strict):
 
 
 class TestConfig(DataConfig):
-    """paper: published values by our metric names, as fractions; rivals: the same for other methods of the table."""
+    """paper: reported values by csaligner metric name, as fractions; rivals: the same for other methods."""
 
     paper: Mapping[str, float] = Field(default_factory=dict)
     rivals: Mapping[str, Mapping[str, float]] = Field(default_factory=dict)
 
 
 class Recipe(Strict):
-    """One row of a table. source: where it stands; choices: what the paper leaves open and what is taken here."""
+    """One row of a published table. source: reference; choices: settings the paper does not specify."""
 
     name: str
     source: str
@@ -48,15 +48,15 @@ class Recipe(Strict):
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe's YAML, changed by `key=value` words such as train.data=/data/cc3m. Raises InputError."""
+    """Read a recipe from YAML with `key=value` overrides such as train.data=/data/cc3m. Raises InputError."""
     return load_config(Recipe, path, overrides)
 
 
 def run_recipe(
     recipe: Recipe, out: Path, settings: ExtractSettings | None = None, report: Report = lambda what, done, total: None
 ) -> dict[str, dict[str, float]]:
-    """Embed, train, and measure on every test set; returns test set -> metrics. What is done already is not done
-    again. Writes paper_vs_ours.json and .md to `out`. Raises InputError."""
+    """Embed, train and evaluate on every test set; returns test set -> metrics. Finished steps are reused. Writes
+    paper_vs_ours.json and .md to `out`. Raises InputError."""
     store = _store(recipe, recipe.train, out / "store-train", settings, report)
     train(store, recipe.config, out / "run", lambda step, total, values: report("train", step, total))
     found = {}
@@ -71,7 +71,7 @@ def run_recipe(
 
 
 def table(recipe: Recipe, found: Mapping[str, Mapping[str, float]]) -> str:
-    """Paper against ours in Markdown, in percent; a dash where a side has no number."""
+    """Return a Markdown table of reported and reproduced values in percent; "-" = not measured."""
     lines = [
         f"# {recipe.name}",
         "",
@@ -88,7 +88,7 @@ def table(recipe: Recipe, found: Mapping[str, Mapping[str, float]]) -> str:
         for rival, values in test.rivals.items():
             for metric, value in values.items():
                 lines.append(f"| {name} | {metric} ({rival}) | {100 * value:.1f} | |")
-    lines += ["", "Our choices where the paper leaves them open:", "", *(f"- {choice}" for choice in recipe.choices)]
+    lines += ["", "Settings not specified in the paper:", "", *(f"- {choice}" for choice in recipe.choices)]
     return "\n".join(lines) + "\n"
 
 

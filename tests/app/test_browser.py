@@ -84,7 +84,7 @@ def test_what_people_do(browser: Any, url: str) -> None:
     page.on("request", lambda request: asked.append(request.url))
     assert page.evaluate(UNNAMED) == []
 
-    page.get_by_label("Words to look for").fill("200 30 90")
+    page.get_by_label("Search text").fill("200 30 90")
     page.keyboard.press("Enter")
     assert ids(page) == 20
     assert page.locator(".card.image").count() > 0
@@ -97,7 +97,7 @@ def test_what_people_do(browser: Any, url: str) -> None:
     page.screenshot(path=str(SHOTS / "raw-light.png"))
     page.get_by_role("radio", name="Aligned").check()
     page.wait_for_function("() => document.querySelectorAll('.card.image').length > 0")
-    page.get_by_role("radio", name="Pictures").check()
+    page.get_by_role("radio", name="Images").check()
     page.wait_for_function("() => document.querySelectorAll('.card.text').length === 0")
     page.get_by_role("radio", name="Both").check()
 
@@ -111,7 +111,7 @@ def test_what_people_do(browser: Any, url: str) -> None:
     page.locator("#map").click(position={"x": mark["x"] - box["x"] + 3, "y": mark["y"] - box["y"] + 3})
     page.wait_for_selector("dialog[open] #dialog-image")
     page.screenshot(path=str(SHOTS / "map-light.png"))
-    page.get_by_role("button", name="Find what is like it").click()
+    page.get_by_role("button", name="Find similar").click()
     page.wait_for_selector("dialog:not([open])", state="attached")
     assert ids(page) == 20
 
@@ -123,14 +123,14 @@ def test_a_bad_file_is_told_and_nothing_breaks(browser: Any, url: str) -> None:
     page = open_page(browser, url)
     page.evaluate(DROP, [base64.b64encode(b"no picture").decode(), "words.png"])
     page.get_by_role("alert").wait_for()
-    assert "not a picture" in page.get_by_role("alert").inner_text()
+    assert "not a readable image" in page.get_by_role("alert").inner_text()
     page.screenshot(path=str(SHOTS / "bad-file-light.png"))
     page.evaluate("() => { state.about.max_upload = 1_000_000; }")  # 10 MB would be slow to hand over
-    page.get_by_label("Look for a picture from a file").set_input_files(
+    page.get_by_label("Search by an image file").set_input_files(
         {"name": "big.png", "mimeType": "image/png", "buffer": b"\0" * 2_000_000}
     )
     page.wait_for_function("() => document.querySelector('#error').textContent.includes('2 MB; the limit is 1 MB')")
-    page.get_by_label("Words to look for").fill("1 2 3")
+    page.get_by_label("Search text").fill("1 2 3")
     page.keyboard.press("Enter")
     assert ids(page) == 20
     assert not page.get_by_role("alert").is_visible()
@@ -139,7 +139,7 @@ def test_a_bad_file_is_told_and_nothing_breaks(browser: Any, url: str) -> None:
 
 def test_hostile_names_are_text(browser: Any, url: str) -> None:
     page = open_page(browser, url)
-    page.get_by_label("Words to look for").fill("250 250 5")
+    page.get_by_label("Search text").fill("250 250 5")
     page.keyboard.press("Enter")
     ids(page)
     page.locator(".card.image").first.click()
@@ -179,7 +179,7 @@ def test_the_keyboard_is_enough(browser: Any, url: str) -> None:
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "dark")])
 def test_phone_and_dark(browser: Any, url: str, width: int, scheme: str) -> None:
     page = open_page(browser, url, width, scheme)
-    page.get_by_label("Words to look for").fill("200 30 90")
+    page.get_by_label("Search text").fill("200 30 90")
     page.keyboard.press("Enter")
     ids(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -121,9 +121,9 @@ def test_a_vanished_picture_is_told(client: Any, world: Any) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "not a picture"),
-        (b"hello", "not a picture"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='/etc/x.png'/></svg>", "not a picture"),
+        (b"", "not a readable image"),
+        (b"hello", "not a readable image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'><image href='/etc/x.png'/></svg>", "not a readable image"),
         (bomb(60_000, 60_000), "larger than"),
         (bomb(6_000, 6_000), "6000 x 6000"),
         (png((1, 2, 3), (64, 64))[:60], "damaged"),

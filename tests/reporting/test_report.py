@@ -171,7 +171,7 @@ def test_style_sheet_asks_for_nothing_and_knows_the_dark(data: ReportData) -> No
 def test_pictures_are_small_and_described(page: Page) -> None:
     images = page.all("img")
     assert len(images) == 4  # two methods, one picture each; one text-to-image hit; one query
-    assert [a["alt"] for a in images] == [EVIL, "the query image", EVIL, EVIL]
+    assert [a["alt"] for a in images] == [EVIL, "query image", EVIL, EVIL]
     for attributes in images:
         raw = base64.b64decode(attributes["src"].partition("base64,")[2])
         with Image.open(io.BytesIO(raw)) as thumbnail:
@@ -185,8 +185,8 @@ def test_hits_are_marked_by_modality_and_right_ones_framed(page: Page) -> None:
     classes = [a["class"] for a in page.all("li") if a.get("class", "").startswith("hit ")]
     assert classes == ["hit image right", *(["hit image right", "hit text", "hit image"] * 2)]
     assert page.text.count("\u2713") == 3
-    assert "relevant image at 1" in page.text  # the text-to-image query
-    assert "no relevant text in 3" in page.text  # the mixed query is a picture: right pictures do not count
+    assert "relevant image at rank 1" in page.text  # the text-to-image query
+    assert "no relevant text in top 3" in page.text  # the mixed query is a picture: right pictures do not count
 
 
 def test_facts_of_the_run_are_shown(page: Page) -> None:

@@ -241,7 +241,7 @@ CASES: tuple[Case, ...] = (
         "claims an adapter of 10^10 numbers",
         changed(valid.aligner, "config.json", huge_aligner),
         ALIGNER,
-        "asks for",
+        "parameters",
     ),
     Case(
         "checkpoint",

@@ -1,4 +1,4 @@
-"""The pair of adapters with its logit scale: all that a training run learns."""
+"""Aligner: an image adapter, a text adapter and their logit scale."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHUNK = 8192
 
 
 class AlignerConfig(Strict):
-    """What is needed to rebuild an Aligner before its weights are read."""
+    """Architecture of an Aligner, stored in config.json next to its weights."""
 
     format_version: int = FORMAT_VERSION
     dim_image: Annotated[int, Field(ge=1)]
@@ -39,7 +39,7 @@ class AlignerConfig(Strict):
 
 
 class Aligner(nn.Module, HubMixin):
-    """Two adapters into one space of unit vectors.
+    """Image adapter and text adapter into one space of unit vectors.
 
     encode_image: (N, dim_image) -> (N, dim), encode_text: (M, dim_text) -> (M, dim), rows of length 1.
     logit_scale: 1/temperature of InfoNCE, a scalar. image_encoder and text_encoder in the config are the
@@ -64,7 +64,7 @@ class Aligner(nn.Module, HubMixin):
         config: TrainConfig,
         encoders: tuple[str | None, str | None] = (None, None),
     ) -> Aligner:
-        """Untrained, at the closed-form start that the config asks for."""
+        """Return an untrained model, initialised with the closed-form start `config.start`."""
         fixed = next(
             (
                 side
@@ -115,12 +115,12 @@ class Aligner(nn.Module, HubMixin):
         return self.encode_image(image), self.encode_text(text)
 
     def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors; the folder appears whole or not at all."""
+        """Write config.json and model.safetensors into `folder`, atomically."""
         write_model(folder, self.config, self)
 
     @classmethod
     def load(cls, folder: Path) -> Aligner:
-        """Read what `save` wrote. Raises InputError for a missing, damaged or foreign checkpoint."""
+        """Read a folder written by `save`. Raises InputError if it is missing, damaged or not an Aligner."""
         config = read_config(AlignerConfig, folder)
         sides = ((config.image_adapter, config.dim_image), (config.text_adapter, config.dim_text))
         check_size(folder, sides, config.dim)
@@ -130,7 +130,7 @@ class Aligner(nn.Module, HubMixin):
 
 
 def align(model: Aligner, features: PairedFeatures) -> PairedFeatures:
-    """The same pairs, in the aligned space."""
+    """Return the same pairs, encoded into the aligned space."""
     return PairedFeatures(
         encode(model, "image", features.image.float()),
         encode(model, "text", features.text.float()),
@@ -142,7 +142,7 @@ def align(model: Aligner, features: PairedFeatures) -> PairedFeatures:
 
 @torch.inference_mode()
 def encode(model: Aligner, side: str, x: Tensor) -> Tensor:
-    """All rows through one side of the model, in chunks, wherever the model is; the result is on the CPU."""
+    """Encode x with the `side` adapter ("image" or "text"), in chunks on the model's device; returns a CPU tensor."""
     apply: Callable[[Tensor], Tensor] = model.encode_image if side == "image" else model.encode_text
     device = model.log_logit_scale.device
     return torch.cat([apply(chunk.to(device)).cpu() for chunk in torch.split(x, CHUNK)])

@@ -1,4 +1,4 @@
-"""Adapters as a folder: config.json and model.safetensors, each with its own checksum. Never pickle."""
+"""Reading and writing of model folders: config.json and model.safetensors with checksums, no pickle."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from csaligner.integrity import ErrorContext, load_tensors, read_sealed, save_te
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
-CHECKPOINT = ErrorContext("checkpoint", "copy the folder again, or train anew")
-FIXED = ("identity", "standardise")  # adapters that learn nothing
+CHECKPOINT = ErrorContext("checkpoint", "copy the folder again, or train again")
+FIXED = ("identity", "standardise")  # adapters without learned parameters
 C = TypeVar("C", bound=Strict)
 
 
 def write_model(folder: Path, config: Strict, model: nn.Module) -> None:
-    """The folder appears whole or not at all."""
+    """Write config and weights into `folder`, atomically."""
 
     def write(temporary: Path) -> None:
         write_sealed(temporary / CONFIG, config.model_dump(mode="json"))
@@ -32,26 +32,26 @@ def write_model(folder: Path, config: Strict, model: nn.Module) -> None:
 
 
 def read_config(kind: type[C], folder: Path) -> C:
-    """Raises InputError for a missing, damaged or foreign config.json."""
+    """Read config.json. Raises InputError if it is missing, damaged or of another model class."""
     parse = partial(build_config, kind)
     return read_sealed(folder / CONFIG, CHECKPOINT, parse, made_by="save()", version=FORMAT_VERSION)
 
 
 def read_weights(folder: Path, model: nn.Module) -> None:
-    """Fill `model` from the folder. Raises InputError for missing, damaged or other weights."""
+    """Load the folder's weights into `model`. Raises InputError if they are missing, damaged or do not fit."""
     try:
         model.load_state_dict(load_tensors(folder / WEIGHTS, CHECKPOINT))
     except FileNotFoundError:
-        raise InputError(f"checkpoint: {folder} holds no {WEIGHTS}; give a folder that save() wrote") from None
+        raise InputError(f"checkpoint: {folder} contains no {WEIGHTS}; give a folder written by save()") from None
     except RuntimeError as error:
         first_line = str(error).strip().splitlines()[0]
-        raise InputError(f"checkpoint: {folder / WEIGHTS} cannot be used ({first_line})") from None
+        raise InputError(f"checkpoint: {folder / WEIGHTS} cannot be loaded ({first_line})") from None
 
 
 def check_size(folder: Path, adapters: Iterable[tuple[AdapterConfig, int]], dim: int) -> None:
-    """InputError where the config asks for more numbers than the file has bytes, before memory is asked for.
+    """Raise InputError if config.json needs more parameters than the weights file has bytes, before allocating them.
 
-    adapters: each with the dimensions it takes; dim: those that all give.
+    adapters: (config, input dimensions) of each; dim: output dimensions of all.
     """
     weights, least = folder / WEIGHTS, 0
     for adapter, dim_in in adapters:
@@ -61,4 +61,6 @@ def check_size(folder: Path, adapters: Iterable[tuple[AdapterConfig, int]], dim:
             least += adapter.blocks * adapter.hidden * (dim if adapter.name == "mlp" else adapter.hidden)
     held = weights.stat().st_size if weights.is_file() else least
     if least > held:
-        raise InputError(f"checkpoint: {weights} has {held:,} bytes, its {CONFIG} asks for {least:,} numbers")
+        raise InputError(
+            f"checkpoint: {weights} has {held:,} bytes, but {CONFIG} needs {least:,} parameters; copy the folder again"
+        )

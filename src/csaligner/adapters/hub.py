@@ -1,4 +1,4 @@
-"""Aligners on the Hugging Face hub: a thin layer over save and load, with a model card that is filled in."""
+"""Hugging Face Hub integration of aligners: save_pretrained, from_pretrained, push_to_hub and the model card."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ FILES = ("config.json", "model.safetensors", "README.md")
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a reader must know. data: what it was trained on; licence: SPDX or a name of the hub; encoders: image and
-    text, by name; metrics: measured values by name, and on what (metrics_on)."""
+    """Contents of a model card. data: description of the training data; licence: SPDX or Hub identifier; encoders:
+    names of the image and text encoders; metrics: name -> value, measured on `metrics_on`."""
 
     data: str
     licence: str
@@ -28,7 +28,7 @@ class ModelCard:
     attribution: str = ""
 
     def text(self) -> str:
-        """README.md with the metadata that the hub reads on top."""
+        """Return README.md, starting with the metadata block of the Hub."""
         from huggingface_hub import ModelCardData
 
         tags = ["csaligner", "image-text-retrieval", "modality-gap"]
@@ -44,14 +44,14 @@ class ModelCard:
 
 # Image and text embeddings in one space
 
-Adapters that csaligner trained with InfoNCE and the Cauchy-Schwarz divergence (CS-Aligner, arXiv 2502.17028). They take
-features of `{self.encoders[0]}` (images) and `{self.encoders[1]}` (texts) and of no other encoder.
+Adapters trained by csaligner with InfoNCE and the Cauchy-Schwarz divergence (CS-Aligner, arXiv 2502.17028). They
+accept only features of `{self.encoders[0]}` (images) and `{self.encoders[1]}` (texts).
 
 ```python
 from csaligner.adapters.aligner import Aligner
 
-model = Aligner.from_pretrained("this repository, or a folder")
-rows = model.encode_text(text_features)  # length 1, beside model.encode_image(image_features)
+model = Aligner.from_pretrained("name of this repository, or a folder")
+rows = model.encode_text(text_features)  # unit vectors, comparable with model.encode_image(image_features)
 ```
 
 ## Data
@@ -67,7 +67,7 @@ class HubMixin:
     """save_pretrained, from_pretrained and push_to_hub for a class with save and load."""
 
     def save_pretrained(self: Any, folder: str | Path, card: ModelCard | None = None) -> None:
-        """What save writes, and README.md where there is a card."""
+        """Write the files of `save`, and README.md if a card is given."""
 
         def write(temporary: Path) -> None:
             self.save(temporary / "model")
@@ -79,9 +79,9 @@ class HubMixin:
 
     @classmethod
     def from_pretrained(cls: type[T], name: str | Path, revision: str | None = None) -> T:
-        """name: a folder, or a repository of the hub, read at `revision` (branch, tag, commit; the main branch).
+        """Load a model from a folder, or from a Hub repository at `revision` (branch, tag or commit; default: main).
 
-        Only config.json and model.safetensors are fetched. Raises InputError, one line.
+        Downloads only config.json, model.safetensors and README.md. Raises InputError.
         """
         if Path(name).is_dir():
             return cast(T, cast(Any, cls).load(Path(name)))
@@ -90,15 +90,15 @@ class HubMixin:
         hub = _hub()
         try:
             folder = hub.snapshot_download(str(name), revision=revision, allow_patterns=list(FILES))
-        except Exception as error:  # the hub's client has many kinds
+        except Exception as error:  # the Hub client raises many exception types
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"from_pretrained: {name!r} could not be downloaded from the hub ({reason})") from None
+            raise InputError(f"from_pretrained: {name!r} could not be downloaded from the Hub ({reason})") from None
         return cast(T, cast(Any, cls).load(Path(folder)))
 
     def push_to_hub(self, repository: str, card: ModelCard, *, private: bool = False, token: str | None = None) -> str:
-        """Upload what save_pretrained writes; makes the repository where it is not there. Returns its address.
+        """Upload the files of save_pretrained; creates the repository if needed. Returns its URL.
 
-        Raises InputError where the hub refuses or cannot be reached.
+        Raises InputError if the Hub rejects the upload or cannot be reached.
         """
         hub = _hub()
         with tempfile.TemporaryDirectory() as scratch:
@@ -110,7 +110,7 @@ class HubMixin:
                 api.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="Upload aligner")
             except Exception as error:
                 reason = " ".join(str(error).split())[:200]
-                raise InputError(f"push_to_hub: {repository!r} was not written ({reason})") from None
+                raise InputError(f"push_to_hub: {repository!r} could not be uploaded ({reason})") from None
         return str(address)
 
 

@@ -1,4 +1,4 @@
-"""The adapter of a side that must not move: an image index that is already served, say."""
+"""Identity adapter, for a modality whose embeddings must not change (for example an existing image index)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An affine adapter: exportable as three arrays."""
+"""Affine adapter; exportable as three arrays."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .start import Affine
 
 
 class LinearAdapter(nn.Module):
-    """x -> (x / |x| - mean) @ map + offset, (N, d_in) -> (N, d_out); mean, map and offset are learnt.
+    """x -> (x / |x| - mean) @ map + offset, (N, d_in) -> (N, d_out); mean, map and offset are learned.
 
-    Onto a fixed side (config.onto): x -> spread * u / |u| + offset, u = (x / |x| - mean) @ map; exp(log_spread) is
-    learnt, too.
+    With a fixed target modality (config.onto): x -> spread * u / |u| + offset, u = (x / |x| - mean) @ map, and
+    spread = exp(log_spread) is learned as well.
     """
 
     def __init__(self, start: Affine, config: AdapterConfig) -> None:
@@ -31,10 +31,10 @@ class LinearAdapter(nn.Module):
         return self.land(self.directions(x))
 
     def directions(self, x: Tensor) -> Tensor:
-        """The mapped rows before the offset, of length 1 where they land on a fixed side."""
+        """Return the mapped rows without the offset; unit vectors with a fixed target modality."""
         u: Tensor = (normalize(x, dim=1) - self.mean) @ self.map
         return u if self.log_spread is None else normalize(u, dim=1)
 
     def land(self, u: Tensor) -> Tensor:
-        """Add the offset, at the learnt distance from it where there is one."""
+        """Add the offset; with a fixed target modality, rows are first scaled to the learned spread."""
         return u + self.offset if self.log_spread is None else self.log_spread.exp() * normalize(u, dim=1) + self.offset

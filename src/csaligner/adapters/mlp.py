@@ -1,4 +1,4 @@
-"""The default adapter: the closed-form start, then residual blocks that begin as the identity."""
+"""MLP adapter (default): the closed-form start followed by residual blocks initialised as the identity."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class MLPAdapter(nn.Module):
     """x -> z + f(z) with z = LinearAdapter(x) and f = Linear(GELU(Linear(z))), `blocks` times.
 
     (N, d_in) -> (N, d_out). The last layer of each f starts at zero, so a new adapter computes its start. The
-    map of the start stays fixed: what is learnt is the centre, the offset and f. Onto a fixed side f works on the
-    directions, before they land.
+    map of the start stays fixed; its mean, its offset and f are learned. With a fixed target modality, f is applied to
+    the directions, before spread and offset.
     """
 
     def __init__(self, start: Affine, config: AdapterConfig) -> None:

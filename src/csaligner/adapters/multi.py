@@ -1,4 +1,4 @@
-"""Adapters of any number of modalities into one space, with a closed-form start for all of them together."""
+"""MultiAligner: adapters of K modalities into one space, with a joint closed-form start."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .start import Affine, affine, blank, power
 
 
 class MultiAlignerConfig(Strict):
-    """What is needed to rebuild a MultiAligner before its weights are read. dims: of each modality's features;
-    encoders: modality -> fingerprint of the encoder whose features it was trained on, where that is known."""
+    """Architecture of a MultiAligner, stored in config.json. dims: modality -> feature dimensions; encoders:
+    modality -> fingerprint of the encoder of the training features, if known."""
 
     format_version: int = FORMAT_VERSION
     dims: Annotated[dict[str, Annotated[int, Field(ge=1)]], Field(min_length=1)]
@@ -35,7 +35,7 @@ class MultiAlignerConfig(Strict):
 class MultiAligner(nn.Module, HubMixin):
     """K adapters into one space of unit vectors: name -> (N_k, d_k) to name -> (N_k, d).
 
-    logit_scale: 1/temperature of InfoNCE, learnt; 1/0.07 at the start as in CLIP. Rows go to losses.ModalitiesLoss.
+    logit_scale: 1/temperature of InfoNCE, learned; starts at 1/0.07 as in CLIP. Train with losses.ModalitiesLoss.
     encoders: modality -> fingerprint of the encoder of its features (EncoderInfo.fingerprint), kept in the config.
     """
 
@@ -60,7 +60,9 @@ class MultiAligner(nn.Module, HubMixin):
         try:
             self.adapters = nn.ModuleDict({name: adapter(start, config) for name, start in starts.items()})
         except KeyError as error:
-            raise InputError(f"modality: a name that torch does not take ({error}); use a plain word") from None
+            raise InputError(
+                f"modality: not a valid torch module name ({error}); use one word of letters and digits"
+            ) from None
         self.log_logit_scale = nn.Parameter(torch.tensor(math.log(check_positive("logit_scale", logit_scale))))
 
     @classmethod
@@ -72,16 +74,16 @@ class MultiAligner(nn.Module, HubMixin):
         config: AdapterConfig | None = None,
         encoders: Mapping[str, str] | None = None,
     ) -> MultiAligner:
-        """Untrained, at the start that fit_joint_start finds; the first arguments are described there."""
+        """Return an untrained model, initialised with fit_joint_start(features, ids, dim)."""
         return cls(fit_joint_start(features, ids, dim), config, encoders=encoders)
 
     def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors; the folder appears whole or not at all."""
+        """Write config.json and model.safetensors into `folder`, atomically."""
         write_model(folder, self.config, self)
 
     @classmethod
     def load(cls, folder: Path) -> MultiAligner:
-        """Read what `save` wrote. Raises InputError for a missing, damaged or foreign folder."""
+        """Read a folder written by `save`. Raises InputError if it is missing, damaged or not a MultiAligner."""
         config = read_config(MultiAlignerConfig, folder)
         check_size(folder, [(config.adapter, dim) for dim in config.dims.values()], config.dim)
         starts = {name: blank(dim, config.dim) for name, dim in config.dims.items()}
@@ -94,7 +96,7 @@ class MultiAligner(nn.Module, HubMixin):
         return self.log_logit_scale.exp()
 
     def encode(self, name: str, x: Tensor) -> Tensor:
-        """(N, d_k) of one modality -> (N, d)."""
+        """Encode features of one modality: (N, d_k) -> (N, d) unit vectors."""
         return normalize(self.adapters[name](x), dim=1)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -109,11 +111,11 @@ def fit_joint_start(
     With the shrunk covariances S_k' and their whitened cross-covariances R_kl = S_k'^(-1/2) S_kl S_l'^(-1/2), the
     leading eigenvectors (v_1; ...; v_K) of the block matrix of the R_kl, R_kk = I, are the directions in which all
     modalities agree most; map_k = sqrt(K) S_k'^(-1/2) v_k diag(r), r = (eigenvalue - 1) / (K - 1) the mean correlation,
-    at least 0. With two modalities this is the start of the kind "projection".
+    at least 0. With two modalities this equals the start "projection" of adapters/start.py.
 
-    features: name -> (N_k, d_k). ids: name -> (N_k,) whole numbers, equal where rows belong together; None: row i
-    belongs to row i everywhere. Only ids that all modalities have take part, several rows of one by their mean. dim: of
-    the space; shrinkage: weight of the mean eigenvalue in S_k', divided by sqrt(N). Raises InputError.
+    features: name -> (N_k, d_k). ids: name -> (N_k,) integers, equal for matching rows; None: row i of every modality
+    matches. Only ids present in all modalities are used; several rows of one id are averaged. dim: dimensions of the
+    space; shrinkage: weight of the mean eigenvalue in S_k', divided by sqrt(N). Raises InputError.
     """
     points = _matched(features, ids)
     n, k = len(next(iter(points.values()))), len(points)
@@ -133,25 +135,25 @@ def fit_joint_start(
     maps = torch.split(math.sqrt(k) * vectors * agreement, [x.shape[1] for x in points.values()])
     starts = {}
     for (name, x), map_ in zip(points.items(), maps, strict=True):
-        missing = dim - map_.shape[1]  # more room than directions: the rest starts at zero
+        missing = dim - map_.shape[1]  # fewer directions than dim: the remaining dimensions start at zero
         starts[name] = affine(x, means[name], torch.nn.functional.pad(whiteners[name] @ map_, (0, missing)))
     return starts
 
 
 def _matched(features: Mapping[str, Tensor], ids: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """Normalised rows in float64, one for each id that all modalities have, in the order of the ids."""
+    """Return normalised float64 rows, one per id present in all modalities, sorted by id."""
     if len(features) < 2:
-        raise InputError(f"features: {len(features)} given, wanted at least two, by name")
+        raise InputError(f"features: {len(features)} modalities given, wanted at least 2, by name")
     if ids is None:
         ids = {name: torch.arange(len(x)) for name, x in features.items()}
         if len({len(x) for x in features.values()}) > 1:
-            raise InputError("ids: missing, while the modalities differ in their number of rows")
+            raise InputError("ids: required when the modalities have different numbers of rows")
     common = next(iter(ids.values()))
     for own in ids.values():
         common = common[torch.isin(common, own) & (common >= 0)]
     common = torch.unique(common)
     if len(common) < 2:
-        raise InputError(f"ids: {len(common)} occur in all of {', '.join(features)}; wanted at least 2")
+        raise InputError(f"ids: {len(common)} are present in all of {', '.join(features)}; wanted at least 2")
     found = {}
     for name, x in features.items():
         rows = torch.isin(ids[name], common)

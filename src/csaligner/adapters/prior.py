@@ -1,4 +1,4 @@
-"""The text-to-image prior of unCLIP decoders without diffusion: one pass of a small transformer."""
+"""Transformer adapter: a text-to-image prior for unCLIP decoders without diffusion, one forward pass."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .linear import LinearAdapter
 from .start import Affine
 
 HEAD_DIM = 64
-MAX_TOKENS = 77  # of CLIP's text encoders
+MAX_TOKENS = 77  # context length of CLIP's text encoders
 
 
 class PriorAdapter(nn.Module):
     """x -> start(x) + out(T(tokens, x, query)), (N, d_in) -> (N, d_out).
 
     T is a causal transformer over the sequence [text tokens, pooled text x, a learned query], read at the query:
-    `blocks` layers of width `hidden`, heads of 64, GELU, norm first. As in ECLIPSE (Patel et al., CVPR 2024) and
-    CS-Aligner, which take diffusion's time and noise away from unCLIP's prior; 10 layers of width 512 are 33 to 34
+    `blocks` pre-norm layers of width `hidden` with 64-d heads and GELU. Follows ECLIPSE (Patel et al., CVPR 2024) and
+    CS-Aligner, which remove the diffusion time and noise from unCLIP's prior; 10 layers of width 512 have 33 to 34
     million parameters. The last layer starts at zero, so a new adapter computes its closed-form start, whose map
     stays fixed.
     """
@@ -41,10 +41,10 @@ class PriorAdapter(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """x: (N, d_in) pooled. tokens: (N, L, d_in), the text encoder's states, L <= 77; mask: (N, L), True where a
-        token counts. A masked token has no influence."""
+        """x: (N, d_in) pooled features. tokens: (N, L, d_in) states of the text encoder, L <= 77; mask: (N, L), True
+        for tokens to attend to."""
         z: Tensor = self.start(x)
-        scale = x.shape[1] ** 0.5 / x.norm(dim=1, keepdim=True).clamp_min(1e-6)  # entries of size 1, as inside T
+        scale = x.shape[1] ** 0.5 / x.norm(dim=1, keepdim=True).clamp_min(1e-6)  # unit variance, as inside T
         sequence = [self.pooled_in(x * scale)[:, None], self.query.expand(len(x), 1, -1)]
         seen = torch.ones(len(x), 2, dtype=torch.bool, device=x.device)
         if tokens is not None:
@@ -79,7 +79,7 @@ class _Layer(nn.Module):
 
 
 def _causal(seen: Tensor) -> Tensor:
-    """(N, 1, S, S), True where row i may look at column j: j <= i and j counts, and always itself."""
+    """Return (N, 1, S, S), True if position i attends to position j: j <= i and j is not masked, or j = i."""
     length = seen.shape[1]
     before = torch.ones(length, length, dtype=torch.bool, device=seen.device).tril()
     itself = torch.eye(length, dtype=torch.bool, device=seen.device)
@@ -90,7 +90,7 @@ def _mask(mask: Tensor | None, tokens: Tensor) -> Tensor:
     if mask is None:
         return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
     if mask.shape != tokens.shape[:2]:
-        raise InputError(f"mask: got shape {tuple(mask.shape)}, wanted {tuple(tokens.shape[:2])}, one entry a token")
+        raise InputError(f"mask: got shape {tuple(mask.shape)}, wanted {tuple(tokens.shape[:2])}, one entry per token")
     return mask.bool()
 
 

@@ -1,4 +1,4 @@
-"""The fixed side of text to image: real image embeddings, standardised, and the way back to raw ones."""
+"""Standardisation adapter: fixed image embeddings of the text-to-image task, with the inverse transform."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from .start import Affine
 
 
 class StandardiseAdapter(nn.Module):
-    """x -> (x - mean) / std by dimension, (N, d) -> (N, d); nothing is learnt. The aligner normalises.
+    """x -> (x - mean) / std per dimension, (N, d) -> (N, d); no learned parameters. The aligner normalises.
 
-    mean and std: of the training features, std at least a tenth of its mean over dimensions. length: the median
-    length of a standardised training row, which `raw` gives back to a direction. Raw embeddings share a large mean;
-    without it angles tell pictures apart.
+    mean, std: of the training features, std at least a tenth of its mean over dimensions. length: the median length of
+    a standardised training row, used by `raw`. Raw embeddings share a large mean; removing it makes cosine similarity
+    between images discriminative.
     """
 
     mean: Tensor
@@ -30,7 +30,7 @@ class StandardiseAdapter(nn.Module):
         self.register_buffer("length", torch.tensor(1.0))
 
     def fit(self, x: Tensor) -> StandardiseAdapter:
-        """Take mean, std and length from x: (N, d), N > 1."""
+        """Fit mean, std and length to x: (N, d), N > 1."""
         x = x.float()
         std = x.std(dim=0)
         self.mean, self.std = x.mean(dim=0), std.clamp_min(max(0.1 * float(std.mean()), 1e-12))
@@ -41,5 +41,5 @@ class StandardiseAdapter(nn.Module):
         return (x - self.mean) / self.std
 
     def raw(self, directions: Tensor) -> Tensor:
-        """Unit rows of the aligned space -> embeddings as the image encoder gives them: mean + std * length * u."""
+        """Invert: unit rows u of the aligned space -> raw image embeddings, mean + std * length * u."""
         return self.mean + self.std * self.length * directions

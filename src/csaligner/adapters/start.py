@@ -1,21 +1,19 @@
-"""Closed-form starts: the affine map that an adapter computes before the first step.
+"""Closed-form starts: affine maps fitted to the training features that initialise the adapters.
 
     start(x) = (x / |x| - mean) @ map + offset
 
-Every adapter begins with such a map, fitted to the training features, and learns from there.
-
-- identity: mean of the modality, no map: centred features as they are.
-- moments: the two covariances S_x, S_y are matched half-way. With the shrunk S' = S + shrinkage * tr(S)/d * I
-  and P = (S_x + S_y)/2, map_x = S_x'^(-1/2) P'^(1/4): whitening of the own modality, half re-coloured with the
-  pooled covariance (half of CORAL, Sun et al. 2016, which re-colours wholly).
+- identity: mean of the modality, map = I: centred features.
+- moments: the covariances S_x, S_y of the modalities are matched half-way. With the shrunk
+  S' = S + shrinkage * tr(S)/d * I and P = (S_x + S_y)/2, map_x = S_x'^(-1/2) P'^(1/4): whitening of the modality,
+  then half re-colouring with the pooled covariance (CORAL, Sun et al. 2016, re-colours fully).
 - projection (dimensions differ): regularised canonical correlation analysis of the pairs (Hotelling 1936):
   with S_x'^(-1/2) S_xy S_y'^(-1/2) = U diag(r) V', map_x = S_x'^(-1/2) U diag(r), map_y = S_y'^(-1/2) V diag(r).
-- onto a fixed side: rows of one length around the fixed side's mean m, in the directions of the own centred features
-  without their part along m: start(x) = spread * u / |u| + m, u = (I - m m' / |m|^2)(x / |x| - mean). With the part
-  along m, or with lengths that vary, a text is near to all pictures or far from all, whatever it says. Where the
-  dimensions differ, ridge regression of the fixed side's normalised features on the other side's.
+- with a fixed target modality of mean m: start(x) = spread * u / |u| + m, u = (I - m m' / |m|^2)(x / |x| - mean),
+  centred features without their component along m, at a constant distance from m. A component along m, or varying
+  lengths, would make a text similar to all images or to none. If the dimensions differ: ridge regression of the
+  target's normalised features on the other modality's.
 
-Captions weigh 1/m, m captions of one image.
+Each of the c captions of an image has weight 1/c.
 """
 
 from __future__ import annotations
@@ -33,8 +31,8 @@ from csaligner.types import PairedFeatures
 
 @dataclass(frozen=True)
 class Affine:
-    """mean: (d_in,); map: (d_in, d_out) or None for the identity; offset: (d_out,). spread: the length of mapped rows
-    before the offset is added, None: as they come."""
+    """mean: (d_in,); map: (d_in, d_out) or None for the identity; offset: (d_out,). spread: the length that mapped
+    rows are scaled to before the offset is added; None: no scaling."""
 
     mean: Tensor
     map: Tensor | None
@@ -77,7 +75,7 @@ class _Moments:
 def fit_starts(
     features: PairedFeatures, config: StartConfig, dim: int | None = None, fixed: str | None = None
 ) -> tuple[Affine, Affine]:
-    """The starts of (image, text). fixed: "image" or "text", a side that keeps its own normalised features."""
+    """Return the starts of (image, text). fixed: "image" or "text", a modality whose features stay unchanged."""
     m = _Moments.of(features)
     if fixed is not None:
         return _onto_fixed(m, config, fixed)
@@ -94,12 +92,12 @@ def fit_starts(
 
 
 def blank(dim_in: int, dim_out: int) -> Affine:
-    """A start of zeros, to be filled from a file."""
+    """Return a start of zeros, a placeholder for loaded weights."""
     return Affine(torch.zeros(dim_in), torch.zeros(dim_in, dim_out), torch.zeros(dim_out))
 
 
 def affine(points: Tensor, mean: Tensor, map_: Tensor) -> Affine:
-    """Scaled so that mapped rows have length 1 in the mean: the scale the residual blocks expect."""
+    """Return the start (points - mean) @ map_, scaled to mean row length 1, as the residual blocks expect."""
     length = ((points - mean) @ map_).norm(dim=1).mean().clamp_min(1e-12)
     return Affine(mean.float(), (map_ / length).float(), torch.zeros(map_.shape[1]))
 
@@ -114,15 +112,15 @@ def _canonical(m: _Moments, shrinkage: float, dim: int | None) -> tuple[Tensor, 
     u, r, vh = torch.linalg.svd(white_x @ m.cov_xy @ white_y, full_matrices=False)
     k = len(r) if dim is None else min(dim, len(r))
     map_x, map_y = white_x @ u[:, :k] * r[:k], white_y @ vh[:k].T * r[:k]
-    if dim is not None and dim > k:  # more room than directions: the rest starts at zero
+    if dim is not None and dim > k:  # fewer directions than dim: the remaining dimensions start at zero
         map_x, map_y = (torch.nn.functional.pad(a, (0, dim - k)) for a in (map_x, map_y))
     return map_x, map_y
 
 
 def _onto_fixed(m: _Moments, config: StartConfig, fixed: str) -> tuple[Affine, Affine]:
-    """The side that learns lands on the fixed one: directions without its mean at one distance from it (auto), the mean
-    moved there (identity), CORAL (moments: the covariance of the fixed side), or ridge regression (projection, or
-    where dimensions differ)."""
+    """Map the trained modality onto the fixed one: directions orthogonal to its mean at a constant distance (auto), a
+    shift of the mean (identity), CORAL with the fixed modality's covariance (moments), or ridge regression
+    (projection, or if the dimensions differ)."""
     if fixed == "image":
         cov, target_cov, cross, mean, target_mean = m.cov_y, m.cov_x, m.cov_xy.T, m.mean_y, m.mean_x
     else:
@@ -148,7 +146,7 @@ def _projection_shrinkage(m: _Moments, config: StartConfig) -> float:
 
 
 def power(cov: Tensor, exponent: float, shrinkage: float) -> Tensor:
-    """(cov + shrinkage * mean eigenvalue * I)^exponent for a symmetric positive semi-definite matrix."""
+    """Return (cov + shrinkage * mean eigenvalue * I)^exponent for a symmetric positive semi-definite matrix."""
     eigenvalues, vectors = torch.linalg.eigh(cov)
     eigenvalues = eigenvalues.clamp_min(0)
     floor = (shrinkage * eigenvalues.mean()).clamp_min(1e-12)

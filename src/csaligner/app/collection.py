@@ -1,4 +1,4 @@
-"""The map of a collection: its items in the plane, near where they are alike."""
+"""Map of a collection: 2-d PCA of its items."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from csaligner.search.index import Index
 from csaligner.search.vector_spaces import SpaceName
 from csaligner.types import Modality
 
-MOST = 1500  # points: as many as can be told apart on a screen
+MOST = 1500  # maximum number of points on the map
 
 
 @dataclass(frozen=True)
 class Point:
-    """x, y: between 0 and 1."""
+    """An item of the map. x, y: coordinates in 0 to 1."""
 
     id: str
     modality: Modality
@@ -28,8 +28,8 @@ class Point:
 
 
 def collection_map(index: Index, space: SpaceName) -> list[Point]:
-    """The two main directions (PCA) of a space's vectors; both modalities weigh the same. A random sample of at most
-    MOST items, the same one in every space."""
+    """Project a space's vectors to two dimensions (PCA, equal weight of both modalities), for a random sample of at
+    most MOST items, the same in every space."""
     vectors = index.space(space).vectors
     sample = {m: _sample(len(vectors[m]), MOST // 2) for m in MODALITIES}
     chosen = {m: vectors[m][sample[m]] for m in MODALITIES}
@@ -45,12 +45,12 @@ def collection_map(index: Index, space: SpaceName) -> list[Point]:
 
 
 def _plane(vectors: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
-    """(N, d) -> (N, 2) of each modality."""
+    """Project (N, d) -> (N, 2), per modality."""
     there = [v for v in vectors.values() if len(v)]
     mean = torch.stack([v.mean(dim=0) for v in there]).mean(dim=0)
     cov = torch.stack([(v - mean).T @ (v - mean) / len(v) for v in there]).mean(dim=0)
     main = torch.linalg.eigh(cov.double()).eigenvectors[:, -2:].flip(1).float()
-    main = main * main.sum(dim=0).sign()  # eigenvectors have no sign of their own
+    main = main * main.sum(dim=0).sign()  # fixes the arbitrary sign of eigenvectors
     return {m: (v - mean) @ main for m, v in vectors.items()}
 
 

@@ -1,4 +1,4 @@
-"""What stands between the network and the app: host names, the password, headers for the browser."""
+"""ASGI middleware of the app: host check, password, security headers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 ASGIApp = Callable[[Any, Receive, Send], Awaitable[None]]
 
-# the page loads nothing from anywhere else and runs no script but its own file
+# no external resources, no inline scripts
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -27,11 +27,10 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
 class Guard:
-    """An ASGI app around another one.
+    """ASGI middleware that rejects unauthorised and cross-site requests.
 
-    hosts: names that a request may address, None: any. On the loopback address only its own names will do, so that
-    a page elsewhere cannot reach the app through a name of its own (DNS rebinding). password: asked for by HTTP
-    basic authentication; any user name.
+    hosts: allowed host names, None: any. On the loopback address only loopback names are allowed, which prevents DNS
+    rebinding. password: for HTTP basic authentication with any user name.
     """
 
     def __init__(self, app: ASGIApp, *, password: str | None = None, hosts: Collection[str] | None = None) -> None:
@@ -43,11 +42,11 @@ class Guard:
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
         if self._hosts is not None and _host(headers) not in self._hosts:
-            await _refuse(send, 421, b"this host is not served here")
-        elif self._password is not None and not _knows(headers.get(b"authorization", b""), self._password):
-            await _refuse(send, 401, b"password needed", (b"www-authenticate", b'Basic realm="csaligner"'))
-        elif scope["method"] not in ("GET", "HEAD") and not _of_our_page(headers):
-            await _refuse(send, 403, b"this was asked by another page")
+            await _refuse(send, 421, b"host name not allowed")
+        elif self._password is not None and not _authorised(headers.get(b"authorization", b""), self._password):
+            await _refuse(send, 401, b"password required", (b"www-authenticate", b'Basic realm="csaligner"'))
+        elif scope["method"] not in ("GET", "HEAD") and not _same_origin(headers):
+            await _refuse(send, 403, b"cross-site request rejected")
         else:
             await self._app(scope, receive, _with_headers(send))
 
@@ -62,20 +61,20 @@ def is_loopback(host: str) -> bool:
 
 
 def _host(headers: Mapping[bytes, bytes]) -> str:
-    """The host that is asked, without its port."""
+    """Return the requested host without port."""
     value = headers.get(b"host", b"").decode("latin-1")
     address = re.fullmatch(r"(\[[0-9a-fA-F:.]+\])(:\d*)?", value)
     return address[1] if address else value.partition(":")[0]
 
 
-def _of_our_page(headers: Mapping[bytes, bytes]) -> bool:
-    """Whether our own page asks, or no page at all: browsers say where a request comes from."""
+def _same_origin(headers: Mapping[bytes, bytes]) -> bool:
+    """Return whether the request comes from the app's own page or from no page."""
     origin = headers.get(b"origin")
     own = origin is None or origin.partition(b"://")[2] == headers.get(b"host", b"")
     return own and headers.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin")
 
 
-def _knows(header: bytes, password: str) -> bool:
+def _authorised(header: bytes, password: str) -> bool:
     scheme, _, encoded = header.partition(b" ")
     try:
         given = base64.b64decode(encoded, validate=True).partition(b":")[2]

@@ -1,4 +1,4 @@
-"""Pictures in and out of the app: uploads within limits, thumbnails of indexed files and of nothing else."""
+"""Images of the app: uploads within limits, thumbnails of indexed images."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from csaligner.search.lance_table import Row
 
 MAX_UPLOAD = 10_000_000  # bytes
 MAX_UPLOAD_PIXELS = 25_000_000
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # not SVG: one could name other files of this machine
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # no SVG: it could reference local files
 SIZES = (160, 320, 960)
 REMEMBERED = 2000
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture that a visitor sent; see types.StoredImage."""
+    """An uploaded image; see types.StoredImage."""
 
     data: bytes
     name: str = "upload"
@@ -36,54 +36,55 @@ class Upload:
         return hashlib.sha256(self.data).hexdigest()
 
     def __str__(self) -> str:
-        return "the picture"
+        return "uploaded image"
 
     def read(self) -> bytes:
         return self.data
 
 
 def read_upload(data: bytes) -> Image.Image:
-    """RGB. Raises InputError, fit to be shown, for what is no picture or too large; nothing is decoded before the
-    size is known."""
+    """Decode an upload to RGB. Raises InputError for invalid and too large images; the size is checked before
+    decoding."""
     if len(data) > MAX_UPLOAD:
-        raise InputError(f"the picture has {len(data) / 1e6:.0f} MB; the limit is {MAX_UPLOAD / 1e6:.0f} MB")
+        raise InputError(f"the image has {len(data) / 1e6:.0f} MB; the limit is {MAX_UPLOAD / 1e6:.0f} MB")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=FORMATS) as header:
                 width, height = header.size
     except Image.DecompressionBombError:
-        raise InputError(f"the picture is larger than {MAX_UPLOAD_PIXELS / 1e6:.0f} million pixels") from None
-    except Exception:  # Pillow's plugins raise many kinds for broken files
-        raise InputError("this file is not a picture that can be read; use PNG, JPEG, WebP, GIF, BMP or TIFF") from None
+        raise InputError(
+            f"the image is larger than the limit of {MAX_UPLOAD_PIXELS / 1e6:.0f} million pixels"
+        ) from None
+    except Exception:  # Pillow raises many exception types for damaged files
+        raise InputError("this file is not a readable image; use PNG, JPEG, WebP, GIF, BMP or TIFF") from None
     if width * height > MAX_UPLOAD_PIXELS:
         limit = MAX_UPLOAD_PIXELS / 1e6
-        raise InputError(f"the picture has {width} x {height} pixels; the limit is {limit:.0f} million")
+        raise InputError(f"the image has {width} x {height} pixels; the limit is {limit:.0f} million")
     try:
         return load_image(Upload(data))
     except ImageError:
-        raise InputError("the picture is damaged and cannot be read to its end") from None
+        raise InputError("the image is damaged") from None
 
 
 def thumbnail(row: Row, size: int) -> bytes:
-    """JPEG of an indexed picture, its longer side at most `size` pixels.
+    """Return a JPEG of an indexed image, its longer side at most `size` pixels.
 
-    Raises ImageError where the file is gone, is no picture, or has become a link to somewhere else since it was
-    indexed.
+    Raises ImageError if the file is missing, is not an image, or was replaced by a symbolic link.
     """
     path = file_of(source_of(row.path))
     if not row.path or path.resolve() != path or not path.exists():
-        raise ImageError(f"{row.id}: the file is not there any more")
+        raise ImageError(f"{row.id}: the file no longer exists")
     try:
         return _thumbnail(row.path, path.stat().st_mtime_ns, size)
-    except ImageError:  # its text names the path, which is nobody's business
-        raise ImageError(f"{row.id}: cannot be shown as a picture") from None
+    except ImageError:  # its message contains the path, which is private
+        raise ImageError(f"{row.id}: cannot be displayed as an image") from None
 
 
 @lru_cache(REMEMBERED)
 def _thumbnail(path: str, _mtime_ns: int, size: int) -> bytes:
     source = source_of(path)
-    # of a cell its bytes alone, as they were indexed
+    # of a cell only the stored bytes, no referenced files
     picture = load_image(replace(source, files=False) if isinstance(source, (Cell, SavedCell)) else source, size)
     picture.thumbnail((size, size))
     buffer = io.BytesIO()

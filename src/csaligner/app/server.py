@@ -1,5 +1,4 @@
-"""The web page over an index. It answers GET and two kinds of POST, reads nothing but indexed pictures, and asks no
-other host for anything."""
+"""Web server of the search page: JSON API over an index, thumbnails, uploads; no access to other hosts."""
 
 from __future__ import annotations
 
@@ -25,22 +24,22 @@ from .guard import LOOPBACK_NAMES, ASGIApp, Guard, is_loopback
 from .pictures import MAX_UPLOAD, SIZES, read_upload, thumbnail
 
 MOST_HITS, MOST_WORDS = 60, 2000
-AT_ONCE = 4  # pictures of visitors that are decoded; each may take 200 MB
-PATIENCE = 30.0  # seconds for a body to come
-BACKLOG = 256  # connections that wait to be taken
+AT_ONCE = 4  # uploads decoded concurrently; each may need 200 MB
+PATIENCE = 30.0  # timeout of an upload in seconds
+BACKLOG = 256  # pending connections
 STATIC: Mapping[str, str] = {
     "index.html": "text/html; charset=utf-8",
     "app.css": "text/css; charset=utf-8",
     "app.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-Generator = Callable[[str, int], Image.Image]  # words, seed -> a picture
+Generator = Callable[[str, int], Image.Image]  # prompt, seed -> generated image
 
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """host, port: where to listen (port 0: any free one); password: None for none; generate: makes a picture from
-    words, where a decoder is there; name: in the page's title."""
+    """host, port: address to listen on (port 0: any free port); password: None for no password; generate: image
+    generator, None without a decoder; name: title of the page."""
 
     host: str = "127.0.0.1"
     port: int = 7860
@@ -50,12 +49,12 @@ class ServeSettings:
 
     @property
     def is_open(self) -> bool:
-        """Whether anybody who reaches this machine could ask."""
+        """Whether other machines can access the page without a password."""
         return not is_loopback(self.host) and not self.password
 
 
 class _App:
-    """The routes; every answer that costs anything is computed in a thread."""
+    """Handlers of the API routes, run in a thread pool."""
 
     def __init__(self, index: Index, settings: ServeSettings) -> None:
         self.index, self.settings = index, settings
@@ -85,7 +84,7 @@ class _App:
         return self._answer(request, picture)
 
     def like(self, request: Any) -> dict[str, Any]:
-        """An item of the index as the query."""
+        """Search with an item of the index as the query."""
         row = self._row(request)
         if row.modality == "text":
             return self._answer(request, row.text)
@@ -110,7 +109,7 @@ class _App:
         return found
 
     def _warm(self) -> None:
-        """Once the page stands, load what the first question needs; before, it would keep the page waiting."""
+        """Load encoders in the background after the map is sent, so that the first query is fast."""
         if not self._warming.is_set():
             self._warming.set()
             threading.Thread(target=self.index.warm, daemon=True).start()
@@ -120,7 +119,7 @@ class _App:
             raise InputError("no decoder is loaded; start with --decoder")
         words = request.query_params.get("q", "").strip()[:MOST_WORDS]
         if not words:
-            raise InputError("say in words what to draw")
+            raise InputError("the prompt is empty; enter a text")
         buffer = io.BytesIO()
         self.settings.generate(words, _number(request, "seed", 0, 2**31 - 1)).save(buffer, "PNG")
         return buffer.getvalue()
@@ -139,12 +138,12 @@ class _App:
     def _row(self, request: Any) -> Row:
         row = self.index.row(request.query_params.get("id", ""))
         if row is None:
-            raise ImageError("no item of that id is in the index")
+            raise ImageError("the index has no item with this id")
         return row
 
 
 def make_app(index: Index, settings: ServeSettings | None = None) -> ASGIApp:
-    """The ASGI app; it runs in any server. Raises InputError where starlette is not installed."""
+    """Return the ASGI app. Raises InputError if starlette is not installed."""
     try:
         from starlette.applications import Starlette
         from starlette.concurrency import run_in_threadpool
@@ -174,8 +173,8 @@ def make_app(index: Index, settings: ServeSettings | None = None) -> ASGIApp:
     async def upload(request: Any) -> Any:
         try:
             body = await asyncio.wait_for(_body(request), PATIENCE)
-        except (TimeoutError, asyncio.TimeoutError):  # two kinds before Python 3.11
-            words = f"the file did not come within {PATIENCE:.0f} seconds"
+        except (TimeoutError, asyncio.TimeoutError):  # different classes before Python 3.11
+            words = f"the upload took longer than {PATIENCE:.0f} seconds"
             return JSONResponse({"error": words}, status_code=408, headers={"connection": "close"})
         if body is None:
             words = f"the file is larger than the limit of {MAX_UPLOAD // 1_000_000} MB"
@@ -197,9 +196,9 @@ def make_app(index: Index, settings: ServeSettings | None = None) -> ASGIApp:
 
 
 def serve(index: Index, settings: ServeSettings, ready: Callable[[str], object] = print) -> None:
-    """Serve until interrupted. ready: called with the address once the page can be asked for.
+    """Serve until interrupted. ready: called with the URL once the server accepts connections.
 
-    Raises InputError where the address cannot be listened on.
+    Raises InputError if the address cannot be used.
     """
     import socket
 
@@ -211,7 +210,7 @@ def serve(index: Index, settings: ServeSettings, ready: Callable[[str], object] 
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host.strip("[]"), settings.port))
-        listener.listen(BACKLOG)  # now, so that nobody who reads the address is refused
+        listener.listen(BACKLOG)  # accept connections before the URL is reported
     except OSError as error:
         listener.close()
         where = f"{settings.host}:{settings.port}"
@@ -224,7 +223,7 @@ def serve(index: Index, settings: ServeSettings, ready: Callable[[str], object] 
 
 
 async def _body(request: Any) -> bytes | None:
-    """The body, or None as soon as it is known to be too large."""
+    """Return the body, or None if it is too large."""
     declared = request.headers.get("content-length", "0")
     if not declared.isdecimal() or int(declared) > MAX_UPLOAD:
         return None
@@ -239,7 +238,7 @@ async def _body(request: Any) -> bytes | None:
 
 
 def _for_page(hit: Hit) -> dict[str, Any]:
-    """What the page needs to know; paths of this machine stay here."""
+    """Return the fields for the page, without local paths."""
     return {
         "id": hit.id,
         "modality": hit.modality,
@@ -254,7 +253,7 @@ def _for_page(hit: Hit) -> dict[str, Any]:
 
 
 def _has_picture(item: Row | Hit) -> bool:
-    """Whether there is a thumbnail: of a picture, and of the picture that a caption describes."""
+    """Return whether the item has a thumbnail: images, and captions of indexed images."""
     return item.modality == "image" or bool(item.owner)
 
 

@@ -1,4 +1,4 @@
-"""Train any list of methods under one budget, tune each with the same number of trials, and measure all alike."""
+"""Comparison of methods under one budget: tuning, training and evaluation."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from .methods import FREE, TRAINED, NotApplicable, Trained, check_methods
 from .result_cache import done_once, task_key
 
 T = TypeVar("T")
-SCORE = "mean_recall@1 + mixed_image_recall@10 - gap/centroid"  # what tuning maximises on validation
+SCORE = "mean_recall@1 + mixed_image_recall@10 - gap/centroid"  # maximised by tuning, on validation data
 Report = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The same for every method. trials: settings that are tried on validation; seeds: trained runs that are
-    measured; base: adapters, steps, batches and rates; jobs: processes, one thread each."""
+    """Budget of every method. trials: settings tried on validation data; seeds: training runs measured on test data;
+    base: adapters, steps, batch size and learning rates; jobs: processes, one thread each."""
 
     base: TrainConfig = field(default_factory=TrainConfig)
     trials: int = 12
@@ -43,7 +43,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Measured:
-    """One method on one fold with one seed. settings: what was tuned, and its score on validation."""
+    """Metrics of one method on one fold with one seed. settings: tuned values."""
 
     dataset: str
     method: str
@@ -56,7 +56,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Comparison:
-    """measured: one entry for each method, fold and seed. left_out: data set -> method -> why. trials: all tried."""
+    """measured: one entry per method, fold and seed. left_out: dataset -> skipped method -> reason. trials: all."""
 
     measured: list[Measured]
     left_out: dict[str, dict[str, str]]
@@ -72,7 +72,7 @@ class Comparison:
 
 
 def score(metrics: Mapping[str, float]) -> float:
-    """SCORE of these metrics."""
+    """Return SCORE of `metrics`."""
     return metrics["mean_recall@1"] + metrics["mixed_image_recall@10"] - metrics["gap/centroid"]
 
 
@@ -83,9 +83,9 @@ def compare(
     report: Report = lambda done, total, what: None,
     keep: Path | None = None,
 ) -> Comparison:
-    """Every method on every fold. Settings are chosen on the fold's own validation parts, never on its test part;
-    then the method is trained on all of the others. keep: a folder for what is done, so that the same call goes on
-    after an interruption.
+    """Run every method on every fold. Settings are chosen on the fold's validation parts; then the method is trained
+    on training and validation parts and measured on the test part. keep: a folder for finished tasks; a repeated call
+    resumes from it.
 
     Raises InputError for an unknown method.
     """
@@ -106,7 +106,7 @@ def compare(
 def spread_over_processes(
     function: Callable[..., T], tasks: Sequence[Sequence[Any]], jobs: int, report: Callable[[int, int], None]
 ) -> list[T]:
-    """function(*task) of every task, in order, on `jobs` processes of one thread each; one job runs here."""
+    """Return [function(*task) for task in tasks], computed by `jobs` single-threaded processes (1: this process)."""
     if jobs == 1:
         results = []
         for task in tasks:
@@ -137,7 +137,7 @@ def _one_thread() -> None:
 
 
 def _run_once(fold: Fold, name: str, budget: Budget, keep: Path | None) -> _Outcome:
-    """What `_run` gives, read from `keep` where an earlier call has written it there."""
+    """Return the result of `_run`, cached in `keep`."""
     if keep is None:
         return _run(fold, name, budget)
     key = task_key(fold, name, budget.trials, budget.seeds, budget.base.model_dump(mode="json"))
@@ -172,7 +172,7 @@ def _measured(fold: Fold, name: str, budget: Budget) -> _Outcome:
 
 
 def _tuned(fold: Fold, name: str, method: Trained, budget: Budget, outcome: _Outcome) -> dict[str, float]:
-    """The best of `trials` settings on validation, found by optuna's seeded TPE; {} where nothing is tuned."""
+    """Return the best of `trials` settings on validation data (optuna's seeded TPE); {} if nothing is tuned."""
     space = method.space()
     if not space or budget.trials == 0:
         return {}
@@ -208,12 +208,12 @@ def _fit_and_align(
 
 
 def measures(features: PairedFeatures) -> dict[str, float]:
-    """All of evaluation.evaluate, and clustering/* where the data have categories (evaluation.clustering)."""
+    """Compute the metrics of evaluation.evaluate, and clustering/* if the data have categories."""
     return evaluate(features, intervals=False).metrics | clustering_metrics(features)
 
 
 def averages(measured: Sequence[Measured], metric: str) -> dict[tuple[str, str], list[float]]:
-    """(dataset, method) -> one value a seed, the mean over folds."""
+    """(dataset, method) -> one value per seed, the mean over folds."""
     cells: dict[tuple[str, str], dict[int, list[float]]] = {}
     for m in measured:
         if metric in m.metrics:

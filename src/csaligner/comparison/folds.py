@@ -1,4 +1,4 @@
-"""The data of a comparison: train, validation and test parts that never mix."""
+"""Cross-validation folds: disjoint training, validation and test parts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from csaligner.store.tokens import has_tokens, read_tokens
 from csaligner.types import PairedFeatures
 
 FOLDS = 5
-INNER = 5  # so many times other training rows of a fold validate
+INNER = 5  # inner splits into training and validation rows per fold
 
 
 @dataclass(frozen=True)
 class Fold:
-    """splits: pairs of (training, validation) parts, on which settings are chosen; each pair together is what is
-    trained on once they are chosen."""
+    """splits: pairs of (training, validation) parts used to choose settings; the union of a pair is the final training
+    data."""
 
     dataset: str
     number: int
@@ -36,11 +36,11 @@ class Fold:
 
 
 def open_folds(path: Path) -> list[Fold]:
-    """One fold for a store, by its own split; five for an array of paired features.
+    """Open one fold of a store (its own split), or five folds of an array of paired features.
 
     path: a store's folder, or a file with an array (2, N, d): images first, row i pairs with row i. Its folds are
-    RandomState(0).permutation(N)[fold::5] as test rows; of the others, in that order, every fifth validates, five
-    times with another start, so that each of them validates once.
+    RandomState(0).permutation(N)[fold::5] as test rows; the others, in that order, are divided into five
+    validation parts (every fifth row, five offsets).
     Raises InputError.
     """
     if path.is_dir():
@@ -49,7 +49,7 @@ def open_folds(path: Path) -> list[Fold]:
         for name, part in zip(("train", "val", "test"), stored, strict=True):
             if len(part.image) < 2:
                 raise InputError(f"data: {path} has {len(part.image)} images in its {name} split, wanted at least 2")
-        if has_tokens(store):  # what is measured are features, so the test part needs none
+        if has_tokens(store):  # metrics use pooled features only
             stored[0] = replace(stored[0], tokens=read_tokens(store, "train"))
             stored[1] = replace(stored[1], tokens=read_tokens(store, "val"))
         train, val, test = stored
@@ -57,10 +57,10 @@ def open_folds(path: Path) -> list[Fold]:
     try:
         array = torch.as_tensor(np.load(path, allow_pickle=False)).float()
     except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"data: {path} is neither a store nor an .npy file of numbers ({error})") from None
+        raise InputError(f"data: {path} is neither a store nor a numeric .npy file ({error})") from None
     if array.ndim != 3 or len(array) != 2 or array.shape[1] < 4 * FOLDS:
         raise InputError(
-            f"data: {path} holds an array of shape {tuple(array.shape)}, wanted (2, N, d) with N >= {4 * FOLDS}: "
+            f"data: {path} contains an array of shape {tuple(array.shape)}, wanted (2, N, d) with N >= {4 * FOLDS}: "
             "image features, then text features"
         )
     order = np.random.RandomState(0).permutation(array.shape[1])

@@ -1,4 +1,4 @@
-"""The methods of a comparison: what costs no training, and what the one trainer can do under one budget."""
+"""Methods of a comparison: untrained baselines and trained objectives."""
 
 from __future__ import annotations
 
@@ -16,19 +16,18 @@ from csaligner.types import PairedFeatures
 Transform = Callable[[PairedFeatures], PairedFeatures]
 Settings = Mapping[str, float]
 
-SCALE = (8.0, 80.0)  # the range of fixed logit scales that are tried
-FRACTION = (0.05, 0.5)  # of fractions of the automatic weight
+SCALE = (8.0, 80.0)  # search range of fixed logit scales
+FRACTION = (0.05, 0.5)  # search range of the fraction of the automatic weight
 AUTO = "auto"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """One objective for the trainer; everything else of the config is the same for all.
+    """A training objective; all other settings are shared by all methods.
 
-    terms: weights that stand. weight: the term whose weight is tuned, and its range. tunes_scale: whether the logit
-    scale is fixed at a tuned value (else learnt from 1/0.07, as CLIP's). tunes_fraction: whether the fraction of the
-    automatic weight is tuned. objective: further keys of
-    ObjectiveConfig. about: one line for the page.
+    terms: fixed weights. weight: (term, low, high) of a tuned weight. tunes_scale: fix the logit scale at a tuned value
+    (otherwise it is learned from 1/0.07, as in CLIP). tunes_fraction: tune the fraction of the automatic weight.
+    objective: further keys of ObjectiveConfig. about: one-line description for the page.
     """
 
     terms: Mapping[str, float | str]
@@ -39,12 +38,12 @@ class Trained:
     objective: Mapping[str, Any] | None = None
 
     def check(self, train: PairedFeatures) -> None:
-        """Raises NotApplicable for features that this objective has no use for."""
+        """Raise NotApplicable if the objective cannot be computed from these features."""
         if train.tokens is None and TOKEN_TERM in (*self.terms, *(self.weight or ())[:1]):
             raise NotApplicable("needs tokens; embed with --tokens")
 
     def space(self) -> dict[str, tuple[float, float]]:
-        """Names and ranges of what is tuned, all on a logarithmic scale."""
+        """Return names and ranges of tuned settings, on a logarithmic scale."""
         space = {"logit_scale": SCALE} if self.tunes_scale else {}
         space |= {"fraction": FRACTION} if self.tunes_fraction else {}
         return space | ({"weight": self.weight[1:]} if self.weight else {})
@@ -67,7 +66,7 @@ def _with(term: str, low: float, high: float, about: str, **objective: Any) -> T
 def _same_dims(fit: Callable[[PairedFeatures], Any]) -> Callable[[PairedFeatures, TrainConfig], Transform]:
     def method(train: PairedFeatures, config: TrainConfig) -> Transform:
         if train.image.shape[1] != train.text.shape[1]:
-            raise NotApplicable("needs features of one dimension")
+            raise NotApplicable("needs image and text features of equal dimensions")
         transform: Transform = fit(train).transform
         return transform
 
@@ -75,7 +74,7 @@ def _same_dims(fit: Callable[[PairedFeatures], Any]) -> Callable[[PairedFeatures
 
 
 class NotApplicable(InputError):
-    """A method that has no meaning on these features; the comparison leaves it out and says so."""
+    """A method that does not apply to these features; the comparison skips and reports it."""
 
 
 class _Raw:
@@ -100,11 +99,11 @@ FREE: Mapping[str, Callable[[PairedFeatures, TrainConfig], Transform]] = {
 _DEFAULT: Mapping[str, float | str] = {"info_nce": 1.0, "cauchy_schwarz": 1.0}
 _AUTO: Mapping[str, float | str] = {"info_nce": 1.0, "cauchy_schwarz": "auto"}
 
-# Of the package, and those that others offer: `load` makes a Trained of each name.
+# Built-in methods and entry points of the group csaligner.methods; `load` returns a Trained.
 TRAINED = Registry(
     "csaligner.methods",
     {
-        "infonce": Trained({"info_nce": 1.0}, "InfoNCE, temperature learnt from 0.07", tunes_scale=False),
+        "infonce": Trained({"info_nce": 1.0}, "InfoNCE, temperature learned from 0.07", tunes_scale=False),
         "infonce-scale": Trained({"info_nce": 1.0}, "InfoNCE, fixed temperature, tuned"),
         "siglip": Trained({"siglip": 1.0}, "sigmoid loss, fixed scale, tuned; bias at its optimum"),
         "l2": _with(
@@ -124,7 +123,7 @@ TRAINED = Registry(
         "cs-aligner": _with("cauchy_schwarz", 0.1, 10, "InfoNCE + lambda D_CS, tuned"),
         "cs-aligner-weight": Trained(
             _DEFAULT,
-            "InfoNCE + lambda D_CS, temperature learnt from 0.07, lambda tuned",
+            "InfoNCE + lambda D_CS, temperature learned from 0.07, lambda tuned",
             ("cauchy_schwarz", 0.03, 3.0),
             tunes_scale=False,
         ),

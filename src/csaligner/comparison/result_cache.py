@@ -1,4 +1,4 @@
-"""What a long command has done so far, kept until all is done, so that the same call goes on after an interruption."""
+"""Cache of finished tasks, which lets an interrupted comparison or sweep resume."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from csaligner.integrity import ErrorContext, read_sealed, write_sealed
 from .folds import Fold
 
 T = TypeVar("T")
-UNFINISHED = "unfinished"  # the folder for it, in the folder of the results
-OWNER = ErrorContext("unfinished", "it is done again")
+UNFINISHED = "unfinished"  # subfolder of the results folder
+OWNER = ErrorContext("unfinished", "it is computed again")
 
 
 def done_once(
     path: Path, make: Callable[[], T], as_json: Callable[[T], dict[str, Any]], from_json: Callable[[dict[str, Any]], T]
 ) -> T:
-    """make(), kept in the file `path`; read from there where an earlier call has written it and it is not damaged."""
+    """Return make(), cached in the file `path`; a missing or damaged file is computed again."""
     try:
         return read_sealed(path, OWNER, from_json)
-    except InputError:  # not there or damaged
+    except InputError:  # missing or damaged
         value = make()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_sealed(path, as_json(value))
@@ -33,7 +33,7 @@ def done_once(
 
 
 def task_key(fold: Fold, *settings: Any) -> str:
-    """SHA-256 of the version, the fold with all its rows, and settings that JSON can write; 16 hexadecimal digits."""
+    """Return 16 hex digits of a SHA-256 over the version, the fold with all its rows, and JSON settings."""
     wanted = [version("csaligner"), fold.dataset, fold.number, *settings]
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode())
     for part in (*(part for split in fold.splits for part in split), fold.test):

@@ -1,4 +1,4 @@
-"""From paths to compare.json and compare.html."""
+"""The compare command: from data paths to compare.json and compare.html."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ JSON, PAGE = "compare.json", "compare.html"
 def compare_and_write(
     data: Sequence[Path], methods: Sequence[str], budget: Budget, out: Path, report: Report
 ) -> Comparison:
-    """Compare on every data set and write both files to `out`. Raises InputError before any work is done.
+    """Compare methods on every dataset and write both files to `out`. Raises InputError before any training.
 
-    The same call after an interruption goes on with what was not done yet.
+    A repeated call resumes after an interruption.
     """
     folds = [fold for path in data for fold in open_folds(path)]
     if out.is_dir():
@@ -39,8 +39,8 @@ def compare_and_write(
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / JSON, record | comparison.as_json())
     intro = (
-        f"One trainer, one adapter, one budget; {budget.trials} settings of each method tried on validation, "
-        f"{budget.seeds} seeds measured on test. Chosen by: {SCORE}."
+        f"All methods share trainer, adapter and budget: {budget.trials} settings per method tried on validation data, "
+        f"{budget.seeds} seeds measured on test data. Selection score: {SCORE}."
     )
     write_comparison("csaligner compare", intro, datasets(comparison), out / PAGE)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
@@ -48,7 +48,7 @@ def compare_and_write(
 
 
 def datasets(comparison: Comparison) -> list[DatasetComparison]:
-    """The page's view of each data set."""
+    """Return the contents of the page, per dataset."""
     found = []
     ran = {m.method for m in comparison.measured}
     about = {method: load("methods", TRAINED, method).about for method in TRAINED if method in ran}
@@ -64,7 +64,7 @@ def datasets(comparison: Comparison) -> list[DatasetComparison]:
 
 
 def results_of(measured: Sequence[Measured]) -> list[MethodResult]:
-    """One result for each method and seed of one data set, the mean over folds."""
+    """Return one result per method and seed of one dataset, averaged over folds."""
     table = {key: averages(measured, key) for key in dict.fromkeys(key for m in measured for key in m.metrics)}
     results = []
     for name, method in dict.fromkeys((m.dataset, m.method) for m in measured):
@@ -76,7 +76,7 @@ def results_of(measured: Sequence[Measured]) -> list[MethodResult]:
 
 
 def summary_of(measured: Sequence[Measured]) -> Summary:
-    """Means and spreads over seeds of one data set."""
+    """Return means and standard deviations over the seeds of one dataset."""
     return summarise(results_of(measured))
 
 

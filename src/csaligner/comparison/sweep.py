@@ -1,4 +1,4 @@
-"""Sensitivity: one training run for each point of a grid of settings, and what `auto` chooses beside the best."""
+"""Sensitivity sweep: one training run per grid point, compared with the automatic settings."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ AUTO: Mapping[str, Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Point:
-    """One setting on one data set. grid: the name of its grid, or "auto". metrics: means over folds, one entry a
-    seed."""
+    """Metrics of one setting on one dataset. grid: name of its grid, or "auto". metrics: means over folds, one entry
+    per seed."""
 
     dataset: str
     grid: str
@@ -58,7 +58,7 @@ class Point:
 
 
 def configure(base: TrainConfig, settings: Mapping[str, str], seed: int = 0) -> TrainConfig:
-    """`base` with settings by their dotted names; a swept logit scale stays fixed. Raises InputError."""
+    """Apply settings by dotted name to `base`; a swept logit scale is not learned. Raises InputError."""
     words = dict(settings)
     if SCALE in words:
         words |= FIXED_SCALE
@@ -78,8 +78,8 @@ def sweep(
     report: Report = lambda done, total, what: None,
     keep: Path | None = None,
 ) -> list[Point]:
-    """Every point of every grid, and what chooses by itself, on every data set with every seed. keep: a folder for what
-    is done, so that the same call goes on after an interruption."""
+    """Train every grid point and every automatic setting on every dataset with every seed. keep: a folder for finished
+    tasks; a repeated call resumes from it."""
     wanted: list[tuple[str, Mapping[str, str]]] = [
         (name, dict(zip(axes, values, strict=True)))
         for name, axes in grids.items()
@@ -102,7 +102,7 @@ def sweep(
 def _gathered(
     labels: Sequence[tuple[str, str, Mapping[str, str], int]], found: Sequence[Mapping[str, float]]
 ) -> list[Point]:
-    """Means over folds, by data set and setting, one entry a seed."""
+    """Average over folds, by dataset and setting, one entry per seed."""
     cells: dict[tuple[str, str, tuple[tuple[str, str], ...]], dict[int, list[Mapping[str, float]]]] = {}
     for (dataset, grid, settings, seed), metrics in zip(labels, found, strict=True):
         cells.setdefault((dataset, grid, tuple(settings.items())), {}).setdefault(seed, []).append(metrics)
@@ -115,7 +115,7 @@ def _gathered(
 
 
 def _run_once(fold: Fold, config: TrainConfig, keep: Path | None) -> dict[str, float]:
-    """What `_run` gives, read from `keep` where an earlier call has written it there."""
+    """Return the result of `_run`, cached in `keep`."""
     if keep is None:
         return _run(fold, config)
     path = keep / f"{task_key(fold, config.model_dump(mode='json'))}.json"
@@ -127,13 +127,13 @@ def _run(fold: Fold, config: TrainConfig) -> dict[str, float]:
 
 
 def sweep_and_write(data: Sequence[Path], names: Sequence[str], budget: Budget, out: Path, report: Report) -> None:
-    """Sweep the named grids on every data set; sweep.json and sweep.html in `out`. Raises InputError.
+    """Sweep the named grids on every dataset and write sweep.json and sweep.html to `out`. Raises InputError.
 
-    The same call after an interruption goes on with what was not done yet.
+    A repeated call resumes after an interruption.
     """
     for name in names:
         if name not in GRIDS:
-            raise InputError(f"grids: {name!r} is not known; wanted some of {', '.join(GRIDS)}")
+            raise InputError(f"grids: got {name!r}, wanted some of {', '.join(GRIDS)}")
     folds = [fold for path in data for fold in open_folds(path)]
     if out.is_dir():
         recover(out)
@@ -151,7 +151,7 @@ def sweep_and_write(data: Sequence[Path], names: Sequence[str], budget: Budget, 
 
 
 def best(points: Sequence[Point]) -> Point:
-    """The point with the highest score; a choice on the test part, for comparison with `auto` alone."""
+    """Return the point with the highest test score; only for comparison with the automatic settings."""
     return max(points, key=lambda p: score({k: p.mean(k) for k in p.metrics}))
 
 

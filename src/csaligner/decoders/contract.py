@@ -1,4 +1,4 @@
-"""What a decoder wants to be given: checked before any work."""
+"""Input contract of a decoder: encoder, dimensions and moments of its embeddings."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from csaligner.integrity import write_safetensors
 from csaligner.parsing import parse_json
 
 NOTE, MOMENTS = "csaligner.json", "embedding.safetensors"
-UNIT = 1e-3  # rows whose lengths are all this close to 1 are normalised
+UNIT = 1e-3  # tolerance of the check for normalised rows
 
 
 @dataclass(frozen=True)
 class Contract:
-    """decoder: its name in messages; dim: of the image embeddings; encoder_id, encoder: name and fingerprint of the
-    image encoder they come from, where known.
+    """Input requirements of a decoder. All decoders take raw embeddings, without L2 normalisation.
 
-    mean, std: (dim,) of raw real embeddings; norm: their median length; negative: (dim,), what stands for no
-    picture in guidance; None where the folder does not say. takes_negative: whether another one can be given.
-    All decoders here want raw embeddings: as the encoder gives them, not scaled to length 1.
+    decoder: name in messages; dim: dimensions of the image embeddings; encoder_id, encoder: name and fingerprint of the
+    image encoder, if known. mean, std: (dim,) moments of raw real embeddings; norm: their median length; negative:
+    (dim,), unconditional embedding of guidance; None if the folder does not contain them. takes_negative: whether
+    another negative embedding can be given.
     """
 
     decoder: str
@@ -40,35 +40,35 @@ class Contract:
     takes_negative: bool = True
 
     def check_source(self, dim: int, encoder: str | None) -> None:
-        """Raises InputError unless embeddings of `dim` dimensions by the encoder of that fingerprint are wanted."""
-        whose = f" of {self.encoder_id}" if self.encoder_id else ""
+        """Raise InputError if embeddings of `dim` dimensions from that encoder (fingerprint) do not fit the decoder."""
+        source = f" of {self.encoder_id}" if self.encoder_id else ""
         if dim != self.dim:
             raise InputError(
-                f"decoder: {self.decoder} takes {self.dim}-dimensional image embeddings{whose}, the adapter gives "
-                f"{dim}; train the adapter on the image embeddings of this decoder's encoder"
+                f"decoder: {self.decoder} takes {self.dim}-dimensional image embeddings{source}, got {dim} from "
+                "the adapter; train the adapter on image embeddings of the decoder's encoder"
             )
         if self.encoder is not None and encoder is not None and encoder != self.encoder:
             raise InputError(
-                f"decoder: {self.decoder} was trained on image embeddings{whose} ({self.encoder}), the adapter on "
-                f"those of another encoder ({encoder})"
+                f"decoder: {self.decoder} was trained on image embeddings{source} ({self.encoder}), the adapter on "
+                f"another encoder ({encoder}); train the adapter on image embeddings of the decoder's encoder"
             )
 
     def check(self, embeddings: Tensor) -> None:
-        """Raises InputError for another dimension, for NaN, and for normalised rows where raw ones are wanted."""
+        """Raise InputError for wrong dimensions, non-finite values and normalised rows."""
         self.check_source(embeddings.shape[-1], None)
         norms = embeddings.double().norm(dim=1)
         if not bool(norms.isfinite().all()):
-            raise InputError("embeddings: hold NaN or infinity; repair what made them")
+            raise InputError("embeddings: contain NaN or infinity; check the model that computed them")
         if bool((norms - 1).abs().max() < UNIT):
-            like = f"about {self.norm:.3g}" if self.norm else "what the image encoder gives"
+            length = f"about {self.norm:.3g}" if self.norm else "that of the image encoder"
             raise InputError(
-                f"embeddings: are normalised (length 1), {self.decoder} wants raw ones (length {like}); give them the "
-                "length of real embeddings back, as an aligner with image_adapter=standardise does"
+                f"embeddings: got normalised rows (length 1), {self.decoder} wants raw ones (length {length}); rescale "
+                "them to the length of real embeddings, or train with image_adapter=standardise"
             )
 
 
 def write_contract(contract: Contract, folder: Path) -> None:
-    """csaligner.json and embedding.safetensors beside the parts of a pipeline."""
+    """Write csaligner.json and embedding.safetensors into a pipeline folder."""
     note = {"dim": contract.dim, "encoder_id": contract.encoder_id, "encoder": contract.encoder, "norm": contract.norm}
     write_json(folder / NOTE, {"format_version": 1, "normalised": False} | note)
     known = {"mean": contract.mean, "std": contract.std, "negative": contract.negative}
@@ -76,7 +76,7 @@ def write_contract(contract: Contract, folder: Path) -> None:
 
 
 def read_note(folder: Path) -> dict[str, Any]:
-    """What write_contract wrote, as fields of a Contract; empty where a folder has none."""
+    """Read the files of write_contract as fields of a Contract; empty if there are none."""
     if not (folder / NOTE).is_file():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""One door to every unCLIP decoder: image embeddings in, pictures out, through diffusers' own pipelines."""
+"""Decoder: image generation from embeddings with the unCLIP pipelines of diffusers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .pipeline_adapter import PipelineAdapter, Sampling
 
 __all__ = ["Decoder", "Sampling", "open_decoder", "read_contract"]
 
-BATCH = 32  # pictures of at most SMALL pixels a side in one pass; larger ones go one by one
+BATCH = 32  # images per forward pass up to SMALL pixels a side; larger ones: 1
 SMALL = 96
 
 
 class Decoder:
-    """A decoder in memory; `contract` says what it wants."""
+    """A loaded decoder; `contract` describes its input."""
 
     def __init__(self, pipeline: Any, contract: Contract, kind: PipelineAdapter) -> None:
         """Use open_decoder."""
@@ -37,20 +37,22 @@ class Decoder:
         self._pipeline, self._kind = pipeline, kind
 
     def decode(self, embeddings: Tensor, sampling: Sampling, negative: Tensor | None = None) -> list[list[Image]]:
-        """sampling.n pictures for each of the (N, dim) raw embeddings.
+        """Generate sampling.n images for each of the (N, dim) raw embeddings.
 
-        negative: (dim,), what guidance leads away from; None: the contract's. Raises InputError where the
-        embeddings or the negative one are not as the contract says.
+        negative: (dim,), the negative embedding of guidance; default: the contract's. Raises InputError if the
+        embeddings or the negative embedding violate the contract.
         """
         if sampling.n < 1 or sampling.steps < 1:
             raise InputError(f"n and steps: got {sampling.n} and {sampling.steps}, wanted at least 1 of each")
         check_non_negative("guidance", sampling.guidance)
         self.contract.check(embeddings)
         if negative is not None and not self.contract.takes_negative:
-            raise InputError(f"negative: {self.contract.decoder} has its own and takes no other; leave it out")
+            raise InputError(f"negative: {self.contract.decoder} has a fixed negative embedding; remove the option")
         negative = self.contract.negative if negative is None else negative
         if negative is None and self.contract.takes_negative and sampling.guidance > 1:
-            raise InputError(f"negative: {self.contract.decoder} does not say what stands for no picture; give one")
+            raise InputError(
+                f"negative: {self.contract.decoder} has no default negative embedding; give one, or set guidance to 1"
+            )
         rows = embeddings.repeat_interleave(sampling.n, dim=0)
         seeds = [sampling.seed + i for i in range(sampling.n)] * len(embeddings)
         pictures: list[Image] = []
@@ -62,20 +64,20 @@ class Decoder:
 
     @property
     def side(self) -> int:
-        """Pixels of a side of its pictures."""
+        """Side length of generated images, in pixels."""
         return self._kind.side(self._pipeline)
 
 
 def read_contract(name_or_path: str) -> Contract:
-    """What the decoder wants, read from its folder without loading it. Raises InputError as open_decoder."""
+    """Read the contract of a decoder without loading its weights. Raises InputError as open_decoder."""
     return _look(name_or_path).contract
 
 
 def open_decoder(name_or_path: str) -> Decoder:
-    """micro, kandinsky-2.2, karlo, stable-unclip, the id of a repository on the Hub, or a folder of diffusers.
+    """Open micro, kandinsky-2.2, karlo, stable-unclip, a Hub repository, or a diffusers folder.
 
-    Loaded on the GPU in half precision where there is one, else on the CPU. Raises InputError for an unknown name, a
-    folder with parts missing, a pipeline that takes no image embeddings, and for too little memory.
+    Loads on the GPU in half precision if available, else on the CPU. Raises InputError for an unknown name, missing
+    parts, a pipeline without image embeddings as input, or too little memory.
     """
     seen = _look(name_or_path)
     package = diffusers()
@@ -86,7 +88,7 @@ def open_decoder(name_or_path: str) -> Decoder:
     package.utils.logging.set_verbosity_error()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of classes that diffusers keeps but no longer changes
+            warnings.simplefilter("ignore")  # deprecation warnings of diffusers
             package.utils.logging.disable_progress_bar()
             pipeline = seen.kind.load(seen.folder, seen.index, dtype)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
@@ -100,7 +102,7 @@ def open_decoder(name_or_path: str) -> Decoder:
 
 @dataclass(frozen=True)
 class _Seen:
-    """A folder that was looked over, its weights not loaded. index: of model_index.json; parts: folders by name."""
+    """A checked decoder folder, weights not loaded. index: parsed model_index.json; parts: name -> folder."""
 
     folder: Path
     index: Mapping[str, Any]
@@ -116,7 +118,7 @@ def _look(name_or_path: str) -> _Seen:
     name = str(index.get("_class_name"))
     if name not in DECODERS:
         raise InputError(
-            f"decoder: {folder} is a {name}, which takes no image embeddings here; wanted one of {', '.join(DECODERS)}"
+            f"decoder: {folder} is a {name}, which does not take image embeddings; wanted one of {', '.join(DECODERS)}"
         )
     kind: PipelineAdapter = load("decoder", DECODERS, name)
     parts = check_parts(folder, index)
@@ -126,10 +128,12 @@ def _look(name_or_path: str) -> _Seen:
     except InputError:
         raise
     except (OSError, ValueError, KeyError, TypeError, StopIteration, SafetensorError) as error:
-        raise InputError(f"decoder: {folder}: its parts do not say what they take ({error!r}); copy it again") from None
+        raise InputError(
+            f"decoder: {folder}: the configuration of its parts cannot be read ({error!r}); copy it again"
+        ) from None
     note = read_note(folder)
     if note.get("dim", contract.dim) != contract.dim:
         raise InputError(
-            f"decoder: {folder}: {NOTE} says {note['dim']} dimensions, its parts take {contract.dim}; copy it again"
+            f"decoder: {folder}: {NOTE} has {note['dim']} dimensions, its parts {contract.dim}; copy it again"
         )
     return _Seen(folder, index, parts, kind, replace(contract, **note))

@@ -1,4 +1,4 @@
-"""A decoder on disk: a folder of diffusers, looked over before anything heavy is loaded."""
+"""Decoder folders in diffusers format, checked before weights are loaded."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from csaligner.parsing import parse_json
 
 INDEX = "model_index.json"
 NAMES: Mapping[str, str] = {
-    "micro": "",  # in the package
+    "micro": "",  # bundled
     "kandinsky-2.2": "kandinsky-community/kandinsky-2-2-decoder",
     "karlo": "kakaobrain/karlo-v1-alpha-image-variations",
     "stable-unclip": "stabilityai/stable-diffusion-2-1-unclip",
 }
 NO_WEIGHTS = ("Scheduler", "Tokenizer", "TokenizerFast", "ImageProcessor", "ImageProcessorPil", "FeatureExtractor")
-LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "unclip", "kandinsky2_2")  # that parts may come from
-HEADROOM = 1.3  # of the weights, for what is computed with them
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "unclip", "kandinsky2_2")  # allowed libraries of parts
+HEADROOM = 1.3  # memory for activations, as a multiple of the weights
 
 
 def decoder_folder(name_or_path: str) -> Path:
-    """The folder that a name, a path or the id of a repository on the Hub stands for.
+    """Return the folder of a name, a path or a Hub repository (downloaded if not in the cache).
 
-    Raises InputError for an unknown name, and for a repository that is neither in the cache nor can be downloaded.
+    Raises InputError for an unknown name, and for a repository that cannot be downloaded.
     """
     path = Path(name_or_path)
     if path.is_dir():
@@ -47,7 +47,7 @@ def decoder_folder(name_or_path: str) -> Path:
         raise InputError(f"decoder: {error}; pip install 'csaligner[generate]'") from None
     try:
         found = snapshot_download(repository, allow_patterns=["*.json", "*.txt", "*.safetensors"])
-    except Exception as error:  # the Hub's client raises many kinds, all of which mean that it is not to be had
+    except Exception as error:  # the Hub client raises many exception types
         reason = type(error).__name__
         raise InputError(
             f"decoder: {repository} is not in the cache and cannot be downloaded ({reason}); "
@@ -60,53 +60,57 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
     except OSError:
-        raise InputError(f"decoder: {path.parent} holds no {path.name}; give a folder that diffusers saved") from None
+        raise InputError(f"decoder: {path.parent} contains no {path.name}; give a folder saved by diffusers") from None
     except ValueError as error:
-        raise InputError(f"decoder: {path} is not JSON ({error}); copy the folder again") from None
+        raise InputError(f"decoder: {path} is not valid JSON ({error}); copy the folder again") from None
     if not isinstance(value, dict):
-        raise InputError(f"decoder: {path} holds no JSON object; copy the folder again")
+        raise InputError(f"decoder: {path} is not a JSON object; copy the folder again")
     return value
 
 
 def check_parts(folder: Path, index: Mapping[str, Any]) -> dict[str, Path]:
-    """The parts that a pipeline folder names, by name. Raises InputError for one that is missing or has no weights
-    in safetensors (pickled ones are never read), for one of another library, which would be imported, and for code."""
+    """Return name -> folder of the parts of a pipeline. Raises InputError for a missing part, a part without
+    safetensors weights (pickle is never read), a part of another library (it would be imported), and for code."""
     code = next(folder.rglob("*.py"), None)
     if code is not None:
-        raise InputError(f"decoder: {code} is code, which is not run; remove it, or take another decoder")
+        raise InputError(f"decoder: {code} is custom code, which is not run; use another decoder")
     parts = {}
     for name, entry in index.items():
         if name.startswith("_") or not isinstance(entry, list) or entry[:1] == [None]:
             continue
         if len(entry) != 2 or entry[0] not in LIBRARIES or not str(entry[1]).isidentifier():
-            raise InputError(f"decoder: {folder}: its part {name!r} is {entry}, wanted a class of {LIBRARIES[0]}")
+            raise InputError(
+                f"decoder: {folder}: its part {name!r} is {entry}, wanted a class of {LIBRARIES[0]} or transformers"
+            )
         part = folder / name
         if Path(name).name != name:
-            raise InputError(f"decoder: {folder}: its part {name!r} lies outside of the folder; copy it again")
+            raise InputError(f"decoder: {folder}: its part {name!r} is outside of the folder; copy it again")
         if not part.is_dir():
-            raise InputError(f"decoder: {folder} lacks the part {name!r} that its {INDEX} names; copy it again")
+            raise InputError(f"decoder: {folder} lacks the part {name!r} listed in {INDEX}; copy it again")
         if not str(entry[1]).endswith(NO_WEIGHTS):
             if not (part / "config.json").is_file():
-                raise InputError(f"decoder: {part} holds no config.json; copy the folder again")
+                raise InputError(f"decoder: {part} contains no config.json; copy the folder again")
             if not any(part.glob("*.safetensors")):
-                raise InputError(f"decoder: {part} holds no *.safetensors; copy it again, pickled weights are not read")
+                raise InputError(
+                    f"decoder: {part} contains no *.safetensors; use safetensors weights, pickle is not read"
+                )
         parts[name] = part
     return parts
 
 
 def check_memory(folder: Path, parts: Mapping[str, Path], bytes_per_weight: int, free: int | None) -> None:
-    """Raises InputError where the weights and what is computed with them do not fit into `free` bytes."""
+    """Raise InputError if weights and activations do not fit into `free` bytes."""
     files = [file for part in parts.values() for file in sorted(part.glob("*.safetensors"))]
     needed = math.ceil(sum(map(_weights_in, files)) * bytes_per_weight * HEADROOM)
     if free is not None and needed > free:
         raise InputError(
-            f"decoder: {folder} takes about {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free; "
+            f"decoder: {folder} needs about {needed / 2**30:.1f} GiB of memory, {free / 2**30:.1f} GiB are free; "
             "close other programs, or use a smaller decoder"
         )
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes; None where the system does not say."""
+    """Return free bytes; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

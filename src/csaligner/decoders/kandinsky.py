@@ -1,4 +1,4 @@
-"""KandinskyV22Pipeline: Kandinsky 2.2's decoder, and the micro decoder in the package."""
+"""Pipeline adapter of KandinskyV22Pipeline: Kandinsky 2.2 and the bundled micro decoder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _contract(label: str, parts: Mapping[str, Path]) -> Contract:
     unet = read_json(parts["unet"] / "config.json")
     if unet.get("addition_embed_type") != "image":
         raise InputError(
-            f"decoder: the unet of {label} is not conditioned on image embeddings; take the decoder's folder"
+            f"decoder: the unet of {label} is not conditioned on image embeddings; use the decoder's folder"
         )
     return Contract(label, int(unet["encoder_hid_dim"]))
 

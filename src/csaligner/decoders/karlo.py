@@ -1,4 +1,4 @@
-"""UnCLIPImageVariationPipeline: Karlo."""
+"""Pipeline adapter of UnCLIPImageVariationPipeline: Karlo."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _contract(label: str, parts: Mapping[str, Path]) -> Contract:
 
 
 def _load(folder: Path, index: Mapping[str, Any], dtype: torch.dtype) -> Any:
-    """Karlo's folders name a module that newer versions of diffusers have moved; its parts load as ever."""
+    """Load the parts one by one; Karlo's model_index.json refers to a module that diffusers has moved."""
     import transformers
     from diffusers.pipelines.deprecated.unclip.text_proj import UnCLIPTextProjModel
 

@@ -1,8 +1,7 @@
-"""The micro decoder: Kandinsky 2.2's decoder, of the same classes, small enough for one CPU.
+"""Micro decoder: a small KandinskyV22Pipeline for one CPU.
 
-A UNet2DConditionModel that sees an image embedding and nothing else (added to the time embedding, and as 32 tokens
-that it attends to), a VQModel whose codebook is never used, and a DDIM scheduler with v-prediction. Together they
-are a KandinskyV22Pipeline: saved, loaded and called as the public one.
+A UNet2DConditionModel conditioned only on the image embedding (added to the time embedding, and as 32 tokens for cross
+attention), a VQModel without use of its codebook, and a DDIM scheduler with v-prediction.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ from csaligner.integrity import ErrorContext, check_checksums, load_tensors, wri
 
 from .contract import Contract, write_contract
 
-GROUPS = 8  # of the group norms; divides every number of channels
+GROUPS = 8  # of group norms; divides all channel counts
 HEAD_DIM = 16
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class MicroConfig(Strict):
-    """size: pixels of a side; embedding_dim: of the image encoder; channels: of each level, finest first.
+    """size: side length in pixels; embedding_dim: of the image encoder; channels: per level, finest first.
 
-    The auto-encoder halves the side once a level after its first.
+    The auto-encoder halves the resolution at each level after the first.
     """
 
     size: Annotated[int, Field(ge=8)] = 32
@@ -44,7 +43,7 @@ class MicroConfig(Strict):
 
 @dataclass(frozen=True)
 class MicroParts:
-    """The modules that a KandinskyV22Pipeline is made of."""
+    """The modules of a KandinskyV22Pipeline."""
 
     unet: Any
     movq: Any
@@ -55,7 +54,7 @@ class MicroParts:
 
 
 def diffusers() -> Any:
-    """The package diffusers; an InputError names the extra to install where it is absent."""
+    """Return the package diffusers. Raises InputError if it is not installed."""
     try:
         import diffusers as package
     except ImportError as error:
@@ -64,7 +63,7 @@ def diffusers() -> Any:
 
 
 def build_micro(config: MicroConfig) -> MicroParts:
-    """New modules, randomly initialised from torch's global generator."""
+    """Return new modules, initialised with torch's global generator."""
     package = diffusers()
     levels = len(config.autoencoder_channels)
     movq = package.VQModel(
@@ -81,7 +80,7 @@ def build_micro(config: MicroConfig) -> MicroParts:
     unet = package.UNet2DConditionModel(
         sample_size=config.size // 2 ** (levels - 1),
         in_channels=config.latent_channels,
-        out_channels=2 * config.latent_channels,  # the class predicts a variance too; this one is not used
+        out_channels=2 * config.latent_channels,  # the class also predicts a variance, which is unused
         block_out_channels=config.unet_channels,
         layers_per_block=1,
         down_block_types=("ResnetDownsampleBlock2D",) + ("SimpleCrossAttnDownBlock2D",) * inner,
@@ -105,21 +104,20 @@ def build_micro(config: MicroConfig) -> MicroParts:
 
 
 def encode_pictures(movq: Any, pixels: Tensor) -> Tensor:
-    """(N, 3, S, S) uint8 -> latents (N, C, S / f, S / f)."""
+    """Encode (N, 3, S, S) uint8 -> latents (N, C, S / f, S / f)."""
     latents: Tensor = movq.encode(to_unit(pixels)).latents
     return latents
 
 
 def to_unit(pixels: Tensor) -> Tensor:
-    """uint8 0..255 -> float32 -1..1, the range of the auto-encoder."""
+    """Scale uint8 0..255 to float32 -1..1, the range of the auto-encoder."""
     return pixels.float() / 127.5 - 1
 
 
 def standardise_latents(movq: Any, mean: Tensor, std: Tensor) -> None:
-    """Fold (z - mean) / std, by channel, into the 1 x 1 convolutions around the latents; pictures do not change.
+    """Fold (z - mean) / std, per channel, into the 1 x 1 convolutions around the latents; outputs do not change.
 
-    A pipeline of this class neither shifts nor scales latents, so they must have mean 0 and variance 1 by
-    themselves.
+    The pipeline neither shifts nor scales latents, so the auto-encoder must produce mean 0 and variance 1.
     """
     with torch.no_grad():
         out, back = movq.quant_conv, movq.post_quant_conv
@@ -130,9 +128,9 @@ def standardise_latents(movq: Any, mean: Tensor, std: Tensor) -> None:
 
 
 def take_raw_embeddings(unet: Any, mean: Tensor, scale: Tensor) -> None:
-    """Make a UNet that was trained on (e - mean) / scale take e itself.
+    """Convert a UNet trained on (e - mean) / scale to take e.
 
-    W (e - mean) / scale + b = (W / scale) e + (b - (W / scale) mean), in the two layers that see the embedding.
+    W (e - mean) / scale + b = (W / scale) e + (b - (W / scale) mean), in the two embedding layers.
     """
     with torch.no_grad():
         for layer in _embedding_layers(unet):
@@ -141,7 +139,7 @@ def take_raw_embeddings(unet: Any, mean: Tensor, scale: Tensor) -> None:
 
 
 def take_standardised_embeddings(unet: Any, mean: Tensor, scale: Tensor) -> None:
-    """The inverse of take_raw_embeddings: a UNet that takes e is made to take (e - mean) / scale."""
+    """Convert a UNet that takes e to take (e - mean) / scale; inverse of take_raw_embeddings."""
     with torch.no_grad():
         for layer in _embedding_layers(unet):
             layer.bias.add_(layer.weight @ mean)
@@ -153,9 +151,9 @@ def _embedding_layers(unet: Any) -> tuple[nn.Linear, nn.Linear]:
 
 
 def load_micro(folder: Path, config: MicroConfig) -> MicroParts:
-    """The modules of a folder that save_micro wrote, in single precision, taking raw embeddings.
+    """Load a folder written by save_micro, in single precision, taking raw embeddings.
 
-    Raises InputError for a damaged folder and for a decoder of other sizes than `config`.
+    Raises InputError for a damaged folder and for sizes that differ from `config`.
     """
     owner = ErrorContext("start", "copy the folder again, or train it again")
     check_checksums(folder, owner)
@@ -165,20 +163,20 @@ def load_micro(folder: Path, config: MicroConfig) -> MicroParts:
         parts.movq.load_state_dict(load_tensors(folder / "movq" / WEIGHTS, owner))
     except (OSError, RuntimeError):
         raise InputError(
-            f"start: {folder} is no micro decoder of the sizes of `model`; give a folder that "
-            "`csaligner train-decoder` wrote with the same `model`, or leave `start` out"
+            f"start: {folder} is not a micro decoder of the sizes of `model`; give a folder written by "
+            "`csaligner train-decoder` with the same `model`, or remove `start`"
         ) from None
     return parts
 
 
 def save_micro(parts: MicroParts, contract: Contract, folder: Path, card: str) -> None:
-    """The folder of a KandinskyV22Pipeline in half precision, with its contract and model card beside it."""
+    """Write a KandinskyV22Pipeline folder in half precision, with contract and model card, atomically."""
 
     def write(temporary: Path) -> None:
         half = MicroParts(copy.deepcopy(parts.unet).half(), copy.deepcopy(parts.movq).half(), parts.scheduler)
         half.pipeline().save_pretrained(str(temporary), safe_serialization=True)
         write_contract(contract, temporary)
         write_checksums(temporary)
-        write_text(temporary / "README.md", card)  # people may edit it
+        write_text(temporary / "README.md", card)  # not covered by the checksums, so it can be edited
 
     write_folder(folder, write)

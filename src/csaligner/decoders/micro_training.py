@@ -1,7 +1,7 @@
 """Training of the micro decoder: an auto-encoder, then v-prediction diffusion on its latents.
 
-Every step draws from a generator seeded by (seed, stage, step), so a resumed run sees what an uninterrupted one
-would have seen, and a checkpoint needs no generator state.
+Each step uses a generator seeded by (seed, stage, step), so resumed and uninterrupted runs are identical and
+checkpoints need no generator state.
 """
 
 from __future__ import annotations
@@ -44,12 +44,14 @@ STAGES = ("autoencoder", "diffusion")
 
 
 class DecoderTraining(Strict):
-    """steps: of the diffusion, the last `cooldown` of them with a learning rate that falls along a line; ema: decay of
-    the averaged weights that are shipped; condition_dropout: share of pictures whose embedding is replaced by the mean
-    one (for guidance); condition_noise: the largest standard deviation of noise on the standardised embedding, drawn
-    uniformly below it (embeddings predicted from text are not perfect either); latent_noise: the same on latents, for
-    the auto-encoder; start: micro, or the folder of a decoder that train-decoder wrote, whose weights the diffusion
-    begins with and whose auto-encoder is kept (None: random weights)."""
+    """Settings of decoder training.
+
+    steps: of the diffusion; the learning rate decays linearly in the last `cooldown` steps. ema: decay of the averaged
+    weights that are saved. condition_dropout: fraction of embeddings replaced by the mean embedding (for guidance).
+    condition_noise: maximum standard deviation of the noise on standardised embeddings, drawn uniformly (robustness to
+    embeddings predicted from text). latent_noise: standard deviation of the noise on latents of the auto-encoder.
+    start: micro, or the folder of a decoder written by train-decoder: initial weights of the diffusion and frozen
+    auto-encoder (None: random weights)."""
 
     model: MicroConfig = MicroConfig()
     start: str | None = None
@@ -72,7 +74,7 @@ class DecoderTraining(Strict):
 
 @dataclass(frozen=True)
 class Pictures:
-    """What a decoder learns from: pixels (N, 3, S, S) uint8 and the raw image embeddings (N, D) float32."""
+    """Training data of a decoder: pixels (N, 3, S, S) uint8 and raw image embeddings (N, D) float32."""
 
     pixels: Tensor
     embeddings: Tensor
@@ -80,7 +82,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Moments:
-    """Of real embeddings: mean and standard deviation by dimension, median length of a row."""
+    """Moments of real embeddings: mean and standard deviation per dimension, median row length."""
 
     mean: Tensor
     std: Tensor
@@ -88,7 +90,7 @@ class Moments:
 
     @classmethod
     def of(cls, embeddings: Tensor) -> Moments:
-        """Standard deviations are kept above a tenth of their mean: a nearly constant dimension must not blow up."""
+        """Compute the moments; standard deviations are at least a tenth of their mean, for stable division."""
         std = embeddings.std(dim=0)
         return cls(
             embeddings.mean(dim=0), std.clamp_min(0.1 * float(std.mean())), float(embeddings.norm(dim=1).median())
@@ -96,9 +98,9 @@ class Moments:
 
 
 class DecoderTrainer:
-    """Two stages with checkpoints in `out`; a run that was interrupted goes on at its last checkpoint.
+    """Two-stage training with checkpoints in `out`; an interrupted run resumes at its last checkpoint.
 
-    parts holds the live weights; averaged the running mean of the UNet's.
+    parts: current weights; averaged: exponential moving average of the UNet's weights.
     """
 
     def __init__(self, pictures: Pictures, config: DecoderTraining, out: Path, report: Report) -> None:
@@ -118,18 +120,18 @@ class DecoderTrainer:
 
     @property
     def step(self) -> int:
-        """Steps of diffusion that have been done."""
+        """Number of completed diffusion steps."""
         return self._step if self._stage == 1 else 0
 
     def finished(self) -> MicroParts:
-        """The averaged weights, taking raw embeddings."""
+        """Return the averaged model, which takes raw embeddings."""
         unet = copy.deepcopy(self.parts.unet)
         unet.load_state_dict(self.averaged)
         take_raw_embeddings(unet, self.moments.mean, self.moments.std)
         return MicroParts(unet.eval(), self.parts.movq.eval(), self.parts.scheduler)
 
     def fit(self) -> None:
-        """Train to the end; where more steps than config.steps have been done already, stay there."""
+        """Train up to config.steps; a checkpoint with more steps is left unchanged."""
         self.parts.movq.train()
         optimiser = self._optimiser(self.parts.movq, self._config.autoencoder_lr)
         self._resume(optimiser)
@@ -163,8 +165,8 @@ class DecoderTrainer:
     def _autoencoder_loss(self, rows: Tensor) -> Tensor:
         """4 |y - x|^2 + 8 |colour of y - colour of x|^2 + (L1 of pixels + L1 of their differences) / 2, as means.
 
-        Colour is what differs from the grey of the pixel: it is little of a squared error, and without weight of its
-        own it is learnt last. Half the pictures have their channels swapped, so that every hue is as common as yellow.
+        Colour is the deviation from the grey value of the pixel; it is a small part of the squared error and would be
+        learned last without its own weight. Every other batch has permuted channels, which balances the hues.
         """
         movq, generator = self.parts.movq, self._generator(1)
         x = to_unit(self._pictures.pixels[rows])
@@ -248,7 +250,7 @@ class DecoderTrainer:
         write_folder(self._out / "checkpoint", write)
 
     def _resume(self, optimiser: torch.optim.Optimizer) -> None:
-        """Take up the checkpoint, if there is one; the optimiser's part only where it is of its stage."""
+        """Load the checkpoint, if any; the optimiser state only if it belongs to the same stage."""
         folder = self._out / "checkpoint"
         if not folder.is_dir():
             return
@@ -268,24 +270,24 @@ class DecoderTrainer:
 
 
 def read_training(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """State and tensors of a checkpoint of DecoderTrainer. Raises InputError where it is damaged or incomplete."""
+    """Read state and tensors of a checkpoint. Raises InputError if it is damaged or incomplete."""
     owner = ErrorContext("out", f"delete {folder} to start over")
     try:
         state = open_seal(folder / STATE, parse_json((folder / STATE).read_text(encoding="utf-8")), owner)
         if {"stage", "step", "config"} <= set(state):
             return state, load_tensors(folder / WEIGHTS, owner)
-        reason = "it lacks a key"
+        reason = "a key is missing"
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         reason = str(error)
     raise InputError(f"out: {folder / STATE} or {WEIGHTS} cannot be read ({reason}); {owner.advice}")
 
 
 def _same_settings(folder: Path, theirs: Mapping[str, Any], ours: DecoderTraining) -> None:
-    """Lengths and how often to save may change from one call to the next; the rest may not."""
+    """Raise InputError if settings other than lengths and checkpoint interval have changed."""
     free = {"steps", "cooldown", "checkpoint_every"}
     changed = [k for k, v in ours.model_dump(mode="json").items() if k not in free and theirs.get(k) != v]
     if changed:
-        raise InputError(f"out: {folder} was trained with other settings ({', '.join(changed)}); choose another folder")
+        raise InputError(f"out: {folder} was trained with other settings ({', '.join(changed)}); use another folder")
 
 
 def _colour(x: Tensor) -> Tensor:
@@ -293,7 +295,7 @@ def _colour(x: Tensor) -> Tensor:
 
 
 def _one_cycle(progress: float) -> float:
-    """Up along a line for a tenth of the way, then down along a line to a hundredth."""
+    """Return a factor that rises linearly over the first tenth, then falls linearly to 0.01."""
     return progress / 0.1 if progress < 0.1 else 1 - 0.99 * (progress - 0.1) / 0.9
 
 

@@ -1,4 +1,4 @@
-"""What csaligner must know about a class of pipelines to draw with it: one file a class, one line in the registry."""
+"""Pipeline adapters: how to load and call a class of diffusers pipelines. One module per class, see the registry."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .micro import diffusers
 
 @dataclass(frozen=True)
 class Sampling:
-    """n: pictures an embedding; seed: of the first, the next ones have the next numbers, the same for each
-    embedding; steps: of denoising; guidance: 1 or less is without."""
+    """n: images per embedding; seed: of the first image, incremented for the next, the same for each embedding;
+    steps: denoising steps; guidance: classifier-free guidance scale, at most 1 = off."""
 
     n: int = 1
     seed: int = 0
@@ -27,24 +27,24 @@ class Sampling:
 
 
 def from_pretrained(folder: Path, index: Mapping[str, Any], dtype: torch.dtype) -> Any:
-    """The pipeline of a folder by diffusers' own loader, from safetensors alone."""
+    """Load a pipeline folder with diffusers, safetensors only."""
     pipeline = getattr(diffusers(), index["_class_name"])
     return pipeline.from_pretrained(str(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True)
 
 
 def latent_side(pipeline: Any) -> int:
-    """Pixels of a side of its pictures: of the latents, times what the auto-encoder enlarges them by."""
+    """Return the side length of images: that of the latents times the auto-encoder's scale factor."""
     factor = getattr(pipeline, "movq_scale_factor", None) or pipeline.vae_scale_factor
     return int(pipeline.unet.config.sample_size * factor)
 
 
 @dataclass(frozen=True)
 class PipelineAdapter:
-    """A class of pipelines that take image embeddings.
+    """Functions of a pipeline class that takes image embeddings.
 
-    contract: (name for messages, folders of the parts) -> what it wants, without loading weights;
-    call: (pipeline, (B, dim) raw embeddings, (dim,) negative or None, sampling, B generators) -> B pictures;
-    load: (folder, its model_index.json, dtype) -> the pipeline; side: pixels of a side of its pictures.
+    contract: (name for messages, folders of the parts) -> Contract, without loading weights;
+    call: (pipeline, (B, dim) raw embeddings, (dim,) negative or None, sampling, B generators) -> B images;
+    load: (folder, its model_index.json, dtype) -> pipeline; side: pipeline -> side length of images in pixels.
     """
 
     contract: Callable[[str, Mapping[str, Path]], Contract]

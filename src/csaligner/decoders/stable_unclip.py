@@ -1,4 +1,4 @@
-"""StableUnCLIPImg2ImgPipeline: Stable unCLIP."""
+"""Pipeline adapter of StableUnCLIPImg2ImgPipeline: Stable unCLIP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frozen models that turn pictures and captions into features, and the door to them."""
+"""Frozen image and text encoders, opened by name with `open_encoder`."""
 
 from __future__ import annotations
 
@@ -33,23 +33,21 @@ __getattr__, __dir__ = lazy_exports(
 
 
 def open_encoder(name: str, modality: Modality | None = None) -> Encoder:
-    """The encoder of that name, ready to use.
+    """Open the encoder of that name.
 
     name: `bundled:all-MiniLM-L6-v2`, `bundled:efficientnet-lite0`; `hf:org/name`, `hf:path` or the path of a
     transformers folder; `open_clip:ViT-B-32/laion2b_s34b_b79k`. Options follow as `?key=value&key=value`
-    (encoders/spec.py). modality: which tower of a model that has two; `?modality=` in the name says the same.
+    (encoders/spec.py). modality: the tower of a two-tower model; same as `?modality=` in the name.
 
-    Raises InputError, one line: an unknown name (with the nearest), an unknown option, a folder without weights, a
-    package that is not installed.
+    Raises InputError for an unknown name (with the nearest one), an unknown option, a folder without weights or a
+    missing package.
     """
     base, words = split_name(name)
     wanted = words.get("modality", modality)
     if base in ENCODERS:
         return cast(Encoder, load("encoder", ENCODERS, base)(**_arguments(base, words)))
     if base.startswith("precomputed:"):
-        raise InputError(
-            f"encoder: {base} names features that were given and can encode nothing; embed the data itself"
-        )
+        raise InputError(f"encoder: {base} denotes precomputed features and cannot encode; embed the data itself")
     if base.startswith("open_clip:"):
         from .open_clip import open_open_clip
 
@@ -57,7 +55,7 @@ def open_encoder(name: str, modality: Modality | None = None) -> Encoder:
     if base.startswith("hf:") or Path(base).expanduser().is_dir():
         return _open_hf(base.removeprefix("hf:"), words, wanted, name)
     if "/" in base:
-        raise InputError(f"encoder: no such folder: {base}; a model of the hub is hf:{base}")
+        raise InputError(f"encoder: no such folder: {base}; for a model of the Hub write hf:{base}")
     raise InputError(f"encoder: {base!r} is not known; {nearest(base, ENCODERS)}")
 
 
@@ -68,25 +66,25 @@ def _open_hf(source: str, words: dict[str, str], wanted: str | None, name: str) 
 
     folder = open_folder(source, words.get("revision"))
     if wanted is None and not folder.two_towers:
-        wanted = "image" if _sees(folder.path) else "text"
+        wanted = "image" if _is_vision(folder.path) else "text"
     options = _options(words, wanted, name)
     return open_image(folder, options) if isinstance(options, ImageOptions) else open_text(folder, options)
 
 
-def _sees(path: Path) -> bool:
-    """A folder with an image processor and no tokenizer is a vision model's."""
+def _is_vision(path: Path) -> bool:
+    """Return whether the folder has an image processor and no tokenizer."""
     return (path / "preprocessor_config.json").is_file() and not (path / "tokenizer_config.json").is_file()
 
 
 def _options(words: dict[str, str], wanted: str | None, name: str) -> ImageOptions | TextOptions:
     if wanted is None:
-        raise InputError(f"encoder: {name} has an image and a text tower; say ?modality=image or ?modality=text")
+        raise InputError(f"encoder: {name} has an image and a text tower; add ?modality=image or ?modality=text")
     kind: type[ImageOptions] | type[TextOptions] = ImageOptions if wanted == "image" else TextOptions
     return build_config(kind, {**words, "modality": wanted})
 
 
 def _arguments(base: str, words: dict[str, str]) -> dict[str, Any]:
-    """Of a registered encoder: of those, MiniLM alone takes options."""
+    """Return the arguments of a registered encoder; only MiniLM takes options."""
     words = {key: value for key, value in words.items() if key != "modality"}
     if not words:
         return {}

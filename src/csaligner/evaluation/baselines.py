@@ -1,4 +1,4 @@
-"""What costs no training: it stands beside every trained result."""
+"""Untrained baselines: mean-centring, standardising, Procrustes rotation and CCA."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .gap import caption_weights
 
 @dataclass(frozen=True)
 class MeanCentring:
-    """x -> normalise(x / |x| - mean), each modality with the mean of its own training features."""
+    """x -> normalise(x / |x| - mean), with the training mean of each modality."""
 
     mean_image: Tensor
     mean_text: Tensor
@@ -35,7 +35,7 @@ class MeanCentring:
 
 @dataclass(frozen=True)
 class Standardising:
-    """x -> normalise((x / |x| - mean) / sd), coordinate by coordinate, each modality by its own training features."""
+    """x -> normalise((x / |x| - mean) / sd), per coordinate, with the training moments of each modality."""
 
     centring: MeanCentring
     sd_image: Tensor
@@ -57,7 +57,7 @@ class Standardising:
 
 @dataclass(frozen=True)
 class Procrustes:
-    """Mean-centring, then the rotation of the texts that brings pairs closest (Schoenemann 1966)."""
+    """Mean-centring, then the rotation of the texts that minimises the distance of pairs (Schoenemann 1966)."""
 
     centring: MeanCentring
     rotation: Tensor
@@ -79,8 +79,7 @@ class Procrustes:
 class CanonicalCorrelation:
     """Regularised canonical correlation analysis (Hotelling 1936), directions weighted by their correlations.
 
-    Covariances S become S + shrinkage * tr(S)/d * I before they are inverted; shrinkage 12/sqrt(N) as in the start of
-    the adapters.
+    Covariances S are regularised, S + shrinkage * tr(S)/d * I with shrinkage 12/sqrt(N), as in adapters/start.py.
     """
 
     starts: tuple[Affine, Affine]
@@ -99,5 +98,5 @@ def _centred(centring: MeanCentring, features: PairedFeatures) -> tuple[Tensor, 
 
 
 def _floored(sd: Tensor) -> Tensor:
-    """A coordinate that never moves stays as it is."""
+    """Return sd with a lower bound, so that constant coordinates stay finite."""
     return sd.clamp_min(1e-6 * float(sd.max()))

@@ -1,6 +1,6 @@
-"""Bootstrap intervals over images: an image is drawn with all its captions.
+"""Bootstrap confidence intervals over images; an image is resampled with all its captions.
 
-Queries are drawn again, the index they search is not: the intervals say how sure a mean over queries is.
+Queries are resampled, the index they search is fixed: the intervals cover the sampling error of means over queries.
 Source: Efron & Tibshirani 1993, chapter 13 (percentile intervals).
 """
 
@@ -13,7 +13,7 @@ RESAMPLES = 1000
 
 
 def draw_counts(n: int, seed: int, resamples: int = RESAMPLES) -> Tensor:
-    """(resamples, n) float64: how often each of n images was drawn with replacement in each resample."""
+    """(resamples, n) float64: how often each of n images occurs in each resample (with replacement)."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(n, (resamples, n), generator=generator)
     counts = torch.zeros(resamples, n, dtype=torch.float64)
@@ -21,7 +21,7 @@ def draw_counts(n: int, seed: int, resamples: int = RESAMPLES) -> Tensor:
 
 
 def resampled_means(values: Tensor, image_of: Tensor, counts: Tensor) -> Tensor:
-    """(resamples,) the mean of per-query values in each resample. image_of: the image that each query belongs to."""
+    """Return (resamples,) means of per-query values. image_of: the image of each query."""
     n = counts.shape[1]
     sums = torch.zeros(n, dtype=torch.float64).index_add_(0, image_of, values.double())
     sizes = torch.bincount(image_of, minlength=n).double()
@@ -29,10 +29,10 @@ def resampled_means(values: Tensor, image_of: Tensor, counts: Tensor) -> Tensor:
 
 
 def resampled_norms(vectors: Tensor, counts: Tensor) -> Tensor:
-    """(resamples,) the length of the mean of one vector an image, (n, d), in each resample.
+    """Return (resamples,) norms of the mean of `vectors`, (n, d), one per image.
 
-    Drawing again adds noise of its own in all d directions, and that makes nearly every mean longer: the average
-    excess over the measured length is taken off, or the interval would lie above the value.
+    Resampling adds noise in all d dimensions, which increases the norm of nearly every mean. The mean excess over the
+    measured norm is subtracted; otherwise the interval would lie above the value.
     """
     lengths: Tensor = (counts @ vectors / len(vectors)).norm(dim=1)
     excess = float(lengths.mean() - vectors.mean(dim=0).norm())
@@ -40,6 +40,6 @@ def resampled_norms(vectors: Tensor, counts: Tensor) -> Tensor:
 
 
 def percentile_interval(estimates: Tensor) -> tuple[float, float]:
-    """The middle 95 % of the resamples' estimates."""
+    """Return the 95 % percentile interval (low, high)."""
     low, high = torch.quantile(estimates, torch.tensor([0.025, 0.975], dtype=estimates.dtype)).tolist()
     return low, high

@@ -1,4 +1,4 @@
-"""Whether the union of both modalities falls apart by content or by modality."""
+"""Clustering metrics: do clusters of both modalities follow the categories or the modality?"""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from csaligner.types import PairedFeatures
 def clustering_metrics(features: PairedFeatures, *, seed: int = 0) -> dict[str, float]:
     """Adjusted mutual information of k-means clusters of all rows with the data's categories and with the modality.
 
-    Categories are the folders of the image ids (all of the id before its last "/"), k their number; a caption has its
-    image's. clustering/ami_category: 1 where clusters are the categories, 0 where they tell nothing of them;
-    clustering/ami_modality: the same against image and text, 0 is best. Empty where there are fewer than two
-    categories. Source: Vinh et al. 2010; scikit-learn's KMeans, 3 starts.
+    Categories are the folders of the image ids (the id up to its last "/"), k their number; a caption has the category
+    of its image. clustering/ami_category: 1 = clusters equal categories, 0 = independent of them;
+    clustering/ami_modality: the same for image and text, 0 is best. Empty with fewer than two categories.
+    Source: Vinh et al. 2010; scikit-learn's KMeans, 3 starts.
     """
     folders = ["/".join(name.split("/")[:-1]) for name in features.image_ids]
     names = sorted(set(folders))

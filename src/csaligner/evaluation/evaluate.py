@@ -1,4 +1,4 @@
-"""All metrics of one set of pairs, with intervals: what the command line, the estimator and the report share."""
+"""Evaluation of paired features: all metrics, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from .retrieval import KS, PerQuery, retrieval_per_query
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics by name; intervals: 95 % bootstrap (low, high) over images, of those that are means over queries
-    or pairs, and of the centroid distance."""
+    """metrics: name -> value; intervals: name -> 95 % bootstrap interval (low, high) over images, for means over
+    queries or pairs and for the centroid distance."""
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def evaluate(features: PairedFeatures, *, bandwidth: float = 0.5, seed: int = 0, intervals: bool = True) -> Evaluation:
-    """Retrieval, mixed search and gap of features in one space; mean_recall@K is the mean of both directions.
+    """Compute retrieval, mixed-search and gap metrics; mean_recall@K is the mean of both directions.
 
-    bandwidth: sigma of gap/cs and gap/mmd2. seed: the probe's halves, the bootstrap's draws, and the rows where
-    there are too many. Raises InputError.
+    bandwidth: sigma of gap/cs and gap/mmd2. seed: of the probe's splits, the bootstrap and
+    the row subsets of large inputs. Raises InputError.
     """
     directions, mixed = retrieval_per_query(features), mixed_search_per_query(features)
     metrics = retrieval.summarise(directions)
@@ -62,7 +62,7 @@ def _intervals(
 
 
 def _mean_captions(features: PairedFeatures) -> Tensor:
-    """(N, d) float64: the mean of each image's L2-normalised captions."""
+    """Return (N, d) float64 means of the L2-normalised captions of each image."""
     n, text = len(features.image), normalize(features.text.double(), dim=1)
     sums = torch.zeros(n, text.shape[1], dtype=torch.float64).index_add_(0, features.text_to_image, text)
     return sums / torch.bincount(features.text_to_image, minlength=n)[:, None]

@@ -1,5 +1,7 @@
-"""The modality gap in numbers. Features are L2-normalised first; a caption weighs 1/m, m captions of its image
-(uniformity alone counts every row)."""
+"""Modality gap metrics.
+
+Features are L2-normalised; each of the m captions of an image has weight 1/m (weight 1 in uniformity).
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from csaligner.types import PairedFeatures
 
 from .probe import probe_accuracy
 
-MAX_ROWS = 4096  # of each modality, for what grows with the square of the rows
+MAX_ROWS = 4096  # per modality, for metrics of quadratic cost
 
 
 def gap_metrics(
@@ -31,24 +33,24 @@ def gap_metrics(
     bandwidth: float = 0.5,
     seed: int = 0,
 ) -> dict[str, float]:
-    """How far two sets of features are from being one distribution.
+    """Measure the modality gap between image and text features.
 
     gap/centroid: distance of the two means (Liang et al. 2022). gap/cs: Cauchy-Schwarz divergence, gap/mmd2:
-    squared MMD, both with a Gaussian kernel of sigma = bandwidth, diagonals kept. gap/probe_accuracy: a linear
-    probe's share of right guesses of the modality on held-out images (probe.probe_accuracy; 0.5 is blind).
-    gap/paired_cosine, gap/unpaired_cosine: mean cosine of an image with its captions, and with those of others.
+    squared MMD, both with a Gaussian kernel of sigma = bandwidth, diagonals kept. gap/probe_accuracy: accuracy of
+    a linear classifier that predicts the modality of held-out rows (probe.probe_accuracy; 0.5 = chance).
+    gap/paired_cosine, gap/unpaired_cosine: mean cosine of an image with its captions, and with other captions.
     gap/frechet: Frechet distance of the two sets. uniformity/image, /text: log mean exp(-2 |a - b|^2) over pairs of
     different rows (Wang & Isola 2020); /cross: over all pairs of an image and a text. effective_rank/image, /text:
     exp of the entropy of the singular values (Roy & Vetterli 2007, eq. 4); 1 for collapsed rows. Ids as in
-    pairing.pair_features.
-    Divergences and uniformity use at most 4,096 rows of each modality, chosen by `seed`. Raises InputError.
+    paired_features.pair_features.
+    Divergences and uniformity use at most 4,096 rows per modality, sampled with `seed`. Raises InputError.
     """
     features = pair_features(image_features, text_features, image_ids, text_image_ids)
     return gap_of(features, bandwidth=bandwidth, seed=seed)
 
 
 def gap_of(features: PairedFeatures, *, bandwidth: float = 0.5, seed: int = 0) -> dict[str, float]:
-    """gap_metrics of features that are paired already."""
+    """Compute gap_metrics of PairedFeatures."""
     check_same_dim(("image_features", "text_features"), features.image, features.text)
     x, y = normalize(features.image.double(), dim=1), normalize(features.text.double(), dim=1)
     w = caption_weights(features)
@@ -84,8 +86,8 @@ def caption_weights(features: PairedFeatures) -> Tensor:
 def frechet_distance(x: Tensor, y: Tensor, weights_y: Tensor | None = None) -> float:
     """|m_x - m_y|^2 + tr(S_x + S_y - 2 (S_x^(1/2) S_y S_x^(1/2))^(1/2)), in float64.
 
-    x: (N, d), y: (M, d). Covariances divide by N and by the sum of weights_y: of these points, not of what they were
-    drawn from, as FID's do (evaluation/generation.py).
+    x: (N, d), y: (M, d). Covariances divide by N and by the sum of weights_y (population covariances; FID, in
+    evaluation/generation.py, uses sample covariances).
     Source: Dowson & Landau 1982; used as FID by Heusel et al. 2017, eq. 6.
     """
     w = torch.full((len(y),), 1 / len(y), dtype=torch.float64) if weights_y is None else weights_y
@@ -94,11 +96,11 @@ def frechet_distance(x: Tensor, y: Tensor, weights_y: Tensor | None = None) -> f
     x0, y0 = x - mean_x, y - mean_y
     cov_x, cov_y = x0.T @ x0 / len(x), y0.T @ (w[:, None] * y0)
     distance = (mean_x - mean_y).square().sum() + cov_x.trace() + cov_y.trace() - 2 * root_trace(cov_x, cov_y)
-    return float(distance.clamp_min(0))  # rounding may leave it a hair below
+    return float(distance.clamp_min(0))  # rounding errors may make it negative
 
 
 def root_trace(s: Tensor, t: Tensor) -> Tensor:
-    """tr (S^(1/2) T S^(1/2))^(1/2) of two covariances; where S = A'A and T = B'B, the nuclear norm of A B'."""
+    """tr (S^(1/2) T S^(1/2))^(1/2) of two covariances; equals the nuclear norm of A B' for S = A'A, T = B'B."""
     values, vectors = torch.linalg.eigh(s)
     root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     total: Tensor = torch.linalg.eigvalsh(root @ t @ root).clamp_min(0).sqrt().sum()
@@ -119,7 +121,7 @@ def _log_mean(x: Tensor, y: Tensor | None) -> float:
 
 
 def _effective_rank(x: Tensor, weights: Tensor) -> float:
-    """Not centred: that would leave the rounding noise of collapsed rows alone, and noise has full rank."""
+    """Return the effective rank of uncentred rows; centring collapsed rows would leave full-rank rounding noise."""
     values = torch.linalg.eigvalsh(x.T @ (weights[:, None] * x)).clamp_min(0).sqrt()
     total = values.sum()
     return float(torch.special.entr(values / total).sum().exp()) if total > 0 else 0.0

@@ -1,4 +1,4 @@
-"""How near generated pictures come to real ones: distances between two samples of features, in float64."""
+"""Metrics of generated images: FID, KID, CMMD and CLIP score on features, in float64."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ NAMES = ("real", "generated")
 
 @dataclass(frozen=True)
 class Projection:
-    """The k principal directions of a reference sample: for Frechet distances of few pictures.
+    """Projection onto k principal directions of a reference sample, for Frechet distances of few images.
 
-    A covariance of d dimensions needs more than d rows; k dimensions need more than k. The reference must be
-    another sample than the two that are compared.
+    A covariance of d dimensions needs more than d rows. The reference must be disjoint from the compared samples.
     """
 
     mean: Tensor
@@ -43,18 +42,18 @@ class Projection:
 
 
 def frechet_distance(real: Any, generated: Any, *, force: bool = False) -> float:
-    """|m - m'|^2 + tr(S + S' - 2 (S S')^1/2): FID where the features are Inception's (Heusel et al., NeurIPS 2017).
+    """|m - m'|^2 + tr(S + S' - 2 (S S')^1/2): FID for Inception features (Heusel et al., NeurIPS 2017).
 
     real: (N, d), generated: (M, d). Covariances divide by N - 1. tr (S S')^1/2 is the nuclear norm of A B', where
-    S = A'A and S' = B'B. Raises InputError where a sample has not more rows than dimensions: its covariance is
-    singular and the value depends on the number of rows more than on the pictures. force: compute it all the same.
+    S = A'A and S' = B'B. Raises InputError if a sample has no more rows than dimensions: its covariance is singular
+    and the value depends mostly on the number of rows. force: compute the value anyway.
     """
     x, y = _samples(real, generated)
     for name, sample in zip(NAMES, (x, y), strict=True):
         if len(sample) < 2 or (len(sample) <= sample.shape[1] and not force):
             raise InputError(
-                f"{name}: {len(sample)} rows for a covariance of {sample.shape[1]} dimensions; give more rows, fewer "
-                "dimensions (dims), or force it, knowing that the value depends on the number of rows"
+                f"{name}: got {len(sample)} rows, wanted more than the {sample.shape[1]} dimensions; give more rows or "
+                "fewer dimensions (dims), or set force (the value then depends on the number of rows)"
             )
     a, b = ((s - s.mean(dim=0)) / (len(s) - 1) ** 0.5 for s in (x, y))
     gap = (x.mean(dim=0) - y.mean(dim=0)).square().sum()
@@ -64,9 +63,9 @@ def frechet_distance(real: Any, generated: Any, *, force: bool = False) -> float
 
 
 def kernel_distance(real: Any, generated: Any) -> float:
-    """KID: the unbiased squared MMD with kernel (x.y / d + 1)^3 (Binkowski et al., ICLR 2018); may be below 0.
+    """KID: the unbiased squared MMD with kernel (x.y / d + 1)^3 (Binkowski et al., ICLR 2018); may be negative.
 
-    Over all rows at once, not over random subsets: the estimate with the least variance.
+    Uses all rows instead of random subsets, which minimises the variance.
     """
     x, y = _samples(real, generated)
     if min(len(x), len(y)) < 2:
@@ -78,8 +77,8 @@ def kernel_distance(real: Any, generated: Any) -> float:
 
 
 def cmmd(real: Any, generated: Any) -> float:
-    """1000 times the squared MMD of unit rows, kernel exp(-|x - y|^2 / (2 * 10^2)), diagonals kept (Jayasumana et al.,
-    CVPR 2024, whose features are CLIP's)."""
+    """CMMD: 1000 times the squared MMD of unit rows, kernel exp(-|x - y|^2 / (2 * 10^2)), diagonals kept (Jayasumana
+    et al., CVPR 2024, with CLIP features)."""
     x, y = (normalize(s, dim=1) for s in _samples(real, generated))
     means = [torch.exp((p @ q.T - 1) / CMMD_SIGMA**2).mean() for p, q in ((x, x), (y, y), (x, y))]
     return float(CMMD_SCALE * (means[0] + means[1] - 2 * means[2]))
@@ -89,7 +88,9 @@ def text_agreement(pictures: Any, texts: Any) -> float:
     """Mean of max(100 cos, 0) over pairs, row i with row i (CLIP score, Hessel et al., EMNLP 2021), in one space."""
     x, y = _samples(pictures, texts)
     if len(x) != len(y):
-        raise InputError(f"pictures and texts: {len(x)} and {len(y)} rows; row i pairs with row i")
+        raise InputError(
+            f"pictures and texts: got {len(x)} and {len(y)} rows, wanted equal numbers (row i matches row i)"
+        )
     cosines = (normalize(x, dim=1) * normalize(y, dim=1)).sum(dim=1)
     return float(100 * cosines.clamp_min(0).mean())
 
@@ -97,7 +98,7 @@ def text_agreement(pictures: Any, texts: Any) -> float:
 def generation_metrics(
     real: Any, generated: Any, *, project: Projection | None = None, force: bool = False
 ) -> dict[str, float]:
-    """fid (of the projected features, where given), kid and cmmd (of all), and the numbers of rows."""
+    """Return fid (of projected features if `project` is given), kid, cmmd and the numbers of rows."""
     pair = (real, generated) if project is None else (project(real), project(generated))
     x, y = _samples(real, generated)
     return {

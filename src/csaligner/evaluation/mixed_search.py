@@ -1,4 +1,4 @@
-"""Mixed search: one index that holds images and texts, asked with either."""
+"""Mixed-modal search metrics: one index of images and texts, queried with both."""
 
 from __future__ import annotations
 
@@ -25,30 +25,31 @@ def mixed_search_metrics(
     *,
     text_image_ids: Ids | None = None,
 ) -> dict[str, float]:
-    """What a mixed index returns, by cosine. Every caption and every image asks once, its own row left out.
+    """Measure cosine search in a mixed index. Every caption and image is a query, excluding its own row.
 
-    mixed_ndcg@10: binary relevance; a caption looks for its image and that image's other captions
-    (mixed_ndcg@10/image_query: an image for its captions).
-    mixed_image_recall@10: the caption's image is in the first 10, all texts of its own item left out.
-    modality_bias@10: share of the query's own modality in the first 10, less its share of the candidates; 0 is
-    blind to modality (captions ask; /image_query: images ask).
-    Ties as in evaluation.ranking; in the nDCG a relevant item loses its ties. Ids as in pairing.pair_features.
+    mixed_ndcg@10: binary relevance; relevant to a caption are its image and the other captions of that image
+    (mixed_ndcg@10/image_query: to an image, its captions).
+    mixed_image_recall@10: fraction of captions with their image in the first 10, other texts of that image excluded.
+    modality_bias@10: fraction of the query's modality in the first 10, minus its fraction of the candidates; 0 =
+    balanced, above 0 = favours the query's modality (caption queries; /image_query: image queries).
+    Ties as in evaluation.ranking; in the nDCG, a relevant item ranks last among its ties. Ids as in
+    paired_features.pair_features.
     """
     return mixed_search_of(pair_features(image_features, text_features, image_ids, text_image_ids))
 
 
 def mixed_search_of(features: PairedFeatures) -> dict[str, float]:
-    """mixed_search_metrics of features that are paired already."""
+    """Compute mixed_search_metrics of PairedFeatures."""
     return summarise(mixed_search_per_query(features))
 
 
 def summarise(per_query: dict[str, Tensor]) -> dict[str, float]:
-    """mixed_search_metrics from the values of each query."""
+    """Average per-query values into mixed_search_metrics."""
     return {name: float(value.mean()) for name, value in per_query.items()}
 
 
 def mixed_search_per_query(features: PairedFeatures) -> dict[str, Tensor]:
-    """The metrics for each caption, and those that end in /image_query for each image."""
+    """Compute the metrics of each caption; those ending in /image_query, of each image."""
     check_same_dim(("image_features", "text_features"), features.image, features.text)
     n = len(features.image)
     points = normalize(torch.cat([features.image, features.text]), dim=1)
@@ -72,7 +73,7 @@ def mixed_search_per_query(features: PairedFeatures) -> dict[str, Tensor]:
 
 
 def _ndcg(scores: Tensor, relevant: Tensor) -> Tensor:
-    """sum over the first 10 of rel / log2(rank + 1), divided by the best possible sum."""
+    """nDCG@10: sum over the first 10 of rel / log2(rank + 1), divided by the best possible sum."""
     relevant = relevant & (scores > -torch.inf)
     top = (scores - 2 * TIE * relevant).topk(min(K, scores.shape[1]), dim=1).indices
     discount = 1 / torch.log2(torch.arange(2, top.shape[1] + 2).double())
@@ -83,8 +84,8 @@ def _ndcg(scores: Tensor, relevant: Tensor) -> Tensor:
 
 
 def modality_bias(scores: Tensor, own: Tensor) -> Tensor:
-    """modality_bias@10 of each query. scores: (Q, G), -inf for what is no candidate; own: (Q, G) bool, the
-    candidates of the query's own modality."""
+    """Compute modality_bias@10 of each query. scores: (Q, G), -inf = not a candidate; own: (Q, G) bool, candidates of
+    the query's modality."""
     candidate = scores > -torch.inf
     k = min(K, scores.shape[1] - 1)
     last = scores.topk(k, dim=1).values[:, -1:]

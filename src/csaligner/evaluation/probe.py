@@ -1,4 +1,4 @@
-"""A linear probe: can a hyperplane tell the modalities apart on images it has not seen?"""
+"""Linear probe of the modality: held-out accuracy of a classifier that predicts image or text."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ MAX_IMAGES = 2000
 
 
 def probe_accuracy(image: Tensor, text: Tensor, text_to_image: Tensor, *, seed: int = 0) -> float:
-    """Held-out accuracy of L2-regularised logistic regression on (image, 0), (text, 1), one caption an image.
+    """Held-out accuracy of L2-regularised logistic regression on (image, 0), (text, 1), one caption per image.
 
-    Half of the images, with their captions, train the probe and the other half is guessed; mean over 10 random
-    halvings, each used both ways. A picture never trains the probe that judges its own caption: pairs lie close,
-    so rows split without regard to pairs are guessed worse than by chance, and a small gap would pass for none
-    (CLIP on COCO, mean-centred: 0.55 this way, 0.47 that way). Two samples of one distribution give 0.5 on
-    average. At most 2,000 images. NaN for fewer than 4 images.
+    The probe is trained on half of the images with their captions and tested on the other half; mean over 10 random
+    splits, each used both ways. Pairs are never divided by a split: paired rows are close, so splitting rows
+    independently biases the accuracy downwards and hides a small gap (CLIP on COCO, mean-centred: 0.55 with paired,
+    0.47 with independent splits). Two samples of one distribution give 0.5 on average.
+    At most 2,000 images. NaN for fewer than 4 images.
     image: (N, d), text: (M, d), unit rows.
     """
     n = len(image)
@@ -49,7 +49,7 @@ def _labels(points: Tensor) -> Tensor:
 
 
 def fit_logistic(x: Tensor, labels: Tensor, c: float = 1.0) -> tuple[Tensor, Tensor]:
-    """argmin over (w, b) of 1/2 |w|^2 + c * sum of logistic losses: scikit-learn's LogisticRegression(C=c)."""
+    """argmin over (w, b) of 1/2 |w|^2 + c * sum of logistic losses; equals scikit-learn's LogisticRegression(C=c)."""
     weight, bias = x.new_zeros(x.shape[1]), x.new_zeros(1)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe", tolerance_grad=1e-4)
 

@@ -1,7 +1,7 @@
 """Ranks with ties.
 
-The tie rule, everywhere: scores within 1e-6 are tied, and tied items stand in random order. What is reported is
-the exact expectation over that order, so collapsed embeddings score what chance would.
+Scores within 1e-6 are tied, and tied items are in random order. Metrics are exact expectations over that order, so
+collapsed embeddings score at chance level.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ TIE = 1e-6
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where the best positive of each query stands, one entry a query.
+    """Rank of the best positive of each query, one entry per query.
 
-    above: items that score higher; tied: items on its score, itself included; tied_positives: positives of those.
+    above: number of items with a higher score; tied: with the same score, itself included; tied_positives: positives
+    among the tied.
     """
 
     above: Tensor
@@ -39,7 +40,7 @@ class Ranks:
 
 
 def ranks(scores: Tensor, positive: Tensor) -> Ranks:
-    """scores: (Q, G), -inf for what is no candidate; positive: (Q, G) bool, at least one a row."""
+    """Rank the positives. scores: (Q, G), -inf = not a candidate; positive: (Q, G) bool, at least one per row."""
     best = scores.masked_fill(~positive, -torch.inf).amax(dim=1, keepdim=True)
     tied = (scores - best).abs() <= TIE
     above = (scores > best + TIE).sum(dim=1)

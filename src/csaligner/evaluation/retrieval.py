@@ -1,4 +1,4 @@
-"""Cross-modal retrieval: recall and ranks in both directions, with any number of captions an image."""
+"""Cross-modal retrieval metrics: recall and ranks in both directions, any number of captions per image."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def retrieval_metrics(
     *,
     text_image_ids: Ids | None = None,
 ) -> dict[str, float]:
-    """Recall at 1, 5, 10 (fractions of 1), mean and median rank, both ways, by cosine.
+    """Compute recall@1, 5, 10 (0 to 1), mean and median rank in both directions, by cosine.
 
-    image_to_text_recall@K: share of images with any of their captions among the first K texts (any hit);
-    text_to_image_recall@K: share of captions with their image among the first K images. Ids as in
-    pairing.pair_features, ties as in evaluation.ranking. n_images and n_captions stand beside. Memory: O(N d),
-    scores exist for 1,024 queries at a time. Raises InputError.
+    image_to_text_recall@K: fraction of images with any of their captions among the first K texts;
+    text_to_image_recall@K: fraction of captions with their image among the first K images. Ids as in
+    paired_features.pair_features, ties as in evaluation.ranking. Includes n_images and n_captions. Memory: O(N d);
+    scores are computed for 1,024 queries at a time. Raises InputError.
     """
     return retrieval_of(pair_features(image_features, text_features, image_ids, text_image_ids))
 
 
 def retrieval_of(features: PairedFeatures) -> dict[str, float]:
-    """retrieval_metrics of features that are paired already."""
+    """Compute retrieval_metrics of PairedFeatures."""
     return summarise(retrieval_per_query(features))
 
 
 def summarise(per_query: dict[str, PerQuery]) -> dict[str, float]:
-    """retrieval_metrics from the values of each query."""
+    """Average per-query values into retrieval_metrics."""
     found: dict[str, float] = {}
     for direction, values in per_query.items():
         for name, value in values.items():
@@ -59,7 +59,7 @@ def summarise(per_query: dict[str, PerQuery]) -> dict[str, float]:
 
 
 def retrieval_per_query(features: PairedFeatures) -> dict[str, PerQuery]:
-    """recall@K and rank of each query: of the N images, and of the M captions."""
+    """Compute recall@K and rank of each query: N images and M captions."""
     check_same_dim(("image_features", "text_features"), features.image, features.text)
     image, text = normalize(features.image, dim=1), normalize(features.text, dim=1)
     images = torch.arange(len(image))

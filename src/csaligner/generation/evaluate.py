@@ -1,4 +1,4 @@
-"""`csaligner eval --task generation`: how near the pictures of a run come to real ones."""
+"""Evaluation of generated images (`csaligner eval --task generation`)."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ DRAWN, FITTED, GENERATION = 224, 2000, "generation.json"
 
 @dataclass(frozen=True)
 class MeasuringProtocol:
-    """split: whose first captions are drawn, one picture an image, at most `limit`; dims: principal dimensions of
-    the training pictures' features in which Frechet distances are computed (None: all); force: compute them for
-    fewer pictures than dimensions too."""
+    """split: generates one image per image of the split, from its first caption, at most `limit`; dims: number of
+    principal directions of the training features for Frechet distances (None: all dimensions); force: compute them
+    even for fewer images than dimensions."""
 
     split: Split = "test"
     limit: int | None = None
@@ -45,10 +45,10 @@ class MeasuringProtocol:
 
 
 class Reference:
-    """Real pictures of a split, at the decoder's size, and their features: computed once for all methods."""
+    """Real images of a split at the decoder's size, with their features; shared by all methods."""
 
     def __init__(self, store: Store, encoder: Encoder, side: int, protocol: MeasuringProtocol) -> None:
-        """encoder: the feature network, the bundled one or any other (FID's Inception, CMMD's CLIP)."""
+        """encoder: feature network of the metrics (for example Inception for FID, CLIP for CMMD)."""
         self.pairs = one_caption_each(store.features(protocol.split), protocol.limit)
         self.train = store.features("train").image
         self.encoder, self.side, self.protocol = encoder, side, protocol
@@ -62,12 +62,12 @@ class Reference:
             self.project = Projection.fit(train, protocol.dims)
 
     def measure(self, pictures: Sequence[Image.Image]) -> dict[str, float]:
-        """fid, kid, cmmd of pictures against the real ones; picture_cosine: mean cosine of each picture's features
-        with those of the real picture it stands for, centred on the real ones."""
+        """Return fid, kid and cmmd of generated images, and picture_cosine: mean cosine of each generated image with
+        its real image, features centred on the real mean."""
         return self.measure_features(picture_features(self.encoder, pictures))
 
     def measure_features(self, found: Tensor) -> dict[str, float]:
-        """measure() of pictures whose features (N, d) are known."""
+        """Return measure() of images with features (N, d)."""
         centre = self.features.mean(dim=0)
         cosine = text_agreement(found - centre, self.features - centre) / 100
         metrics = generation_metrics(self.features, found, project=self.project, force=self.protocol.force)
@@ -75,19 +75,19 @@ class Reference:
 
 
 def picture_features(encoder: Encoder, pictures: Sequence[Image.Image]) -> Tensor:
-    """(N, d): small pictures are scaled up by the encoder's own preparation, real and generated ones alike."""
+    """Return features (N, d); real and generated images have the same preprocessing."""
     chunks = [pictures[i : i + 32] for i in range(0, len(pictures), 32)]
     return torch.cat([encoder.encode([encoder.prepare(p) for p in chunk]) for chunk in chunks])
 
 
 def _features_of_train(store: Store, encoder: Encoder) -> Tensor:
-    """Of at most FITTED training pictures, for the principal dimensions of another feature network."""
+    """Return features of at most FITTED training images, for the principal directions."""
     sources = picture_sources(store, store.features("train").image_ids[:FITTED])
     return picture_features(encoder, [load_image(source, DRAWN) for source in sources])
 
 
 def one_caption_each(pairs: PairedFeatures, limit: int | None = None) -> PairedFeatures:
-    """One caption an image, the first, of at most `limit` images: row i belongs to image i."""
+    """Return the first caption of each of at most `limit` images: row i matches image i."""
     n = min(len(pairs.image), limit or len(pairs.image))
     rows = first_captions(pairs.text_to_image, len(pairs.image))[:n]
     captions = tuple(pairs.captions[row] for row in rows.tolist()) if pairs.captions else None
@@ -95,8 +95,8 @@ def one_caption_each(pairs: PairedFeatures, limit: int | None = None) -> PairedF
 
 
 def embedding_metrics(text: TextToEmbedding, reference: Reference) -> dict[str, float]:
-    """Without a decoder: Frechet distance of predicted directions to those of real images (in principal dimensions
-    of the training ones), and text-to-image recall among them."""
+    """Compare predicted and real image embeddings, without a decoder: Frechet distance (in principal directions of
+    the training data), paired cosine and text-to-image recall."""
     model, pairs = text.model, reference.pairs
     predicted, real = encode(model, "text", pairs.text), encode(model, "image", pairs.image)
     both = (real, predicted)
@@ -111,15 +111,15 @@ def embedding_metrics(text: TextToEmbedding, reference: Reference) -> dict[str, 
 
 
 def draw(decoder: Decoder, embeddings: Tensor, sampling: Sampling, negative: Tensor | None = None) -> list[Image.Image]:
-    """One picture a row."""
+    """Generate one image per row."""
     return [row[0] for row in decoder.decode(embeddings, replace(sampling, n=1), negative)]
 
 
 def evaluate_generation(
     text: TextToEmbedding, decoder: Decoder, reference: Reference, sampling: Sampling, negative: Tensor | None = None
 ) -> dict[str, float]:
-    """embedding_metrics, and measure() of the pictures drawn from the captions and, as ceiling/..., of those drawn
-    from the true embeddings."""
+    """Return embedding_metrics, measure() of images generated from captions and, as ceiling/..., of images generated
+    from the true image embeddings."""
     text.check(decoder.contract)
     raw = text.raw(encode(text.model, "text", reference.pairs.text), decoder.contract)
     drawn = reference.measure(draw(decoder, raw, sampling, negative))
@@ -135,10 +135,10 @@ def evaluate_run_generation(
     sampling: Sampling,
     store: Store | None = None,
 ) -> dict[str, float | str]:
-    """evaluate_generation of a run folder on a split of its store (or of another), with what it was measured by.
+    """Run evaluate_generation for a run folder on a split of its store (or of another store).
 
-    Written to generation.json in the run folder. Raises InputError where run and decoder do not fit, and for fewer
-    pictures than dimensions.
+    Writes metrics and protocol to generation.json in the run folder. Raises InputError if run and decoder do not
+    match, and for fewer images than dimensions.
     """
     text = TextToEmbedding.open(run)
     store = store or Store.open(Path(read_record(run)["store"]))
@@ -159,12 +159,12 @@ def evaluate_run_generation(
 
 
 def check_enough(store: Store, protocol: MeasuringProtocol) -> None:
-    """Raises InputError, before anything is drawn, where Frechet distances would have too few pictures."""
+    """Raise InputError if there are too few images for Frechet distances, before generation."""
     counts = store.counts.get(protocol.split, (0, 0))[0]
     n = min(counts, protocol.limit or counts)
     dims = protocol.dims or image_encoder(store).dim
     if n <= dims and not protocol.force:
         raise InputError(
-            f"limit: {n} pictures for Frechet distances in {dims} dimensions; draw more, lower dims, or force it, "
-            "knowing that the value depends on the number of pictures"
+            f"limit: got {n} images, Frechet distances in {dims} dimensions want more than {dims}; raise limit, lower "
+            "dims, or set force (the value then depends on the number of images)"
         )

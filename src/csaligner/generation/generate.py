@@ -1,4 +1,4 @@
-"""`csaligner generate`: prompts or a picture in, pictures out."""
+"""Image generation from prompts or from an image (`csaligner generate`)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MICRO = "micro"
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What to draw: prompts (Prompt.parse), or variations of a picture. negative: a prompt to keep away from."""
+    """prompts: see Prompt.parse; image: generate variations of it instead; negative: negative prompt."""
 
     prompts: tuple[str, ...] = ()
     image: Path | None = None
@@ -39,19 +39,18 @@ class GenerationRequest:
 def generate(
     wish: GenerationRequest, *, run: Path | None = None, decoder: str = MICRO, sampling: Sampling | None = None
 ) -> list[list[Image.Image]]:
-    """sampling.n pictures for each prompt, or of the picture.
+    """Generate sampling.n images for each prompt, or variations of an image.
 
-    run: whose text adapter to use; None: the one in the package, which goes with the micro decoder. Everything that
-    can be wrong (prompt, run, decoder's contract, its parts, memory) is checked before the decoder is loaded; each is
-    an InputError.
+    run: whose text adapter to use; None: the bundled one, for the micro decoder. Raises InputError, before the
+    decoder is loaded, for a bad prompt, run or decoder and for too little memory.
     """
     if bool(wish.prompts) == (wish.image is not None):
-        raise InputError("prompt: give one or more prompts, or --image with a picture, not both")
+        raise InputError("prompt: give either prompts or --image, not both")
     prompts = [Prompt.parse(words) for words in wish.prompts]
     away = Prompt.parse(wish.negative) if wish.negative is not None else None
     contract = read_contract(decoder)
     if away is not None and not contract.takes_negative:
-        raise InputError(f"negative: {decoder} has its own and takes no other; leave it out")
+        raise InputError(f"negative: {decoder} has a fixed negative embedding; remove the option")
     text = None
     if prompts or away is not None:
         text = TextToEmbedding.open(run or bundled_run())
@@ -64,8 +63,9 @@ def generate(
 
 
 def no_picture(decoder: Decoder, text: TextToEmbedding | None, sampling: Sampling) -> Tensor | None:
-    """What guidance leads away from without a negative prompt: the contract's own, else the embedding of a picture
-    whose every input is 0, as Kandinsky's prior makes it; None where no guidance or nothing to give is wanted."""
+    """Return the default negative embedding: that of an all-zero input of the image encoder, as in Kandinsky's prior.
+
+    None if the contract has its own negative embedding, or if guidance is off."""
     contract = decoder.contract
     if contract.negative is not None or not contract.takes_negative or sampling.guidance <= 1:
         return None
@@ -75,9 +75,9 @@ def no_picture(decoder: Decoder, text: TextToEmbedding | None, sampling: Samplin
 
 
 def save_pictures(pictures: Sequence[Image.Image], path: Path, side: int) -> list[Path]:
-    """One picture at `path`, several at path-1, path-2 and so on; smaller ones are enlarged to `side` pixels."""
+    """Save one image to `path`, several to path-1, path-2, ...; smaller images are enlarged to `side` pixels."""
     if path.suffix.lower() not in {".png", ".jpg", ".jpeg", ".webp"}:
-        raise InputError(f"out: got {path}, wanted a name that ends in .png, .jpg or .webp")
+        raise InputError(f"out: got {path}, wanted a file name with suffix .png, .jpg or .webp")
     path.parent.mkdir(parents=True, exist_ok=True)
     names = [path] if len(pictures) == 1 else [path.with_stem(f"{path.stem}-{i}") for i in range(1, len(pictures) + 1)]
     for name, picture in zip(names, pictures, strict=True):
@@ -86,7 +86,7 @@ def save_pictures(pictures: Sequence[Image.Image], path: Path, side: int) -> lis
 
 
 def enlarge(picture: Image.Image, side: int) -> Image.Image:
-    """Its longer side at least `side` pixels; larger pictures as they are."""
+    """Enlarge the image to at least `side` pixels on its longer side."""
     if max(picture.size) >= side:
         return picture
     ratio = side / max(picture.size)
@@ -106,7 +106,7 @@ def _of_picture(wish: GenerationRequest, contract: Contract, text: TextToEmbeddi
 
 
 def _image_encoder(contract: Contract, text: TextToEmbedding | None) -> Encoder:
-    """The one whose embeddings the decoder takes: of the run, else as the decoder says, else the bundled one."""
+    """Return the image encoder of the run, else of the contract, else the bundled one."""
     return open_encoder(text.image_encoder_id if text else contract.encoder_id or IMAGE_ENCODER, "image")
 
 

@@ -1,4 +1,4 @@
-"""The grid of `make generate`: prompts that no training has seen down, methods across, the ceiling last."""
+"""Grid of generated images (`make generate`): held-out prompts as rows, methods as columns."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from .text import BUNDLED_RUNS, TextToEmbedding, bundled_run
 
 CELL, LABEL, HEAD, GAP = 96, 170, 26, 6
 DRAWN = 224
-CEILING, ITSELF = "true embedding", "the picture"
+CEILING, ITSELF = "true embedding", "original image"
 TITLES = {"infonce": "InfoNCE", "eclipse": "ECLIPSE", "cs-aligner": "CS-Aligner"}
 
 
 @dataclass(frozen=True)
 class Grid:
-    """columns: titles and their pictures, one for each prompt."""
+    """columns: title -> images, one per prompt."""
 
     prompts: Sequence[str]
     columns: Mapping[str, Sequence[Image.Image]]
 
 
 def held_out(count: int) -> list[Item]:
-    """Emoji of the test split, evenly spread over their list: no choice of ours."""
+    """Return emoji of the test split at evenly spaced positions."""
     items = [item for item in open_dataset("openmoji").items() if item_split(item) == "test"]
     return [items[i * len(items) // count] for i in range(count)]
 
 
 def make_grid(count: int = 12, sampling: Sampling | None = None, decoder: str = "micro") -> Grid:
-    """The first captions of held_out(count), drawn by the priors in the package and from the true embeddings.
+    """Generate images from the first captions of held_out(count) with the bundled priors and from true embeddings.
 
-    All methods get the same noise.
+    All methods use the same noise.
     """
     sampling = sampling or Sampling(steps=30, guidance=2.5)
     items = held_out(count)
@@ -65,7 +65,7 @@ def make_grid(count: int = 12, sampling: Sampling | None = None, decoder: str = 
 
 
 def draw_grid(grid: Grid) -> Image.Image:
-    """Titles above, prompts on the left, cells of CELL pixels."""
+    """Draw the grid: titles above, prompts on the left, cells of CELL pixels."""
     font = ImageFont.load_default(13)
     width = LABEL + len(grid.columns) * (CELL + GAP)
     sheet = Image.new("RGB", (width, HEAD + len(grid.prompts) * (CELL + GAP)), "white")

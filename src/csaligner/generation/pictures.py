@@ -1,4 +1,4 @@
-"""Pictures for the training of a decoder: small pixels beside the embeddings of the pictures they come from."""
+"""Training data of a decoder: small images with the embeddings of the original images."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from csaligner.store.store import Store
 from csaligner.types import Encoder, EncoderInfo, ImageSource
 
 CHUNK = 32
-DRAWN = 224  # pixels that a drawing is drawn at before it is made small
+DRAWN = 224  # resolution at which vector images are rendered before downscaling
 Progress = Callable[[int, int], None]
 
 
 def gather_pictures(stores: Sequence[Store], size: int, cache: Path, progress: Progress) -> Pictures:
-    """The train splits of the stores, each picture twice: as it is, and mirrored with the embedding of its mirror
-    image. A store that is given twice counts twice.
+    """Collect the train splits of the stores, each image twice: original and mirrored, with the embeddings of both.
+    A store given twice counts twice.
 
-    cache: a file that is written, or read where it is there, whole, and was made from the same stores at the same size.
+    cache: file to reuse if it is intact and was written for the same stores and size.
 
-    Raises InputError where stores were made by different image encoders, or a store knows no picture files.
+    Raises InputError if the stores have different image encoders, or a store has no image files.
     """
     info = image_encoder(stores[0])
     for store in stores[1:]:
         store.require(image=info)
     source = f"{size} " + " ".join(store.sha256 for store in stores)
     try:
-        found = load_tensors(cache, ErrorContext("pictures", "gathered again"))
+        found = load_tensors(cache, ErrorContext("pictures", "it is computed again"))
         if bytes(found["source"].tolist()) == source.encode():
             return Pictures(found["pixels"], found["embeddings"])
     except (FileNotFoundError, InputError, KeyError):
-        pass  # not there, damaged or another's
+        pass  # missing, damaged or of other stores
     encoder = open_encoder(info.id)
     by_store = {s.sha256: s for s in stores}
     total, done = sum(s.counts.get("train", (0, 0))[0] for s in by_store.values()), 0
@@ -63,15 +63,15 @@ def picture_sources(store: Store, ids: Sequence[str]) -> list[ImageSource]:
 
 def _known(store: Store, name: object, source: ImageSource | None) -> ImageSource:
     if source is None:
-        raise InputError(f"store: {store.path} does not know the file of {name!r}; embed the pictures themselves")
+        raise InputError(f"store: {store.path} has no image file of {name!r}; embed the images with csaligner embed")
     return source
 
 
 def image_encoder(store: Store) -> EncoderInfo:
-    """Who made the image features; InputError where the store holds texts alone."""
+    """Return the image encoder of the store. Raises InputError for a store without image features."""
     info = store.manifest.image
     if info is None:
-        raise InputError(f"store: {store.path} holds no image features; embed pictures")
+        raise InputError(f"store: {store.path} contains no image features; embed images")
     return info
 
 

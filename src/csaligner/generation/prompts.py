@@ -1,4 +1,4 @@
-"""What people write: prompts, mixtures of prompts, and their place on the sphere."""
+"""Prompts: parsing, mixtures with weights, spherical interpolation."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from csaligner.checks import InputError
 from csaligner.types import Encoder, TokenCounter
 
 WEIGHT = re.compile(r"::\s*([0-9]*\.?[0-9]+)")
-PARALLEL = 1e-6  # sine of the angle below which two directions are one (or opposite)
+PARALLEL = 1e-6  # sine of the angle below which two directions count as parallel
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """texts and their weights, which sum to 1; one text with weight 1 is a plain prompt."""
+    """texts: one, or several to mix; weights: sum to 1."""
 
     texts: tuple[str, ...]
     weights: tuple[float, ...]
 
     @classmethod
     def parse(cls, words: str) -> Prompt:
-        """ "a red apple", or "a red apple::0.7 a pear::0.3": each text with its weight behind it.
+        """ "a red apple", or "a red apple::0.7 a pear::0.3": each text is followed by its weight.
 
-        A last text without a weight has weight 1. Raises InputError for an empty text and for weights that sum to 0.
+        A last text without weight has weight 1. Raises InputError for an empty text and for weights that sum to 0.
         """
         pieces = WEIGHT.split(words)
         texts = [" ".join(text.split()) for text in pieces[::2]]
@@ -38,37 +38,37 @@ class Prompt:
             else:
                 texts.pop()
         if not all(texts):
-            raise InputError(
-                f"prompt: got {words!r}, wanted some words, as in 'a red apple' or 'an apple::0.7 a pear::0.3'"
-            )
+            raise InputError(f"prompt: got {words!r}, wanted words, as in 'a red apple' or 'an apple::0.7 a pear::0.3'")
         total = sum(weights)
         if total <= 0:
-            raise InputError(f"prompt: the weights of {words!r} sum to 0; give one of them more")
+            raise InputError(f"prompt: the weights of {words!r} sum to 0, wanted a positive sum")
         return cls(tuple(texts), tuple(weight / total for weight in weights))
 
 
 def check_length(text: str, encoder: Encoder) -> None:
-    """Raises InputError where a text is longer than its encoder reads."""
+    """Raise InputError if a text exceeds the encoder's maximum length."""
     limit = encoder.info.preprocessing.get("max_tokens")
     tokens = encoder.token_count(text) if isinstance(encoder, TokenCounter) else len(text.split())
     if limit is not None and tokens > int(limit):
-        raise InputError(f"prompt: {text[:40]!r}... has {tokens} tokens, {encoder.info.id} reads {limit}; shorten it")
+        raise InputError(
+            f"prompt: {text[:40]!r}... has {tokens} tokens, {encoder.info.id} takes at most {limit}; shorten it"
+        )
 
 
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
-    """The point at fraction t of the great circle from unit vector a to unit vector b:
+    """Return the point at fraction t of the great circle from unit vector a to unit vector b:
     [sin((1 - t) w) a + sin(t w) b] / sin w, w the angle between them. Raises InputError for opposite vectors."""
     cosine = (a @ b).clamp(-1, 1)
     angle = torch.arccos(cosine)
     if float(angle.sin()) < PARALLEL:
         if float(cosine) < 0:
-            raise InputError("prompt: two of the mixed prompts are opposite; there is no way between them")
+            raise InputError("prompt: two of the mixed prompts have opposite embeddings; change one of them")
         return a
     return normalize((torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / angle.sin(), dim=0)
 
 
 def mix(directions: Tensor, weights: tuple[float, ...]) -> Tensor:
-    """(K, d) unit rows -> (d,): each row is moved to in turn, by its share of the weight so far."""
+    """Mix (K, d) unit rows to (d,): successive slerp, each by the row's share of the weight so far."""
     point, total = directions[0], weights[0]
     for row, weight in zip(directions[1:], weights[1:], strict=True):
         total += weight

@@ -1,4 +1,4 @@
-"""A line of a table of text-to-image results, as data: what to train, for which decoder, what the paper reports."""
+"""Recipes of published text-to-image results: training settings, decoder and reported values."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from csaligner.config import Strict, TrainConfig, load_config
 
 
 class GenerationRecipe(Strict):
-    """train_data, unpaired_texts: what `embed` is given; image_encoder: the one whose embeddings the decoder takes;
-    paper: figures as printed; choices: what the paper leaves open and we chose."""
+    """One row of a table of results. train_data, unpaired: input of `embed`; image_encoder: the decoder's image
+    encoder; paper: reported values; choices: settings the paper does not specify."""
 
     name: str
     source: str
@@ -35,5 +35,5 @@ class GenerationRecipe(Strict):
 
 
 def load_recipe(path: Path) -> GenerationRecipe:
-    """Raises InputError for a file that is not there, is not YAML, or holds an unknown key or a bad value."""
+    """Read a recipe. Raises InputError for a missing file, invalid YAML, an unknown key or an invalid value."""
     return load_config(GenerationRecipe, path)

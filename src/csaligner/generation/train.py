@@ -1,4 +1,4 @@
-"""`csaligner train-decoder`: stores in, a decoder folder out."""
+"""Decoder training from stores (`csaligner train-decoder`)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ DECODER = "decoder"
 def train_decoder(
     stores: Sequence[Store], config: DecoderTraining, out: Path, *, pictures: Progress, report: Report
 ) -> Path:
-    """Train (or go on training) the micro decoder on the train splits; returns the folder of the decoder.
+    """Train the micro decoder on the train splits of the stores; returns the decoder folder.
 
-    An interrupted call goes on where it stopped. A call whose `steps` have been done already saves the decoder as
-    it is. Raises InputError for stores without picture files or of different image encoders, for a `start` of another
-    image encoder or size, and for other settings than those that `out` was begun with.
+    Resumes after an interruption. If `steps` are already completed, the decoder is only saved. Raises InputError for
+    stores without image files or of different image encoders, for a `start` of another image encoder or size, and if
+    `out` was trained with other settings.
     """
     encoder = image_encoder(stores[0])
     if config.start is not None:
@@ -51,59 +51,58 @@ def train_decoder(
 
 
 def model_card(stores: Sequence[Store], config: DecoderTraining, steps: int) -> str:
-    """What it is, what it has seen, how it was trained, whose pictures these are: README.md of the folder."""
+    """Return README.md: description, data, training and licence."""
     distinct = {store.sha256: store for store in stores}.values()
     data = "\n".join(
-        f"- {s.dataset}: {s.counts['train'][0]} pictures of the train split, counted "
-        f"{[t.sha256 for t in stores].count(s.sha256)} time(s) and once more mirrored. {s.attribution}"
+        f"- {s.dataset}: {s.counts['train'][0]} images of the train split, with weight "
+        f"{[t.sha256 for t in stores].count(s.sha256)}, original and mirrored. {s.attribution}"
         for s in distinct
     )
     model = config.model
     return f"""# A small unCLIP decoder
 
-Image embeddings in, pictures of {model.size} x {model.size} pixels out. Of the classes of Kandinsky 2.2's decoder
-(`KandinskyV22Pipeline` of diffusers), trained from nothing by `csaligner train-decoder`. For trying things out; too
-small for anything else.
+Generates images of {model.size} x {model.size} pixels from image embeddings. Same classes as Kandinsky 2.2's decoder
+(`KandinskyV22Pipeline` of diffusers), trained by `csaligner train-decoder`. Intended for experiments and tests.
 
 - Input: raw (not normalised) {model.embedding_dim}-dimensional embeddings of `{image_encoder(stores[0]).id}`.
-  Their mean stands for no picture (`negative_image_embeds`). Moments: `embedding.safetensors`.
-- Weights: half precision; the UNet's are averaged over training (decay {config.ema}).
+  Their mean is the unconditional embedding (`negative_image_embeds`). Moments: `embedding.safetensors`.
+- Weights: half precision; exponential moving average of the UNet (decay {config.ema}).
 
 ## Data
 
 {data}
 
-Pictures of the val and test splits (a hash of each picture's group decides) were never seen.
+Images of the val and test splits (assigned by a hash of the image's group) were not used.
 
 ## Training
 
-{_autoencoder(config)} Diffusion: {steps} steps of {config.batch_size} pictures, v-prediction,
-learning rate {config.lr:g}, along a line to 0 in the last {config.cooldown}, embedding replaced by the mean one for
-{config.condition_dropout:.0%} of the pictures. Seed {config.seed}. Code and settings: `decoders/micro_training.py`.
+{_autoencoder(config)} Diffusion: {steps} steps of {config.batch_size} images, v-prediction,
+learning rate {config.lr:g}, linear decay to 0 in the last {config.cooldown} steps, condition dropout
+{config.condition_dropout:.0%}. Seed {config.seed}. Code and settings: `decoders/micro_training.py`.
 {_before(config)}
 ## Licence
 
-Trained on pictures under the licences named above; whoever passes the weights on heeds them.
+Trained on images under the licences listed above; they also apply to redistribution of the weights.
 """
 
 
 def _autoencoder(config: DecoderTraining) -> str:
     if config.start is not None:
-        return f"Begun with the weights of {_name(config.start)}; its auto-encoder is kept."
+        return f"Initialised with the weights of {_name(config.start)}; its auto-encoder is kept."
     return (
-        f"Auto-encoder: {config.autoencoder_steps} steps of {config.autoencoder_batch_size} pictures, squared and "
+        f"Auto-encoder: {config.autoencoder_steps} steps of {config.autoencoder_batch_size} images, squared and "
         "absolute\nerrors of pixels, of colours and of edges."
     )
 
 
 def _before(config: DecoderTraining) -> str:
-    """What the decoder that training began with says of its own training."""
+    """Return the data and training sections of the card of the `start` decoder."""
     if config.start is None:
         return ""
     card = decoder_folder(config.start) / "README.md"
-    said = card.read_text(encoding="utf-8") if card.is_file() else ""
-    told = said[said.find("## Data") : said.find("## Licence")] if "## Data" in said else "It came without a card.\n"
-    return f"\n## Before: {_name(config.start)}\n\n{told.replace('## ', '### ')}".rstrip() + "\n"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    part = text[text.find("## Data") : text.find("## Licence")] if "## Data" in text else "No model card.\n"
+    return f"\n## Initial weights: {_name(config.start)}\n\n{part.replace('## ', '### ')}".rstrip() + "\n"
 
 
 def _name(start: str) -> str:

@@ -1,4 +1,4 @@
-"""What a finished run shows to people, gathered from its aligned test features for reporting."""
+"""Collection of report data from the aligned test features of a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def report_data(
     aligned: Mapping[str, PairedFeatures],
     about: Mapping[str, object],
 ) -> ReportData:
-    """aligned: the test features as each method places them, the one before first and ours last."""
+    """Collect the report. aligned: method -> aligned test features, the reference method first, ours last."""
     before, ours = next(iter(aligned)), list(aligned)[-1]
     versions, commit = about["versions"], about["commit"]
     return ReportData(
@@ -47,7 +47,7 @@ def report_data(
 
 
 def feature_map(label: str, features: PairedFeatures) -> FeatureMap:
-    """The first images with one caption each: enough to see, few enough to draw."""
+    """Return the first MAP_IMAGES images with one caption each."""
     shown = min(MAP_IMAGES, len(features.image))
     captions = first_captions(features.text_to_image, len(features.image))[:shown]
     return FeatureMap(label, features.image[:shown].numpy(), features.text[captions].numpy())
@@ -56,17 +56,17 @@ def feature_map(label: str, features: PairedFeatures) -> FeatureMap:
 def _cosines(features: PairedFeatures) -> CosineSample:
     owner = features.text_to_image
     paired = (features.image[owner] * features.text).sum(dim=1)
-    # the caption of another image, always the same one: half the set further on
+    # captions are compared with the image half the dataset away
     other = (owner + len(features.image) // 2) % len(features.image)
     unpaired = (features.image[other] * features.text).sum(dim=1)
     return CosineSample(paired.numpy(), unpaired[other != owner].numpy())
 
 
 def _gallery(store: Store, aligned: Mapping[str, PairedFeatures]) -> list[GalleryQuery]:
-    """Queries at even steps through the test set: none was picked by hand."""
+    """Return example queries at evenly spaced rows of the test set."""
     some = next(iter(aligned.values()))
     known = store.image_sources
-    if any(i not in known for i in some.image_ids):  # features that came without pictures
+    if any(i not in known for i in some.image_ids):  # features imported without images
         return []
     paths = [known[i] for i in some.image_ids]
     captions = some.captions or ()
@@ -102,7 +102,7 @@ def _top(f: PairedFeatures, scores: Tensor, wanted: int, paths: Sequence[ImageSo
     hits = []
     captions, n = f.captions or (), len(f.image)
     firsts = first_captions(f.text_to_image, n)
-    for index in scores.topk(min(TOP, len(scores) - 1)).indices.tolist():  # never the query itself
+    for index in scores.topk(min(TOP, len(scores) - 1)).indices.tolist():  # excludes the query itself
         score = float(scores[index])
         if index < n:
             hits.append(Hit("image", captions[int(firsts[index])], score, index == wanted, paths[index]))

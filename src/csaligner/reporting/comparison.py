@@ -1,4 +1,4 @@
-"""The page of a comparison: for each data set a figure and a table of all methods, with what was chosen for each."""
+"""Comparison page: a figure and a table of all methods with their tuned settings, per dataset."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ FRONT_KEYS = (MEAN_RECALL, MIXED_RECALL, CENTROID)
 
 @dataclass(frozen=True)
 class DatasetComparison:
-    """results: one entry for each method and seed. about: a line on each method. settings: what was tuned for it, in
-    words. left_out: method -> why it was not run here."""
+    """results: one entry per method and seed. about: method -> one-line description. settings: method -> tuned settings
+    as text. left_out: skipped method -> reason."""
 
     name: str
     results: Sequence[MethodResult]
@@ -40,7 +40,7 @@ class DatasetComparison:
 
 
 def pareto_front(summary: Summary, keys: Sequence[str] = FRONT_KEYS) -> list[str]:
-    """Methods that no other one matches or beats on the mean of every key and beats on at least one."""
+    """Return the methods on the Pareto front of the means of `keys`."""
     metrics = [describe(key) for key in keys]
     points = {}
     for method in summary.methods:
@@ -55,7 +55,7 @@ def pareto_front(summary: Summary, keys: Sequence[str] = FRONT_KEYS) -> list[str
 
 
 def write_comparison(title: str, intro: str, datasets: Sequence[DatasetComparison], path: Path) -> None:
-    """Writes the page (UTF-8, atomic); nothing on it asks the network."""
+    """Write the page (UTF-8, atomically); it loads nothing from the network."""
     names = [data.name for data in datasets]
     sections = [_section(data) for data in datasets]
     write_page("comparison.html", {"title": title, "intro": intro, "names": names, "sections": sections}, path)

@@ -1,4 +1,4 @@
-"""A DataReport in lines for people."""
+"""Text output of a DataReport."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from csaligner.datasets.check import DataReport, Finding
 
 WORDS = {
-    "broken_records": "records that cannot be used",
-    "missing": "pictures that are missing",
-    "unreadable": "pictures that cannot be read",
-    "ids_of_two_pictures": "ids that stand for two pictures",
-    "leaked_pictures": "pictures in train and in another split",
+    "broken_records": "invalid records",
+    "missing": "missing images",
+    "unreadable": "unreadable images",
+    "ids_of_two_pictures": "ids shared by two different images",
+    "leaked_pictures": "images in train and in another split",
     "leaked_captions": "captions in train and in another split",
-    "same_pictures": "pictures that are byte for byte another one",
+    "same_pictures": "images identical to another image",
 }
 
 
 def data_lines(report: DataReport) -> Iterator[str]:
-    """Counts first, then what was found; what should be mended is marked with a !."""
+    """Yield the lines of the report: counts, then findings; problems are marked with "!"."""
     low, middle, high = report.captions_per_image
     yield f"{report.dataset}: {report.images:,} images, {report.captions:,} captions"
     yield "splits: " + ", ".join(f"{name} {n:,} images, {m:,} captions" for name, (n, m) in report.splits.items())

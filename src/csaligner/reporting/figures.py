@@ -1,7 +1,7 @@
-"""Drawings: the map of both modalities, cosines, training curves. matplotlib is imported on first use.
+"""Figures: maps of both modalities, cosine histograms, training curves. matplotlib is imported on first use.
 
-Each panel is one small inline SVG, so that a narrow screen can stack them. No text from outside enters a
-panel except the labels of `figure_before_after`; the page writes titles and legends itself.
+Each panel is an inline SVG, so that narrow screens can stack panels. Panels contain no user-provided text except the
+labels of `figure_before_after`; titles and legends are part of the page.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .record import Array, CosineSample, FeatureMap, MethodResult, check_map
 
 PANEL = (5.0, 3.6)  # inches at 72 units each: 360 x 259 in the page
 SQUARE = (5.0, 4.6)
-MAX_POINTS = 700  # of each modality
+MAX_POINTS = 700  # per modality
 MAX_PAIRS = 40
 MAX_VALIDATION = 4
 LOSS_CURVES = ("loss/info_nce", "loss/cauchy_schwarz")
@@ -36,8 +36,8 @@ _RC = {"svg.fonttype": "none", "svg.hashsalt": "csaligner", "font.size": 11, "te
 
 @dataclass(frozen=True)
 class Projection:
-    """A FeatureMap in two dimensions. share: part of the variance that the plane shows. gap: distance of the
-    two centroids in the full space."""
+    """A FeatureMap in two dimensions. share: fraction of the variance in the plane. gap: distance of the
+    centroids in the full space."""
 
     label: str
     image: Array
@@ -48,10 +48,10 @@ class Projection:
 
 
 def project(m: FeatureMap) -> Projection:
-    """Linear PCA to two dimensions, fitted on the union of images and texts; the sign of an axis is fixed.
+    """Project to two dimensions with linear PCA, fitted to the union of images and texts; axis signs are fixed.
 
-    Both modalities go through one and the same projection, so a gap that is drawn is a gap that is there.
-    One dimension only is padded with zeros.
+    Both modalities use the same projection, so a visible gap exists in the full space. One-dimensional features are
+    padded with zeros.
     """
     image, text = np.asarray(m.image, dtype=np.float64), np.asarray(m.text, dtype=np.float64)
     union = np.concatenate([image, text])
@@ -75,7 +75,7 @@ def project(m: FeatureMap) -> Projection:
 
 
 def map_panels(maps: Sequence[Projection], prefix: str) -> list[Markup]:
-    """One SVG per map, all on one scale: a length means the same distance in each panel."""
+    """Return one SVG per map, all on the same scale."""
     radius = _radius(maps)
     panels = []
     for i, p in enumerate(maps):
@@ -83,14 +83,14 @@ def map_panels(maps: Sequence[Projection], prefix: str) -> list[Markup]:
         _draw_map(axes, p, radius)
         alt = (
             f"{p.label}: {len(p.image)} images and {len(p.text)} texts on two principal axes; "
-            f"their centroids are {p.gap:.3f} apart"
+            f"centroid distance {p.gap:.3f}"
         )
         panels.append(inline_svg(figure, f"{prefix}{i}", alt))
     return panels
 
 
 def cosine_panels(samples: Mapping[str, CosineSample], prefix: str) -> dict[str, Markup]:
-    """Histograms of the cosines of pairs and of non-pairs, one SVG a method, on common bins."""
+    """Return histograms of the cosines of pairs and non-pairs, one SVG per method, with common bins."""
     kept = {name: (_finite(s.paired), _finite(s.unpaired)) for name, s in samples.items()}
     kept = {name: s for name, s in kept.items() if len(s[0]) and len(s[1])}
     if not kept:
@@ -117,7 +117,7 @@ def cosine_panels(samples: Mapping[str, CosineSample], prefix: str) -> dict[str,
 
 
 def curve_keys(results: Sequence[MethodResult]) -> list[str]:
-    """What is drawn against the step: every loss term but the total, then the most telling validation metrics."""
+    """Return the keys to plot: every loss term except the total, then the main validation metrics."""
     logged = sorted({k for r in results for row in r.history for k in row})
     losses = [k for k in logged if k.startswith("loss/") and k != "loss/total"]
     checks = [k for k in logged if k.startswith("val/")]
@@ -129,7 +129,7 @@ def _place(order: Sequence[str]) -> Callable[[str], int]:
 
 
 def curve_panels(results: Sequence[MethodResult], colours: Mapping[str, int], prefix: str) -> dict[str, Markup]:
-    """One SVG a key; one line a run, thinner where a method has several seeds."""
+    """Return one SVG per key, with one line per run."""
     panels = {}
     for i, key in enumerate(curve_keys(results)):
         figure, axes = new_figure(PANEL)
@@ -159,12 +159,12 @@ def curve_panels(results: Sequence[MethodResult], colours: Mapping[str, int], pr
 
 
 def figure_before_after(maps: Sequence[FeatureMap], path: str | Path) -> None:
-    """A PNG of 1200 x 500 pixels: the first map and the last one side by side, on one scale.
+    """Write a PNG of 1200 x 500 pixels: the first and the last map side by side, on the same scale.
 
-    At most 150 kB (64 colours), white ground, atomic. Raises InputError for fewer than two maps.
+    At most 150 kB (64 colours), white background, atomic. Raises InputError for fewer than two maps.
     """
     if len(maps) < 2:
-        raise InputError(f"maps: got {len(maps)}, wanted two at least: before and after")
+        raise InputError(f"maps: got {len(maps)}, wanted at least two: before and after")
     for m in (maps[0], maps[-1]):
         check_map(m)
     import matplotlib as mpl
@@ -186,12 +186,12 @@ def figure_before_after(maps: Sequence[FeatureMap], path: str | Path) -> None:
         figure.legend(handles, ["images", "texts"], loc="outside lower center", ncols=2, frameon=False, fontsize=13)
         buffer = io.BytesIO()
         FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
-    picture = Image.open(buffer).convert("RGB").quantize(64)
-    write_atomically(Path(path), lambda temporary: picture.save(temporary, format="PNG", optimize=True))
+    image = Image.open(buffer).convert("RGB").quantize(64)
+    write_atomically(Path(path), lambda temporary: image.save(temporary, format="PNG", optimize=True))
 
 
 def _radius(maps: Sequence[Projection]) -> float:
-    """Half the side of every panel: all points but the outermost 0.2 % of any map."""
+    """Return half the side of the panels; covers all points except the outermost 0.2 % of a map."""
     points = [np.abs(np.concatenate([p.image, p.text])).max(axis=1) for p in maps]
     return 1.08 * max([1e-6, *(float(np.quantile(p, 0.998)) for p in points)])
 
@@ -204,7 +204,7 @@ def _draw_map(axes: Any, p: Projection, radius: float, aspect: float = 1.0) -> N
     for row in chosen:
         ends = np.stack([p.text[row], p.image[p.text_to_image[row]]])
         axes.plot(ends[:, 0], ends[:, 1], color=LIGHT["soft"], linewidth=0.5, alpha=0.45, zorder=1)
-    layers = 8  # drawn in turns, so that neither modality hides the other
+    layers = 8  # alternate, so that neither modality hides the other
     for part in range(layers):
         for points, colour, marker in ((p.image[image], "image", "o"), (p.text[text], "text", "^")):
             some = points[part::layers]
@@ -269,7 +269,7 @@ def _style(axes: Any) -> None:
 
 
 def inline_svg(figure: Any, prefix: str, alt: str) -> Markup:
-    """Inline SVG: theme colours as CSS variables, ids of its own, no metadata, the page's font."""
+    """Return inline SVG with CSS variables for colours, prefixed ids, no metadata and the page's font."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 

@@ -1,4 +1,4 @@
-"""The queries of a report and what each method returned, as HTML."""
+"""Example queries of a report with the results of each method, as HTML."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .record import GalleryQuery, Hit, QueryKind, ReportData
 
 BUDGET = 4_000_000  # characters of HTML for all queries together
 _KINDS: Mapping[QueryKind, tuple[str, str]] = {
-    "text-to-image": ("Text to image", "The index holds images only."),
+    "text-to-image": ("Text to image", "The index contains only images."),
     "mixed": (
         "One index of images and texts",
-        "Images and texts compete for the same ranks. A method with a gap answers a text query with texts.",
+        "Images and texts compete for the same ranks. A method with a gap returns mostly texts for a text query.",
     ),
 }
 
 
 def gallery_html(data: ReportData) -> Markup:
-    """All queries by kind, best hits first. Queries beyond the size budget are counted, not shown."""
+    """Return all queries, grouped by type, best hits first. Queries beyond the size limit are counted only."""
     card = module("gallery.html").query_card
     parts: list[Markup] = []
     used = skipped = 0
@@ -38,13 +38,13 @@ def gallery_html(data: ReportData) -> Markup:
             parts += cards
     if skipped:
         parts.append(
-            Markup('<p class="note">{} more queries are not shown, to keep this page small.</p>').format(skipped)
+            Markup('<p class="note">{} more queries are not shown, to limit the size of this page.</p>').format(skipped)
         )
     return Markup("").join(parts)
 
 
 def _score(query: GalleryQuery, hits: list[Hit]) -> str:
-    """The rank of the first relevant item of the other modality: one of the query's own modality is easy to find."""
+    """Return the rank of the first relevant item of the other modality, as text."""
     wanted = "image" if query.query_text is not None else "text"
     first = next((i for i, h in enumerate(hits, 1) if h.correct and h.modality == wanted), None)
-    return f"no relevant {wanted} in {len(hits)}" if first is None else f"relevant {wanted} at {first}"
+    return f"no relevant {wanted} in top {len(hits)}" if first is None else f"relevant {wanted} at rank {first}"

@@ -1,4 +1,4 @@
-"""HTML pages from the Jinja2 templates beside this file: self-contained, everything from outside escaped."""
+"""Rendering of the Jinja2 templates: self-contained HTML pages with escaped input."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .thumbnails import data_uri
 
 @dataclass(frozen=True)
 class Panel:
-    """A drawing with its title and a line about it."""
+    """A figure with title and caption."""
 
     title: str
     svg: Markup
@@ -28,7 +28,7 @@ class Panel:
 
 
 def render(template: str, values: Mapping[str, Any]) -> str:
-    """The page as text. Strings are escaped; Markup (drawings) is not. A name that is missing is an error."""
+    """Render a page. Strings are escaped; Markup (figures) is not. Raises for missing values."""
     return str(_environment().get_template(template).render(values))
 
 
@@ -38,7 +38,7 @@ def write_page(template: str, values: Mapping[str, Any], path: Path) -> None:
 
 
 def module(template: str) -> Any:
-    """The macros of a template as functions that return Markup."""
+    """Return the macros of a template as functions that return Markup."""
     return _environment().get_template(template).module
 
 

@@ -1,8 +1,7 @@
-"""One set of colours for figures and page, each with its light and its dark value.
+"""Colour palette of figures and pages, with light and dark values.
 
-Figures are drawn in the light values; inside the page every colour becomes var(--name), so that the figures
-follow the reader's light or dark setting. Images and texts, and the methods among themselves, can be told
-apart with any common colour blindness (Okabe and Ito's hues).
+Figures are drawn in the light values; in a page every colour becomes var(--name), which follows the light or dark
+mode. Modalities and methods are distinguishable with common colour vision deficiencies (Okabe & Ito's hues).
 """
 
 from __future__ import annotations
@@ -48,5 +47,5 @@ METHOD_DASHES = ("-", "--", "-.", ":", (0, (1, 2)))
 
 
 def variables(colours: dict[str, str]) -> str:
-    """CSS custom properties: --name: value;"""
+    """Return CSS custom properties: --name:value;"""
     return "".join(f"--{name}:{value};" for name, value in colours.items())

@@ -1,4 +1,4 @@
-"""Drawings of many runs: methods against each other, and grids of settings. As inline SVG, like figures.py."""
+"""Scatter plots of methods and heat maps of settings, as inline SVG."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from .record import Array
 
 WIDE = (8.0, 5.2)
 Point = tuple[str, float, float, float, bool]
-Box = tuple[float, float, float, float]  # left, bottom, right, top, in points of the page
+Box = tuple[float, float, float, float]  # left, bottom, right, top, in points
 
 
 def scatter_panel(points: Sequence[Point], x_label: str, y_label: str, prefix: str = "scatter") -> Markup:
-    """points: (name, x, y, gap, on the front). A smaller gap is drawn darker. A point far below the others (the
-    fence: 1.5 interquartile ranges) is drawn as a triangle at the edge, with its values in its label."""
+    """Plot points (name, x, y, gap, on the Pareto front); darker = smaller gap. Outliers more than 1.5 interquartile
+    ranges below the first quartile are drawn as triangles at the edge, with their values in the label."""
     figure, axes = new_figure(WIDE)
     gaps = np.array([p[3] for p in points])
     span = float(np.ptp(gaps)) or 1.0
-    floors = [_fence(np.array([p[axis] for p in points])) for axis in (1, 2)]
+    lower = [_fence(np.array([p[axis] for p in points])) for axis in (1, 2)]
     labels = []
     for name, x, y, gap, on_front in points:
         darkness = 0.25 + 0.75 * float(gaps.max() - gap) / span
-        at, outside = (max(x, floors[0]), max(y, floors[1])), x < floors[0] or y < floors[1]
+        at, outside = (max(x, lower[0]), max(y, lower[1])), x < lower[0] or y < lower[1]
         marker = "<" if outside else "o"
         axes.plot(*at, marker, color=LIGHT["method0"], alpha=darkness, markersize=8, markeredgewidth=0, zorder=2)
         if on_front:
@@ -36,7 +36,7 @@ def scatter_panel(points: Sequence[Point], x_label: str, y_label: str, prefix: s
     axes.margins(0.14)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label, color=LIGHT["soft"])
-    figure.draw_without_rendering()  # the places of the points on the page are known only then
+    figure.draw_without_rendering()  # fixes the positions of the points
     _label(axes, labels)
     return inline_svg(figure, prefix, f"{y_label} against {x_label}, {len(points)} methods")
 
@@ -48,8 +48,8 @@ def _fence(values: Array) -> float:
 
 
 def _label(axes: Any, labels: Sequence[tuple[str, tuple[float, float]]], size: float = 9) -> None:
-    """Each name at the free place nearest to its point, right or left of it, above or below, with a line to it where it
-    lies apart. Taken are the points, the edges of the axes and the names before it."""
+    """Place each label at the nearest free position around its point, with a connecting line if it is not adjacent.
+    Labels avoid points, the edges of the axes and other labels."""
     to_page = 72 / axes.figure.dpi
     edges = axes.get_window_extent()
     low, high = edges.y0 * to_page, edges.y1 * to_page
@@ -88,7 +88,7 @@ def _overlap(a: Box, b: Box) -> bool:
 def heat_panel(
     values: Array, rows: Sequence[str], columns: Sequence[str], labels: tuple[str, str], prefix: str
 ) -> Markup:
-    """values: (rows, columns), higher drawn darker; NaN is left white. labels: of the rows and of the columns."""
+    """Plot values (rows, columns), darker = higher, white = NaN. labels: names of the row and column axes."""
     figure, axes = new_figure((1.2 + 0.75 * len(columns), 1.0 + 0.5 * len(rows)))
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)

@@ -1,4 +1,4 @@
-"""What a run hands over to be shown to people. Plain data; nothing here formats or draws."""
+"""Data classes of a report: results, maps, cosines, gallery."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ QueryKind = Literal["text-to-image", "mixed"]
 
 @dataclass(frozen=True)
 class MethodResult:
-    """One method, one seed. A method without randomness stands once a seed too, with equal values.
+    """Result of one method with one seed. Deterministic methods repeat their values for each seed.
 
-    metrics: the names of the conventions (recalls and shares as fractions of 1). intervals: 95 % [low, high]
-    of some of them. history: training curves, one mapping a logged step, with "step" and any of "loss/..."
-    and "val/...". seconds: training time, None where nothing was trained. split: where it was measured.
+    metrics: name -> value (recalls and fractions in 0 to 1). intervals: 95 % [low, high] of some metrics. history:
+    training curves, one mapping per logged step, with "step" and any of "loss/..." and "val/...". seconds: training
+    time, None if nothing was trained. split: the evaluated split.
     """
 
     name: str
@@ -42,9 +42,9 @@ class SplitCount:
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """Both modalities in one space, to be drawn: image (n, d), text (m, d), unit rows.
+    """Features of both modalities for a map: image (n, d), text (m, d), unit rows.
 
-    text_to_image: (m,) the row of `image` that each caption belongs to; None: row i pairs with row i.
+    text_to_image: (m,) row of `image` of each caption; None: row i matches row i.
     """
 
     label: str
@@ -55,7 +55,7 @@ class FeatureMap:
 
 @dataclass(frozen=True)
 class CosineSample:
-    """Cosines of (image, own caption) and of (image, another image's caption)."""
+    """Cosines of pairs (image, its caption) and of non-pairs (image, caption of another image)."""
 
     paired: Array
     unpaired: Array
@@ -63,7 +63,7 @@ class CosineSample:
 
 @dataclass(frozen=True)
 class Hit:
-    """One result of a search. thumbnail: an encoded picture or where one lies; None for a text."""
+    """One result of a search. thumbnail: an encoded image or its source; None for a text."""
 
     modality: Modality
     caption: str
@@ -74,9 +74,9 @@ class Hit:
 
 @dataclass(frozen=True)
 class GalleryQuery:
-    """A real query and what each method returned, best first; exactly one of the two query fields is set.
+    """An example query and the results of each method, best first; exactly one of the two query fields is set.
 
-    kind: "text-to-image" searches pictures only; "mixed" searches one index of pictures and texts.
+    kind: "text-to-image" searches images only; "mixed" searches one index of images and texts.
     """
 
     kind: QueryKind
@@ -87,11 +87,11 @@ class GalleryQuery:
 
 @dataclass(frozen=True)
 class ReportData:
-    """Everything that the report shows; whatever is left empty is left out of the page.
+    """Contents of the report; empty fields are omitted from the page.
 
-    ours: the method the headline speaks about; rival: the method it is compared with, None for a single run.
-    maps: one or more, from before to after. Spaces may differ from map to map, also in dimension.
-    cosines: by method name. config may be nested. attribution: the line that the pictures' licence asks for.
+    ours: the method of the headline; rival: the baseline it is compared with, None for a single run.
+    maps: in order, from before to after training; dimensions may differ. cosines: method -> sample. config: may be
+    nested. attribution: credit line required by the licence of the images.
     """
 
     title: str
@@ -111,18 +111,18 @@ class ReportData:
 
 
 def check_results(results: Sequence[MethodResult]) -> None:
-    """At least one result, and each (method, seed) once."""
+    """Raise InputError without results, or for a duplicate (method, seed)."""
     if not results:
-        raise InputError("results: got none; run at least one method before reporting")
+        raise InputError("results: got none, wanted at least one")
     seen: set[tuple[str, int]] = set()
     for r in results:
         if (r.name, r.seed) in seen:
-            raise InputError(f"results: {r.name!r} with seed {r.seed} is there twice; each may stand once")
+            raise InputError(f"results: {r.name!r} with seed {r.seed} occurs twice; give each method and seed once")
         seen.add((r.name, r.seed))
 
 
 def check_report(data: ReportData) -> None:
-    """Raises InputError where names do not match or arrays do not fit together."""
+    """Raise InputError if method names or array shapes do not match."""
     check_results(data.results)
     names = {r.name for r in data.results}
     for role, name in (("ours", data.ours), ("rival", data.rival)):
@@ -132,7 +132,7 @@ def check_report(data: ReportData) -> None:
         check_map(m)
     for i, q in enumerate(data.gallery):
         if (q.query_text is None) == (q.query_image is None):
-            raise InputError(f"gallery query {i}: give query_text or query_image, one of the two")
+            raise InputError(f"gallery query {i}: give either query_text or query_image")
 
 
 def check_map(m: FeatureMap) -> None:
@@ -141,6 +141,6 @@ def check_map(m: FeatureMap) -> None:
         raise InputError(f"map {m.label!r}: got image {image} and text {text}, wanted (n, d) and (m, d)")
     rows = image[0] if m.text_to_image is None else len(m.text_to_image)
     if rows != text[0]:
-        raise InputError(f"map {m.label!r}: text_to_image has {rows} rows for {text[0]} texts")
+        raise InputError(f"map {m.label!r}: got {rows} rows of text_to_image, wanted {text[0]}")
     if not (np.isfinite(m.image).all() and np.isfinite(m.text).all()):
-        raise InputError(f"map {m.label!r}: holds NaN or infinity; leave the map out or fix the features")
+        raise InputError(f"map {m.label!r}: contains NaN or infinity; remove the map or fix the features")

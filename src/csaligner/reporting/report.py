@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained HTML file."""
+"""Report page of a run: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ __all__ = [
 _AGAINST = {
     "better": "better than",
     "worse": "worse than",
-    "level": "level with",
-    "unknown": "undecided against",
+    "level": "no clear difference from",
+    "unknown": "difference unknown from",
 }
 _DASHES = ("", "5 3", "6 2 1 2", "1 2", "1 3")
 _CIRCLE = Markup('<circle cx="13" cy="6" r="5" fill="currentColor"/>')
@@ -53,12 +53,12 @@ _BOX = Markup('<rect x="4" width="18" height="12" fill="currentColor" opacity=".
 
 
 def write_report(data: ReportData, path: str | Path) -> None:
-    """Writes the page (UTF-8, under 6 MB, atomic). Raises InputError where the data do not fit together."""
+    """Write the page (UTF-8, under 6 MB, atomically). Raises InputError if the data are inconsistent."""
     write_text(Path(path), render_report(data))
 
 
 def render_report(data: ReportData) -> str:
-    """The page as text. Every string that came from outside is escaped; nothing on it asks the network."""
+    """Render the page. Input strings are escaped; the page loads nothing from the network."""
     check_report(data)
     summary = summarise(data.results)
     values = _header(data, summary) | _results(data, summary) | _drawings(data, summary) | _settings(data)
@@ -129,7 +129,7 @@ def _time(summary: Summary, method: str) -> str:
 def _drawings(data: ReportData, summary: Summary) -> dict[str, Any]:
     projections = [figures.project(m) for m in data.maps]
     maps = [
-        Panel(p.label, svg, f"gap {p.gap:.3f} · the plane shows {100 * p.share:.0f} % of the variance")
+        Panel(p.label, svg, f"gap {p.gap:.3f} · {100 * p.share:.0f} % of the variance shown")
         for p, svg in zip(projections, figures.map_panels(projections, "map") if projections else [], strict=True)
     ]
     order = {name: i for i, name in enumerate(m for m in summary.methods if _trained(data, m))}

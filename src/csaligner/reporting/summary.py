@@ -1,4 +1,4 @@
-"""From single runs to what may be said about them: means, spreads, and which differences count."""
+"""Summary of results over seeds: means, standard deviations, significance of differences, headline."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MINUS = "\N{MINUS SIGN}"
 
 @dataclass(frozen=True)
 class Metric:
-    """How one metric is read. goal: high, low, near zero, or at one half and below (a blind probe)."""
+    """Presentation of a metric. goal: high, low, near zero, or at most one half (chance level of the probe)."""
 
     key: str
     label: str
@@ -28,7 +28,7 @@ class Metric:
     meaning: str
 
     def goodness(self, value: float) -> float:
-        """A number that grows as the metric gets better."""
+        """Return a score that increases with quality."""
         rules: dict[Goal, Callable[[float], float]] = {
             "high": lambda v: v,
             "low": lambda v: -v,
@@ -45,8 +45,8 @@ _RECALLS = ("image_to_text_recall@1", "text_to_image_recall@1")
 
 KEY_METRICS: tuple[Metric, ...] = (
     Metric(MEAN_RECALL, "Mean R@1", "high", "percent", "recall at 1, mean of the two directions"),
-    Metric(_RECALLS[0], "I\u2192T R@1", "high", "percent", "image query: any of its captions comes first"),
-    Metric(_RECALLS[1], "T\u2192I R@1", "high", "percent", "caption query: its image comes first"),
+    Metric(_RECALLS[0], "I\u2192T R@1", "high", "percent", "image query: one of its captions is ranked first"),
+    Metric(_RECALLS[1], "T\u2192I R@1", "high", "percent", "caption query: its image is ranked first"),
     Metric(
         MIXED_RECALL,
         "Mixed R@10",
@@ -59,14 +59,14 @@ KEY_METRICS: tuple[Metric, ...] = (
         "nDCG@10",
         "high",
         "percent",
-        "the mixed index: how high all right answers stand",
+        "mixed index: ranking quality of all relevant items",
     ),
     Metric(
         "modality_bias@10",
         "Bias@10",
         "zero",
         "points",
-        "share of the query's own modality in the top 10, less its base rate; 0 is fair",
+        "modality bias of the top 10: 0 = balanced; above 0 = favours the query's modality",
     ),
     Metric(CENTROID, "Gap", "low", "number", "distance of the two centroids, unit vectors"),
     Metric("gap/cs", "D_CS", "low", "number", "Cauchy-Schwarz divergence of the two samples"),
@@ -75,7 +75,7 @@ KEY_METRICS: tuple[Metric, ...] = (
         "Probe",
         "half",
         "percent",
-        "how often a linear probe tells the modality; 50 % is blind",
+        "accuracy of a linear classifier that predicts the modality; 50 % = chance",
     ),
 )
 HEADLINE_KEYS = (MIXED_RECALL, CENTROID, MEAN_RECALL)
@@ -84,7 +84,7 @@ _BY_KEY = {m.key: m for m in (*KEY_METRICS, FRECHET)}
 
 
 def describe(key: str) -> Metric:
-    """The known reading of a key, or a cautious one for a key that this version does not know."""
+    """Return the metric of a key; unknown keys get a default."""
     if key in _BY_KEY:
         return _BY_KEY[key]
     low = any(part in key for part in ("rank", "gap/", "uniformity", "fid", "kid", "cmmd")) and "effective" not in key
@@ -98,7 +98,7 @@ def describe(key: str) -> Metric:
 class Cell:
     """One metric of one method over its seeds. sd: sample standard deviation, None with one seed.
 
-    low, high: bounds of the 95 % interval, averaged over seeds; None where not measured.
+    low, high: bounds of the 95 % interval, averaged over seeds; None if not measured.
     """
 
     values: tuple[float, ...]
@@ -110,7 +110,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Summary:
-    """Methods in the order given; cells[method][key] where at least one seed has a finite value."""
+    """Methods in the given order; cells[method][key] exists if at least one seed has a finite value."""
 
     methods: tuple[str, ...]
     cells: Mapping[str, Mapping[str, Cell]]
@@ -122,11 +122,11 @@ class Summary:
         return self.cells[method].get(key)
 
     def verdict(self, ours: str, other: str, key: str) -> Verdict:
-        """Whether `ours` differs from `other` by more than chance explains.
+        """Return whether `ours` differs clearly from `other`.
 
-        Several seeds: the difference of the means must exceed sqrt(sd_a^2 + sd_b^2), the spread of a
-        difference of two single runs. No spread to go by (one seed, or nothing random in either method):
-        the two 95 % intervals must not overlap; "unknown" without intervals.
+        Several seeds: the difference of the means must exceed sqrt(sd_a^2 + sd_b^2), the standard deviation of a
+        difference of two runs. One seed, or two deterministic methods: the 95 % intervals must not overlap; "unknown"
+        without intervals.
         """
         a, b = self.cell(ours, key), self.cell(other, key)
         if a is None or b is None:
@@ -145,7 +145,7 @@ class Summary:
         return "better" if difference > 0 else "worse"
 
     def best(self, key: str) -> str | None:
-        """The one method that is better than every other one, or None: no bold figure then."""
+        """Return the method with verdict "better" against every other one (shown in bold), or None."""
         present = [m for m in self.methods if self.cell(m, key) is not None]
         if len(present) < 2:
             return None
@@ -156,7 +156,7 @@ class Summary:
 
 
 def _with_mean_recall(result: MethodResult) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Adds the mean of the two R@1; its interval takes the mean bounds: too wide rather than too narrow."""
+    """Add the mean of the two R@1; its interval is the mean of the bounds, which is conservative."""
     metrics = {k: float(v) for k, v in result.metrics.items()}
     intervals = {k: (float(v[0]), float(v[1])) for k, v in result.intervals.items()}
     if MEAN_RECALL not in metrics and all(k in metrics for k in _RECALLS):
@@ -179,9 +179,9 @@ def _cell(values: list[float], bounds: list[tuple[float, float]]) -> Cell | None
 
 
 def summarise(results: Sequence[MethodResult]) -> Summary:
-    """Mean and spread over seeds by method and metric. NaN and infinite values count as not measured.
+    """Return mean and standard deviation over seeds by method and metric. Non-finite values count as not measured.
 
-    Raises InputError for no results, and for a method and seed given twice.
+    Raises InputError without results, or for a duplicate method and seed.
     """
     check_results(results)
     methods = tuple(dict.fromkeys(r.name for r in results))
@@ -202,7 +202,7 @@ def summarise(results: Sequence[MethodResult]) -> Summary:
 
 
 def format_value(metric: Metric, value: float) -> str:
-    """Percent and points with one decimal (no sign; the heading carries the unit), numbers to 3 digits."""
+    """Format percent and points with one decimal, without the unit, and numbers with 3 digits."""
     if metric.unit in ("percent", "points"):
         text = f"{100 * value:+.1f}" if metric.unit == "points" else f"{100 * value:.1f}"
         text = "0.0" if float(text) == 0 else text
@@ -216,7 +216,7 @@ def format_value(metric: Metric, value: float) -> str:
 
 
 def format_spread(metric: Metric, mean: float, sd: float) -> str:
-    """A standard deviation with as many decimals as the mean beside it has."""
+    """Format a standard deviation with the decimals of its mean."""
     shown = format_value(metric, mean)
     decimals = 3 if "e" in shown else len(shown.partition(".")[2])
     return f"{sd if metric.unit == 'number' else 100 * sd:.{decimals}f}"
@@ -229,7 +229,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def quote(metric: Metric, value: float) -> str:
-    """A value as it stands in a sentence, with its unit."""
+    """Format a value with its unit."""
     return (
         format_value(metric, value) + {"percent": "\N{NO-BREAK SPACE}%", "points": " points", "number": ""}[metric.unit]
     )
@@ -238,21 +238,21 @@ def quote(metric: Metric, value: float) -> str:
 _PLAIN = {
     MIXED_RECALL: "finding the right image in a mixed index",
     CENTROID: "closing the gap between images and texts",
-    MEAN_RECALL: "plain retrieval at rank 1",
+    MEAN_RECALL: "retrieval at rank 1",
 }
 
 
 def headline(summary: Summary, ours: str, rival: str | None) -> list[str]:
-    """The result in plain sentences, most telling first; it claims only what `verdict` supports.
+    """Return the result in sentences, most important first; claims follow `verdict`.
 
-    A free baseline or another method that clearly beats `ours` on one of the headline metrics is named too.
+    Includes other methods that are better than `ours` on a headline metric.
     """
     keys = [k for k in HEADLINE_KEYS if summary.cell(ours, k) is not None]
     if not keys:
         return [f"No headline metric was measured for {ours}."]
     if rival is None or rival == ours:
         parts = [f"{quote(describe(k), _mean(summary, ours, k))} for {_PLAIN[k]}" for k in keys]
-        return [f"{ours} reaches {_join(parts)}.", "There is nothing to compare it with."]
+        return [f"{ours} reaches {_join(parts)}.", "No other method was measured."]
     keys = [k for k in keys if summary.cell(rival, k) is not None]
     groups: dict[Verdict, list[str]] = {"better": [], "worse": [], "level": [], "unknown": []}
     for k in keys:
@@ -263,7 +263,7 @@ def headline(summary: Summary, ours: str, rival: str | None) -> list[str]:
         ahead = [k for k in keys if other not in (ours, rival) and summary.verdict(ours, other, k) == "worse"]
         if ahead:
             what = [f"{_PLAIN[k]} ({quote(describe(k), _mean(summary, other, k))})" for k in ahead]
-            sentences.append(f"{other} is ahead of {ours} at {_join(what)}.")
+            sentences.append(f"{other} is better than {ours} at {_join(what)}.")
     return sentences
 
 
@@ -275,8 +275,8 @@ def _sentences(groups: Mapping[Verdict, list[str]], ours: str, rival: str) -> li
         start = "It is worse at" if groups["better"] else f"{ours} is worse than {rival} at"
         sentences.append(f"{start} {_join(groups['worse'])}.")
     if groups["level"]:
-        start = "The two are level at" if sentences else f"{ours} and {rival} are level at"
-        sentences.append(f"{start} {_join(groups['level'])}.")
+        start = "There is no clear difference" if sentences else f"{ours} and {rival} do not differ clearly"
+        sentences.append(f"{start} at {_join(groups['level'])}.")
     if groups["unknown"]:
         sentences.append(
             f"One run without intervals cannot decide between {ours} and {rival} at {_join(groups['unknown'])}."

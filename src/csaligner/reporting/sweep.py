@@ -1,4 +1,4 @@
-"""The page of a sweep: heat maps of the grids, and what chose itself beside the best point."""
+"""Sweep page: heat maps of the grids, and the automatic settings compared with the best point."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class SweepPage:
 
 
 def write_sweep(pages: Sequence[SweepPage], path: Path) -> None:
-    """Writes the page (UTF-8, atomic); nothing on it asks the network."""
+    """Write the page (UTF-8, atomically); it loads nothing from the network."""
     values = {
         "title": "csaligner sweep",
-        "intro": "One training run for each point. Darker is higher; for the gap, lighter is better.",
+        "intro": "One training run per point. Darker is higher; for the gap, lighter is better.",
         "names": [page.dataset for page in pages],
         "metrics": [describe(key) for key in KEYS],
         "sections": [_section(page, number) for number, page in enumerate(pages)],

@@ -1,4 +1,4 @@
-"""The table of methods: for the terminal, and as JSON for machines."""
+"""Results table for the terminal, and results.json."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ _OWN_FIELDS = ("method", "seed", "split", "seconds", "intervals", "provenance")
 
 
 def rule_of_bold(summary: Summary) -> str:
-    """What a bold figure means in this table, in words."""
+    """Return the caption that explains bold values."""
     if summary.n_seeds > 1:
         return (
             f"mean ± sd over {summary.n_seeds} seeds; bold: better than every other method by more than "
-            "the seeds' spread"
+            "the standard deviation over seeds"
         )
-    return "one seed; bold: its 95 % interval lies apart from every other method's"
+    return "one seed; bold: significantly better than every other method (95 % intervals do not overlap)"
 
 
 def heading_unit(metric: Metric) -> str:
@@ -51,7 +51,7 @@ def heading_unit(metric: Metric) -> str:
 
 
 def print_table(results: Sequence[MethodResult], console: Console) -> None:
-    """One table, methods as rows, the key metrics as columns; columns that nobody measured are left out."""
+    """Print a table with methods as rows and key metrics as columns; metrics without values are omitted."""
     summary = summarise(results)
     metrics = [describe(k) for k in TERMINAL_KEYS if any(summary.cell(m, k) for m in summary.methods)]
     table = Table(caption=rule_of_bold(summary), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
@@ -83,11 +83,11 @@ def _terminal_cell(summary: Summary, method: str, metric: Metric) -> str:
 def write_results_json(
     results: Sequence[MethodResult], path: str | Path, *, provenance: Mapping[str, Any] | None = None
 ) -> None:
-    """A list with one flat object per method and seed; written under a temporary name, then renamed.
+    """Write a list with one flat object per method and seed, atomically.
 
-    Each object holds method, seed, split, seconds, every metric under its own name, intervals ({name: [low,
-    high]}) and `provenance` (versions, commit, store hash ...) where given. A value that is not finite
-    becomes null. Training curves are not repeated here: they lie in metrics.jsonl.
+    Each object contains method, seed, split, seconds, the metrics by name, intervals ({name: [low, high]}) and
+    `provenance` (versions, commit, store hash ...) if given. Non-finite values become null. Training curves are in
+    metrics.jsonl.
     """
     check_results(results)
     rows = [_as_row(r, provenance) for r in results]
@@ -95,7 +95,7 @@ def write_results_json(
 
 
 def read_results_json(path: str | Path) -> list[MethodResult]:
-    """What `write_results_json` wrote; null comes back as NaN. Raises InputError for any other file."""
+    """Read a file written by `write_results_json`; null becomes NaN. Raises InputError for any other file."""
     try:
         rows = parse_json(Path(path).read_text(encoding="utf-8"))
         return [_from_row(row) for row in rows]
@@ -108,7 +108,7 @@ def read_results_json(path: str | Path) -> list[MethodResult]:
 def _as_row(result: MethodResult, provenance: Mapping[str, Any] | None) -> dict[str, Any]:
     clash = [k for k in result.metrics if k in _OWN_FIELDS]
     if clash:
-        raise InputError(f"results: a metric may not be named {clash[0]!r}; rename it")
+        raise InputError(f"results: the metric name {clash[0]!r} is reserved; rename the metric")
     row: dict[str, Any] = {"method": result.name, "seed": result.seed, "split": result.split}
     row["seconds"] = None if result.seconds is None else _or_null(result.seconds)
     row.update({k: _or_null(v) for k, v in result.metrics.items()})

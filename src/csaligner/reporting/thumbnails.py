@@ -1,4 +1,4 @@
-"""Small images as data URIs for pages."""
+"""Thumbnails as data URIs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ THUMBNAIL = 96
 
 @lru_cache(maxsize=1024)
 def data_uri(source: bytes | ImageSource | None) -> str:
-    """An image at 96 px as a data URI; empty for no image and for one that cannot be read."""
+    """Return a 96 px thumbnail as a data URI; empty for no image or an unreadable one."""
     from PIL import Image
 
     if source is None:
@@ -27,8 +27,8 @@ def data_uri(source: bytes | ImageSource | None) -> str:
 
             image = load_image(source, size=2 * THUMBNAIL)
         image = image.convert("RGBA")
-        ground = Image.new("RGBA", image.size, "white")
-        flat = Image.alpha_composite(ground, image).convert("RGB")
+        background = Image.new("RGBA", image.size, "white")
+        flat = Image.alpha_composite(background, image).convert("RGB")
         flat.thumbnail((THUMBNAIL, THUMBNAIL))
     except (OSError, ValueError, SyntaxError, CSAlignerError, Image.DecompressionBombError):
         return ""

@@ -1,13 +1,13 @@
 "use strict";
-// Everything that comes from the index is set as text, never as markup.
+// Text from the index is inserted with textContent, never as markup.
 
 const at = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 const NAMES = { aligned: "Aligned", raw: "Raw", centred: "Centred" };
 const MEANING = {
-  aligned: "Vectors of the trained aligner, scores made comparable over both kinds.",
-  raw: "Plain cosines of the vectors before alignment.",
-  centred: "The raw vectors less the mean of their kind: what costs no training.",
+  aligned: "Aligned vectors; scores are calibrated per modality.",
+  raw: "Cosine similarity before alignment.",
+  centred: "Raw vectors minus the mean of their modality (untrained baseline).",
 };
 const K = 20;
 const state = { about: null, query: null, space: "aligned", only: "", hits: [], points: [], here: -1, asked: 0 };
@@ -40,34 +40,34 @@ async function ask(path, parameters = {}, options = {}) {
   return answer;
 }
 
-function complain(message) {
+function showError(message) {
   at("error").textContent = message ? message[0].toUpperCase() + message.slice(1) : "";
   at("error").hidden = !message;
 }
 
-// ---- asking
+// ---- search
 
 async function search() {
   const query = state.query;
   if (!query) return;
   const number = ++state.asked;
-  complain("");
+  showError("");
   at("drawn").hidden = true;
   at("results").setAttribute("aria-busy", "true");
-  const slow = setTimeout(() => { at("summary").textContent = "searching; the first question also loads the encoders"; }, 800);
+  const slow = setTimeout(() => { at("summary").textContent = "Searching… The first query also loads the encoders."; }, 800);
   const how = { k: K, space: state.space, only: state.only };
   try {
     let answer;
     if (query.kind === "words") answer = await ask("search", { q: query.words, ...how });
     else if (query.kind === "item") answer = await ask("like", { id: query.id, ...how });
     else answer = await ask("picture", how, { method: "POST", body: query.file, headers: { "content-type": "application/octet-stream" } });
-    if (number !== state.asked) return; // a newer question is on its way
+    if (number !== state.asked) return; // superseded by a newer query
     show(answer);
   } catch (error) {
     if (number === state.asked) {
-      if (query.kind === "file") clearPicture();
+      if (query.kind === "file") clearImage();
       show({ hits: [], seconds: null });
-      complain(error.message);
+      showError(error.message);
     }
   } finally {
     clearTimeout(slow);
@@ -75,30 +75,30 @@ async function search() {
   }
 }
 
-function lookForWords(words) {
+function searchText(words) {
   words = words.trim();
   if (!words) { at("q").focus(); return; }
-  clearPicture();
+  clearImage();
   at("q").value = words;
   state.query = { kind: "words", words };
   search();
 }
 
-function lookForFile(file) {
+function searchFile(file) {
   if (!file) return;
-  complain("");
+  showError("");
   if (file.size > state.about.max_upload) {
-    complain(`The file has ${Math.round(file.size / 1e6)} MB; the limit is ${state.about.max_upload / 1e6} MB.`);
+    showError(`The file has ${Math.round(file.size / 1e6)} MB; the limit is ${state.about.max_upload / 1e6} MB.`);
     return;
   }
-  showChip(URL.createObjectURL(file), file.name || "your picture");
+  showChip(URL.createObjectURL(file), file.name || "your image");
   state.query = { kind: "file", file };
   search();
 }
 
-function lookForItem(item) {
+function searchItem(item) {
   at("dialog").close();
-  if (item.modality === "text") { lookForWords(item.text); return; }
+  if (item.modality === "text") { searchText(item.text); return; }
   showChip(thumb(item.id, 160), item.caption || item.id);
   state.query = { kind: "item", id: item.id };
   search();
@@ -111,7 +111,7 @@ function showChip(source, label) {
   at("chip").hidden = false;
 }
 
-function clearPicture() {
+function clearImage() {
   at("chip").hidden = true;
   at("file").value = "";
   if (state.query && state.query.kind !== "words") state.query = null;
@@ -126,22 +126,22 @@ function thumb(id, size) {
 function show(answer) {
   state.hits = answer.hits;
   const ten = answer.hits.slice(0, 10);
-  const pictures = ten.filter((hit) => hit.modality === "image").length;
+  const images = ten.filter((hit) => hit.modality === "image").length;
   at("results").replaceChildren(...answer.hits.map((hit, i) => make("li", {}, card(hit, i + 1))));
   at("empty").replaceChildren();
   at("summary").textContent = ten.length
-    ? `${pictures} pictures and ${ten.length - pictures} texts in the first ${ten.length}, ${Math.max(1, Math.round(answer.seconds * 1000))} ms`
+    ? `${images} images and ${ten.length - images} texts in the top ${ten.length}, ${Math.max(1, Math.round(answer.seconds * 1000))} ms`
     : "";
-  if (!answer.hits.length && answer.seconds !== null) at("empty").textContent = "Nothing of that kind is in the index.";
+  if (!answer.hits.length && answer.seconds !== null) at("empty").textContent = "The index contains no such items.";
   at("draw").hidden = !(state.about.generate && state.query && state.query.kind === "words");
   drawMap();
 }
 
 function card(hit, rank) {
-  const name = hit.modality === "image" ? "Picture" : "Text";
+  const name = hit.modality === "image" ? "Image" : "Text";
   const face = make("span", { className: "face" }, make("span", { className: "rank", textContent: rank }));
   if (hit.missing) {
-    face.append("The file is not there any more.");
+    face.append("The file no longer exists.");
   } else if (hit.modality === "image") {
     face.append(make("img", { src: thumb(hit.id, 320), alt: "", loading: rank > 8 ? "lazy" : "eager" }));
   } else {
@@ -164,17 +164,17 @@ async function open(id) {
   let item;
   try {
     item = await ask("item", { id });
-  } catch (error) { complain(error.message); return; }
+  } catch (error) { showError(error.message); return; }
   const picture = at("dialog-image");
   at("dialog-missing").hidden = true;
   picture.hidden = !item.picture;
   picture.alt = item.caption || item.text || item.id;
   if (item.picture) picture.src = thumb(id, 960);
   else picture.removeAttribute("src");
-  at("dialog-title").textContent = item.modality === "image" ? item.caption || "Picture" : item.owner ? "Caption" : "Text";
+  at("dialog-title").textContent = item.modality === "image" ? item.caption || "Image" : item.owner ? "Caption" : "Text";
   at("dialog-text").textContent = item.text;
   at("dialog-id").textContent = item.owner ? `describes ${item.owner}` : item.id;
-  at("dialog-like").onclick = () => lookForItem(item);
+  at("dialog-like").onclick = () => searchItem(item);
   at("dialog").showModal();
 }
 
@@ -188,7 +188,7 @@ async function loadMap() {
   try {
     const answer = await ask("map", { space: state.space });
     state.points = answer.points.map(([id, modality, label, x, y]) => ({ id, modality, label, x, y }));
-  } catch (error) { complain(error.message); return; }
+  } catch (error) { showError(error.message); return; }
   state.here = -1;
   drawMap();
 }
@@ -214,13 +214,13 @@ function markHere(i) {
   const point = state.points[i];
   const [x, y] = place(point);
   at("map").append(draw("circle", { class: "here", cx: x, cy: y, r: 11 }));
-  at("map-label").textContent = `${point.modality === "image" ? "Picture" : "Text"}: ${point.label}`;
+  at("map-label").textContent = `${point.modality === "image" ? "Image" : "Text"}: ${point.label}`;
 }
 
 function nearestPoint(event) {
   const box = at("map").getBoundingClientRect();
   const x = (event.clientX - box.left) / box.width * 600, y = (event.clientY - box.top) / box.height * 460;
-  const reach = 24 * 600 / box.width; // 24 CSS pixels: a finger
+  const reach = 24 * 600 / box.width; // 24 CSS pixels, for touch input
   let best = -1, least = reach * reach;
   state.points.forEach((point, i) => {
     const [px, py] = place(point);
@@ -244,11 +244,11 @@ function step(dx, dy) {
   if (best >= 0) markHere(best);
 }
 
-// ---- the switch
+// ---- spaces and bias
 
 function showBias() {
   const bias = state.about.bias[state.space] || {};
-  const gauges = [["text", "text queries"], ["image", "picture queries"]].filter(([kind]) => kind in bias).map(([kind, words]) => {
+  const gauges = [["text", "text queries"], ["image", "image queries"]].filter(([kind]) => kind in bias).map(([kind, words]) => {
     const value = bias[kind];
     const svg = draw("svg", { viewBox: "0 0 92 14", "aria-hidden": "true" });
     const x = 46 + Math.max(-1, Math.min(1, value / 0.5)) * 40;
@@ -258,8 +258,8 @@ function showBias() {
     return make("span", { className: "gauge" }, make("span", { textContent: words }), svg, make("b", { textContent: signed }));
   });
   const words = gauges.length
-    ? `${MEANING[state.space]} modality_bias@10: 0 is blind to kind; above 0, too much of the query's own kind.`
-    : "The index holds too little of one kind to measure a bias.";
+    ? `${MEANING[state.space]} Modality bias: 0 = balanced; above 0 = favours the query's modality.`
+    : "The index has too few items of one modality to measure the bias.";
   at("bias").replaceChildren(...gauges, make("p", { textContent: words }));
 }
 
@@ -267,7 +267,7 @@ function setUp(about) {
   state.about = about;
   document.title = `${about.name} · search`;
   at("name").textContent = about.name;
-  at("counts").textContent = `${about.counts.image.toLocaleString("en")} pictures, ${about.counts.text.toLocaleString("en")} texts`;
+  at("counts").textContent = `${about.counts.image.toLocaleString("en")} images, ${about.counts.text.toLocaleString("en")} texts`;
   for (const name of Object.keys(NAMES)) {
     const input = make("input", { type: "radio", name: "space", value: name, checked: name === "aligned", disabled: !about.spaces.includes(name) });
     input.addEventListener("change", () => { state.space = name; showBias(); loadMap(); search(); });
@@ -276,17 +276,17 @@ function setUp(about) {
   showBias();
 }
 
-function invite() {
+function showExamples() {
   const seen = new Set();
   const texts = state.points.filter((p) => p.modality === "text" && p.label.length < 40 && !seen.has(p.label) && seen.add(p.label));
   const some = [0.1, 0.3, 0.5, 0.7, 0.9].map((share) => texts[Math.floor(share * texts.length)]).filter(Boolean);
   const tries = new Set(some.map((point) => point.label));
   const list = make("ul", { className: "tries" }, ...[...tries].map((words) => {
     const button = make("button", { type: "button", className: "button quiet", textContent: words });
-    button.addEventListener("click", () => lookForWords(words));
+    button.addEventListener("click", () => searchText(words));
     return make("li", {}, button);
   }));
-  at("empty").replaceChildren(make("p", { textContent: "Type words, drop a picture anywhere on this page, or choose a point of the map. Pictures and texts come back in one list." }), ...(tries.size ? [list] : []));
+  at("empty").replaceChildren(make("p", { textContent: "Enter a text, drop an image anywhere on this page, or select a point on the map. Results contain images and texts in one list." }), ...(tries.size ? [list] : []));
 }
 
 // ---- events
@@ -295,10 +295,10 @@ function listen() {
   at("form").addEventListener("submit", (event) => {
     event.preventDefault();
     if (!at("q").value.trim() && state.query && state.query.kind !== "words") search();
-    else lookForWords(at("q").value);
+    else searchText(at("q").value);
   });
-  at("file").addEventListener("change", () => lookForFile(at("file").files[0]));
-  at("chip-clear").addEventListener("click", () => { clearPicture(); at("q").focus(); });
+  at("file").addEventListener("change", () => searchFile(at("file").files[0]));
+  at("chip-clear").addEventListener("click", () => { clearImage(); at("q").focus(); });
   for (const input of at("only").querySelectorAll("input")) {
     input.addEventListener("change", () => { state.only = input.value; search(); });
   }
@@ -324,30 +324,30 @@ function listen() {
     event.preventDefault();
     depth = 0;
     at("drop").hidden = true;
-    lookForFile(event.dataTransfer.files[0]);
+    searchFile(event.dataTransfer.files[0]);
   });
   document.addEventListener("paste", (event) => {
     const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));
-    if (file) { event.preventDefault(); lookForFile(file); }
+    if (file) { event.preventDefault(); searchFile(file); }
   });
   at("draw").addEventListener("click", generate);
 }
 
 async function generate() {
   const words = state.query.words;
-  complain("");
+  showError("");
   at("draw").disabled = true;
-  at("draw").textContent = "Drawing…";
+  at("draw").textContent = "Generating…";
   try {
     const response = await fetch(address("generate", { q: words, seed: Math.floor(Math.random() * 1e6) }), { method: "POST" });
     if (!response.ok) throw new Error((await response.json()).error);
     at("drawn-image").src = URL.createObjectURL(await response.blob());
-    at("drawn-image").alt = `drawn from the words: ${words}`;
-    at("drawn-label").textContent = `Drawn from the aligned vector of “${words}”.`;
+    at("drawn-image").alt = `generated image: ${words}`;
+    at("drawn-label").textContent = `Generated from the aligned vector of “${words}”.`;
     at("drawn").hidden = false;
-  } catch (error) { complain(error.message); }
+  } catch (error) { showError(error.message); }
   at("draw").disabled = false;
-  at("draw").textContent = "Draw it";
+  at("draw").textContent = "Generate image";
 }
 
 async function start() {
@@ -355,9 +355,9 @@ async function start() {
   try {
     setUp(await ask("about"));
     await loadMap();
-    invite();
+    showExamples();
     document.body.dataset.ready = "true";
-  } catch (error) { complain(error.message); }
+  } catch (error) { showError(error.message); }
 }
 
 start();
