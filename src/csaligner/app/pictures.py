@@ -42,9 +42,11 @@ class Upload:
         return self.data
 
 
-def read_upload(data: bytes) -> Image.Image:
-    """RGB. Raises InputError, fit to be shown, for what is no picture or too large; nothing is decoded before the
-    size is known."""
+def read_upload(data: bytes, size: int) -> Image.Image:
+    """RGB, decoded for an encoder that wants `size` pixels of a side.
+
+    Raises InputError, fit to be shown, for what is no image or too large; nothing is decoded before the size is known.
+    """
     if len(data) > MAX_UPLOAD:
         raise InputError(f"the picture has {len(data) / 1e6:.0f} MB; the limit is {MAX_UPLOAD / 1e6:.0f} MB")
     try:
@@ -60,7 +62,7 @@ def read_upload(data: bytes) -> Image.Image:
         limit = MAX_UPLOAD_PIXELS / 1e6
         raise InputError(f"the picture has {width} x {height} pixels; the limit is {limit:.0f} million")
     try:
-        return load_image(Upload(data))
+        return load_image(Upload(data), size)
     except ImageError:
         raise InputError("the picture is damaged and cannot be read to its end") from None
 
