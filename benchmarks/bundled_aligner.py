@@ -19,8 +19,8 @@ from csaligner.adapters.aligner import Aligner, align
 from csaligner.config import TrainConfig
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.files import write_text
+from csaligner.model import ASSET
 from csaligner.pipeline import embed_dataset, train
-from csaligner.search.origin import ASSET
 from csaligner.store.store import Store
 
 SHOWN = (

@@ -26,9 +26,9 @@ from csaligner.evaluation.baselines import MeanCentring
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.files import write_json
 from csaligner.paired_features import pair_features
-from csaligner.pipeline import provenance
 from csaligner.reporting.figures import figure_before_after
 from csaligner.reporting.record import FeatureMap
+from csaligner.run_folder import provenance
 from csaligner.types import PairedFeatures
 
 Array = NDArray[np.float32]

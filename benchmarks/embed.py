@@ -27,8 +27,7 @@ from machine import describe, write
 from csaligner.datasets import open_dataset
 from csaligner.datasets.clean import clean_items
 from csaligner.datasets.images.load import load_image
-from csaligner.encoders import open_encoder
-from csaligner.pipeline import IMAGE_ENCODER, TEXT_ENCODER
+from csaligner.encoders import IMAGE_ENCODER, TEXT_ENCODER, open_encoder
 from csaligner.store.decode_workers import Decoded
 from csaligner.store.embed import ExtractSettings, embed
 from csaligner.store.streams import encoded, streams_of

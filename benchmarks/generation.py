@@ -27,7 +27,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from csaligner.adapters.aligner import encode
 from csaligner.comparison.compare import spread_over_processes
 from csaligner.config import TrainConfig, build_config
 from csaligner.decoders.decoder import Decoder, Sampling, open_decoder
@@ -36,6 +35,7 @@ from csaligner.evaluation.generation import Projection, frechet_distance
 from csaligner.files import write_json
 from csaligner.generation.evaluate import MeasuringProtocol, Reference, draw, embedding_metrics, picture_features
 from csaligner.generation.text import TextToEmbedding
+from csaligner.model import AlignedModel
 from csaligner.pipeline import train
 from csaligner.store.store import Store
 from csaligner.types import Encoder, Split
@@ -117,7 +117,8 @@ class Run:
                 "seed": self.seed,
             },
         )
-        return TextToEmbedding(train(Store.open(self.call.store), config, self.folder).model, text_encoder())
+        trained = train(Store.open(self.call.store), config, self.folder)
+        return TextToEmbedding(AlignedModel(trained.model, [text_encoder()]))
 
     def on_validation(self) -> dict[str, float]:
         return kept(self.folder / "val.json", lambda: embedding_metrics(self.text(), reference(self.call.store, "val")))
@@ -127,9 +128,9 @@ class Run:
 
     def _on_test(self) -> dict[str, float]:
         text, real = self.text(), reference(self.call.store, "test")
-        project = Projection.fit(encode(text.model, "image", real.train), MeasuringProtocol().dims or 0)
-        directions = encode(text.model, "text", real.pairs.text)
-        pair = {"real": encode(text.model, "image", real.pairs.image), "predicted": directions}
+        project = Projection.fit(text.model.align("image", real.train), MeasuringProtocol().dims or 0)
+        directions = text.model.align("text", real.pairs.text)
+        pair = {"real": text.model.align("image", real.pairs.image), "predicted": directions}
         save_file({name: project(rows) for name, rows in pair.items()}, self.folder / EMBEDDED)
         values = embedding_metrics(text, real)
         if self.call.decoder != "none":
@@ -254,11 +255,11 @@ def main() -> None:
     }
     pairs = reference(args.store, "test").pairs
     for name, (run, *_) in runs.items():
-        predicted = encode(run.text().model, "text", pairs.text)
+        predicted = run.text().model.align("text", pairs.text)
         methods[name]["effective_dimension"] = effective_dimension(predicted)
     if call.decoder != "none":
         best = spread(ceiling, [(call, seed) for seed in range(args.seeds)], report=partial(_say, "ceiling"))
-        real = encode(runs[OURS][0].text().model, "image", pairs.image)
+        real = runs[OURS][0].text().model.align("image", pairs.image)
         methods[CEILING] = {"objective": None, "seeds": best, "trials": []}
         methods[CEILING]["effective_dimension"] = effective_dimension(real)
     store = Store.open(args.store)
@@ -276,7 +277,7 @@ def main() -> None:
     machine.write(args.out, content)
     if args.ship:
         for name, folder in SHIPPED.items():
-            runs[name][0].text().model.half().save(args.ship / folder)
+            runs[name][0].text().model.aligner.half().save(args.ship / folder)
 
 
 def _say(stage: str, done: int, total: int) -> None:

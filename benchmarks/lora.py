@@ -21,7 +21,8 @@ from csaligner.config import TrainConfig, build_config
 from csaligner.datasets.openmoji import OpenMoji
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.files import write_json
-from csaligner.pipeline import embed_dataset, load_run, provenance, train
+from csaligner.pipeline import embed_dataset, load_run, train
+from csaligner.run_folder import provenance
 from csaligner.store.embed import ExtractSettings
 from csaligner.store.store import Store
 from csaligner.types import Item

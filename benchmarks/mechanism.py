@@ -19,7 +19,8 @@ import torch
 from csaligner.adapters.aligner import Aligner
 from csaligner.config import TrainConfig, build_config
 from csaligner.files import write_atomically, write_json
-from csaligner.pipeline import provenance, validate
+from csaligner.pipeline import validate
+from csaligner.run_folder import provenance
 from csaligner.store.store import Store
 from csaligner.training.samplers import PairSampler
 from csaligner.training.trainer import Hooks, Trainer

@@ -36,13 +36,13 @@ from csaligner.config import TrainConfig
 from csaligner.evaluation.baselines import MeanCentring
 from csaligner.evaluation.mixed_search import mixed_search_of, modality_bias
 from csaligner.evaluation.ranking import ranks
+from csaligner.model import BUNDLED, AlignedModel
 from csaligner.paired_features import pair_features
-from csaligner.pipeline import model_folder
+from csaligner.run_folder import model_folder
 from csaligner.search.build import create_index, finish
 from csaligner.search.calibration import MODALITIES, Calibration
 from csaligner.search.index import Index
 from csaligner.search.lance_table import Row
-from csaligner.search.origin import BUNDLED, open_origin
 from csaligner.store.store import Store
 from csaligner.types import Modality, PairedFeatures
 
@@ -118,7 +118,7 @@ def vectors_like(modality: Modality, rows: int, seed: int, dim: int = 384) -> to
 
 def filled_index(folder: Path, rows: int, approximate: str) -> tuple[Index, dict[str, float]]:
     """Half pictures, half texts. Times: `insert` into the tables, `finish` the rest."""
-    create_index(folder, open_origin(BUNDLED), raw=False)
+    create_index(folder, AlignedModel.open(BUNDLED), raw=False)
     index = Index.open(folder)
     seconds = {"insert_s": 0.0}
     for modality in MODALITIES:
@@ -162,10 +162,10 @@ def measure_scale(rows: int, approximate: str, folder: Path | None) -> dict[str,
 def measure_asking(folder: Path) -> dict[str, Any]:
     index = Index.open(folder)
     for modality in MODALITIES:
-        index.encoder(modality)
+        index.model.encoder(modality)
     encoders_mb = _resident_mb()
     features = [index.features(words(n)) for n in range(QUERIES)]
-    index = Index.open(folder, [index.encoder(m) for m in MODALITIES])  # which remembers none of them
+    index = Index.open(folder, [index.model.encoder(m) for m in MODALITIES])  # which remembers none of them
     began = time.perf_counter()
     index.warm()
     return {

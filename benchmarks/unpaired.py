@@ -24,7 +24,7 @@ from csaligner.adapters.aligner import align
 from csaligner.estimator import CSAligner
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.files import write_json
-from csaligner.pipeline import provenance
+from csaligner.run_folder import provenance
 from csaligner.store.store import Store
 from csaligner.types import PairedFeatures
 

@@ -26,7 +26,7 @@ from csaligner.datasets import TuxPaint, clean_items, item_split, load_image
 from csaligner.encoders import EfficientNetLite0, MiniLM
 from csaligner.files import write_json
 from csaligner.losses import ModalitiesLoss
-from csaligner.pipeline import provenance
+from csaligner.run_folder import provenance
 
 DIM, BATCH, LR, WD, CHUNK = 128, 256, 1e-3, 0.05, 32
 METHODS: dict[str, ModalitiesLoss | None] = {

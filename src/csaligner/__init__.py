@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .evaluation import evaluate, gap_metrics, mixed_search_metrics, retrieval_metrics
     from .generation.generate import generate
     from .losses import Objective, info_nce, siglip, token_cauchy_schwarz
+    from .model import AlignedModel
     from .pipeline import embed_dataset, evaluate_run, train
     from .search import Index, build_index
     from .store import Store, write_store
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AlignedModel",
     "CSAligner",
     "CSAlignerError",
     "CSAlignerLoss",
@@ -73,6 +75,7 @@ __getattr__, __dir__ = lazy_exports(
         "evaluation": "evaluate gap_metrics mixed_search_metrics retrieval_metrics",
         "generation.generate": "generate",
         "losses": "Objective info_nce siglip token_cauchy_schwarz",
+        "model": "AlignedModel",
         "pipeline": "embed_dataset evaluate_run train",
         "search": "Index build_index",
         "store": "Store write_store",

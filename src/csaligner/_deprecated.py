@@ -28,7 +28,11 @@ MOVED = {
     "csaligner.pairing": "csaligner.paired_features",
     "csaligner.parallel": "csaligner.distributed.loss",
     "csaligner.runs": "csaligner.pipeline",
+    "csaligner.search.quickstart": "csaligner.quickstart",
 }
+
+# Module that was split -> where its other names are now.
+SPLIT = {"csaligner.pipeline": "csaligner.run_folder"}
 
 # Earlier name -> the name now, in the modules above and in those that kept their place.
 RENAMED = {"Kind": "PipelineAdapter", "ParallelCSAlignerLoss": "CSAlignerLoss", "Wish": "GenerationRequest"}
@@ -59,7 +63,10 @@ class _Finder(MetaPathFinder, Loader):
         def get(name: str) -> Any:
             if name in RENAMED:
                 _warn(f"{module.__name__}.{name}", f"{path}.{RENAMED[name]}", stacklevel=3)
-            return getattr(target, RENAMED.get(name, name))
+            known = RENAMED.get(name, name)
+            if path in SPLIT and not hasattr(target, known):
+                return getattr(importlib.import_module(SPLIT[path]), known)
+            return getattr(target, known)
 
         module.__dict__["__getattr__"] = get
 

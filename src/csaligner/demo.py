@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from csaligner.adapters.aligner import align
+from csaligner.adapters.aligner import Aligner, align
 from csaligner.evaluation.baselines import MeanCentring
 from csaligner.reporting.collect import report_data
 from csaligner.reporting.figures import figure_before_after
@@ -17,8 +17,9 @@ from csaligner.store.embed import ExtractSettings
 from csaligner.store.store import Store
 
 from .config import ObjectiveConfig, TrainConfig
-from .pipeline import OURS, REPORT, RESULTS, Run, baselines, embed_dataset, measure, provenance, train
+from .pipeline import Run, baselines, embed_dataset, measure, train
 from .progress import progress
+from .run_folder import OURS, REPORT, RESULTS, provenance
 from .types import PairedFeatures
 
 INFONCE, CENTRED = "InfoNCE", "InfoNCE, then centred"
@@ -37,10 +38,11 @@ def demo(
         store = embed_dataset(data, out / f"store-{Path(data).name}", settings=settings, progress=update)
     configs = {INFONCE: _config(infonce_only=True), OURS: _config(infonce_only=False)}
     test, train_features = store.features("test"), store.features("train")
+    start = align(Aligner.fit_start(train_features, configs[OURS]).eval(), test)
     results: list[MethodResult] = []
     last: dict[str, PairedFeatures] = {}
     for seed in range(seeds):
-        results += baselines(train_features, test, configs[OURS].model_copy(update={"seed": seed}))
+        results += baselines(train_features, test, seed, start)
         for method, config in configs.items():
             run = _train(store, method, config.model_copy(update={"seed": seed}), out, console, quiet)
             last[method] = align(run.model, test)

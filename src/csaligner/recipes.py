@@ -13,7 +13,8 @@ from csaligner.store.store import Store
 
 from .config import Strict, TrainConfig, load_config
 from .files import write_json, write_text
-from .pipeline import OURS, embed_dataset, evaluate_run, provenance, train
+from .pipeline import embed_dataset, evaluate_run, train
+from .run_folder import OURS, provenance
 
 Report = Callable[[str, int, int], None]
 JSON, TABLE = "paper_vs_ours.json", "paper_vs_ours.md"

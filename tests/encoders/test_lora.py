@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 
 from csaligner.adapters.aligner import Aligner
-from csaligner.adapters.lora import EncoderTower, LoRAAligner
+from csaligner.adapters.lora import EncoderTower, LoRAAligner, TunableEncoder
 from csaligner.checks import InputError
 from csaligner.config import LoRAConfig, TrainConfig, build_config
 from csaligner.encoders import open_encoder
 from csaligner.pipeline import evaluate_run, load_run, train
 from csaligner.store.embed import ExtractSettings, embed
 from csaligner.store.store import Store
-from csaligner.training.encoder_batches import TrainableStore, TunableEncoder
+from csaligner.training.encoder_batches import TrainableStore
 from csaligner.types import Item
 
 transformers = pytest.importorskip("transformers")

@@ -19,7 +19,8 @@ from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config
 from csaligner.datasets import open_dataset
 from csaligner.encoders import open_encoder
-from csaligner.pipeline import load_run, read_config, read_record, train
+from csaligner.pipeline import load_run, train
+from csaligner.run_folder import read_config, read_record
 from csaligner.store.embed import ExtractSettings, embed
 from csaligner.store.store import Store
 from csaligner.training.checkpoint import read_checkpoint

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from csaligner.files import write_json
-from csaligner.pipeline import provenance
+from csaligner.run_folder import provenance
 from tests.faults.conftest import Data, Kill, Starter, Undisturbed
 from tests.faults.state import STATE
 

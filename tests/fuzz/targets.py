@@ -55,7 +55,7 @@ def _picture(path: Path) -> None:
 def _upload(path: Path) -> None:
     from csaligner.app.pictures import read_upload
 
-    read_upload(path.read_bytes())
+    read_upload(path.read_bytes(), 224)
 
 
 def _features(path: Path) -> None:
@@ -130,8 +130,9 @@ def _estimator(path: Path) -> None:
 
 
 def _run(path: Path) -> None:
-    from csaligner.pipeline import evaluate_run, read_record
+    from csaligner.pipeline import evaluate_run
     from csaligner.reporting.tables import read_results_json
+    from csaligner.run_folder import read_record
     from csaligner.store.store import Store
     from csaligner.training.checkpoint import read_checkpoint
 

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from csaligner import model as model_module
 from csaligner.adapters.aligner import Aligner
 from csaligner.config import TrainConfig, build_config
 from csaligner.decoders.contract import Contract
 from csaligner.decoders.micro import MicroConfig, build_micro, save_micro
 from csaligner.generation import evaluate as evaluate_module
 from csaligner.generation import generate as module
-from csaligner.generation import text as text_module
 from csaligner.types import EncoderInfo, PairedFeatures
 
 DIM = 6
@@ -51,7 +51,7 @@ def encoders(monkeypatch: pytest.MonkeyPatch) -> None:
     def opened(name: str, modality: str | None = None) -> Any:
         return Letters() if modality == "text" else Pixels()
 
-    for place in (text_module, module, evaluate_module):
+    for place in (model_module, module, evaluate_module):
         monkeypatch.setattr(place, "open_encoder", opened)
 
 

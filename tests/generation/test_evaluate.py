@@ -12,7 +12,7 @@ from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.decoders.decoder import Sampling
 from csaligner.generation.evaluate import MeasuringProtocol, Reference, evaluate_run_generation, one_caption_each
-from csaligner.pipeline import CONFIG
+from csaligner.run_folder import CONFIG
 from csaligner.store.store import Store, write_store
 from csaligner.types import Encoder, PairedFeatures, Split
 

@@ -16,6 +16,7 @@ from csaligner.generation import generate as module
 from csaligner.generation.generate import GenerationRequest, generate, save_pictures
 from csaligner.generation.prompts import Prompt
 from csaligner.generation.text import TextToEmbedding
+from csaligner.model import AlignedModel
 from csaligner.types import Encoder
 
 DIM = 6
@@ -49,7 +50,7 @@ def test_variations_of_a_picture(encoders: None, decoder: str, tmp_path: Path) -
 
 
 def test_mixtures_lie_between_their_prompts(aligner: Make, letters: Encoder) -> None:
-    text = TextToEmbedding(aligner(), letters)
+    text = TextToEmbedding(AlignedModel(aligner(), [letters]))
     a, b, middle = text.directions([Prompt.parse(p) for p in ("aaa", "ccc", "aaa::1 ccc::1")])
     torch.testing.assert_close(middle, normalize(a + b, dim=0))
 
@@ -58,9 +59,9 @@ def test_raw_embeddings_have_the_moments_of_real_ones(aligner: Make, letters: En
     contract = Contract("tiny", DIM, norm=5.0)
     u = normalize(torch.randn(4, DIM), dim=1)
     model = aligner()
-    raw = TextToEmbedding(model, letters).raw(u, contract)
+    raw = TextToEmbedding(AlignedModel(model, [letters])).raw(u, contract)
     torch.testing.assert_close(model.encode_image(raw), u, atol=1e-5, rtol=1e-4)
-    directions = TextToEmbedding(aligner("identity"), letters)
+    directions = TextToEmbedding(AlignedModel(aligner("identity"), [letters]))
     torch.testing.assert_close(directions.raw(u, contract), 5 * u)
     with pytest.raises(InputError, match="raw"):
         directions.check(Contract("tiny", DIM))

@@ -39,7 +39,7 @@ def store(pixels: Encoder, tmp_path: Path) -> Store:
 def test_pictures_without_captions_teach_a_decoder(
     store: Store, pixels: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "open_encoder", lambda name: pixels)
+    monkeypatch.setattr(module, "open_encoder", lambda name, modality: pixels)
     found = gather_pictures([store, store], 8, tmp_path / "cache.safetensors", lambda done, total: None)
     n = store.counts["train"][0]
     assert len(found.pixels) == len(found.embeddings) == 4 * n

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from csaligner.adapters.aligner import encode
 from csaligner.checks import InputError
 from csaligner.search.build import build_index
 from csaligner.search.export import export_index
@@ -27,7 +26,7 @@ def index(world: Any, write: Any, tmp_path: Path) -> Index:
 
 
 def query_vector(index: Index, words: str) -> np.ndarray[Any, Any]:
-    return encode(index.model, "text", index.features(words)[None])[0].numpy()
+    return np.asarray(index.model.encode_text([words])[0])
 
 
 def cosines(index: Index, words: str) -> dict[str, float]:

@@ -8,24 +8,23 @@ from typing import Any
 
 import pytest
 
+from csaligner import encoders, model
 from csaligner import pipeline as runs
+from csaligner import quickstart as module
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig
-from csaligner.search import index as index_module
-from csaligner.search import origin
-from csaligner.search import quickstart as module
-from csaligner.search.quickstart import QuickstartResult, quickstart
+from csaligner.quickstart import QuickstartResult, quickstart
 
 
 @pytest.fixture
 def start(world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """quickstart with the colour encoders, and their aligner as the shipped one."""
     names = {encoder.info.id: encoder for encoder in world.encoders}
-    names |= {runs.IMAGE_ENCODER: world.images, runs.TEXT_ENCODER: world.texts}
-    for place in (index_module, origin, runs):
+    names |= {encoders.IMAGE_ENCODER: world.images, encoders.TEXT_ENCODER: world.texts}
+    for place in (model, runs):
         monkeypatch.setattr(place, "open_encoder", lambda name, modality=None: names[name])
-    for place in (origin, module):
+    for place in (model, module):
         monkeypatch.setattr(place, "ASSET", world.run)
     monkeypatch.setattr(module, "ENOUGH", 60)
     config = TrainConfig(epochs=1, batch_size=16, image_adapter="linear", text_adapter="linear")  # type: ignore[arg-type]
@@ -63,13 +62,13 @@ def test_many_captions_train_and_the_better_aligner_is_taken(world: Any, start: 
 
 
 def test_the_shipped_aligner_fits_the_bundled_encoders_and_is_small() -> None:
-    weights = origin.ASSET / "model.safetensors"
+    weights = model.ASSET / "model.safetensors"
     assert weights.stat().st_size < 3_000_000
-    config = Aligner.load(origin.ASSET).config
+    config = Aligner.load(model.ASSET).config
     assert (config.dim_image, config.dim_text) == (1280, 384)
     assert config.image_encoder is not None
     assert config.text_encoder is not None
-    assert (origin.ASSET / "README.md").is_file()
+    assert (model.ASSET / "README.md").is_file()
 
 
 def test_a_folder_that_is_not_there(start: Any, world: Any, tmp_path: Path) -> None:

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from csaligner import model
 from csaligner.cli import app
-from csaligner.pipeline import IMAGE_ENCODER, TEXT_ENCODER
-from csaligner.search import index as index_module
-from csaligner.search import origin
+from csaligner.encoders import IMAGE_ENCODER, TEXT_ENCODER
 
 
 @pytest.fixture
@@ -21,8 +20,7 @@ def run(world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The command line, with the colour encoders in place of the bundled ones."""
     by_id = {encoder.info.id: encoder for encoder in world.encoders}
     names = {IMAGE_ENCODER: world.images, TEXT_ENCODER: world.texts} | by_id
-    for module in (index_module, origin):
-        monkeypatch.setattr(module, "open_encoder", lambda name, modality: names[name])
+    monkeypatch.setattr(model, "open_encoder", lambda name, modality: names[name])
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
 
 

@@ -133,7 +133,7 @@ def test_a_body_that_does_not_come_is_given_up(index: Index, monkeypatch: pytest
 def test_many_uploads_are_decoded_a_few_at_a_time(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     running, most, lock, gate = [0], [0], threading.Lock(), threading.Event()
 
-    def slow(data: bytes) -> Image.Image:
+    def slow(data: bytes, size: int) -> Image.Image:
         with lock:
             running[0] += 1
             most[0] = max(most[0], running[0])

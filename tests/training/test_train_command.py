@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, load_config
 from csaligner.locks import only_writer
-from csaligner.pipeline import claim_run, train
+from csaligner.pipeline import train
+from csaligner.run_folder import claim_run
 from csaligner.store.store import Store, write_store
 from csaligner.training.trainer import METRICS, RunOptions
 from csaligner.training.training_data import TrainingData
@@ -78,8 +79,9 @@ def test_two_processes_train_what_one_does(stores: Path, tmp_path: Path) -> None
     record = json.loads((tmp_path / "two" / "run.json").read_text())
     assert record["processes"] == 2
     assert [Path(entry["store"]).name for entry in record["unpaired_texts"]] == ["others", "pairs"]
+    config = load_config(TrainConfig, None, [*FAST, "unpaired.texts=7"])
     with pytest.raises(InputError, match=r"\bval\b"):
-        claim_run(tmp_path / "two", load_config(TrainConfig, None, [*FAST, "unpaired.texts=7"]), TrainingData(pairs))
+        claim_run(tmp_path / "two", config, pairs, TrainingData(pairs).record())
 
 
 def loads(lines: list[str]) -> list[dict[str, float]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ ATTENTION = (
     *("q_proj", "k_proj", "v_proj", "query", "key", "value", "q_lin", "k_lin", "v_lin", "c_attn"),
     *("qkv", "qkv_proj", "query_key_value", "Wqkv", "q", "k", "v"),
 )
-FOLDERS: Mapping[str, str] = {"image": "image_lora", "text": "text_lora"}
+FOLDERS: Mapping[Modality, str] = {"image": "image_lora", "text": "text_lora"}
 MARK = "+lora"  # behind the fingerprint of an encoder that was changed: its frozen features do not fit any more
 
 
@@ -37,6 +37,15 @@ class EncoderTower(Protocol):
     def backbone(self) -> nn.Module: ...
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Pooled: ...
+
+
+@runtime_checkable
+class TunableEncoder(Protocol):
+    """An encoder whose inside can be trained: `tower` turns what `inputs` makes of items into features."""
+
+    tower: nn.Module
+
+    def inputs(self, prepared: Sequence[Any]) -> dict[str, Tensor]: ...
 
 
 class LoRAAligner(nn.Module):
@@ -55,7 +64,7 @@ class LoRAAligner(nn.Module):
             raise InputError("lora: no encoder was given; wanted that of the text, the image or both")
         self.heads = heads
         self.towers = nn.ModuleDict({side: cast(nn.Module, tower) for side, tower in towers.items()})
-        self._peft: dict[str, Any] = {side: _insert(tower.backbone, config) for side, tower in towers.items()}
+        self._peft: dict[Modality, Any] = {side: _insert(tower.backbone, config) for side, tower in towers.items()}
         for side in towers:
             _mark(heads, side)
 
@@ -106,18 +115,17 @@ class LoRAAligner(nn.Module):
 
         Raises InputError where the folder has no LoRA for a tower, or has one for a side without a tower.
         """
-        sides = [side for side, name in FOLDERS.items() if (folder / name).is_dir()]
+        sides = lora_sides(folder)
         if set(sides) != set(towers):
             raise InputError(
                 f"lora: {folder} holds LoRA of {' and '.join(sides) or 'no encoder'}, the towers given are "
                 f"{' and '.join(sorted(towers)) or 'none'}"
             )
-        check_checksums(folder, CHECKPOINT)
         model = cls.__new__(cls)
         nn.Module.__init__(model)
         model.heads = Aligner.load(folder)
         model.towers = nn.ModuleDict({side: cast(nn.Module, tower) for side, tower in towers.items()})
-        model._peft = {side: _read(tower.backbone, folder / FOLDERS[side]) for side, tower in towers.items()}
+        model._peft = {side: load_lora(folder, side, tower) for side, tower in towers.items()}
         return model.eval()
 
     def _features(self, side: str, inputs: Inputs) -> Tensor:
@@ -125,6 +133,20 @@ class LoRAAligner(nn.Module):
             return cast(Tensor, inputs)
         pooled = cast(EncoderTower, self.towers[side])(cast(Mapping[str, Tensor], inputs)).pooled
         return pooled.to(self.log_logit_scale.dtype)
+
+
+def lora_sides(folder: Path) -> tuple[Modality, ...]:
+    """The modalities whose encoders have LoRA in a folder that LoRAAligner.save wrote; none in one of Aligner.save."""
+    return tuple(side for side, name in FOLDERS.items() if (folder / name).is_dir())
+
+
+def load_lora(folder: Path, side: Modality, tower: Any) -> Any:
+    """Put the LoRA of one modality that LoRAAligner.save wrote into the tower of a freshly opened encoder, which then
+    encodes with it. Returns PEFT's model around the tower's backbone. Raises InputError."""
+    check_checksums(folder, CHECKPOINT)
+    model = _read(tower.backbone, folder / FOLDERS[side])
+    cast(nn.Module, tower).eval()
+    return model
 
 
 def _mark(heads: Aligner, side: Modality) -> None:

@@ -42,9 +42,11 @@ class Upload:
         return self.data
 
 
-def read_upload(data: bytes) -> Image.Image:
-    """Decode an upload to RGB. Raises InputError for invalid and too large images; the size is checked before
-    decoding."""
+def read_upload(data: bytes, size: int) -> Image.Image:
+    """Decode an upload to RGB for an encoder that takes `size` pixels per side.
+
+    Raises InputError for invalid and too large images; the size is checked before decoding.
+    """
     if len(data) > MAX_UPLOAD:
         raise InputError(f"the image has {len(data) / 1e6:.0f} MB; the limit is {MAX_UPLOAD / 1e6:.0f} MB")
     try:
@@ -62,7 +64,7 @@ def read_upload(data: bytes) -> Image.Image:
         limit = MAX_UPLOAD_PIXELS / 1e6
         raise InputError(f"the image has {width} x {height} pixels; the limit is {limit:.0f} million")
     try:
-        return load_image(Upload(data))
+        return load_image(Upload(data), size)
     except ImageError:
         raise InputError("the image is damaged") from None
 

@@ -80,7 +80,7 @@ class _App:
 
     def search_picture(self, request: Any, body: bytes) -> dict[str, Any]:
         with self._decoding:
-            picture = read_upload(body)
+            picture = read_upload(body, self.index.model.image_size)
         return self._answer(request, picture)
 
     def like(self, request: Any) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class _App:
         row = self._row(request)
         if row.modality == "text":
             return self._answer(request, row.text)
-        return self._answer(request, read_upload(thumbnail(row, SIZES[-1])))
+        return self._answer(request, read_upload(thumbnail(row, SIZES[-1]), self.index.model.image_size))
 
     def item(self, request: Any) -> dict[str, Any]:
         row = self._row(request)

@@ -128,8 +128,9 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
     as_json: Json = False,
 ) -> None:
     """Evaluate a run: recall, mixed search and modality gap, beside untrained baselines; or its generated images."""
-    from csaligner.pipeline import RESULTS, evaluate_run
+    from csaligner.pipeline import evaluate_run
     from csaligner.reporting.tables import print_table
+    from csaligner.run_folder import RESULTS
     from csaligner.store.store import Store
     from csaligner.types import SPLITS
 

@@ -199,7 +199,7 @@ def quickstart(
     """From a folder to a search page: train if there are enough captions, index, serve."""
     from csaligner.app.server import ServeSettings
     from csaligner.progress import progress
-    from csaligner.search.quickstart import quickstart as start
+    from csaligner.quickstart import quickstart as start
 
     out = out or Path(f"csaligner-{folder.resolve().name}")
     with progress(err, "quickstart", quiet) as update:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from csaligner.files import recover, write_json
-from csaligner.pipeline import provenance
 from csaligner.registry import load
 from csaligner.reporting.comparison import DatasetComparison, write_comparison
 from csaligner.reporting.record import MethodResult
 from csaligner.reporting.summary import Summary, summarise
+from csaligner.run_folder import provenance
 
 from .compare import SCORE, Budget, Comparison, Measured, Report, averages, compare
 from .folds import open_folds

@@ -17,8 +17,8 @@ from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config, override
 from csaligner.estimator import CSAligner
 from csaligner.files import recover, write_json
-from csaligner.pipeline import provenance
 from csaligner.reporting.sweep import SweepPage, write_sweep
+from csaligner.run_folder import provenance
 
 from .compare import SCORE, Budget, Report, measures, score, spread_over_processes
 from .folds import Fold, open_folds

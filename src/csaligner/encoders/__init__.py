@@ -13,6 +13,9 @@ from csaligner.types import Encoder, Modality
 
 from .spec import ImageOptions, TextOptions, split_name
 
+IMAGE_ENCODER = "bundled:efficientnet-lite0"
+TEXT_ENCODER = "bundled:all-MiniLM-L6-v2"
+
 if TYPE_CHECKING:
     from .efficientnet import EfficientNetLite0
     from .minilm import MiniLM
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = [
     "EfficientNetLite0",
     "MiniLM",
+    "has_two_towers",
+    "is_encoder_name",
     "open_encoder",
 ]
 
@@ -59,6 +64,24 @@ def open_encoder(name: str, modality: Modality | None = None) -> Encoder:
     raise InputError(f"encoder: {base!r} is not known; {nearest(base, ENCODERS)}")
 
 
+def is_encoder_name(name: str) -> bool:
+    """Whether open_encoder takes it for a name, not for the path of a folder."""
+    base = name.partition("?")[0]
+    return base in ENCODERS or base.startswith(("hf:", "open_clip:", "precomputed:"))
+
+
+def has_two_towers(name: str) -> bool:
+    """Whether the name is that of a model with an image and a text tower, and says neither. Raises InputError."""
+    base, words = split_name(name)
+    if "modality" in words or not base.startswith(("hf:", "open_clip:")):
+        return False
+    if base.startswith("open_clip:"):
+        return True
+    from .folder import open_folder
+
+    return open_folder(base.removeprefix("hf:"), words.get("revision")).two_towers
+
+
 def _open_hf(source: str, words: dict[str, str], wanted: str | None, name: str) -> Encoder:
     from .folder import open_folder
     from .transformers_text import open_text
@@ -88,6 +111,6 @@ def _arguments(base: str, words: dict[str, str]) -> dict[str, Any]:
     words = {key: value for key, value in words.items() if key != "modality"}
     if not words:
         return {}
-    if base != "bundled:all-MiniLM-L6-v2":
+    if base != TEXT_ENCODER:
         raise InputError(f"encoder: {base} takes no options; got {', '.join(words)}")
     return {"options": build_config(TextOptions, words)}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +17,13 @@ from csaligner.adapters.aligner import Aligner
 from csaligner.adapters.hub import ModelCard
 from csaligner.adapters.identity import IdentityAdapter
 from csaligner.adapters.linear import LinearAdapter
-from csaligner.adapters.lora import FOLDERS, LoRAAligner
 from csaligner.checks import CSAlignerError, InputError, check_choice
-from csaligner.config import TrainConfig
-from csaligner.encoders import open_encoder
 from csaligner.files import write_folder, write_json, write_text
 from csaligner.integrity import write_safetensors
-from csaligner.pipeline import OURS, RESULTS, model_folder, read_config, read_record
+from csaligner.model import AlignedModel
 from csaligner.reporting.tables import read_results_json
+from csaligner.run_folder import OURS, RESULTS, describe, read_record
 from csaligner.store.store import Store
-from csaligner.training.encoder_batches import TrainableStore
-from csaligner.types import Encoder
 
 FORMATS = ("safetensors", "onnx", "npz", "sentence-transformers", "hub")
 SIDES = ("image", "text")
@@ -43,53 +40,14 @@ them, become rows of length 1 in the aligned space:
 """
 
 
-@dataclass(frozen=True)
-class RunToExport:
-    """A finished run. text: its text encoder, opened when it is needed; changed: sides whose encoder has LoRA."""
-
-    model: Aligner
-    store: Path
-    folder: Path
-    config: TrainConfig
-
-    @classmethod
-    def open(cls, run: Path) -> RunToExport:
-        """Raises InputError where `run` is no finished run."""
-        record, folder = read_record(run), model_folder(run)
-        return cls(Aligner.load(folder), Path(record["store"]), folder, read_config(run))
-
-    @property
-    def changed(self) -> tuple[str, ...]:
-        return tuple(side for side, name in FOLDERS.items() if (self.folder / name).is_dir())
-
-    def encoders(self) -> tuple[Encoder, Encoder | None]:
-        """The text encoder, and the image encoder where sentence-transformers has a module for it; LoRA merged."""
-        from .sentence_transformers import holds_images
-
-        store = Store.open(self.store)
-        found: dict[str, Encoder] = {}
-        if self.changed:
-            assert self.config.lora is not None
-            tuned = TrainableStore.open(store, self.config.lora)
-            LoRAAligner.load(self.folder, tuned.towers).merge()
-            found |= {side: tuned.encoders[side] for side in self.changed}  # type: ignore[index]
-        if "text" not in found:
-            found["text"] = open_encoder(store.encoders["text"].id, "text")
-        image = store.encoders["image"].id
-        if "image" not in found and image.startswith("hf:"):
-            found["image"] = open_encoder(image, "image")
-        image_encoder = found.get("image")
-        return found["text"], image_encoder if image_encoder and holds_images(image_encoder) else None
-
-
 def export(run: Path, out: Path, format: str, licence: str = "unknown") -> tuple[Path, ...]:
     """Write the adapters of a finished run into the new folder `out`; returns the files and folders written there.
 
     format: safetensors (the weights of each adapter by name), onnx (features -> unit rows, any batch size; checked with
     onnxruntime to 1e-5), npz (linear and identity adapters: three arrays), sentence-transformers (encoder and adapter
     of the text side, and of the image side where its encoder is a transformers model, in one folder that
-    SentenceTransformer(out) loads without csaligner), hub (what Aligner.from_pretrained reads, with a model card:
-    metrics, data, licence). licence: for the card, SPDX.
+    SentenceTransformer(out) loads without csaligner), hub (a folder for AlignedModel.open, LoRA included, with a model
+    card: metrics, data, licence). licence: for the card, SPDX.
 
     Raises InputError: an unknown format, `out` exists, no finished run, an adapter that the format cannot hold, a
     package that is not installed.
@@ -97,24 +55,32 @@ def export(run: Path, out: Path, format: str, licence: str = "unknown") -> tuple
     check_choice("format", format, FORMATS)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"out: {out} exists; choose another folder or delete it")
-    found = RunToExport.open(run)
-    if found.changed and format != "sentence-transformers":
+    record = read_record(run)
+    model = AlignedModel.open(run)
+    if model.lora and format not in {"sentence-transformers", "hub"}:
         raise InputError(
-            f"format: {format} holds adapters alone, and this run changed its {' and '.join(found.changed)} encoder "
-            "(LoRA); use sentence-transformers for the text side"
+            f"format: {format} holds adapters alone, and this run changed its {' and '.join(model.lora)} encoder "
+            "(LoRA); use sentence-transformers or hub"
         )
+    out.parent.mkdir(parents=True, exist_ok=True)
     if format == "sentence-transformers":
-        from .sentence_transformers import save_sentence_transformer
-
-        text, image = found.encoders()
-        save_sentence_transformer(found.model, text, out, image)
+        _sentence_transformer(model, out)
     elif format == "hub":
-        out.parent.mkdir(parents=True, exist_ok=True)
-        found.model.save_pretrained(out, model_card(run, found, licence))
+        model.save(out, model_card(run, record, model, licence).text())
     else:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        export_aligner(found.model, out, format)
+        export_aligner(model.aligner, out, format)
     return tuple(sorted(out.iterdir()))
+
+
+def _sentence_transformer(model: AlignedModel, out: Path) -> None:
+    """Texts, and images where sentence-transformers has a module for the encoder; LoRA merged into the weights."""
+    from .sentence_transformers import holds_images, save_sentence_transformer
+
+    model.merge_lora()
+    image = model.encoder("image") if model.info("image").id.startswith("hf:") else None
+    if image is not None and not holds_images(image):
+        image = None
+    save_sentence_transformer(model.aligner, model.encoder("text"), out, image)
 
 
 def export_aligner(model: Aligner, out: Path, format: str) -> None:
@@ -232,21 +198,19 @@ def _name(model: Aligner, side: str) -> str:
     return str(getattr(model.config, f"{side}_adapter").name)
 
 
-def model_card(run: Path, found: RunToExport, licence: str) -> ModelCard:
-    """Filled in from the run's store and its results.json."""
-    store = Store.open(found.store)
-    images, captions = store.counts.get("train", (0, 0))
-    encoders = store.encoders
-    metrics, split = _metrics(run)
-    data = f"{store.dataset}: {images} images with {captions} captions (train split)."
-    names = (encoders["image"].id, encoders["text"].id)
-    return ModelCard(data, licence, names, metrics, f"the {split} split of the same data", store.attribution)
+def model_card(run: Path, record: Mapping[str, Any], model: AlignedModel, licence: str) -> ModelCard:
+    """Filled in from run.json and results.json; for runs of csaligner 0.1, from their store."""
+    data = record.get("data") or describe(Store.open(Path(record["store"])))
+    metrics, split = _metrics(run, record)
+    words = f"{data['name']}: {data['images']} images with {data['captions']} captions (train split)."
+    names = (model.info("image").id, model.info("text").id)
+    return ModelCard(words, licence, names, metrics, f"the {split} split of the same data", data["attribution"])
 
 
-def _metrics(run: Path) -> tuple[dict[str, float], str]:
-    """Metrics of the trained model and their split, from the run's results.json; none where it was not evaluated."""
+def _metrics(run: Path, record: Mapping[str, Any]) -> tuple[Mapping[str, float], str]:
+    """Metrics of the trained model and their split: of results.json, else those of the validation in run.json."""
     path = run / RESULTS
     ours = [result for result in read_results_json(path) if result.name == OURS] if path.is_file() else []
     if not ours:
-        return {}, "test"
+        return record.get("metrics", {}), "val"
     return {k: v for k, v in ours[-1].metrics.items() if math.isfinite(v)}, ours[-1].split

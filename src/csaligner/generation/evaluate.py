@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from csaligner.adapters.aligner import encode
 from csaligner.checks import InputError
 from csaligner.datasets.images.load import load_image
 from csaligner.decoders.decoder import Decoder, Sampling, open_decoder, read_contract
@@ -20,10 +19,11 @@ from csaligner.encoders.pixels import fit_square
 from csaligner.evaluation.generation import Projection, frechet_distance, generation_metrics, text_agreement
 from csaligner.evaluation.retrieval import retrieval_of
 from csaligner.files import write_json
+from csaligner.model import AlignedModel
 from csaligner.paired_features import first_captions
-from csaligner.pipeline import read_record
+from csaligner.run_folder import read_record
 from csaligner.store.store import Store
-from csaligner.types import Encoder, PairedFeatures, Split
+from csaligner.types import Encoder, ImageSource, PairedFeatures, Split
 
 from .generate import no_picture
 from .pictures import image_encoder, picture_sources
@@ -74,16 +74,15 @@ class Reference:
         return metrics | {"picture_cosine": cosine}
 
 
-def picture_features(encoder: Encoder, pictures: Sequence[Image.Image]) -> Tensor:
+def picture_features(encoder: Encoder, pictures: Sequence[Image.Image | ImageSource]) -> Tensor:
     """Return features (N, d); real and generated images have the same preprocessing."""
-    chunks = [pictures[i : i + 32] for i in range(0, len(pictures), 32)]
-    return torch.cat([encoder.encode([encoder.prepare(p) for p in chunk]) for chunk in chunks])
+    return AlignedModel.of_encoders(encoder).features_image(pictures, batch_size=32)
 
 
 def _features_of_train(store: Store, encoder: Encoder) -> Tensor:
     """Return features of at most FITTED training images, for the principal directions."""
     sources = picture_sources(store, store.features("train").image_ids[:FITTED])
-    return picture_features(encoder, [load_image(source, DRAWN) for source in sources])
+    return picture_features(encoder, sources)
 
 
 def one_caption_each(pairs: PairedFeatures, limit: int | None = None) -> PairedFeatures:
@@ -98,10 +97,10 @@ def embedding_metrics(text: TextToEmbedding, reference: Reference) -> dict[str, 
     """Compare predicted and real image embeddings, without a decoder: Frechet distance (in principal directions of
     the training data), paired cosine and text-to-image recall."""
     model, pairs = text.model, reference.pairs
-    predicted, real = encode(model, "text", pairs.text), encode(model, "image", pairs.image)
+    predicted, real = model.align("text", pairs.text), model.align("image", pairs.image)
     both = (real, predicted)
     if reference.protocol.dims:
-        project = Projection.fit(encode(model, "image", reference.train), reference.protocol.dims)
+        project = Projection.fit(model.align("image", reference.train), reference.protocol.dims)
         both = (project(real), project(predicted))
     recall = retrieval_of(PairedFeatures(real, predicted, pairs.text_to_image, pairs.image_ids))
     return {
@@ -121,7 +120,7 @@ def evaluate_generation(
     """Return embedding_metrics, measure() of images generated from captions and, as ceiling/..., of images generated
     from the true image embeddings."""
     text.check(decoder.contract)
-    raw = text.raw(encode(text.model, "text", reference.pairs.text), decoder.contract)
+    raw = text.raw(text.model.align("text", reference.pairs.text), decoder.contract)
     drawn = reference.measure(draw(decoder, raw, sampling, negative))
     ceiling = reference.measure(draw(decoder, reference.pairs.image, sampling, negative))
     return embedding_metrics(text, reference) | drawn | {f"ceiling/{k}": ceiling[k] for k in ("fid", "kid", "cmmd")}
@@ -142,11 +141,14 @@ def evaluate_run_generation(
     """
     text = TextToEmbedding.open(run)
     store = store or Store.open(Path(read_record(run)["store"]))
-    store.require(image=text.model.config.image_encoder, text=text.model.config.text_encoder)
+    store.require(image=text.model.trained_on("image"), text=text.model.trained_on("text"))
     text.check(read_contract(decoder))
     check_enough(store, protocol)
     opened = open_decoder(decoder)
     reference = Reference(store, open_encoder(feature_encoder, "image"), opened.side, protocol)
+    if "text" in text.model.lora:  # the store's features are those of the frozen encoder
+        captions = reference.pairs.captions or ()
+        reference.pairs = replace(reference.pairs, text=text.model.features_text(captions))
     found = evaluate_generation(text, opened, reference, sampling, no_picture(opened, text, sampling))
     how = {
         "features": feature_encoder,

@@ -15,11 +15,9 @@ from csaligner._deprecated import renamed
 from csaligner.checks import InputError
 from csaligner.decoders.contract import Contract
 from csaligner.decoders.decoder import Decoder, Sampling, open_decoder, read_contract
-from csaligner.encoders import open_encoder
+from csaligner.encoders import IMAGE_ENCODER, open_encoder
 from csaligner.files import write_atomically
-from csaligner.pipeline import IMAGE_ENCODER
-from csaligner.store.decode_workers import prepared
-from csaligner.types import Encoder
+from csaligner.model import AlignedModel
 
 from .prompts import Prompt
 from .text import TextToEmbedding, bundled_run
@@ -69,9 +67,9 @@ def no_picture(decoder: Decoder, text: TextToEmbedding | None, sampling: Samplin
     contract = decoder.contract
     if contract.negative is not None or not contract.takes_negative or sampling.guidance <= 1:
         return None
-    encoder = _image_encoder(contract, text)
-    grey = encoder.prepare(Image.new("RGB", (64, 64), "grey"))
-    return encoder.encode([torch.zeros_like(grey)])[0]
+    model = _image_model(contract, text)
+    grey = model.prepare("image", Image.new("RGB", (64, 64), "grey"))
+    return model.encode_prepared("image", [torch.zeros_like(grey)])[0]
 
 
 def save_pictures(pictures: Sequence[Image.Image], path: Path, side: int) -> list[Path]:
@@ -100,14 +98,17 @@ def _saver(picture: Image.Image, suffix: str) -> Any:
 
 def _of_picture(wish: GenerationRequest, contract: Contract, text: TextToEmbedding | None) -> Tensor:
     assert wish.image is not None
-    encoder = _image_encoder(contract, text)
-    contract.check_source(encoder.info.dim, encoder.info.fingerprint)
-    return encoder.encode([prepared(encoder, wish.image, "image")])
+    model = _image_model(contract, text)
+    info = model.info("image")
+    contract.check_source(info.dim, info.fingerprint)
+    return model.features_image([wish.image])
 
 
-def _image_encoder(contract: Contract, text: TextToEmbedding | None) -> Encoder:
-    """Return the image encoder of the run, else of the contract, else the bundled one."""
-    return open_encoder(text.image_encoder_id if text else contract.encoder_id or IMAGE_ENCODER, "image")
+def _image_model(contract: Contract, text: TextToEmbedding | None) -> AlignedModel:
+    """Return the model with the image encoder of the run, else of the contract, else the bundled one."""
+    if text is not None and "image" in text.model.infos:
+        return text.model
+    return AlignedModel.of_encoders(open_encoder(contract.encoder_id or IMAGE_ENCODER, "image"))
 
 
 def __getattr__(name: str) -> Any:

@@ -12,9 +12,9 @@ from csaligner.datasets import open_dataset
 from csaligner.datasets.images.load import load_image
 from csaligner.datasets.split import item_split
 from csaligner.decoders.decoder import Sampling, open_decoder
-from csaligner.encoders import open_encoder
+from csaligner.encoders import IMAGE_ENCODER, open_encoder
 from csaligner.files import write_atomically
-from csaligner.pipeline import IMAGE_ENCODER
+from csaligner.model import AlignedModel
 from csaligner.types import Item
 
 from .generate import enlarge
@@ -50,7 +50,7 @@ def make_grid(count: int = 12, sampling: Sampling | None = None, decoder: str = 
     items = held_out(count)
     pictures = [load_image(item.image, DRAWN) for item in items]
     prompts = [item.captions[0] for item in items]
-    opened, encoder = open_decoder(decoder), open_encoder(IMAGE_ENCODER, "image")
+    opened, encoder = open_decoder(decoder), AlignedModel.of_encoders(open_encoder(IMAGE_ENCODER, "image"))
     columns: dict[str, Sequence[Image.Image]] = {}
     for name in BUNDLED_RUNS:
         text = TextToEmbedding.open(bundled_run(name))
@@ -58,7 +58,7 @@ def make_grid(count: int = 12, sampling: Sampling | None = None, decoder: str = 
         directions = text.directions([Prompt((prompt,), (1.0,)) for prompt in prompts])
         rows = opened.decode(text.raw(directions, opened.contract), sampling)
         columns[TITLES[name]] = [row[0] for row in rows]
-    true = encoder.encode([encoder.prepare(picture) for picture in pictures])
+    true = encoder.features_image(pictures)
     columns[CEILING] = [row[0] for row in opened.decode(true, sampling)]
     columns[ITSELF] = pictures
     return Grid(prompts, columns)

@@ -16,11 +16,11 @@ from csaligner.encoders import open_encoder
 from csaligner.encoders.pixels import fit_square, to_tensor
 from csaligner.files import write_atomically
 from csaligner.integrity import ErrorContext, load_tensors, save_tensors
+from csaligner.model import AlignedModel
 from csaligner.store.store import Store
-from csaligner.types import Encoder, EncoderInfo, ImageSource
+from csaligner.types import EncoderInfo, ImageSource
 
 CHUNK = 32
-DRAWN = 224  # resolution at which vector images are rendered before downscaling
 Progress = Callable[[int, int], None]
 
 
@@ -42,12 +42,12 @@ def gather_pictures(stores: Sequence[Store], size: int, cache: Path, progress: P
             return Pictures(found["pixels"], found["embeddings"])
     except (FileNotFoundError, InputError, KeyError):
         pass  # missing, damaged or of other stores
-    encoder = open_encoder(info.id)
+    model = AlignedModel.of_encoders(open_encoder(info.id, "image"))
     by_store = {s.sha256: s for s in stores}
     total, done = sum(s.counts.get("train", (0, 0))[0] for s in by_store.values()), 0
     parts: dict[str, Pictures] = {}
     for key, store in by_store.items():
-        parts[key] = _of_store(store, size, encoder, lambda n, done=done: progress(done + n, total))  # type: ignore[misc]
+        parts[key] = _of_store(store, size, model, lambda n, done=done: progress(done + n, total))  # type: ignore[misc]
         done += len(parts[key].pixels) // 2
     pixels = torch.cat([parts[s.sha256].pixels for s in stores])
     embeddings = torch.cat([parts[s.sha256].embeddings for s in stores])
@@ -75,15 +75,15 @@ def image_encoder(store: Store) -> EncoderInfo:
     return info
 
 
-def _of_store(store: Store, size: int, encoder: Encoder, progress: Callable[[int], None]) -> Pictures:
+def _of_store(store: Store, size: int, model: AlignedModel, progress: Callable[[int], None]) -> Pictures:
     rows = store.rows_of("image", "train")
     sources = [_known(store, f"row {r}", s) for r, s in zip(rows.tolist(), store.items("image", rows), strict=True)]
     pixels, mirrored = [], []
     for start in range(0, len(sources), CHUNK):
-        images = [load_image(source, DRAWN) for source in sources[start : start + CHUNK]]
+        images = [load_image(source, model.image_size) for source in sources[start : start + CHUNK]]
         flipped = [ImageOps.mirror(image) for image in images]
         pixels += [_small(image, size) for image in images]
-        mirrored.append(encoder.encode([encoder.prepare(image) for image in flipped]))
+        mirrored.append(model.features_image(flipped))
         progress(start + len(images))
     straight = torch.stack(pixels)
     return Pictures(torch.cat([straight, straight.flip(3)]), torch.cat([store.rows("image", rows), *mirrored]))

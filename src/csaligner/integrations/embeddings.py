@@ -4,60 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import cast
 
 from csaligner.adapters.aligner import Aligner
-from csaligner.checks import InputError
-from csaligner.encoders import open_encoder
-from csaligner.pipeline import encoders_of, model_folder
-from csaligner.store.decode_workers import prepared
-from csaligner.types import Encoder, Modality
+from csaligner.model import AlignedModel
+from csaligner.types import Encoder
 
 Vectors = list[list[float]]
 
 
 class AlignedEmbeddings:
-    """Texts and picture files to rows of length 1 in the aligned space.
+    """Texts and image files to rows of length 1 in the aligned space.
 
     LangChain: embed_documents, embed_query, embed_image, which its vector stores call. LlamaIndex: get_text_embedding,
-    get_text_embedding_batch, get_query_embedding, get_image_embedding, get_image_embedding_batch. Pictures are paths;
+    get_text_embedding_batch, get_query_embedding, get_image_embedding, get_image_embedding_batch. Images are paths;
     without an image encoder they are an InputError.
     """
 
-    def __init__(self, model: Aligner, text: Encoder, image: Encoder | None = None) -> None:
-        self._model = model.eval()
-        self._encoders: dict[Modality, Encoder] = {"text": text}
-        if image is not None:
-            self._encoders["image"] = image
-        for side, encoder in self._encoders.items():
-            wanted = getattr(model.config, f"{side}_encoder")
-            if wanted is not None and encoder.info.fingerprint != wanted:
-                raise InputError(
-                    f"encoder: the aligner was trained on {side}s of the encoder {wanted}, "
-                    f"{encoder.info.id} is {encoder.info.fingerprint}"
-                )
+    def __init__(
+        self, model: AlignedModel | Aligner, text: Encoder | None = None, image: Encoder | None = None
+    ) -> None:
+        """model: an AlignedModel, or an aligner with the encoders `text` and `image`. Raises InputError for an encoder
+        that the aligner was not trained with."""
+        given = [encoder for encoder in (text, image) if encoder is not None]
+        self._model = model if isinstance(model, AlignedModel) else AlignedModel(model, given)
 
     @classmethod
     def open(cls, run: Path | str) -> AlignedEmbeddings:
-        """The aligner of a finished run with the encoders of its store; one that took features alone has no place
-        here. Raises InputError."""
-        run = Path(run)
-        infos = encoders_of(run)
-        if len(infos) < 2:
-            raise InputError(f"embeddings: the store of {run} is gone or lacks a side; name the encoders yourself")
-        text, image = open_encoder(infos["text"].id, "text"), open_encoder(infos["image"].id, "image")
-        return cls(Aligner.load(model_folder(run)), text, image)
+        """run: what AlignedModel.open takes; its encoders are opened now. Raises InputError where it lacks one, such as
+        a run on features that were given."""
+        model = AlignedModel.open(run)
+        for side in ("image", "text"):
+            model.encoder(side)
+        return cls(model)
 
     def embed_documents(self, texts: Sequence[str]) -> Vectors:
-        return self._rows("text", list(texts))
+        return cast(Vectors, self._model.encode_text(texts).tolist())
 
     def embed_query(self, text: str) -> list[float]:
         return self.embed_documents([text])[0]
 
     def embed_image(self, uris: Sequence[Path | str]) -> Vectors:
-        return self._rows("image", [Path(uri) for uri in uris])
+        return cast(Vectors, self._model.encode_image(uris).tolist())
 
     def get_text_embedding(self, text: str) -> list[float]:
         return self.embed_query(text)
@@ -73,16 +61,3 @@ class AlignedEmbeddings:
 
     def get_image_embedding_batch(self, paths: Sequence[Path | str]) -> Vectors:
         return self.embed_image(paths)
-
-    def _rows(self, side: Modality, items: Sequence[str] | Sequence[Path]) -> Vectors:
-        if side not in self._encoders:
-            raise InputError(f"embeddings: no {side} encoder was given; pass one")
-        encoder = self._encoders[side]
-        ready = [prepared(encoder, item, side) for item in items]
-        if not ready:
-            return []
-        encode = self._model.encode_text if side == "text" else self._model.encode_image
-        with torch.inference_mode():
-            stacked = torch.stack(ready) if isinstance(ready[0], Tensor) else ready
-            rows: Vectors = encode(encoder.encode(stacked)).tolist()  # type: ignore[arg-type]  # a tensor of its rows
-        return rows

@@ -10,27 +10,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from csaligner.adapters.aligner import encode
 from csaligner.checks import InputError, check_choice
 from csaligner.datasets.documents import INDEX_FILE, Entry, EntrySettings, Found, find_entries
 from csaligner.datasets.images.hf_cell import SavedCell
-from csaligner.datasets.images.load import ImageError, is_file, load_image
+from csaligner.datasets.images.load import ImageError, is_file
 from csaligner.datasets.images.source import file_of
 from csaligner.datasets.text_files import shown
 from csaligner.files import disk_trouble, recover, recover_folder, sha256_of, write_folder
 from csaligner.integrity import write_checksums
 from csaligner.locks import NAMES as LOCKS
 from csaligner.locks import only_writer
+from csaligner.model import AlignedModel
 from csaligner.types import Dataset, Encoder, ImageSource, Modality
 
 from .approximate import build_approximate
 from .index import ALIGNER, Index
 from .lance_table import INDEX_TYPES, Items, Row, Stamp
 from .manifest import IndexManifest, write_manifest
-from .origin import Origin, open_origin, run_fingerprint
 from .vector_spaces import raw_dim, raw_vectors
 
 A_WRITE: Mapping[Modality, int] = {"image": 64, "text": 256}  # entries a write: what a kill can lose
@@ -88,44 +86,44 @@ def build_index(
 ) -> tuple[Index, BuildReport]:
     """Index `data` at `out` with the aligner of `run`, or bring an index there up to date.
 
-    data: see datasets.documents. run: a run folder, a saved aligner or "bundled"; may be left out where the index
-    exists. encoders: instead of those that the run names. Entries of the same data that are gone are deleted;
-    entries of other data stay. Interrupted at any moment, the index opens, and the same call goes on.
+    data: see datasets.documents. run: what AlignedModel.open takes; not needed where the index exists. encoders:
+    instead of those that the run names. Entries of the same data that are gone are deleted; entries of other data
+    stay. Interrupted at any moment, the index opens, and the same call resumes.
 
     Raises InputError for data without anything to index, an index of another run, encoders that are not the run's,
     and while another process writes to `out`.
     """
     out, settings = Path(out), settings or BuildSettings()
     found = find_entries(data, settings.entries)
+    model = AlignedModel.open(run, encoders) if run is not None else None
     with writing(out):
         if not (out / INDEX_FILE).exists():
-            if run is None:
+            if model is None:
                 raise InputError(f"run: needed to make a new index at {out}; give a run folder, or 'bundled'")
-            create_index(out, open_origin(run, encoders), raw=settings.raw)
+            create_index(out, model, raw=settings.raw)
         index = Index.open(out, encoders)
-        if run is not None and run_fingerprint(run) != index.manifest.fingerprint:
+        if model is not None and model.fingerprint != index.manifest.fingerprint:
             raise InputError(f"run: the index at {out} was made by another run ({index.manifest.run}); use another out")
         report = _sync(index, found, settings, progress)
         finish(index, settings.approximate)
     return index, report
 
 
-def create_index(out: Path, origin: Origin, *, raw: bool = True) -> None:
+def create_index(out: Path, model: AlignedModel, *, raw: bool = True) -> None:
     """An empty index; it appears whole or not at all. Raises InputError where something else is at `out`."""
     if out.exists() and (not out.is_dir() or any(p.name not in LOCKS for p in out.iterdir())):
         raise InputError(f"out: {out} exists and holds no csaligner index; choose an empty or a new folder")
-    model = origin.model
     manifest = IndexManifest(
-        run=origin.name,
-        fingerprint=origin.fingerprint,
-        image=origin.image,
-        text=origin.text,
-        dim=model.config.dim,
-        raw_dim=raw_dim(model) if raw else None,
+        run=model.name,
+        fingerprint=model.fingerprint,
+        image=model.info("image"),
+        text=model.info("text"),
+        dim=model.dim,
+        raw_dim=raw_dim(model.aligner) if raw else None,
     )
 
     def write(folder: Path) -> None:
-        origin.copy_to(folder / ALIGNER)
+        model.save(folder / ALIGNER)
         Items.create(folder, manifest.dim, manifest.raw_dim)
         write_manifest(folder, manifest)
 
@@ -278,11 +276,10 @@ def _embed(
     index: Index, modality: Modality, part: list[tuple[Entry, str]], plan: _Plan, source: str, workers: int
 ) -> set[str]:
     """Encode and write one batch; returns the ids that could be."""
-    encoder = index.encoder(modality)
     prepared: list[Any] = []
     rows: list[Row] = []
     with ThreadPoolExecutor(workers) as pool:
-        ready = pool.map(lambda pair: _prepare(encoder, pair[0]), part)
+        ready = pool.map(lambda pair: _prepare(index.model, pair[0]), part)
         for (entry, digest), value in zip(part, ready, strict=True):
             if isinstance(value, ImageError):
                 plan.skipped.append(str(value))
@@ -295,25 +292,22 @@ def _embed(
             words = (entry.text, entry.caption, entry.owner, source)
             rows.append(Row(entry.id, entry.modality, path, *words, *_size_and_time(entry), digest))
     if rows:
-        features = encoder.encode(torch.stack(prepared) if isinstance(prepared[0], Tensor) else prepared)  # type: ignore[arg-type]
+        features = index.model.encode_prepared(modality, prepared)
         _put(index, modality, rows, features, new=all(row.id in plan.new for row in rows))
     return {row.id for row in rows}
 
 
 def _put(index: Index, modality: Modality, rows: list[Row], features: Tensor, *, new: bool) -> None:
     features = features.float()
-    aligned = encode(index.model, modality, features)
-    raw = raw_vectors(index.model, modality, features) if index.manifest.raw_dim is not None else None
+    aligned = index.model.align(modality, features)
+    raw = raw_vectors(index.model.aligner, modality, features) if index.manifest.raw_dim is not None else None
     index.items.put(modality, rows, aligned, raw, new=new)
 
 
-def _prepare(encoder: Encoder, entry: Entry) -> Any:
-    """What the encoder wants of an entry, or the ImageError that says why there is none."""
-    if entry.modality == "text":
-        return encoder.prepare(entry.text)
-    assert entry.path is not None
+def _prepare(model: AlignedModel, entry: Entry) -> Any:
+    """What the encoder takes of an entry, or the ImageError that says why there is none."""
     try:
-        return encoder.prepare(load_image(entry.path))
+        return model.prepare(entry.modality, entry.text if entry.modality == "text" else entry.path)
     except ImageError as error:
         return error
 

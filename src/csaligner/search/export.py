@@ -20,8 +20,8 @@ from .lance_table import ALIGNED
 COLUMNS = ("id", "modality", "path", "text", "caption", "owner")
 NAMESPACE = uuid.UUID("5b2f6c1e-3b7c-5a1d-9f5e-0d8f0a7c9e11")  # ids of ours as the UUIDs that Qdrant wants
 BATCH = 256
-GUIDE = """Vectors are unit length: inner product and cosine rank alike. Queries must pass the same aligner
-(`Index.features`, then `Aligner.encode_text` or `encode_image`). Scores here are plain cosines, without calibration.
+GUIDE = """Vectors are unit length: inner product and cosine rank alike. Queries must pass the same model
+(`Index.open(FOLDER).model.encode_text` or `encode_image`). Scores here are plain cosines, without calibration.
 """
 
 

@@ -13,15 +13,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from csaligner.adapters.aligner import Aligner, encode
+from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError, check_choice
-from csaligner.datasets.images.load import load_image
 from csaligner.datasets.images.source import file_of, source_of
-from csaligner.encoders import open_encoder
-from csaligner.files import sha256_of
 from csaligner.integrity import check_checksums, open_seal, read_checksums, write_sealed
+from csaligner.model import AlignedModel, fingerprint_of
 from csaligner.parsing import checked, parse_json
-from csaligner.types import Encoder, Modality
+from csaligner.types import Encoder, EncoderInfo, Modality
 
 from .calibration import MODALITIES, Calibration, bias_of
 from .lance_table import Items, Row
@@ -87,18 +85,15 @@ class Index:
         path: Path,
         manifest: IndexManifest,
         items: Items,
-        model: Aligner,
-        encoders: Mapping[Modality, Encoder] | None = None,
+        model: AlignedModel,
     ) -> None:
         """Use Index.open, or build_index."""
         self.path, self.manifest, self.items, self.model = path, manifest, items, model
-        self._encoders: dict[Modality, Encoder] = dict(encoders or {})
         self._spaces: dict[str, Space] = {}
         self._measured: dict[str, Any] | None = None
         self._checked = False
         self._lock = threading.RLock()
-        self._opening, self._encoding = threading.Lock(), threading.Lock()
-        self._text_features = lru_cache(REMEMBERED)(self._encode_text)
+        self._text_features = lru_cache(REMEMBERED)(lambda words: model.features_text([words])[0])
 
     @classmethod
     def open(cls, path: Path | str, encoders: Iterable[Encoder] = ()) -> Index:
@@ -111,16 +106,15 @@ class Index:
         weights = path / ALIGNER / "model.safetensors"
         if not weights.is_file() or fingerprint_of(path / ALIGNER) != manifest.fingerprint:
             raise InputError(f"index: {weights} is not the aligner that made these vectors; {OWNER.advice}")
-        model = Aligner.load(path / ALIGNER)
-        given: dict[Modality, Encoder] = {e.info.modality: e for e in encoders}
-        for encoder in given.values():
-            _check_encoder(manifest, encoder)
+        infos: dict[Modality, EncoderInfo] = {"image": manifest.image, "text": manifest.text}
+        aligner = Aligner.load(path / ALIGNER)
+        model = AlignedModel(aligner, encoders, infos=infos, folder=path / ALIGNER, name=f"the index {path}")
         try:
             items = Items.open(path)
         except InputError:
             check_checksums(path, OWNER)  # which file it is
             raise
-        index = cls(path, manifest, items, model, given)
+        index = cls(path, manifest, items, model)
         index.check(up_to=SMALL)
         return index
 
@@ -154,15 +148,6 @@ class Index:
         found: dict[str, dict[str, float]] = self._measures()["bias"]
         return found
 
-    def encoder(self, modality: Modality) -> Encoder:
-        """Opened on first use. Raises InputError where it is not the one that made the index."""
-        with self._opening:
-            if modality not in self._encoders:
-                encoder = open_encoder(getattr(self.manifest, modality).id, modality)
-                _check_encoder(self.manifest, encoder)
-                self._encoders[modality] = encoder
-            return self._encoders[modality]
-
     def search(self, query: Query, k: int = 10, options: SearchOptions | None = None, **words: Any) -> list[Hit]:
         """The k best items, best first.
 
@@ -179,12 +164,7 @@ class Index:
             if not words:
                 raise InputError("query: is empty; give some words or a picture")
             return self._text_features(words)
-        encoder = self.encoder("image")
-        if isinstance(query, Path):
-            query = load_image(query)
-        prepared = encoder.prepare(query.convert("RGB"))
-        with self._encoding:
-            return encoder.encode([prepared])[0]
+        return self.model.features_image([query])[0]
 
     def search_features(
         self, features: Tensor, modality: Modality, k: int = 10, options: SearchOptions | None = None
@@ -230,7 +210,7 @@ class Index:
     def warm(self) -> None:
         """Load what the first question would load: both encoders, the aligned vectors, the calibration."""
         for modality in MODALITIES:
-            self.encoder(modality)
+            self.model.encoder(modality)
         _ = self.calibration
         if self.manifest.approximate is None:
             self.space("aligned")
@@ -270,9 +250,9 @@ class Index:
     ) -> tuple[list[int], Tensor]:
         if space != "aligned":
             here = self.space(space)
-            raw = raw_vectors(self.model, modality, features[None])[0]
+            raw = raw_vectors(self.model.aligner, modality, features[None])[0]
             return here.nearest(here.place(raw, modality), item, k)
-        query = normalize(encode(self.model, modality, features[None]), dim=1)[0]
+        query = normalize(self.model.align(modality, features[None]), dim=1)[0]
         how = self.manifest.approximate
         if approximate and how is not None:
             return self.items.nearest(query, item, k, nprobes=how.nprobes, refine=how.refine)
@@ -284,25 +264,6 @@ class Index:
             wanted = [row for _, _, m, row in best if m == modality]
             rows |= {(modality, n): row for n, row in zip(wanted, self.items.by_row(modality, wanted), strict=True)}
         return [_hit(rows[m, n], score, cosine) for score, cosine, m, n in best]
-
-    def _encode_text(self, words: str) -> Tensor:
-        encoder = self.encoder("text")
-        with self._encoding:
-            return encoder.encode([encoder.prepare(words)])[0]
-
-
-def fingerprint_of(folder: Path) -> str:
-    """Of an aligner's weights, 16 hexadecimal digits."""
-    return sha256_of(folder / "model.safetensors")[:16]
-
-
-def _check_encoder(manifest: IndexManifest, encoder: Encoder) -> None:
-    wanted = manifest.image if encoder.info.modality == "image" else manifest.text
-    if encoder.info.fingerprint != wanted.fingerprint:
-        raise InputError(
-            f"encoder: {encoder.info.id} ({encoder.info.fingerprint}) did not make the {wanted.modality}s of this "
-            f"index, {wanted.id} ({wanted.fingerprint}) did; ask with that one or index again"
-        )
 
 
 def _read_measures(path: Path, version: list[int]) -> dict[str, Any] | None:

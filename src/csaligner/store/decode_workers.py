@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from csaligner.checks import CSAlignerError
-from csaligner.datasets.images.load import ImageError, load_image
-from csaligner.types import Encoder, Item, Modality
+from csaligner.datasets.images.load import ImageError, load_image, to_rgb
+from csaligner.types import Encoder, EncoderInfo, Item, Modality
 
 DEFAULT_SIZE = 224  # pixels of a side, where an encoder does not say
 
@@ -55,11 +56,19 @@ def decoded_batches(
 
 
 def prepared(encoder: Encoder, item: Any, side: Modality) -> Any:
-    """What the encoder wants of a caption or a picture (ImageSource); ImageError for one that cannot be read."""
+    """What the encoder takes of a text or an image (ImageSource or PIL): the same pixels on every route of the package.
+
+    Raises ImageError for an image that cannot be read.
+    """
     if side == "text":
         return encoder.prepare(item)
-    size = int(encoder.info.preprocessing.get("size", DEFAULT_SIZE))  # drawings are drawn at it
-    return encoder.prepare(load_image(item, size))
+    image = to_rgb(item) if isinstance(item, Image.Image) else load_image(item, wanted_size(encoder.info))
+    return encoder.prepare(image)
+
+
+def wanted_size(info: EncoderInfo) -> int:
+    """Pixels of a side that an image encoder wants: drawings are drawn at it, large JPEGs decoded at twice that."""
+    return int(info.preprocessing.get("size", DEFAULT_SIZE))
 
 
 class _Pictures(Dataset[Decoded]):

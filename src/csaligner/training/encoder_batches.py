@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from csaligner.adapters.lora import TunableEncoder
 from csaligner.checks import InputError
 from csaligner.config import LoRAConfig, TrainConfig
 from csaligner.encoders import open_encoder
@@ -20,15 +21,6 @@ from .samplers import EncoderRows, Pairs, PairSampler, Rows
 from .training_data import TrainingData, evenly, joined, with_unpaired
 
 CHUNK = 256  # pictures in memory at a time
-
-
-@runtime_checkable
-class TunableEncoder(Protocol):
-    """An encoder whose inside can be trained: `tower` turns what `inputs` makes of items into features."""
-
-    tower: nn.Module
-
-    def inputs(self, prepared: Sequence[Any]) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class TrainingData:
         return some_pairs(self.pairs, "val", config.val_images)
 
     def record(self) -> dict[str, Any]:
-        """What the run folder remembers of the stores: where they were and what was in them."""
+        """What a run folder records of the stores: where they were and what was in them."""
         more = {
             "val": _entries([self.val] if self.val else []),
             "unpaired_images": _entries(self.unpaired_images),

@@ -74,6 +74,11 @@ def load_image(source: ImageSource, size: int = 224) -> Image.Image:
         raise ImageError(f"{name_of(source)}: cannot be read as a picture ({_one_line(error)})") from None
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image in memory as load_image gives it: RGB, upright, opaque."""
+    return _opaque(ImageOps.exif_transpose(image))
+
+
 def read_bytes(source: ImageSource) -> bytes:
     """The encoded picture as it lies there; ImageError where it cannot be had."""
     try:

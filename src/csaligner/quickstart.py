@@ -16,9 +16,9 @@ from csaligner.pipeline import embed_dataset, train, validate
 from csaligner.progress import Update
 from csaligner.store.embed import ExtractSettings
 
-from .build import BuildReport, build_index
-from .index import Index
-from .origin import ASSET, BUNDLED
+from .model import ASSET, BUNDLED
+from .search.build import BuildReport, build_index
+from .search.index import Index
 
 ENOUGH = 300  # captioned pictures; with fewer, nothing of one's own is learnt that the shipped aligner does not know
 PICTURES_A_SECOND, TEXTS_A_SECOND, STEPS_A_SECOND = 20.0, 150.0, 4.0  # of the bundled encoders on one slow core

@@ -1,0 +1,312 @@
+"""AlignedModel: encoders and the adapters behind them, from images and texts to unit rows of one space."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from csaligner.adapters.aligner import Aligner, AlignerConfig, encode
+from csaligner.adapters.folder import CONFIG, WEIGHTS
+from csaligner.adapters.lora import FOLDERS, MARK, TunableEncoder, load_lora, lora_sides
+from csaligner.adapters.start import Affine
+from csaligner.encoders import IMAGE_ENCODER, TEXT_ENCODER, has_two_towers, is_encoder_name, open_encoder
+from csaligner.store.decode_workers import prepared, wanted_size
+
+from .checks import InputError
+from .config import AdapterConfig
+from .files import move_up, sha256_of, write_folder, write_text
+from .integrity import CHECKSUMS, ErrorContext, read_sealed, write_sealed
+from .parsing import checked
+from .run_folder import RECORD, encoders_of, model_folder
+from .types import Encoder, EncoderInfo, ImageSource, Modality
+
+BUNDLED = "bundled"
+ASSET = Path(__file__).parent / "assets" / "bundled-aligner"
+ENCODERS = "encoders.json"
+MODALITIES: tuple[Modality, Modality] = ("image", "text")
+DEFAULTS: Mapping[Modality, str] = {"image": IMAGE_ENCODER, "text": TEXT_ENCODER}
+IMAGES_AT_ONCE, TEXTS_AT_ONCE = 64, 256
+OWNER = ErrorContext("model", "save it again")
+
+ImageLike = ImageSource | Image.Image | str
+
+
+class AlignedModel:
+    """An aligner with its encoders: f(x) = normalise(adapter(encoder(x))).
+
+        model = AlignedModel.open("runs/coco")
+        scores = model.encode_image(["cat.jpg", "dog.jpg"]) @ model.encode_text(["a cat"]).T  # cosines
+
+    Encoders are opened on first use; LoRA that the run trained is put into them. Safe to call from several threads.
+    `name` says where it came from, `aligner` holds the adapters, `infos` the encoders that are known so far, `lora` the
+    modalities whose encoder was trained.
+    """
+
+    def __init__(
+        self,
+        aligner: Aligner,
+        encoders: Iterable[Encoder] = (),
+        *,
+        infos: Mapping[Modality, EncoderInfo] | None = None,
+        folder: Path | None = None,
+        name: str = "the aligner",
+        use_bundled: bool = False,
+    ) -> None:
+        """Use AlignedModel.open for what lies on the disk.
+
+        encoders: open ones; infos: those to open by name when they are needed; folder: what the aligner was loaded
+        from, with its LoRA. use_bundled: a modality that neither names has the bundled encoder. An encoder that is
+        given for a modality with LoRA is not changed: it is opened again.
+
+        Raises InputError for an encoder that is not the one of `infos` or of the aligner.
+        """
+        self.aligner, self.folder, self.name = aligner.eval(), folder, name
+        self.lora: tuple[Modality, ...] = lora_sides(folder) if folder is not None else ()
+        self.infos, self._use_bundled = dict(infos or {}), use_bundled
+        self._encoders: dict[Modality, Encoder] = {}
+        self._peft: dict[Modality, Any] = {}
+        self._opening, self._encoding = threading.Lock(), threading.Lock()
+        for encoder in encoders:
+            side = encoder.info.modality
+            self._check(encoder.info)
+            self.infos[side] = encoder.info
+            if side not in self.lora:
+                self._encoders[side] = encoder
+        for info in self.infos.values():
+            self._check(info)
+
+    @classmethod
+    def open(cls, name: str | Path | tuple[str, str], encoders: Iterable[Encoder | str] = ()) -> AlignedModel:
+        """name: a run folder, a folder that `save` or Aligner.save wrote (also one of the hub), "bundled", or, without
+        an aligner, the name of an encoder with two towers or the names of an image and a text encoder of equal
+        dimension. encoders: to use instead of those that the folder names, open or by name.
+
+        Raises InputError for another folder, a damaged one, and encoders that the aligner was not trained with.
+        """
+        given = [open_encoder(encoder) if isinstance(encoder, str) else encoder for encoder in encoders]
+        if isinstance(name, tuple):
+            return cls.of_encoders(open_encoder(name[0], "image"), open_encoder(name[1], "text"), name=" + ".join(name))
+        if is_encoder_name(str(name)):
+            sides = MODALITIES if has_two_towers(str(name)) else (None,)
+            return cls.of_encoders(*(open_encoder(str(name), side) for side in sides), name=str(name))
+        folder, infos = _folder(name), dict(_infos(name))
+        infos |= {encoder.info.modality: encoder.info for encoder in given}
+        whole = BUNDLED if name == BUNDLED else str(Path(name).resolve())
+        return cls(Aligner.load(folder), given, infos=infos, folder=folder, name=whole, use_bundled=True)
+
+    @classmethod
+    def of_encoders(cls, *encoders: Encoder, name: str = "") -> AlignedModel:
+        """Encoders without adapters: their features, divided by their length.
+
+        Raises InputError where their dimensions differ.
+        """
+        infos = {encoder.info.modality: encoder.info for encoder in encoders}
+        dims = {info.dim for info in infos.values()}
+        if len(dims) != 1:
+            raise InputError(
+                f"model: {' and '.join(info.id for info in infos.values())} have different dimensions "
+                f"({', '.join(map(str, sorted(dims)))}); train an aligner on them and open its run"
+            )
+        (dim,), same = dims, AdapterConfig(name="identity")
+        prints = {f"{side}_encoder": info.fingerprint for side, info in infos.items()}
+        config = AlignerConfig(dim_image=dim, dim_text=dim, dim=dim, image_adapter=same, text_adapter=same)
+        config = config.model_copy(update=prints)
+        aligner = Aligner(config, (Affine.identity(dim), Affine.identity(dim)))
+        return cls(aligner, encoders, name=name or " + ".join(info.id for info in infos.values()))
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of an aligned row."""
+        return self.aligner.config.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the weights that were trained (adapters and LoRA), 16 hexadecimal digits."""
+        if self.folder is not None:
+            return fingerprint_of(self.folder)
+        with tempfile.TemporaryDirectory() as scratch:
+            self.aligner.save(Path(scratch) / "aligner")
+            return fingerprint_of(Path(scratch) / "aligner")
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What can be encoded: "image", "text" or both."""
+        return tuple(side for side in MODALITIES if self._can_encode(side))
+
+    def info(self, side: Modality) -> EncoderInfo:
+        """Of the encoder of that modality, which is opened only where nothing names it. Raises InputError."""
+        return self.infos[side] if side in self.infos else self.encoder(side).info
+
+    def encoder(self, side: Modality) -> Encoder:
+        """The encoder of that modality, with its LoRA. Raises InputError where it cannot be opened."""
+        with self._opening:
+            if side not in self._encoders:
+                self._encoders[side] = self._open(side)
+            return self._encoders[side]
+
+    def encode_image(self, images: Sequence[ImageLike], batch_size: int = IMAGES_AT_ONCE) -> NDArray[np.float32]:
+        """(N, dim) float32, rows of length 1. images: paths, parts of archives (types.StoredImage) or PIL images.
+
+        Raises ImageError for one that cannot be read, InputError where the model has no image encoder.
+        """
+        return self._rows("image", self.features_image(images, batch_size))
+
+    def encode_text(self, texts: Sequence[str], batch_size: int = TEXTS_AT_ONCE) -> NDArray[np.float32]:
+        """(N, dim) float32, rows of length 1. Raises InputError where the model has no text encoder."""
+        return self._rows("text", self.features_text(texts, batch_size))
+
+    def features_image(self, images: Sequence[ImageLike], batch_size: int = IMAGES_AT_ONCE) -> Tensor:
+        """(N, dim_image) float32, what the image encoder gives: not normalised, not adapted."""
+        return self._features("image", images, batch_size)
+
+    def features_text(self, texts: Sequence[str], batch_size: int = TEXTS_AT_ONCE) -> Tensor:
+        """(N, dim_text) float32, what the text encoder gives: not normalised, not adapted."""
+        return self._features("text", texts, batch_size)
+
+    def prepare(self, side: Modality, item: Any) -> Any:
+        """What the encoder takes of one image or text. Raises ImageError for an image that cannot be read."""
+        return prepared(self.encoder(side), Path(item) if side == "image" and isinstance(item, str) else item, side)
+
+    def encode_prepared(self, side: Modality, ready: Sequence[Any]) -> Tensor:
+        """B items from `prepare`, B > 0 -> features (B, dim_image or dim_text) float32 on the CPU."""
+        encoder = self.encoder(side)
+        batch = torch.stack(list(ready)) if isinstance(ready[0], Tensor) else list(ready)
+        with self._encoding:
+            return encoder.encode(cast(Sequence[Any], batch)).float()
+
+    def align(self, side: Modality, features: Tensor) -> Tensor:
+        """Features (N, dim_image or dim_text) -> (N, dim), rows of length 1, on the CPU."""
+        return encode(self.aligner, side, features)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of a side that the image encoder wants; larger files are decoded for it."""
+        return wanted_size(self.info("image"))
+
+    def trained_on(self, side: Modality) -> str | None:
+        """The fingerprint of the encoder whose features the adapter learned from, before LoRA; None: not known."""
+        found: str | None = getattr(self.aligner.config, f"{side}_encoder")
+        return found and found.removesuffix(MARK)
+
+    def save(self, folder: Path, readme: str = "") -> None:
+        """Write adapters, LoRA, the names of the encoders, and README.md where it has text; `open` reads the folder,
+        which appears whole or not at all."""
+
+        def write(temporary: Path) -> None:
+            if self.folder is None:
+                self.aligner.save(temporary / "aligner")
+            else:
+                _copy(self.folder, temporary / "aligner")
+            move_up(temporary / "aligner")
+            infos = {side: asdict(self.infos[side]) for side in MODALITIES if side in self.infos}
+            write_sealed(temporary / ENCODERS, {"format_version": 1, "encoders": infos})
+            if readme:
+                write_text(temporary / "README.md", readme)
+
+        write_folder(folder, write)
+
+    def merge_lora(self) -> None:
+        """Add LoRA to the weights of the encoders for good: faster, and equal up to rounding."""
+        for side in self.lora:
+            self.encoder(side)
+            if side in self._peft:
+                self._peft.pop(side).merge_and_unload()
+
+    def _rows(self, side: Modality, features: Tensor) -> NDArray[np.float32]:
+        return cast(NDArray[np.float32], self.align(side, features).numpy())
+
+    def _features(self, side: Modality, items: Sequence[Any], batch_size: int) -> Tensor:
+        if batch_size < 1:
+            raise InputError(f"batch_size: got {batch_size}, wanted at least 1")
+        if isinstance(items, str):
+            raise InputError(f"{side}s: got one string, wanted a list of them")
+        chunks = (items[start : start + batch_size] for start in range(0, len(items), batch_size))
+        parts = [self.encode_prepared(side, [self.prepare(side, item) for item in chunk]) for chunk in chunks]
+        return torch.cat(parts) if parts else torch.empty(0, getattr(self.aligner.config, f"dim_{side}"))
+
+    def _can_encode(self, side: Modality) -> bool:
+        try:
+            return not self.info(side).id.startswith("precomputed:")
+        except InputError:
+            return False
+
+    def _open(self, side: Modality) -> Encoder:
+        info = self.infos.get(side)
+        if info is None and not self._use_bundled:
+            raise InputError(f"model: {self.name} has no {side} encoder; give one (encoders=)")
+        encoder = open_encoder(DEFAULTS[side] if info is None else info.id, side)
+        self._check(encoder.info)
+        self.infos[side] = encoder.info
+        if side in self.lora:
+            assert self.folder is not None
+            self._peft[side] = load_lora(self.folder, side, cast(TunableEncoder, encoder).tower)
+        return encoder
+
+    def _check(self, found: EncoderInfo) -> None:
+        side, wanted = found.modality, self.infos.get(found.modality)
+        if wanted is not None and wanted.fingerprint != found.fingerprint:
+            raise InputError(
+                f"encoder: {found.id} ({found.fingerprint}) did not make the {side}s of {self.name}, {wanted.id} "
+                f"({wanted.fingerprint}) did; use that one"
+            )
+        trained_on = self.trained_on(side)
+        if trained_on is not None and trained_on != found.fingerprint:
+            raise InputError(
+                f"encoder: {self.name} was trained on {side}s of the encoder {trained_on}, {found.id} is "
+                f"{found.fingerprint}; give the right one (encoders=)"
+            )
+        dim = getattr(self.aligner.config, f"dim_{side}")
+        if found.dim != dim:
+            raise InputError(f"encoder: {self.name} maps {dim}-d {side}s, {found.id} gives {found.dim} dimensions")
+
+
+def fingerprint_of(folder: Path) -> str:
+    """Of the weights that were trained in a folder of Aligner.save or LoRAAligner.save, 16 hexadecimal digits."""
+    digest = sha256_of(folder / WEIGHTS)
+    for side in lora_sides(folder):
+        digest += sha256_of(folder / FOLDERS[side] / "adapter_model.safetensors")
+    return digest[:16] if len(digest) == 64 else hashlib.sha256(digest.encode()).hexdigest()[:16]
+
+
+def _folder(name: str | Path) -> Path:
+    if name == BUNDLED:
+        return ASSET
+    folder = Path(name)
+    if (folder / RECORD).is_file():
+        return model_folder(folder)
+    if (folder / WEIGHTS).is_file():
+        return folder
+    what = "is no run folder and no saved aligner" if folder.is_dir() else "no such folder"
+    raise InputError(f"run: {name}: {what}; give one, 'bundled' or an encoder such as hf:openai/clip-vit-base-patch32")
+
+
+def _infos(name: str | Path) -> Mapping[Modality, EncoderInfo]:
+    if (Path(name) / RECORD).is_file():
+        return encoders_of(Path(name))
+    if not (Path(name) / ENCODERS).is_file():
+        return {}
+    return read_sealed(
+        Path(name) / ENCODERS, OWNER, lambda value: checked(dict[Modality, EncoderInfo], value["encoders"]), version=1
+    )
+
+
+def _copy(source: Path, target: Path) -> None:
+    """The files of the model alone: a checkpoint also holds the state of its training."""
+    target.mkdir()
+    for name in (CONFIG, WEIGHTS, CHECKSUMS):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    for side in lora_sides(source):
+        shutil.copytree(source / FOLDERS[side], target / FOLDERS[side])
