@@ -1,0 +1,232 @@
+"""Families of untrained alignments: closed-form affine maps, one for each candidate setting (evaluation chooses).
+
+Rows x are normalised to length 1 first. N pairs, captions of one image weigh 1/m; K = (unpaired images + unpaired
+texts) / 2.
+
+mix (equal dimensions; w in MIX_WEIGHTS):
+    M_s = S_s'^(-1/2) ((S_x + S_y)/2)'^(1/4): half-CORAL moments (Sun et al. 2016) of paired AND unpaired rows,
+          shrinkage 20 / sqrt(N + K)
+    P_s = canonical correlations of the pairs (Hotelling 1936) to the power 1, shrinkage 36 / sqrt(N)
+    R = polar(sum_i (P x_i)(M x_i)' + sum_j (P y_j)(M y_j)'): one rotation for both modalities, which changes no
+        cosine and brings P into the coordinates of M
+    map_s = (1 - w) M_s + w P_s R, M_s and P_s scaled to root mean square length 1
+cca (any dimensions; c in CCA_SHRINKAGE, e in CCA_POWERS): canonical correlations, shrinkage c / sqrt(N), to the power e.
+onto (one modality fixed; w in ONTO_WEIGHTS): (1 - w) CORAL with shrinkage 60 / sqrt(N) + w ridge regression onto the
+    fixed modality with shrinkage 36 / sqrt(N), both scaled to its root mean square; rows land at that distance from
+    its mean.
+
+S' = S + shrinkage * tr(S)/d * I.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize, pad
+
+from csaligner.types import PairedFeatures
+
+from .start import Affine, power
+
+MIX_WEIGHTS, MIX_PRIOR = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0), 0.25
+CCA_SHRINKAGE, CCA_POWERS, CCA_PRIOR = (12.0, 36.0, 100.0), (0.5, 1.0, 2.0), (36.0, 1.0)
+ONTO_WEIGHTS, ONTO_PRIOR = (0.0, 0.25, 0.375, 0.5, 0.75), 0.25
+
+Starts = tuple[Affine, Affine]  # of images, of texts
+
+
+@dataclass(frozen=True)
+class Family:
+    """candidates by label, in the order of their settings; prior: the label to keep unless another is clearly better."""
+
+    candidates: Mapping[str, Starts]
+    prior: str
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of one modality, as sums in float64 over rows with weights, so that the moments of a fold are a difference.
+
+    weight: sum of weights; first: (d,); second: (d, d).
+    """
+
+    weight: float
+    first: Tensor
+    second: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, weights: Tensor | None = None) -> Moments:
+        """rows: (n, d) of length 1, float64; weights: (n,), or 1 each."""
+        weighted = rows if weights is None else weights[:, None] * rows
+        total = float(len(rows)) if weights is None else float(weights.sum())
+        return cls(total, weighted.sum(dim=0), rows.T @ weighted)
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.weight + other.weight, self.first + other.first, self.second + other.second)
+
+    def __sub__(self, other: Moments) -> Moments:
+        return Moments(self.weight - other.weight, self.first - other.first, self.second - other.second)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.first / self.weight
+
+    @property
+    def cov(self) -> Tensor:
+        return self.second / self.weight - torch.outer(self.mean, self.mean)
+
+
+@dataclass(frozen=True)
+class PairMoments:
+    """What every family is computed from. image, text: of the pairs; cross: (d_image, d_text), sum over pairs of the
+    outer product; unpaired_image, unpaired_text: of the rows without a partner, if there are any."""
+
+    image: Moments
+    text: Moments
+    cross: Tensor
+    unpaired_image: Moments | None = None
+    unpaired_text: Moments | None = None
+
+    @classmethod
+    def of(cls, features: PairedFeatures) -> PairMoments:
+        x, y = _unit(features.image), _unit(features.text)
+        w = caption_shares(features.text_to_image, len(x))
+        cross = x[features.text_to_image].T @ (w[:, None] * y)
+        return cls(Moments.of(x), Moments.of(y, w), cross)
+
+    def with_unpaired(self, image: Tensor | None, text: Tensor | None) -> PairMoments:
+        """image: (K, d_image), text: (L, d_text), features without partners."""
+        return replace(self, unpaired_image=_moments(image), unpaired_text=_moments(text))
+
+    def without(self, held: PairMoments) -> PairMoments:
+        """Less the pairs of `held`."""
+        return replace(self, image=self.image - held.image, text=self.text - held.text, cross=self.cross - held.cross)
+
+    @property
+    def n(self) -> float:
+        """Images of the pairs."""
+        return self.image.weight
+
+    @property
+    def unpaired(self) -> float:
+        """K: half the number of unpaired rows."""
+        return sum(m.weight for m in (self.unpaired_image, self.unpaired_text) if m) / 2
+
+    @property
+    def cross_cov(self) -> Tensor:
+        return self.cross / self.n - torch.outer(self.image.mean, self.text.mean)
+
+    @property
+    def everything(self) -> tuple[Moments, Moments]:
+        """Of all images and of all texts, paired or not."""
+        image = self.image + self.unpaired_image if self.unpaired_image else self.image
+        text = self.text + self.unpaired_text if self.unpaired_text else self.text
+        return image, text
+
+
+def untrained_family(moments: PairMoments, dim: int | None = None) -> Family:
+    """The mix where the dimensions agree (dim: None or the same), else canonical correlations in `dim` dimensions."""
+    d_image, d_text = moments.cross.shape
+    return mix_family(moments) if d_image == d_text and dim in (None, d_image) else cca_family(moments, dim)
+
+
+def mix_family(moments: PairMoments) -> Family:
+    """The mix of half-CORAL moments and canonical correlations; see the module."""
+    sides = moments.everything
+    shrinkage = 20 / math.sqrt(moments.n + moments.unpaired)
+    half = power((sides[0].cov + sides[1].cov) / 2, 0.25, shrinkage)
+    m = [_scaled(power(side.cov, -0.5, shrinkage) @ half, side.cov) for side in sides]
+    p = [_scaled(a, s.cov) for a, s in zip(_Canonical(moments, 36.0).maps(1.0), sides, strict=True)]
+    pairs = (moments.image.cov, moments.text.cov)
+    u, _, vh = torch.linalg.svd(sum((p[i].T @ pairs[i] @ m[i] for i in range(2)), torch.zeros_like(pairs[0])))
+    p = [a @ (u @ vh) for a in p]
+    found = {
+        f"mix {w:g}": _starts(sides, [(1 - w) * a + w * b for a, b in zip(m, p, strict=True)]) for w in MIX_WEIGHTS
+    }
+    return Family(found, f"mix {MIX_PRIOR:g}")
+
+
+def cca_family(moments: PairMoments, dim: int | None = None) -> Family:
+    """Regularised canonical correlations of the pairs; see the module."""
+    found = {}
+    for c in CCA_SHRINKAGE:
+        canonical = _Canonical(moments, c, dim)
+        for e in CCA_POWERS:
+            maps = [
+                _scaled(a, s.cov) for a, s in zip(canonical.maps(e), (moments.image, moments.text), strict=True)
+            ]
+            found[_cca_label(c, e)] = _starts((moments.image, moments.text), maps)
+    return Family(found, _cca_label(*CCA_PRIOR))
+
+
+def onto_family(moments: PairMoments, fixed: str) -> Family:
+    """Maps of one modality onto the other, which stays as it is. fixed: "image" or "text"; equal dimensions."""
+    image, text = moments.everything
+    own, target = (text, image) if fixed == "image" else (image, text)
+    cross = moments.cross_cov.T if fixed == "image" else moments.cross_cov
+    size = target.cov.trace().clamp_min(1e-24).sqrt()
+    along = torch.outer(target.mean, target.mean) / target.mean.square().sum().clamp_min(1e-24)
+    shrink = 60 / math.sqrt(moments.n + moments.unpaired)
+    coral = size * _scaled(power(own.cov, -0.5, shrink) @ power(target.cov, 0.5, shrink), own.cov)
+    pairs = moments.text if fixed == "image" else moments.image
+    ridge = size * _scaled(power(pairs.cov, -1.0, 36 / math.sqrt(moments.n)) @ cross, own.cov)
+    found = {}
+    for w in ONTO_WEIGHTS:
+        map_ = (1 - w) * coral + w * ridge
+        start = Affine(own.mean.float(), (map_ - map_ @ along).float(), target.mean.float(), float(size))
+        untouched = Affine.identity(len(target.mean))
+        found[f"onto {w:g}"] = (untouched, start) if fixed == "image" else (start, untouched)
+    return Family(found, f"onto {ONTO_PRIOR:g}")
+
+
+def caption_shares(text_to_image: Tensor, n: int) -> Tensor:
+    """(M,) float64: 1/m for each caption, m captions of its image."""
+    return 1.0 / torch.bincount(text_to_image, minlength=n)[text_to_image].double()
+
+
+class _Canonical:
+    """One decomposition of the pairs; maps(e) are both modalities' maps with correlations to the power e."""
+
+    def __init__(self, moments: PairMoments, c: float, dim: int | None = None) -> None:
+        floor = c / math.sqrt(moments.n)
+        self._white = power(moments.image.cov, -0.5, floor), power(moments.text.cov, -0.5, floor)
+        self._u, self._r, vh = torch.linalg.svd(
+            self._white[0] @ moments.cross_cov @ self._white[1], full_matrices=False
+        )
+        self._v, self._dim = vh.T, dim
+
+    def maps(self, exponent: float) -> tuple[Tensor, Tensor]:
+        k = len(self._r) if self._dim is None else min(self._dim, len(self._r))
+        weights = self._r[:k] ** exponent
+        maps = self._white[0] @ self._u[:, :k] * weights, self._white[1] @ self._v[:, :k] * weights
+        more = 0 if self._dim is None else self._dim - k  # more room than directions: the rest stays at zero
+        return pad(maps[0], (0, more)), pad(maps[1], (0, more))
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return normalize(rows.double(), dim=1)
+
+
+def _moments(rows: Tensor | None) -> Moments | None:
+    return Moments.of(_unit(rows)) if rows is not None and len(rows) else None
+
+
+def _scaled(map_: Tensor, cov: Tensor) -> Tensor:
+    """The map at which rows of that covariance have root mean square length 1."""
+    return map_ / (map_ * (cov @ map_)).sum().clamp_min(1e-24).sqrt()
+
+
+def _starts(sides: tuple[Moments, Moments], maps: list[Tensor]) -> Starts:
+    image, text = (
+        Affine(side.mean.float(), map_.float(), torch.zeros(map_.shape[1]))
+        for side, map_ in zip(sides, maps, strict=True)
+    )
+    return image, text
+
+
+def _cca_label(c: float, e: float) -> str:
+    return f"cca {c:g}, {e:g}"

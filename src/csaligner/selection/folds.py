@@ -1,0 +1,67 @@
+"""Folds of pairs that keep groups whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from csaligner.types import PairedFeatures
+
+
+def group_folds(n: int, count: int, seed: int, groups: Sequence[str] | None = None) -> list[Tensor]:
+    """`count` disjoint sets of image rows that together are all n; rows of one group are in one fold.
+
+    Groups in random order, each to the fold with the fewest rows so far.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if groups is None:
+        order = torch.randperm(n, generator=generator)
+        return [order[fold::count].sort().values for fold in range(count)]
+    members: dict[str, list[int]] = {}
+    for row, name in enumerate(groups):
+        members.setdefault(name, []).append(row)
+    names = list(members)
+    folds: list[list[int]] = [[] for _ in range(count)]
+    for position in torch.randperm(len(names), generator=generator).tolist():
+        min(folds, key=len).extend(members[names[position]])
+    return [torch.tensor(sorted(fold)) for fold in folds]
+
+
+def rows_of(features: PairedFeatures, images: Tensor) -> PairedFeatures:
+    """The pairs of those image rows, with all their captions."""
+    place = torch.full((len(features.image),), -1)
+    place[images] = torch.arange(len(images))
+    owner = place[features.text_to_image]
+    kept = (owner >= 0).nonzero().flatten()
+    return replace(
+        features,
+        image=features.image[images],
+        text=features.text[kept],
+        text_to_image=owner[kept],
+        image_ids=tuple(features.image_ids[i] for i in images.tolist()),
+        captions=None if features.captions is None else tuple(features.captions[i] for i in kept.tolist()),
+        tokens=None,
+    )
+
+
+def complement(n: int, rows: Tensor) -> Tensor:
+    """The rows from 0 to n - 1 that are not among these, in order."""
+    kept = torch.ones(n, dtype=torch.bool)
+    kept[rows] = False
+    return kept.nonzero().flatten()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference: mean and standard error."""
+
+    mean: float
+    error: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> Difference:
+        """Of values (n,) that count alike, n > 1."""
+        return cls(float(values.mean()), float(values.std()) / len(values) ** 0.5)

@@ -1,0 +1,123 @@
+"""Whether training is kept: the learnt change is scaled, and accepted only if held-out pairs prove it."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csaligner.adapters.aligner import Aligner, align
+from csaligner.types import PairedFeatures
+
+from .folds import Difference, complement, group_folds, rows_of
+from .score import score_per_image
+
+SCALES = (0.25, 0.5, 0.75, 1.0)  # of the learnt change; 0 is the untrained start
+LEAST_IMAGES = 200  # with fewer, training is not tried
+MANY_IMAGES = 2000  # from here on one held-out fifth decides, below three folds
+ERRORS = 2.0  # standard errors that the gain must exceed
+HELD_IMAGES = 1000  # scored in a fold at most
+_HIDDEN = re.compile(r"blocks\.\d+\.0\.")  # the first layer of a residual block: has no effect while the last is 0
+
+
+@dataclass(frozen=True)
+class GateChoice:
+    """scale: of the learnt change, 0 where training is rejected; gains: held-out score at each scale less that of the
+    start, in points, with standard errors over images; images: how many were held out; seconds: what it took."""
+
+    scale: float
+    gains: Mapping[float, Difference]
+    images: int
+    seconds: float
+
+    @property
+    def best(self) -> Difference | None:
+        """The gain at the best scale, accepted or not; None where training was not tried."""
+        return max(self.gains.values(), key=lambda gain: gain.mean, default=None)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        gains = {str(s): {"gain": round(g.mean, 3), "error": round(g.error, 3)} for s, g in self.gains.items()}
+        return {"scale": self.scale, "gains": gains, "images": self.images, "seconds": round(self.seconds, 2)}
+
+
+def gate_by_folds(
+    features: PairedFeatures,
+    start: Callable[[PairedFeatures], Aligner],
+    train: Callable[[Aligner, PairedFeatures], None],
+    *,
+    groups: Sequence[str] | None = None,
+    seed: int = 0,
+) -> GateChoice:
+    """Train on part of the pairs, score the rest; three folds, or one held-out fifth of 2,000 images or more.
+
+    start: pairs -> the untrained model; train: changes the model in place. Folds keep groups whole. Stops after the
+    first fold if no scale gained. Training is rejected outright for fewer than 200 images.
+    """
+    began, n = time.perf_counter(), len(features.image)
+    if n < LEAST_IMAGES:
+        return GateChoice(0.0, {}, 0, 0.0)
+    folds = group_folds(n, 5, seed, groups)[:1] if n >= MANY_IMAGES else group_folds(n, 3, seed, groups)
+    found: list[dict[float, Tensor]] = []
+    for held in folds:
+        rest = rows_of(features, complement(n, held))
+        model = start(rest)
+        before = snapshot(model)
+        train(model, rest)
+        found.append(scale_gains(model, before, rows_of(features, held[_some(len(held))])))
+        if all(float(gain.mean()) <= 0 for gain in found[0].values()):
+            break
+    pooled = {scale: torch.cat([fold[scale] for fold in found]) for scale in SCALES}
+    return _choice(pooled, time.perf_counter() - began)
+
+
+def gate_by_validation(model: Aligner, before: Mapping[str, Tensor], held: PairedFeatures) -> GateChoice:
+    """The scale for a trained model by pairs that were not trained on. before: the snapshot at the start."""
+    began = time.perf_counter()
+    gains = scale_gains(model, before, rows_of(held, _some(len(held.image))))
+    return _choice(gains, time.perf_counter() - began)
+
+
+def snapshot(model: Aligner) -> dict[str, Tensor]:
+    """A copy of the adapters' state."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def set_scale(model: Aligner, before: Mapping[str, Tensor], scale: float) -> None:
+    """Move the model to before + scale * (trained - before), in place.
+
+    First layers of residual blocks stay as trained: their last layers start at 0 and carry the scale.
+    """
+    state = model.state_dict()
+    for name, value in state.items():
+        if value.is_floating_point() and not _HIDDEN.search(name):
+            state[name] = before[name] + scale * (value - before[name])
+    model.load_state_dict(state)
+
+
+def scale_gains(model: Aligner, before: Mapping[str, Tensor], held: PairedFeatures) -> dict[float, Tensor]:
+    """The score of each held-out image at each scale less that at the start, (n,) each; the model stays trained."""
+    after = snapshot(model)
+    scores = {}
+    for scale in (0.0, *SCALES):
+        model.load_state_dict(after)
+        set_scale(model, before, scale)
+        scores[scale] = score_per_image(align(model, held))
+    model.load_state_dict(after)
+    return {scale: scores[scale] - scores[0.0] for scale in SCALES}
+
+
+def _choice(gains: Mapping[float, Tensor], seconds: float) -> GateChoice:
+    found = {scale: Difference.of(values) for scale, values in gains.items()}
+    best = max(found, key=lambda scale: found[scale].mean)
+    accepted = found[best].mean > ERRORS * found[best].error
+    return GateChoice(best if accepted else 0.0, found, len(gains[best]), seconds)
+
+
+def _some(n: int) -> Tensor:
+    return torch.arange(n) if n <= HELD_IMAGES else torch.linspace(0, n - 1, HELD_IMAGES).long()

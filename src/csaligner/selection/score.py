@@ -1,0 +1,24 @@
+"""The score that ranks alignments, image by image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from csaligner.evaluation.mixed_search import mixed_search_per_query
+from csaligner.evaluation.retrieval import retrieval_per_query
+from csaligner.types import PairedFeatures
+
+
+def score_per_image(features: PairedFeatures) -> Tensor:
+    """(N,) float64, in points: 100 times the mean of recall@1 and mixed nDCG@10, each the mean of both kinds of query.
+
+    A query is an image, or a caption, which counts 1/m among the m captions of its image; so the mean over images is
+    the score of the pairs. Ties as in evaluation.ranking: collapsed embeddings score chance.
+    """
+    n, owner = len(features.image), features.text_to_image
+    recall, mixed = retrieval_per_query(features), mixed_search_per_query(features)
+    captions = recall["text_to_image"]["recall@1"].double() + mixed["mixed_ndcg@10"].double()
+    images = recall["image_to_text"]["recall@1"].double() + mixed["mixed_ndcg@10/image_query"].double()
+    counts = torch.bincount(owner, minlength=n).double()
+    return 25 * (images + torch.zeros(n, dtype=torch.float64).index_add_(0, owner, captions) / counts)

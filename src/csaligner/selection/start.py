@@ -1,0 +1,114 @@
+"""The untrained alignment, chosen by cross-validation of the training pairs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from csaligner.adapters.start import Affine
+from csaligner.adapters.untrained import Family, PairMoments, Starts
+from csaligner.types import PairedFeatures
+
+from .folds import Difference, complement, group_folds, rows_of
+from .score import score_per_image
+
+FEW = 100  # up to so many images: two folds, twice; above: five folds
+HELD_IMAGES = 500  # scored in a fold at most
+
+Fit = Callable[[PairMoments], Family]
+
+
+@dataclass(frozen=True)
+class StartChoice:
+    """label: the candidate that was taken; starts: fitted to all pairs; gains: mean and standard error over folds of
+    each candidate's score less the prior's, in points; prior: its label; seconds: what choosing took."""
+
+    label: str
+    starts: Starts
+    prior: str
+    gains: Mapping[str, Difference]
+    folds: int
+    seconds: float
+
+    def record(self) -> dict[str, Any]:
+        """As JSON."""
+        gains = {label: {"gain": round(g.mean, 3), "error": round(g.error, 3)} for label, g in self.gains.items()}
+        return {
+            "kind": self.label,
+            "prior": self.prior,
+            "folds": self.folds,
+            "gains": gains,
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def choose_start(
+    features: PairedFeatures,
+    fit: Fit,
+    *,
+    unpaired: tuple[Tensor | None, Tensor | None] = (None, None),
+    groups: Sequence[str] | None = None,
+    seed: int = 0,
+) -> StartChoice:
+    """The candidate of `fit` with the best held-out score, if it is better than the prior by more than one standard
+    error of the fold differences; else the prior (the rule of Breiman et al. 1984, section 3.4.3).
+
+    features: N > 1 images with captions. fit: moments -> family. unpaired: features of images and of texts without
+    partners. groups: of the images; images of one group are never on both sides of a fold. With fewer than four images
+    (or groups) nothing can be held out and the prior is taken.
+    """
+    began = time.perf_counter()
+    whole = PairMoments.of(features)
+    complete = whole.with_unpaired(*unpaired)
+    family = fit(complete)
+    n = len(features.image)
+    units = n if groups is None else len(set(groups))
+    scores: list[dict[str, float]] = []
+    if len(family.candidates) > 1 and units >= 4:
+        count, repeats = (2, 2) if n <= FEW else (5, 1)
+        for repeat in range(repeats):
+            for held in group_folds(n, count, seed + repeat, groups):
+                inside = complete.without(PairMoments.of(rows_of(features, held)))
+                scores.append(_scores(fit(inside), rows_of(features, held[_some(len(held))])))
+    gains = {
+        label: Difference.of(torch.tensor([s[label] - s[family.prior] for s in scores], dtype=torch.float64))
+        for label in family.candidates
+        if scores
+    }
+    best = max(gains, key=lambda label: gains[label].mean, default=family.prior)
+    label = best if gains and gains[best].mean > gains[best].error else family.prior
+    return StartChoice(
+        label, family.candidates[label], family.prior, gains, len(scores), time.perf_counter() - began
+    )
+
+
+def _scores(family: Family, held: PairedFeatures) -> dict[str, float]:
+    return {
+        label: float(score_per_image(apply_starts(starts, held)).mean()) for label, starts in family.candidates.items()
+    }
+
+
+def apply_starts(starts: Starts, features: PairedFeatures) -> PairedFeatures:
+    """The same pairs through both maps."""
+    image, text = (_applied(start, x) for start, x in zip(starts, (features.image, features.text), strict=True))
+    return PairedFeatures(image, text, features.text_to_image, features.image_ids, features.captions)
+
+
+def _applied(start: Affine, x: Tensor) -> Tensor:
+    if start.spread is None:
+        return start(x)
+    assert start.map is not None
+    return start.spread * normalize((normalize(x, dim=1) - start.mean) @ start.map, dim=1) + start.offset
+
+
+def _some(n: int) -> Tensor:
+    return torch.arange(n) if n <= HELD_IMAGES else torch.linspace(0, n - 1, HELD_IMAGES).long()
+
+
+__all__ = ["Affine", "StartChoice", "apply_starts", "choose_start", "complement"]
