@@ -79,7 +79,8 @@ class AdapterConfig(Strict):
 class StartConfig(Strict):
     """Where the adapters start, in closed form from the training features (adapters/start.py).
 
-    kind: auto (moments where the dimensions agree, else projection), identity, moments, projection.
+    kind: auto (moments where the dimensions agree, else projection), identity, moments, projection, or chosen: the
+    best of a family of closed-form maps by cross-validation of the training pairs (selection/start.py).
     shrinkage: weight of the mean eigenvalue that is added to each covariance before it is inverted (moments).
     projection_shrinkage: the same for projections, divided by the square root of the number of images.
     spread: onto a fixed side of the same dimension, the distance of the landed rows from its centre, in multiples of
@@ -87,7 +88,7 @@ class StartConfig(Strict):
     images: at most so many training images are read for the fit, at even steps.
     """
 
-    kind: Literal["auto", "identity", "moments", "projection"] = "auto"
+    kind: Literal["auto", "identity", "moments", "projection", "chosen"] = "auto"
     shrinkage: Positive = 3.0
     projection_shrinkage: Positive = 12.0
     spread: Positive = 3.0
@@ -256,6 +257,8 @@ class TrainConfig(Strict):
     def _fits_together(self) -> TrainConfig:
         if self.image_adapter.name == self.text_adapter.name == "identity" and self.lora is None:
             raise ValueError("image_adapter and text_adapter are both identity: nothing would be trained")
+        if self.start.kind == "chosen" and "standardise" in (self.image_adapter.name, self.text_adapter.name):
+            raise ValueError("start.kind: chosen does not support the adapter standardise; use auto")
         if self.lora is not None and self.objective.sees_tokens:
             raise ValueError(f"lora: trains inside an encoder, {TOKEN_TERM} sees stored tokens; leave one of them out")
         if self.objective.exchange == "ring" and self.memory.size:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,9 @@ from torch import Tensor
 
 from csaligner.adapters.aligner import Aligner, align, encode
 from csaligner.evaluation.evaluate import evaluate
-from csaligner.training.samplers import PairSampler
-from csaligner.training.trainer import Hooks, Trainer
-from csaligner.training.training_data import with_unpaired
+from csaligner.selection.fit import Selecting, Selection
 
-from .checks import CSAlignerError, InputError, as_features
+from .checks import CSAlignerError, InputError, as_features, check_length
 from .config import TrainConfig, build_config
 from .paired_features import Ids, pair_features
 from .progress import progress
@@ -34,10 +32,13 @@ class CSAligner:
 
     weight: lambda of the Cauchy-Schwarz divergence, a number or "auto" (default 1). bandwidth: sigma of its kernel, a
     number, "median" or "temperature" (default 0.5). logit_scale: initial 1/temperature of InfoNCE (default 1/0.07).
-    epochs: passes over the data (default 40); 0 gives the untrained baseline. verbose: show progress; default: on a
-    terminal and in a notebook. config: a TrainConfig to start from. settings: any other key of
-    csaligner.config.TrainConfig, for example seed=1 or image_adapter="identity" (adapt only the text, so that indexed
-    image vectors stay valid). None stands for the default. The defaults were chosen on real data (docs/results.md).
+    epochs: passes over the data (default 40); 0 gives the untrained baseline. gate: keep what training learnt only if
+    held-out training pairs show a gain of more than two standard errors (selection/gate.py). With
+    start={"kind": "chosen"} the untrained alignment is chosen by cross-validation; `selection_` records both choices.
+    verbose: show progress; default: on a terminal and in a notebook. config: a TrainConfig to start from. settings: any
+    other key of csaligner.config.TrainConfig, for example seed=1 or image_adapter="identity" (adapt only the text, so
+    that indexed image vectors stay valid). None stands for the default. The defaults were chosen on real data
+    (docs/results.md).
     It works with scikit-learn's clone, cross_validate and GridSearchCV; csaligner does not need scikit-learn.
     Source: CS-Aligner (arXiv 2502.17028), eq. 9. Raises InputError for a setting that is unknown or out of range.
     """
@@ -50,13 +51,15 @@ class CSAligner:
         bandwidth: float | str | None = None,
         logit_scale: float | None = None,
         epochs: int | None = None,
+        gate: bool = False,
         verbose: bool | None = None,
         **settings: Any,
     ) -> None:
         named = {"weight": weight, "bandwidth": bandwidth, "logit_scale": logit_scale, "epochs": epochs}
-        self._params: dict[str, Any] = {"config": config, **named, "verbose": verbose, **settings}
+        self._params: dict[str, Any] = {"config": config, **named, "gate": gate, "verbose": verbose, **settings}
         self.config = _config_of(self._params)
         self._model: Aligner | None = None
+        self.selection_: Selection | None = None
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The arguments of the constructor, by name. deep: ignored, there are no nested estimators."""
@@ -90,6 +93,7 @@ class CSAligner:
         text_image_ids: Ids | None = None,
         unpaired_images: Any = None,
         unpaired_texts: Any = None,
+        groups: Sequence[str] | None = None,
     ) -> CSAligner:
         """Train on pairs; returns self.
 
@@ -97,14 +101,19 @@ class CSAligner:
         row i. image_ids of one entry a row: rows with one id are one image with several captions. With
         text_image_ids (M entries), image_ids names the N images and text_image_ids says whose caption a text is.
         unpaired_images: (K, d_image), unpaired_texts: (L, d_text), rows without partners, for the divergence alone;
-        the settings unpaired.images and unpaired.texts say how many go into a batch.
+        the settings unpaired.images and unpaired.texts say how many go into a batch. groups: a name for each image;
+        images of one group are never on both sides of a fold where the start or the gate is chosen.
         Raises InputError for NaN, infinity, shapes or ids that do not fit.
         """
         features = pair_features(image_features, text_features, image_ids, text_image_ids)
-        return self.fit_features(features, unpaired_images, unpaired_texts)
+        return self.fit_features(features, unpaired_images, unpaired_texts, groups)
 
     def fit_features(
-        self, features: PairedFeatures, unpaired_images: Any = None, unpaired_texts: Any = None
+        self,
+        features: PairedFeatures,
+        unpaired_images: Any = None,
+        unpaired_texts: Any = None,
+        groups: Sequence[str] | None = None,
     ) -> CSAligner:
         """As fit, for features that are already paired (those of a store), with their tokens if they have any."""
         if len(features.image) < 2:
@@ -112,22 +121,27 @@ class CSAligner:
         c = self.config
         if not c.objective.sees_tokens:
             features = replace(features, tokens=None)
-        images = _unpaired("unpaired_images", unpaired_images, features.image)
-        texts = _unpaired("unpaired_texts", unpaired_texts, features.text)
-        sampler = with_unpaired(
-            PairSampler(features, c.batch_size, c.captions, c.seed), images, texts, c.unpaired, c.seed
+        if groups is not None:
+            check_length("groups", groups, len(features.image), "images")
+        unpaired = tuple(
+            _unpaired(f"unpaired_{side}s", rows, paired)
+            for side, rows, paired in (
+                ("image", unpaired_images, features.image),
+                ("text", unpaired_texts, features.text),
+            )
         )
+        console = Console(stderr=True)
+        verbose = self._params["verbose"]
+        shown = console.is_terminal or console.is_jupyter if verbose is None else verbose
         state = torch.get_rng_state()
         try:
-            torch.manual_seed(self.config.seed)
-            self._model = Aligner.fit_start(features, self.config)
-            console = Console(stderr=True)
-            verbose = self._params["verbose"]
-            shown = console.is_terminal or console.is_jupyter if verbose is None else verbose
             with progress(console, "fit", quiet=not shown) as update:
-                Trainer(self._model, sampler, self.config, hooks=Hooks(report=update)).fit()
+                select = Selecting(c, (unpaired[0], unpaired[1]), groups, update)
+                self._model, self.selection_ = select.fit(features, gate=bool(self._params["gate"]))
         finally:
             torch.set_rng_state(state)
+        if shown and self.selection_ is not None:
+            console.print(self.selection_.line, highlight=False)
         return self
 
     def fit_transform(
@@ -210,7 +224,7 @@ def _array(name: str, rows: Any) -> Any:
 def _config_of(params: Mapping[str, Any]) -> TrainConfig:
     """config with the other arguments set in it; named arguments that are None keep their default."""
     config, optional = params["config"] or TrainConfig(), ("weight", "bandwidth", "logit_scale", "epochs")
-    skipped = {"config", "verbose", *(name for name in optional if params[name] is None)}
+    skipped = {"config", "gate", "verbose", *(name for name in optional if params[name] is None)}
     data = config.model_dump(exclude_unset=True) | {k: v for k, v in params.items() if k not in skipped}
     return build_config(TrainConfig, data)
 

@@ -15,12 +15,13 @@ from torch.nn.functional import normalize
 
 from csaligner.config import FORMAT_VERSION, AdapterConfig, Strict, TrainConfig
 from csaligner.registry import ADAPTERS, load
-from csaligner.types import PairedFeatures
+from csaligner.types import Modality, PairedFeatures
 
 from .folder import FIXED, check_size, read_config, read_weights, write_model
 from .hub import HubMixin
 from .standardise import StandardiseAdapter
 from .start import Affine, blank, fit_starts
+from .untrained import PairMoments, untrained_family
 
 CHUNK = 8192
 
@@ -63,16 +64,12 @@ class Aligner(nn.Module, HubMixin):
         features: PairedFeatures,
         config: TrainConfig,
         encoders: tuple[str | None, str | None] = (None, None),
+        starts: tuple[Affine, Affine] | None = None,
     ) -> Aligner:
-        """Return an untrained model, initialised with the closed-form start `config.start`."""
-        fixed = next(
-            (
-                side
-                for side, adapter in (("image", config.image_adapter), ("text", config.text_adapter))
-                if adapter.name in FIXED
-            ),
-            None,
-        )
+        """Return an untrained model, initialised with `starts`; None: with the closed-form start `config.start`.
+
+        start.kind=chosen without starts is the prior of the family (adapters/untrained.py).
+        """
         standardise = {
             side: StandardiseAdapter(Affine.identity(x.shape[1]), adapter).fit(x)
             for side, x, adapter in (
@@ -82,7 +79,11 @@ class Aligner(nn.Module, HubMixin):
             if adapter.name == "standardise"
         }
         seen = replace(features, **{side: fitted(getattr(features, side)) for side, fitted in standardise.items()})
-        starts = fit_starts(seen, config.start, config.dim, fixed)
+        fixed = fixed_modality(config)
+        if starts is None and config.start.kind == "chosen":
+            family = untrained_family(PairMoments.of(seen), config.dim, fixed)
+            starts = family.candidates[family.prior]
+        starts = starts or fit_starts(seen, config.start, config.dim, fixed)
         scale = config.objective.logit_scale
         model = cls(
             AlignerConfig(
@@ -127,6 +128,12 @@ class Aligner(nn.Module, HubMixin):
         model = cls(config, (blank(config.dim_image, config.dim), blank(config.dim_text, config.dim)))
         read_weights(folder, model)
         return model.eval()
+
+
+def fixed_modality(config: TrainConfig) -> Modality | None:
+    """The modality whose adapter learns nothing, if there is one."""
+    sides: tuple[tuple[Modality, str], ...] = (("image", config.image_adapter.name), ("text", config.text_adapter.name))
+    return next((side for side, name in sides if name in FIXED), None)
 
 
 def align(model: Aligner, features: PairedFeatures) -> PairedFeatures:

@@ -10,10 +10,10 @@ mix (equal dimensions; w in MIX_WEIGHTS):
     R = polar(sum_i (P x_i)(M x_i)' + sum_j (P y_j)(M y_j)'): one rotation for both modalities, which changes no
         cosine and brings P into the coordinates of M
     map_s = (1 - w) M_s + w P_s R, M_s and P_s scaled to root mean square length 1
-cca (any dimensions; c in CCA_SHRINKAGE, e in CCA_POWERS): canonical correlations, shrinkage c / sqrt(N), to the power e.
+cca (any dimensions; c in CCA_SHRINKAGE, e in CCA_POWERS): canonical correlations to the power e, shrinkage c / sqrt(N).
 onto (one modality fixed; w in ONTO_WEIGHTS): (1 - w) CORAL with shrinkage 60 / sqrt(N) + w ridge regression onto the
-    fixed modality with shrinkage 36 / sqrt(N), both scaled to its root mean square; rows land at that distance from
-    its mean.
+    fixed modality with shrinkage 36 / sqrt(N), both scaled to its root mean square; mapped rows get that distance from
+    its mean. A further candidate, "onto mean", is the start without a map at three times the distance.
 
 S' = S + shrinkage * tr(S)/d * I.
 """
@@ -41,7 +41,7 @@ Starts = tuple[Affine, Affine]  # of images, of texts
 
 @dataclass(frozen=True)
 class Family:
-    """candidates by label, in the order of their settings; prior: the label to keep unless another is clearly better."""
+    """candidates: by label; prior: the label to keep unless another candidate is clearly better."""
 
     candidates: Mapping[str, Starts]
     prior: str
@@ -128,10 +128,26 @@ class PairMoments:
         return image, text
 
 
-def untrained_family(moments: PairMoments, dim: int | None = None) -> Family:
-    """The mix where the dimensions agree (dim: None or the same), else canonical correlations in `dim` dimensions."""
+def untrained_family(moments: PairMoments, dim: int | None = None, fixed: str | None = None) -> Family:
+    """The family for these moments. dim: output dimensions, None: as many as there are; fixed: "image" or "text".
+
+    onto for a fixed modality of the same dimension; mix for equal dimensions; cca for others. With a fixed modality of
+    another dimension, ridge regression is the one candidate.
+    """
     d_image, d_text = moments.cross.shape
-    return mix_family(moments) if d_image == d_text and dim in (None, d_image) else cca_family(moments, dim)
+    same = d_image == d_text and dim in (None, d_image)
+    if fixed is not None:
+        return onto_family(moments, fixed) if same else ridge_family(moments, fixed)
+    return mix_family(moments) if same else cca_family(moments, dim)
+
+
+def ridge_family(moments: PairMoments, fixed: str) -> Family:
+    """Ridge regression onto the fixed modality, shrinkage 12 / sqrt(N)."""
+    own, target = (moments.text, moments.image) if fixed == "image" else (moments.image, moments.text)
+    cross = moments.cross_cov.T if fixed == "image" else moments.cross_cov
+    map_ = power(own.cov, -1.0, 12 / math.sqrt(moments.n)) @ cross
+    start, unchanged = Affine(own.mean.float(), map_.float(), target.mean.float()), Affine.identity(len(target.mean))
+    return Family({"ridge": (unchanged, start) if fixed == "image" else (start, unchanged)}, "ridge")
 
 
 def mix_family(moments: PairMoments) -> Family:
@@ -156,9 +172,7 @@ def cca_family(moments: PairMoments, dim: int | None = None) -> Family:
     for c in CCA_SHRINKAGE:
         canonical = _Canonical(moments, c, dim)
         for e in CCA_POWERS:
-            maps = [
-                _scaled(a, s.cov) for a, s in zip(canonical.maps(e), (moments.image, moments.text), strict=True)
-            ]
+            maps = [_scaled(a, s.cov) for a, s in zip(canonical.maps(e), (moments.image, moments.text), strict=True)]
             found[_cca_label(c, e)] = _starts((moments.image, moments.text), maps)
     return Family(found, _cca_label(*CCA_PRIOR))
 
@@ -174,12 +188,12 @@ def onto_family(moments: PairMoments, fixed: str) -> Family:
     coral = size * _scaled(power(own.cov, -0.5, shrink) @ power(target.cov, 0.5, shrink), own.cov)
     pairs = moments.text if fixed == "image" else moments.image
     ridge = size * _scaled(power(pairs.cov, -1.0, 36 / math.sqrt(moments.n)) @ cross, own.cov)
-    found = {}
-    for w in ONTO_WEIGHTS:
-        map_ = (1 - w) * coral + w * ridge
-        start = Affine(own.mean.float(), (map_ - map_ @ along).float(), target.mean.float(), float(size))
-        untouched = Affine.identity(len(target.mean))
-        found[f"onto {w:g}"] = (untouched, start) if fixed == "image" else (start, untouched)
+    maps = {f"onto {w:g}": ((1 - w) * coral + w * ridge, size) for w in ONTO_WEIGHTS}
+    maps["onto mean"] = (torch.eye(len(target.mean), dtype=along.dtype), 3 * size)
+    unchanged, found = Affine.identity(len(target.mean)), {}
+    for label, (map_, distance) in maps.items():
+        start = Affine(own.mean.float(), (map_ - map_ @ along).float(), target.mean.float(), float(distance))
+        found[label] = (unchanged, start) if fixed == "image" else (start, unchanged)
     return Family(found, f"onto {ONTO_PRIOR:g}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from csaligner.adapters.aligner import fixed_modality
 from csaligner.adapters.start import Affine
-from csaligner.adapters.untrained import Family, PairMoments, Starts
+from csaligner.adapters.untrained import Family, PairMoments, Starts, untrained_family
+from csaligner.config import TrainConfig
 from csaligner.types import PairedFeatures
 
-from .folds import Difference, complement, group_folds, rows_of
+from .folds import Difference, group_folds, rows_of
 from .score import score_per_image
 
 FEW = 100  # up to so many images: two folds, twice; above: five folds
 HELD_IMAGES = 500  # scored in a fold at most
-
-Fit = Callable[[PairMoments], Family]
 
 
 @dataclass(frozen=True)
@@ -50,20 +50,24 @@ class StartChoice:
 
 def choose_start(
     features: PairedFeatures,
-    fit: Fit,
+    config: TrainConfig,
     *,
     unpaired: tuple[Tensor | None, Tensor | None] = (None, None),
     groups: Sequence[str] | None = None,
     seed: int = 0,
 ) -> StartChoice:
-    """The candidate of `fit` with the best held-out score, if it is better than the prior by more than one standard
-    error of the fold differences; else the prior (the rule of Breiman et al. 1984, section 3.4.3).
+    """The candidate with the best held-out score, if it is better than the prior by more than one standard error of
+    the fold differences; else the prior (the rule of Breiman et al. 1984, section 3.4.3).
 
-    features: N > 1 images with captions. fit: moments -> family. unpaired: features of images and of texts without
-    partners. groups: of the images; images of one group are never on both sides of a fold. With fewer than four images
-    (or groups) nothing can be held out and the prior is taken.
+    features: N > 1 images with captions. config: its adapters and dim select the family (adapters/untrained.py).
+    unpaired: features of images and of texts without partners. groups: of the images; images of one group are never on
+    both sides of a fold. With fewer than four images (or groups) nothing can be held out and the prior is taken.
     """
-    began = time.perf_counter()
+    began, fixed = time.perf_counter(), fixed_modality(config)
+
+    def fit(moments: PairMoments) -> Family:
+        return untrained_family(moments, config.dim, fixed)
+
     whole = PairMoments.of(features)
     complete = whole.with_unpaired(*unpaired)
     family = fit(complete)
@@ -83,9 +87,7 @@ def choose_start(
     }
     best = max(gains, key=lambda label: gains[label].mean, default=family.prior)
     label = best if gains and gains[best].mean > gains[best].error else family.prior
-    return StartChoice(
-        label, family.candidates[label], family.prior, gains, len(scores), time.perf_counter() - began
-    )
+    return StartChoice(label, family.candidates[label], family.prior, gains, len(scores), time.perf_counter() - began)
 
 
 def _scores(family: Family, held: PairedFeatures) -> dict[str, float]:
@@ -109,6 +111,3 @@ def _applied(start: Affine, x: Tensor) -> Tensor:
 
 def _some(n: int) -> Tensor:
     return torch.arange(n) if n <= HELD_IMAGES else torch.linspace(0, n - 1, HELD_IMAGES).long()
-
-
-__all__ = ["Affine", "StartChoice", "apply_starts", "choose_start", "complement"]

@@ -1,0 +1,82 @@
+"""The choice of the untrained alignment by folds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from csaligner.checks import InputError
+from csaligner.config import TrainConfig, build_config
+from csaligner.selection.folds import group_folds, rows_of
+from csaligner.selection.score import score_per_image
+from csaligner.selection.start import choose_start
+from csaligner.types import PairedFeatures
+
+CHOSEN = build_config(TrainConfig, {"start": {"kind": "chosen"}})
+
+
+def rotated(n: int, noise: float, seed: int = 0) -> PairedFeatures:
+    """Texts are images in other coordinates: covariances cannot find the rotation, correlations can."""
+    g = torch.Generator().manual_seed(seed)
+    image = torch.randn(n, 16, generator=g)
+    turn = torch.linalg.qr(torch.randn(16, 16, generator=g))[0]
+    text = image @ turn + noise * torch.randn(n, 16, generator=g)
+    return PairedFeatures(image, text, torch.arange(n), tuple(map(str, range(n))))
+
+
+def test_correlations_are_chosen_where_they_alone_find_the_pairs() -> None:
+    choice = choose_start(rotated(300, 0.1), CHOSEN)
+    assert choice.label in ("mix 0.75", "mix 1")
+    assert choice.gains[choice.label].mean > choice.gains[choice.label].error
+    assert choice.record()["kind"] == choice.label
+    assert choice.folds == 5
+
+
+def test_noise_keeps_the_prior() -> None:
+    g = torch.Generator().manual_seed(0)
+    noise = PairedFeatures(
+        torch.randn(40, 16, generator=g), torch.randn(40, 16, generator=g), torch.arange(40), tuple(map(str, range(40)))
+    )
+    choice = choose_start(noise, CHOSEN)
+    gain = choice.gains[choice.label]
+    assert choice.label == choice.prior or gain.mean > gain.error
+
+
+def test_three_images_are_too_few_to_hold_any_out() -> None:
+    choice = choose_start(rotated(3, 0.1), CHOSEN)
+    assert choice.label == choice.prior
+    assert choice.gains == {}
+
+
+def test_folds_keep_groups_whole_and_cover_every_image() -> None:
+    groups = [f"g{i % 7}" for i in range(50)]
+    folds = group_folds(50, 3, 0, groups)
+    assert sorted(torch.cat(folds).tolist()) == list(range(50))
+    homes = [{groups[i] for i in fold.tolist()} for fold in folds]
+    assert not homes[0] & homes[1]
+    assert not homes[0] & homes[2]
+    assert not homes[1] & homes[2]
+
+
+def test_rows_of_keeps_every_caption_of_an_image() -> None:
+    features = PairedFeatures(
+        torch.arange(6.0).view(3, 2), torch.arange(10.0).view(5, 2), torch.tensor([0, 0, 1, 2, 2]), ("a", "b", "c")
+    )
+    part = rows_of(features, torch.tensor([2, 0]))
+    assert part.image_ids == ("c", "a")
+    assert part.text.tolist() == [[0, 1], [2, 3], [6, 7], [8, 9]]
+    assert part.text_to_image.tolist() == [1, 1, 0, 0]
+
+
+def test_the_score_of_a_perfect_and_of_a_collapsed_alignment() -> None:
+    eye = torch.eye(12)
+    perfect = PairedFeatures(eye, eye, torch.arange(12), tuple(map(str, range(12))))
+    assert score_per_image(perfect).tolist() == pytest.approx([100.0] * 12)
+    one = torch.ones(12, 12)
+    collapsed = PairedFeatures(one, one, torch.arange(12), tuple(map(str, range(12))))
+    assert float(score_per_image(collapsed).mean()) < 10
+
+
+def test_standardised_features_are_refused() -> None:
+    with pytest.raises(InputError, match="chosen"):
+        build_config(TrainConfig, {"start": {"kind": "chosen"}, "image_adapter": "standardise"})
