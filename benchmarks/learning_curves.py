@@ -57,7 +57,8 @@ def trained(
         evaluate_every=epochs,
         seed=seed,
     )
-    metrics = evaluate(align(aligner.fit_features(pairs, *rest).model, test), intervals=False).metrics
+    images, texts = rest or (None, None)
+    metrics = evaluate(align(aligner.fit_features(pairs, images, texts).model, test), intervals=False).metrics
     return {key: metrics[key] for key in KEYS}
 
 

@@ -72,7 +72,9 @@ class CSAligner:
         return self
 
     def __repr__(self) -> str:
-        given = ", ".join(f"{name}={value!r}" for name, value in self._params.items() if value is not None)
+        given = ", ".join(
+            f"{name}={value!r}" for name, value in self._params.items() if value is not None and value is not False
+        )
         if self._model is None:
             return f"CSAligner({given})"
         c = self._model.config

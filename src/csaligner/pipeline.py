@@ -14,6 +14,7 @@ import torch
 
 from csaligner.adapters.aligner import Aligner, align
 from csaligner.adapters.lora import LoRAAligner
+from csaligner.adapters.untrained import Starts
 from csaligner.distributed.processes import held_by_main, is_main, join_processes, world_size
 from csaligner.evaluation.baselines import MeanCentring
 from csaligner.evaluation.evaluate import evaluate
@@ -21,6 +22,7 @@ from csaligner.reporting.collect import report_data
 from csaligner.reporting.record import MethodResult
 from csaligner.reporting.report import write_report
 from csaligner.reporting.tables import write_results_json
+from csaligner.selection.start import choose_start
 from csaligner.store.embed import ExtractSettings, embed
 from csaligner.store.shard_maker import Encoders, ProgressCallback
 from csaligner.store.store import Store
@@ -33,6 +35,7 @@ from .checks import check_choice
 from .config import TrainConfig
 from .datasets import open_dataset
 from .encoders import IMAGE_ENCODER, TEXT_ENCODER, open_encoder
+from .files import write_json
 from .model import AlignedModel
 from .run_folder import (
     CHECKPOINTS,
@@ -46,6 +49,8 @@ from .run_folder import (
     write_metrics,
 )
 from .types import Dataset, PairedFeatures, Split
+
+SELECTION = "selection.json"  # what start.kind=chosen chose, and why
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,8 @@ def _train(data: TrainingData, config: TrainConfig, out: Path, how: tuple[Report
     store = data.pairs
     torch.manual_seed(config.seed)
     first = some_pairs(store, "train", config.start.images)
-    model = Aligner.fit_start(first, config, (store.image_fingerprint, store.text_fingerprint))
+    encoders = store.image_fingerprint, store.text_fingerprint
+    model = Aligner.fit_start(first, config, encoders, starts_of(first, config, out if is_main() else None))
     del first
     if config.lora is not None:
         return _train_lora(data, config, out, model, how)
@@ -127,6 +133,16 @@ def _train(data: TrainingData, config: TrainConfig, out: Path, how: tuple[Report
     started = time.perf_counter()
     state = Trainer(model, data.sampler(config), config, out, hooks, options).fit()
     return _finished(out, state, Run(model, config, state.history, time.perf_counter() - started))
+
+
+def starts_of(pairs: PairedFeatures, config: TrainConfig, out: Path | None = None) -> Starts | None:
+    """The chosen starts where start.kind is chosen, else None. out: a folder to record the choice in."""
+    if config.start.kind != "chosen":
+        return None
+    choice = choose_start(pairs, config, seed=config.seed)
+    if out is not None:
+        write_json(out / SELECTION, {"start": choice.record()})
+    return choice.starts
 
 
 def _train_lora(
@@ -177,7 +193,7 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[Me
     model, theirs = load_run(run, store, split)
     own = Store.open(trained_on) if trained_on.exists() else store  # a store may hold a test split alone
     train_features, test = some_pairs(own, "train", config.start.images), store.features(split)
-    start = Aligner.fit_start(train_features, config).eval()
+    start = Aligner.fit_start(train_features, config, starts=starts_of(train_features, config)).eval()
     aligned = {START: align(start, test), OURS: align(model, theirs)}
     history = read_state(run / CHECKPOINTS / "latest").history
     ours = measure(OURS, config.seed, aligned[OURS], Run(model, config, history))

@@ -31,7 +31,7 @@ def test_a_real_gain_is_accepted() -> None:
     pairs, turn = rotated(LEAST_IMAGES)
 
     def learn(model: Aligner, _: PairedFeatures) -> None:
-        model.text_adapter.map.data = turn.T.contiguous()  # type: ignore[union-attr]
+        model.text_adapter.map.data = turn.T.contiguous()
 
     choice = gate_by_folds(pairs, start, learn)
     assert choice.scale == 1.0
@@ -46,11 +46,11 @@ def test_harm_is_rejected_after_one_fold() -> None:
 
     def harm(model: Aligner, _: PairedFeatures) -> None:
         trained.append(1)
-        model.text_adapter.map.data = torch.zeros(8, 8)  # type: ignore[union-attr]
+        model.text_adapter.map.data = torch.zeros(8, 8)
 
     def good(part: PairedFeatures) -> Aligner:
         model = start(part)
-        model.text_adapter.map.data = turn.T.contiguous()  # type: ignore[union-attr]
+        model.text_adapter.map.data = turn.T.contiguous()
         return model
 
     choice = gate_by_folds(pairs, good, harm)
@@ -85,7 +85,7 @@ def test_validation_pairs_can_decide() -> None:
     pairs, turn = rotated(60)
     model = start(pairs)
     before = snapshot(model)
-    model.text_adapter.map.data = turn.T.contiguous()  # type: ignore[union-attr]
+    model.text_adapter.map.data = turn.T.contiguous()
     choice = gate_by_validation(model, before, rotated(60)[0])
     assert choice.scale > 0
     assert choice.gains[1.0].mean > 10

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
+from csaligner import train, write_store
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config
 from csaligner.selection.folds import group_folds, rows_of
 from csaligner.selection.score import score_per_image
 from csaligner.selection.start import choose_start
-from csaligner.types import PairedFeatures
+from csaligner.types import EncoderInfo, PairedFeatures, Split
 
 CHOSEN = build_config(TrainConfig, {"start": {"kind": "chosen"}})
 
@@ -80,3 +84,17 @@ def test_the_score_of_a_perfect_and_of_a_collapsed_alignment() -> None:
 def test_standardised_features_are_refused() -> None:
     with pytest.raises(InputError, match="chosen"):
         build_config(TrainConfig, {"start": {"kind": "chosen"}, "image_adapter": "standardise"})
+
+
+def test_train_records_the_choice(tmp_path: Path) -> None:
+    pairs = rotated(60, 0.1)
+    splits: dict[str, Split] = {i: "val" if int(i) % 6 == 0 else "train" for i in pairs.image_ids}
+    infos = EncoderInfo("a", "1", "image", 16, {}), EncoderInfo("b", "1", "text", 16, {})
+    store = write_store(tmp_path / "store", pairs, infos, splits=splits)
+    run = train(store, build_config(TrainConfig, {"start": {"kind": "chosen"}, "epochs": 0}), tmp_path / "run")
+    choice = json.loads((tmp_path / "run" / "selection.json").read_text(encoding="utf-8"))["start"]
+    inside = store.features("train")
+    wanted = choose_start(inside, CHOSEN)
+    assert choice["kind"] == wanted.label
+    expected = torch.nn.functional.normalize(wanted.starts[0](inside.image), dim=1)
+    torch.testing.assert_close(run.model.encode_image(inside.image), expected)
