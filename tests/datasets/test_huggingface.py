@@ -15,7 +15,7 @@ from csaligner.checks import InputError
 from csaligner.datasets import open_dataset
 from csaligner.datasets.huggingface import HuggingFace
 from csaligner.datasets.images.load import ImageError, load_image
-from csaligner.datasets.images.source import source_of, stamp_of
+from csaligner.datasets.images.source import from_uri, stamp_of
 from csaligner.store.embed import ExtractSettings, embed
 
 datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
@@ -73,7 +73,7 @@ def test_a_store_gives_the_pictures_of_a_saved_folder_back(
     assert [load_image(found[name]).getpixel((0, 0)) for name in names] == [(255, 0, 0), (0, 0, 255)]
     assert not store.image_paths  # they are no files of their own
     with pytest.raises(ImageError, match="does not read"):
-        load_image(source_of(str(found[names[0]]).replace("[0]", "[9]")))
+        load_image(from_uri(str(found[names[0]]).replace("[0]", "[9]")))
 
 
 def test_columns_are_chosen_and_named_where_they_are_not_there(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from csaligner.datasets.check import check_data
 from csaligner.datasets.clean import clean_items
 from csaligner.datasets.documents import EntrySettings, find_entries
 from csaligner.datasets.images.load import load_image
-from csaligner.datasets.images.source import Unusable, source_of, written
+from csaligner.datasets.images.source import Unusable, from_uri, to_uri
 from csaligner.datasets.split import split_of
 from csaligner.store.embed import ExtractSettings, embed
 from csaligner.types import Item
@@ -103,7 +103,7 @@ def test_a_name_that_is_not_utf8_is_read_and_escaped(tmp_path: Path, image_encod
     good, bad, _ = items(data)
     assert bad == []
     assert good[0].image_id == "caf\\xe9"
-    assert source_of(written(good[0].image)) == good[0].image
+    assert from_uri(to_uri(good[0].image)) == good[0].image
     assert split_of(good[0].group) in {"train", "val", "test"}
     (data / "img00.txt").rename(os.fsdecode(os.fsencode(data) + b"/caf\xe9.txt"))
     store = embed(open_dataset(str(data)), image_encoder, text_encoder, tmp_path / "s", SETTINGS)

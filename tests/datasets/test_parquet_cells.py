@@ -20,7 +20,7 @@ from csaligner.cli import app
 from csaligner.datasets import open_dataset
 from csaligner.datasets.images.load import ImageError, load_image
 from csaligner.datasets.images.parquet_cell import Cell
-from csaligner.datasets.images.source import source_of, stamp_of, written
+from csaligner.datasets.images.source import from_uri, stamp_of, to_uri
 from csaligner.store.embed import ExtractSettings, embed
 
 SETTINGS = ExtractSettings(shard_size=4, batch_size=2, workers=0, max_bad=0.5)
@@ -55,7 +55,7 @@ def test_pictures_in_cells_over_row_groups(tmp_path: Path, wrap: Any) -> None:
     assert colours(items) == [(n, 0, 0) for n in range(5)]
     assert colours(items[::-1]) == [(n, 0, 0) for n in (4, 3, 2, 1, 0)]  # in any order
     assert len({str(stamp_of(item.image)) for item in items}) == 5
-    again = [source_of(written(item.image)) for item in items]
+    again = [from_uri(to_uri(item.image)) for item in items]
     assert again == [item.image for item in items]
     assert [source.read() for source in again if isinstance(source, Cell)] == [png((n, 0, 0)) for n in range(5)]
 

@@ -21,7 +21,7 @@ from csaligner.datasets import open_dataset
 from csaligner.datasets.clean import clean_items
 from csaligner.datasets.formats import format_of
 from csaligner.datasets.images.load import ImageError, load_image
-from csaligner.datasets.images.source import FilePart, Unusable, source_of, stamp_of, written
+from csaligner.datasets.images.source import FilePart, Unusable, from_uri, stamp_of, to_uri
 from csaligner.datasets.karpathy import Karpathy
 from csaligner.types import Dataset, Item
 
@@ -242,7 +242,7 @@ def test_webdataset(tmp_path: Path) -> None:
     check(bad(dataset), wanted)
     again = pickle.loads(pickle.dumps(good(dataset)[1].image))  # as it travels to a worker
     assert load_image(again).getpixel((0, 0)) == (0, 0, 255)
-    assert source_of(written(again)) == again
+    assert from_uri(to_uri(again)) == again
     for spec in ("shards/00000.tar", "shards/{00000..00001}.tar"):
         assert len(open_dataset(str(tmp_path / spec)).items()) == (8 if "{" not in spec else 9)
     with pytest.raises(InputError, match=r"00002\.tar"):
@@ -301,8 +301,8 @@ def test_a_part_of_a_file_is_told_apart_from_another(tmp_path: Path) -> None:
     assert stamp_of(parts[0]) != stamp_of(parts[1])
     assert stamp_of(FilePart(Path("/tmp1"), 0, 1, "x", "d")) == stamp_of(FilePart(Path("/tmp2"), 9, 1, "y", "d"))
     odd = FilePart(tmp_path / "b#1@2+3", 5, 6, "n@7+8")
-    assert source_of(written(odd)) == odd
-    assert source_of("/pictures/a#b.jpg") == Path("/pictures/a#b.jpg")
+    assert from_uri(to_uri(odd)) == odd
+    assert from_uri("/pictures/a#b.jpg") == Path("/pictures/a#b.jpg")
 
 
 @pytest.mark.parametrize("mode", ["webdataset", "files"])

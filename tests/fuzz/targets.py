@@ -25,11 +25,11 @@ def _dataset(name: str, path: Path) -> None:
     from csaligner.datasets import open_dataset
     from csaligner.datasets.clean import clean_items
     from csaligner.datasets.images.load import ImageError, load_image
-    from csaligner.datasets.images.source import source_of, stamp_of, written
+    from csaligner.datasets.images.source import from_uri, stamp_of, to_uri
 
     for item in clean_items(open_dataset(str(path), name)).items:
         stamp_of(item.image)
-        source_of(written(item.image))
+        from_uri(to_uri(item.image))
         with suppress(ImageError):
             load_image(item.image)
 

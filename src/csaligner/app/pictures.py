@@ -14,7 +14,7 @@ from csaligner.checks import InputError
 from csaligner.datasets.images.hf_cell import SavedCell
 from csaligner.datasets.images.load import ImageError, load_image
 from csaligner.datasets.images.parquet_cell import Cell
-from csaligner.datasets.images.source import file_of, source_of
+from csaligner.datasets.images.source import file_of, from_uri
 from csaligner.search.lance_table import Row
 
 MAX_UPLOAD = 10_000_000  # bytes
@@ -74,7 +74,7 @@ def thumbnail(row: Row, size: int) -> bytes:
 
     Raises ImageError if the file is missing, is not an image, or was replaced by a symbolic link.
     """
-    path = file_of(source_of(row.path))
+    path = file_of(from_uri(row.path))
     if not row.path or path.resolve() != path or not path.exists():
         raise ImageError(f"{row.id}: the file no longer exists")
     try:
@@ -85,7 +85,7 @@ def thumbnail(row: Row, size: int) -> bytes:
 
 @lru_cache(REMEMBERED)
 def _thumbnail(path: str, _mtime_ns: int, size: int) -> bytes:
-    source = source_of(path)
+    source = from_uri(path)
     # of a cell only the stored bytes, no referenced files
     picture = load_image(replace(source, files=False) if isinstance(source, (Cell, SavedCell)) else source, size)
     picture.thumbnail((size, size))

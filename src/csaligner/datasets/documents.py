@@ -11,7 +11,7 @@ from csaligner.checks import InputError
 from csaligner.datasets import ALL, open_dataset
 from csaligner.datasets.images.hf_cell import SavedCell
 from csaligner.datasets.images.parquet_cell import Cell
-from csaligner.datasets.images.source import TextOnly, Unusable, file_of, written
+from csaligner.datasets.images.source import TextOnly, Unusable, file_of, to_uri
 from csaligner.types import Dataset, ImageSource, Item, Modality, TextHolder, notes_of
 
 from .clean import clean_captions, merge, readable_items
@@ -41,7 +41,7 @@ class Entry:
     @property
     def place(self) -> str:
         """The path as an index writes it down, "" where there is none."""
-        return written(self.path) if self.path is not None else ""
+        return to_uri(self.path) if self.path is not None else ""
 
 
 @dataclass(frozen=True)

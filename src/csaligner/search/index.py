@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError, check_choice
-from csaligner.datasets.images.source import file_of, source_of
+from csaligner.datasets.images.source import file_of, from_uri
 from csaligner.integrity import check_checksums, open_seal, read_checksums, write_sealed
 from csaligner.model import AlignedModel, fingerprint_of
 from csaligner.parsing import checked, parse_json
@@ -280,5 +280,5 @@ def _read_measures(path: Path, version: list[int]) -> dict[str, Any] | None:
 
 
 def _hit(row: Row, score: float, cosine: float) -> Hit:
-    missing = bool(row.path) and not file_of(source_of(row.path)).exists()
+    missing = bool(row.path) and not file_of(from_uri(row.path)).exists()
     return Hit(row.id, row.modality, score, cosine, row.path, row.text, row.caption, row.owner, missing)

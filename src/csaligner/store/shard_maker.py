@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from csaligner.checks import InputError
-from csaligner.datasets.images.source import written
+from csaligner.datasets.images.source import to_uri
 from csaligner.datasets.split import item_split
 from csaligner.types import Encoder, Item, TruncatingEncoder
 
@@ -134,7 +134,7 @@ class _Progress:
 
 def _metadata(used: Sequence[Item], *, per_caption: bool) -> list[tuple[str, ...]]:
     return [
-        (item.image_id, caption, written(item.image), item_split(item), item.group)
+        (item.image_id, caption, to_uri(item.image), item_split(item), item.group)
         for item in used
         for caption in (item.captions if per_caption else ("",))
     ]

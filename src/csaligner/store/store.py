@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from csaligner.checks import InputError, as_features, check_choice, check_length
-from csaligner.datasets.images.source import source_of
+from csaligner.datasets.images.source import from_uri
 from csaligner.datasets.split import split_of
 from csaligner.files import sha256_of, write_folder
 from csaligner.types import SPLITS, EncoderInfo, ImageSource, Modality, PairedFeatures, Split
@@ -139,7 +139,7 @@ class Store:
         """What rows were made from: captions, or sources of pictures; None where that is not known."""
         values = self._metadata.column("caption" if side == "text" else "image_path")
         found = (values[row] or None for row in rows.tolist())
-        return [source_of(value) if value and side == "image" else value for value in found]
+        return [from_uri(value) if value and side == "image" else value for value in found]
 
     @property
     def n_images(self) -> int:
@@ -220,7 +220,7 @@ class Store:
     def image_sources(self) -> Mapping[str, ImageSource]:
         """Image id -> the picture it was made from, where that is known: a file or a part of one."""
         pairs = zip(self._metadata.column("image_id"), self._metadata.column("image_path"), strict=True)
-        return {image_id: source_of(path) for image_id, path in pairs if path}
+        return {image_id: from_uri(path) for image_id, path in pairs if path}
 
     def require(self, *, image: EncoderInfo | str | None = None, text: EncoderInfo | str | None = None) -> None:
         """Raises InputError unless the store was made by these encoders (or these fingerprints); None: any will do."""

@@ -77,7 +77,7 @@ class TextOnly(Unusable):
     path: Path | None = None
 
 
-def written(source: ImageSource) -> str:
+def to_uri(source: ImageSource) -> str:
     """What a store writes down of a source: an absolute path, or str() of it.
 
     A name that is not UTF-8 is written as "file:" with its bytes percent-encoded.
@@ -115,7 +115,7 @@ def stamp_of(source: ImageSource) -> list[str | int]:
     return [str(source.absolute()), size]
 
 
-def source_of(text: str) -> ImageSource:
+def from_uri(text: str) -> ImageSource:
     """The source that `written` described: a cell of a table or of a saved dataset, a part of a file, or a path."""
     if text.startswith(ENCODED):
         text = unquote(text.removeprefix(ENCODED), errors="surrogateescape")
