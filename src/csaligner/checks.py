@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -70,13 +71,9 @@ def as_features(name: str, value: Any) -> Tensor:
     Raises InputError for a wrong number of dimensions, no rows, no columns, and NaN or infinity (with the first such
     row and their number).
     """
-    import numpy as np
     import torch
 
-    try:
-        x = value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name}: cannot be read as an array of numbers ({error})") from None
+    x = value if isinstance(value, torch.Tensor) else _as_tensor(name, value)
     if x.layout != torch.strided or x.is_complex() or x.is_meta or x.is_quantized:
         raise InputError(f"{name}: got a tensor of {x.layout}, {x.dtype}, on {x.device}; wanted dense real numbers")
     if x.ndim != 2 or x.shape[0] == 0 or x.shape[1] == 0:
@@ -102,3 +99,82 @@ def check_same_dim(names: tuple[str, str], x: Tensor, y: Tensor) -> None:
 def check_length(name: str, values: Sequence[Any] | Tensor, wanted: int, of: str) -> None:
     if len(values) != wanted:
         raise InputError(f"{name}: got {len(values)} entries for {wanted} {of}; give one per item")
+
+
+def check_rows(name: str, value: Any) -> Tensor:
+    """as_features, with warnings for a file or a user's array.
+
+    Warns about zero rows, which have no direction, and about 8-bit integers of which every column is spread evenly
+    over the whole range: these are packed bits or pixels.
+    """
+    x = as_features(name, value)
+    zero = (~x.any(dim=1)).nonzero()[:, 0]
+    if len(zero):
+        _warn(f"{name}: {len(zero)} of {len(x)} rows are zero (first: row {int(zero[0])}); remove them")
+    if str(getattr(value, "dtype", "")).removeprefix("torch.") in {"uint8", "int8"} and len(x) >= MIN_ROWS:
+        filled = bool((x.amax(dim=0) - x.amin(dim=0) > 0.75 * 255).all())
+        if filled and float(x.std(dim=0).mean()) > EVEN_DEVIATION:
+            low = -128 if bool((x < 0).any()) else 0
+            _warn(f"{name}: its columns fill {low}..{low + 255} and look like packed bits; unpack them: np.unpackbits")
+    return x
+
+
+MIN_ROWS = 16  # fewer say nothing about the range of a column
+EVEN_DEVIATION = 60.0  # evenly spread 8-bit integers have 74; quantised embeddings, which fill the range too, 30 to 45
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=4)
+
+
+def _as_tensor(name: str, value: Any) -> Tensor:
+    """A tensor of anything that NumPy reads as numbers, object arrays of equal rows and pandas' nullable types included.
+
+    Arrays that torch cannot share (read-only, negative strides, another byte order, longdouble) are copied.
+    """
+    import numpy as np
+    import torch
+
+    try:
+        array = _stacked(name, _as_array(value))
+        if array.dtype == object:  # a table with missing values, which become NaN
+            array = value.to_numpy(np.float64, na_value=np.nan) if hasattr(value, "iloc") else array.astype(np.float64)
+        array = array.astype(np.float64 if array.dtype.char == "g" else array.dtype.newbyteorder("="), copy=False)
+        if not array.flags.writeable or any(stride < 0 or stride % array.itemsize for stride in array.strides):
+            array = array.copy()
+        return torch.as_tensor(array)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: cannot be read as an array of numbers ({error})") from None
+
+
+def _as_array(value: Any) -> Any:
+    import numpy as np
+
+    try:
+        return np.asarray(value)
+    except ValueError:
+        if not isinstance(value, (list, tuple)):
+            raise
+        rows = np.empty(len(value), dtype=object)
+        for number, row in enumerate(value):
+            rows[number] = row
+        return rows
+
+
+def _stacked(name: str, array: Any) -> Any:
+    """A one-dimensional object array of rows as (rows, dimensions); InputError for missing and ragged rows."""
+    import numpy as np
+
+    if array.dtype != object or array.ndim != 1 or not len(array):
+        return array
+    rows = [np.asarray(row) for row in array]
+    for number, row in enumerate(rows):
+        if row.dtype == object and row.ndim == 0:
+            raise InputError(f"{name}: row {number} is {array[number]!r}, wanted numbers; remove it")
+        if row.shape != rows[0].shape:
+            raise InputError(
+                f"{name}: row {number} has {row.size} numbers, row 0 has {rows[0].size}; give all the same"
+            )
+    return np.stack(rows)

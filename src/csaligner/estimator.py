@@ -17,7 +17,7 @@ from csaligner.adapters.aligner import Aligner, align, encode
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.selection.fit import Selecting, Selection
 
-from .checks import CSAlignerError, InputError, as_features, check_length
+from .checks import CSAlignerError, InputError, as_features, check_length, check_rows
 from .config import TrainConfig, build_config
 from .paired_features import Ids, pair_features
 from .progress import progress
@@ -206,9 +206,10 @@ class CSAligner:
     def _transform(self, side: str, features: Any) -> NDArray[np.float32]:
         model = self.model
         name = f"{side}_features"
-        features = features if hasattr(features, "ndim") else _array(name, features)
-        single = features.ndim == 1
-        x = as_features(name, features[None] if single else features).float()
+        single = _is_vector(features)
+        if single:
+            features = features[None] if isinstance(features, Tensor) else np.asarray(features)[None]
+        x = as_features(name, features).float()
         wanted = model.config.dim_image if side == "image" else model.config.dim_text
         if x.shape[1] != wanted:
             raise InputError(f"{name}: got {x.shape[1]} dimensions, this aligner was trained on {wanted}")
@@ -216,11 +217,15 @@ class CSAligner:
         return rows[0] if single else rows
 
 
-def _array(name: str, rows: Any) -> Any:
+def _is_vector(features: Any) -> bool:
+    """Whether this is one vector of numbers; as_features reports what is neither a vector nor rows."""
+    if isinstance(features, Tensor):
+        return features.ndim == 1
     try:
-        return np.asarray(rows)
-    except ValueError as error:
-        raise InputError(f"{name}: cannot be read as an array of numbers ({error})") from None
+        array = np.asarray(features)
+    except ValueError:
+        return False
+    return array.ndim == 1 and array.dtype != object
 
 
 def _config_of(params: Mapping[str, Any]) -> TrainConfig:
@@ -234,7 +239,7 @@ def _config_of(params: Mapping[str, Any]) -> TrainConfig:
 def _unpaired(name: str, rows: Any, paired: Tensor) -> Tensor | None:
     if rows is None:
         return None
-    x = as_features(name, rows).detach().to("cpu", paired.dtype)
+    x = check_rows(name, rows).detach().to("cpu", paired.dtype)
     if x.shape[1] != paired.shape[1]:
         raise InputError(
             f"{name}: got {x.shape[1]} dimensions, the paired features of that side have {paired.shape[1]}"

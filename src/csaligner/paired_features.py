@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .checks import InputError, as_features, check_length
+from .checks import InputError, check_length, check_rows
 from .types import PairedFeatures, PairedTokens
 
 Ids = Sequence[Any] | NDArray[Any] | Tensor  # an int or a string per row
@@ -30,7 +30,7 @@ def pair_features(
     (M): id of the image of each text. Images without a caption are skipped with a warning.
     Results are detached, on the CPU, in one dtype: the wider of the two, at least float32. Raises InputError.
     """
-    image, text = as_features("image_features", image_features), as_features("text_features", text_features)
+    image, text = check_rows("image_features", image_features), check_rows("text_features", text_features)
     dtype = torch.float64 if torch.float64 in (image.dtype, text.dtype) else torch.float32
     image, text = (x.detach().to("cpu", dtype) for x in (image, text))
     if text_image_ids is None:

@@ -238,6 +238,13 @@ def test_emoji_of_one_base_share_a_group() -> None:
     assert base_of([0x1F600]) != base_of([0x1F601])
 
 
+def test_only_line_ends_split_the_languages_of_tuxpaint(tmp_path: Path) -> None:
+    (tmp_path / "cow.txt").write_text("A\u2028cow.\nde.utf8=Eine\x85Kuh.\n", encoding="utf-8")
+    (tmp_path / "cow.png").write_bytes(b"")
+    assert pairs(TuxPaint(root=tmp_path))[0][1] == ("A\u2028cow.",)
+    assert pairs(TuxPaint("de", tmp_path))[0][1] == ("Eine\x85Kuh.",)
+
+
 def test_tuxpaint(tmp_path: Path) -> None:
     (tmp_path / "animals").mkdir()
     (tmp_path / "animals/cow.txt").write_text("A cow.\nde.utf8=Eine Kuh.\npt_BR.utf8=Uma vaca.\n", encoding="utf-8")

@@ -83,3 +83,11 @@ def test_one_side_alone(tmp_path: Path) -> None:
         import_features(FeatureFiles(), tmp_path / "x")
     with pytest.raises(InputError, match="exists"):
         write_side(tmp_path / "images", torch.from_numpy(X), precomputed_info("m", "image", 4))
+
+
+def test_only_line_ends_split_captions(tmp_path: Path) -> None:
+    """U+2028 and its like are part of a caption."""
+    texts = ["one\u2028still one", "two\x85", *map(str, range(4))]
+    (tmp_path / "captions.txt").write_bytes("\r\n".join(texts).encode())
+    files = FeatureFiles(saved(tmp_path / "x.npy", X), saved(tmp_path / "y.npy", Y), captions=tmp_path / "captions.txt")
+    assert list(import_features(files, tmp_path / "store").features().captions or ()) == texts

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -107,3 +109,29 @@ def test_info_tells_sources_apart() -> None:
 def test_features_that_were_given_encode_nothing() -> None:
     with pytest.raises(InputError, match="precomputed:clip"):
         open_encoder("precomputed:clip", "image")
+
+
+@pytest.mark.parametrize("make", [pa.large_list, pa.list_view, pa.large_list_view])
+def test_other_list_types_of_parquet(tmp_path: Path, make: Callable[[pa.DataType], pa.DataType]) -> None:
+    """Polars writes large lists."""
+    try:
+        pq.write_table(pa.table({"v": pa.array(X.tolist(), make(pa.float32()))}), tmp_path / "x.parquet")
+    except pa.ArrowNotImplementedError:
+        pytest.skip("this pyarrow writes no such lists")
+    assert torch.equal(load_features(tmp_path / "x.parquet"), torch.from_numpy(X))
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [([[1.0, 2.0], None], "row 1 is None"), ([[1.0, 2.0], [1.0]], "row 1 has 1"), ([[1.0, None]], "row 0")],
+)
+def test_missing_and_ragged_rows_of_parquet_are_named(tmp_path: Path, rows: list[Any], words: str) -> None:
+    pq.write_table(pa.table({"v": pa.array(rows, pa.list_(pa.float32()))}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=words):
+        load_features(tmp_path / "x.parquet")
+
+
+def test_a_parquet_without_lists(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"0": [1.0], "1": [2.0]}), tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="no column of lists"):
+        load_features(tmp_path / "x.parquet")

@@ -8,6 +8,8 @@ from pathlib import Path
 from csaligner.checks import InputError
 from csaligner.types import Item
 
+from .text_files import split_lines
+
 ROOT = Path("/usr/share/tuxpaint/stamps")
 
 
@@ -38,7 +40,7 @@ class TuxPaint:
 
 def _caption(path: Path, language: str) -> str:
     """The first line is English; the others read `code.utf8=text`."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+    lines = split_lines(path.read_text(encoding="utf-8", errors="replace")) or [""]
     if language == "en":
         return lines[0]
     prefix = f"{language}.utf8="

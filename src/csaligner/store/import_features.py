@@ -12,6 +12,7 @@ from torch import Tensor
 
 from csaligner.checks import InputError, check_length
 from csaligner.datasets.split import split_of
+from csaligner.datasets.text_files import TextFiles, split_lines
 from csaligner.paired_features import pair_features
 from csaligner.types import EncoderInfo, Modality, PairedFeatures
 
@@ -91,9 +92,4 @@ def _info(name: str, side: Modality, x: Tensor) -> EncoderInfo:
 
 
 def _lines(path: Path | None) -> list[str] | None:
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: does not read as UTF-8 text, one entry a line ({error})") from None
+    return None if path is None else split_lines(TextFiles("utf-8-sig").read_all(path))

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from csaligner.checks import InputError, as_features, nearest
+from csaligner.checks import InputError, check_rows, nearest
 from csaligner.parsing import open_parquet
 from csaligner.types import EncoderInfo, Modality
 
@@ -38,7 +37,7 @@ def load_features(path: Path | str, key: str | None = None) -> Tensor:
     except Exception as error:  # each library has its own kinds of broken file
         reason = " ".join(str(error).split())
         raise InputError(f"features: {path} does not read as {path.suffix} ({reason})") from None
-    return as_features(str(path), found)
+    return check_rows(str(path), found)
 
 
 def precomputed_info(
@@ -85,14 +84,13 @@ def _parquet(path: Path, key: str | None) -> Any:
     import pyarrow as pa
 
     with open_parquet(path) as file:
-        lists = [
-            field.name
-            for field in file.schema_arrow
-            if pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type)
-        ]
-        column = file.read(columns=[_pick(path, key, lists)]).column(0).combine_chunks()
-    rows = column.to_numpy(zero_copy_only=False)
-    return torch.from_numpy(np.stack(list(rows)))
+        kinds = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
+        tests = [test for kind in kinds if (test := getattr(pa.types, f"is_{kind}", None))]
+        lists = [field.name for field in file.schema_arrow if any(test(field.type) for test in tests)]
+        if not lists:
+            raise InputError(f"features: {path} has no column of lists; write each row of features as one list")
+        column = file.read(columns=[_pick(path, key, lists)]).column(0)
+    return column.to_numpy()
 
 
 def _pick(path: Path, key: str | None, names: Collection[str]) -> str:
