@@ -1,4 +1,4 @@
-"""Import paths of version 0.1, kept until version 0.4: they work and give a DeprecationWarning."""
+"""Deprecated import paths of version 0.1, which work with a DeprecationWarning until version 0.4."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-# Earlier module -> its place now; the modules below an entry move with it.
+# Old module -> new module; the submodules of an entry move with it.
 MOVED = {
     "csaligner.data": "csaligner.datasets",
     "csaligner.data.datasets": "csaligner.datasets",
@@ -34,12 +34,12 @@ MOVED = {
 # Module that was split -> where its other names are now.
 SPLIT = {"csaligner.pipeline": "csaligner.run_folder"}
 
-# Earlier name -> the name now, in the modules above and in those that kept their place.
+# Old name -> new name, in the modules above and in modules that did not move.
 RENAMED = {"Kind": "PipelineAdapter", "ParallelCSAlignerLoss": "CSAlignerLoss", "Wish": "GenerationRequest"}
 
 
 def renamed(module: str, name: str) -> Any:
-    """What `name` is called in `module` now; for the `__getattr__` of a module. Raises AttributeError."""
+    """Return the renamed `name` of `module`, for the module's `__getattr__`. Raises AttributeError."""
     if name not in RENAMED:
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     _warn(f"{module}.{name}", f"{module}.{RENAMED[name]}", stacklevel=4)
@@ -47,7 +47,7 @@ def renamed(module: str, name: str) -> Any:
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Finds the modules of MOVED. It stands last in sys.meta_path and sees only what nothing else has found."""
+    """Finder of the modules of MOVED; as the last entry of sys.meta_path it is used only for missing modules."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -56,7 +56,7 @@ class _Finder(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         path = _new_path(module.__name__)
-        assert path is not None  # find_spec asked
+        assert path is not None  # checked by find_spec
         target = importlib.import_module(path)
         _warn(module.__name__, path, stacklevel=3)
 
@@ -72,13 +72,13 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Make the earlier paths importable."""
+    """Make the old paths importable."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
 
 
 def _new_path(path: str) -> str | None:
-    """The longest entry of MOVED that `path` is or lies below, with the rest of `path` behind its new place."""
+    """Return the new path: the longest prefix of `path` in MOVED is replaced."""
     parts = path.split(".")
     for length in range(len(parts), 1, -1):
         if (old := ".".join(parts[:length])) in MOVED:
@@ -87,4 +87,4 @@ def _new_path(path: str) -> str | None:
 
 
 def _warn(old: str, new: str, stacklevel: int) -> None:
-    warnings.warn(f"{old} is now {new}; the earlier name goes with version 0.4", DeprecationWarning, stacklevel)
+    warnings.warn(f"{old} is deprecated, use {new}; version 0.4 removes it", DeprecationWarning, stacklevel)

@@ -1,4 +1,4 @@
-"""Lazy re-exports: a package offers the public names of its modules and imports each module on first use."""
+"""Lazy re-exports: public names of a package whose modules are imported on first use."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 
 def lazy_exports(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of `package`.
+    """Return the `__getattr__` and `__dir__` of `package`.
 
-    homes: module within the package -> the names that it holds, separated by spaces. A name must not be that of a
-    module of the package: the import system would put the module in its place.
+    homes: module of the package -> its public names, separated by spaces. A name must differ from the modules of the
+    package: the import system would replace it by the module.
     """
     module_of = {name: module for module, names in homes.items() for name in names.split()}
 

@@ -128,7 +128,7 @@ def _warn(message: str) -> None:
 
 
 def _as_tensor(name: str, value: Any) -> Tensor:
-    """A tensor of anything that NumPy reads as numbers, object arrays of equal rows and pandas' nullable types included.
+    """A tensor of anything NumPy reads as numbers, object arrays of equal rows and pandas' nullable types included.
 
     Arrays that torch cannot share (read-only, negative strides, another byte order, longdouble) are copied.
     """

@@ -1,4 +1,4 @@
-"""Run configs as checked data: YAML files and `key=value` overrides. Every default is written here, once."""
+"""Validated configs of training runs: YAML files, `key=value` overrides, and all defaults."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .parsing import parse_yaml
 from .registry import ADAPTERS
 
 FORMAT_VERSION = 1
-FIXED_SIDE_SCALE = 50.0  # 1/temperature beside an identity adapter
-RING_TERMS = ("info_nce", "cauchy_schwarz", "mmd")  # what distributed/ring.py computes
-TOKEN_TERM = "token_cauchy_schwarz"  # losses/token.py, on the tokens that go through the adapters
+FIXED_SIDE_SCALE = 50.0  # 1/temperature with an identity adapter
+RING_TERMS = ("info_nce", "cauchy_schwarz", "mmd")  # terms that distributed/ring.py computes
+TOKEN_TERM = "token_cauchy_schwarz"  # losses/token.py, on the adapted tokens
 
-# The paper's hyper-parameters, which TrainConfig takes under these names too -> where they belong.
+# Names of the paper's hyper-parameters that TrainConfig also accepts -> their keys.
 PAPER_NAMES = {
     "weight": "objective.terms.cauchy_schwarz",
     "bandwidth": "objective.bandwidth",
@@ -32,13 +32,13 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Strict(BaseModel):
-    """Frozen; an unknown key is an error."""
+    """A frozen config; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Schedule(Strict):
-    """A number that moves from `start` to `end` over the run, along a line or half a cosine."""
+    """A number that changes from `start` to `end` over the run, linearly or along half a cosine."""
 
     start: NonNegative
     end: NonNegative
@@ -51,10 +51,10 @@ class PositiveSchedule(Schedule):
 
 
 class AdapterConfig(Strict):
-    """One side's adapter. `identity` leaves that side's features as they are (L2-normalised).
+    """Config of one adapter. `identity` only L2-normalises the features.
 
-    onto: the adapter lands on a fixed side, and a learnt number says how far its rows lie from that side's centre; the
-    start sets it (adapters/start.py).
+    onto: the adapter maps onto the fixed modality; a learnt number is the distance of its rows from that modality's
+    centre, initialised by the start (adapters/start.py).
     """
 
     name: str = "mlp"
@@ -77,15 +77,15 @@ class AdapterConfig(Strict):
 
 
 class StartConfig(Strict):
-    """Where the adapters start, in closed form from the training features (adapters/start.py).
+    """Closed-form initialisation of the adapters from the training features (adapters/start.py).
 
-    kind: auto (moments where the dimensions agree, else projection), identity, moments, projection, or chosen: the
-    best of a family of closed-form maps by cross-validation of the training pairs (selection/start.py).
-    shrinkage: weight of the mean eigenvalue that is added to each covariance before it is inverted (moments).
+    kind: auto (moments if the dimensions agree, else projection), identity, moments, projection, or chosen: the best
+    of a family of closed-form maps by cross-validation on the training pairs (selection/start.py).
+    shrinkage: weight of the mean eigenvalue added to each covariance before inversion (moments).
     projection_shrinkage: the same for projections, divided by the square root of the number of images.
-    spread: onto a fixed side of the same dimension, the distance of the landed rows from its centre, in multiples of
-    the root mean square of its own: a larger one keeps more of the recall, a smaller one closes more of the gap.
-    images: at most so many training images are read for the fit, at even steps.
+    spread: for a fixed modality of the same dimension, the distance of the mapped rows from its centre, in multiples
+    of the root mean square distance of its own rows: larger values keep more recall, smaller ones reduce the gap more.
+    images: maximum number of training images for the fit, evenly spaced.
     """
 
     kind: Literal["auto", "identity", "moments", "projection", "chosen"] = "auto"
@@ -96,10 +96,10 @@ class StartConfig(Strict):
 
 
 class BalanceConfig(Strict):
-    """How weights that are `auto` follow InfoNCE (losses/balance.py).
+    """Settings of `auto` weights, which balance a term against InfoNCE (losses/balance.py).
 
-    fraction: length of the weighted gradient of such a term at the embeddings, over that of InfoNCE. momentum: share of
-    the old moving average that stays at each measurement. max_weight: where the weights end.
+    fraction: norm of the term's weighted gradient at the embeddings, relative to that of InfoNCE. momentum: momentum
+    of the moving average over measurements. max_weight: upper limit of the weights.
     """
 
     fraction: Positive = 0.25
@@ -108,9 +108,9 @@ class BalanceConfig(Strict):
 
 
 class MemoryConfig(Strict):
-    """Past embeddings that enter the divergences beside the batch, without a gradient (training/memory.py).
+    """Memory of past embeddings, which enter the divergences without a gradient (training/memory.py).
 
-    size: rows of each modality that are kept, 0 for none; max_age: steps after which a row is dropped.
+    size: rows kept per modality, 0: none; max_age: number of steps after which a row is dropped.
     """
 
     size: Annotated[int, Field(ge=0)] = 0
@@ -118,7 +118,7 @@ class MemoryConfig(Strict):
 
 
 class UnpairedConfig(Strict):
-    """Rows without a partner in each batch (of all ranks together), where a run has such data; CS term only."""
+    """Number of unpaired rows per batch (all ranks together), for runs with such data; used by the CS term only."""
 
     images: Annotated[int, Field(ge=1)] = 512
     texts: Annotated[int, Field(ge=1)] = 512
@@ -128,12 +128,11 @@ class ObjectiveConfig(Strict):
     """Weighted named terms: total = sum over terms of weight * value.
 
     A weight is a number, a schedule, or `auto` (see balance). bandwidth: a number, a schedule, median or temperature
-    (ops/bandwidth.py). unpaired_weight: what an unpaired row counts in the divergences, where an image of a pair
-    counts 1 and its captions 1 together; above 1, the clouds that meet are more those of the unpaired data. The term
-    token_cauchy_schwarz wants data with tokens (embed --tokens), another term beside it, and no `auto`.
-    measure_every: steps between two measurements of what follows the embeddings, the median
-    bandwidth and the auto weights. exchange: how the rows of several processes meet; gather: every process holds those
-    of all; ring: blocks travel, for batches too large to gather, and the terms are info_nce, cauchy_schwarz and mmd.
+    (ops/bandwidth.py). unpaired_weight: weight of an unpaired row in the divergences, relative to 1 for a paired image
+    and 1 for all its captions together. The term token_cauchy_schwarz requires data with tokens (embed --tokens) and
+    another term, and takes no `auto`. measure_every: steps between measurements of the median bandwidth and the auto
+    weights. exchange: how several processes exchange rows; gather: every process holds all rows; ring: blocks are
+    passed around, for batches too large to gather, with the terms info_nce, cauchy_schwarz and mmd.
     impl: the implementation of the loss (ops/dispatch.py); auto: by size and device.
     """
 
@@ -156,28 +155,28 @@ class ObjectiveConfig(Strict):
             raise ValueError("terms: every weight is 0; give at least one term a weight above 0")
         automatic = [name for name, weight in self.terms.items() if weight == "auto"]
         if "info_nce" in automatic or (automatic and self.terms.get("info_nce", 0) == 0):
-            raise ValueError("terms: auto weighs a term against info_nce; give info_nce a number, 1.0 say")
+            raise ValueError("terms: auto weighs a term against info_nce; give info_nce a number, for example 1.0")
         if TOKEN_TERM in automatic:
-            raise ValueError(f"terms: {TOKEN_TERM} takes no auto weight; give it a number, 0.03 say")
+            raise ValueError(f"terms: {TOKEN_TERM} takes no auto weight; give it a number, for example 0.03")
         if TOKEN_TERM in self.terms and not any(w != 0 for name, w in self.terms.items() if name != TOKEN_TERM):
-            raise ValueError(f"terms: {TOKEN_TERM} needs another term beside it; give info_nce a weight, 1.0 say")
+            raise ValueError(f"terms: {TOKEN_TERM} needs another term; give info_nce a weight, for example 1.0")
         if self.exchange == "ring" and (others := sorted(set(self.terms) - set(RING_TERMS))):
-            raise ValueError(f"exchange: ring does not know {others[0]} ({', '.join(RING_TERMS)}); use gather")
+            raise ValueError(f"exchange: ring does not support {others[0]} (only {', '.join(RING_TERMS)}); use gather")
         if self.learn_logit_scale and isinstance(self.logit_scale, Schedule):
             raise ValueError("logit_scale: follows a schedule, so it cannot be learnt; set learn_logit_scale=false")
         return self
 
     @property
     def sees_tokens(self) -> bool:
-        """Whether a term wants the tokens of the data."""
+        """Whether a term uses the tokens of the data."""
         return self.terms.get(TOKEN_TERM, 0) != 0
 
 
 class LoRAConfig(Strict):
-    """Low-rank updates inside an encoder, trained with the adapters (adapters/lora.py).
+    """LoRA updates of an encoder, trained together with the adapters (adapters/lora.py).
 
-    sides: whose encoder. rank and alpha: W x + (alpha / rank) B A x. dropout: before A. targets: last names of the
-    layers; the queries, keys and values of the attention if not given.
+    sides: modalities whose encoder is trained. rank and alpha: W x + (alpha / rank) B A x. dropout: before A. targets:
+    last components of layer names; default: queries, keys and values of the attention.
     """
 
     sides: Literal["text", "image", "both"]
@@ -188,15 +187,15 @@ class LoRAConfig(Strict):
 
 
 class TrainConfig(Strict):
-    """Everything that decides a training run, apart from the data and the output folder.
+    """All settings of a training run except the data and the output folder.
 
-    weight, bandwidth and logit_scale, the hyper-parameters of the paper, are accepted beside the fields: they set
+    weight, bandwidth and logit_scale, the hyper-parameters of the paper, are accepted as well: they set
     objective.terms.cauchy_schwarz, objective.bandwidth and (initially) objective.logit_scale. epochs, batch_size, lr,
-    wd, warmup (steps; none: a tenth of the run), precision and seed mean what they mean in open_clip, but batch_size
-    counts the images of all processes together, and epochs=0 writes the untrained baseline. captions: how many captions
-    of each image a batch holds. monitor: the validation metric that selects the checkpoint to keep (higher is better;
-    score is the mean of mean_recall@10 and mixed_image_recall@10); none: the last one. patience: evaluations without a
-    better one before the run stops. val_images: maximum number of validation images, taken at even steps; none: all.
+    wd, warmup (steps; none: a tenth of the run), precision and seed are those of open_clip, except that batch_size
+    counts the images of all processes together and epochs=0 gives the untrained baseline. captions: captions per image
+    in a batch, one or all. monitor: validation metric that selects the checkpoint (higher is better; score is the mean
+    of mean_recall@10 and mixed_image_recall@10); none: the last checkpoint. patience: number of evaluations without
+    improvement before the run stops. val_images: maximum number of validation images, evenly spaced; none: all.
     """
 
     image_adapter: AdapterConfig = AdapterConfig()
@@ -223,15 +222,17 @@ class TrainConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _scale_of_a_fixed_side(cls, data: Any) -> Any:
-        """Rows of a fixed side keep their common mean, so their cosines differ little: where nothing else is said, the
-        logit scale is FIXED_SIDE_SCALE and not learnt (docs/results.md)."""
+        """Set the default logit scale with an identity adapter: FIXED_SIDE_SCALE, not learnt (docs/results.md).
+
+        Rows of a fixed modality keep their common mean, so their cosines differ little.
+        """
         if not isinstance(data, dict) or not any(
             _is_identity(data.get(f"{side}_adapter")) for side in ("image", "text")
         ):
             return data
         objective = data.get("objective", {})
-        said = objective.model_fields_set if isinstance(objective, BaseModel) else objective
-        if not isinstance(said, Mapping | set) or {"logit_scale", "learn_logit_scale"} & set(said):
+        explicit = objective.model_fields_set if isinstance(objective, BaseModel) else objective
+        if not isinstance(explicit, Mapping | set) or {"logit_scale", "learn_logit_scale"} & set(explicit):
             return data
         given = objective.model_dump(exclude_unset=True) if isinstance(objective, BaseModel) else dict(objective)
         return data | {"objective": given | {"logit_scale": FIXED_SIDE_SCALE, "learn_logit_scale": False}}
@@ -239,7 +240,7 @@ class TrainConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _paper_names(cls, data: Any) -> Any:
-        """Runs before _scale_of_a_fixed_side: pydantic calls the last of such validators first."""
+        """Move the paper's names to their keys. Runs before _scale_of_a_fixed_side: pydantic calls the last first."""
         if not isinstance(data, dict) or not (given := {k: data[k] for k in PAPER_NAMES if k in data}):
             return data
         objective = data.get("objective", {})
@@ -256,15 +257,17 @@ class TrainConfig(Strict):
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
         if self.image_adapter.name == self.text_adapter.name == "identity" and self.lora is None:
-            raise ValueError("image_adapter and text_adapter are both identity: nothing would be trained")
+            raise ValueError(
+                "image_adapter and text_adapter are both identity, so nothing is trained; set one of them to mlp"
+            )
         if self.start.kind == "chosen" and "standardise" in (self.image_adapter.name, self.text_adapter.name):
             raise ValueError("start.kind: chosen does not support the adapter standardise; use auto")
         if self.lora is not None and self.objective.sees_tokens:
-            raise ValueError(f"lora: trains inside an encoder, {TOKEN_TERM} sees stored tokens; leave one of them out")
+            raise ValueError(f"lora: trains an encoder, {TOKEN_TERM} uses stored tokens; remove one of them")
         if self.objective.exchange == "ring" and self.memory.size:
-            raise ValueError("memory: objective.exchange=ring holds no rows of other processes; set memory.size=0")
+            raise ValueError("memory: not supported with objective.exchange=ring; set memory.size=0")
         if self.patience is not None and self.monitor is None:
-            raise ValueError("patience: needs a monitor to wait for; set monitor=score, say")
+            raise ValueError("patience: needs a monitor; set for example monitor=score")
         return self
 
 
@@ -277,9 +280,9 @@ C = TypeVar("C", bound=BaseModel)
 
 
 def load_config(kind: type[C], path: Path | None = None, overrides: Sequence[str] = ()) -> C:
-    """The config of a YAML file (or the defaults), changed by `key=value` words, dots for nested keys.
+    """Load a config from a YAML file (or the defaults) and apply `key=value` overrides, with dots for nested keys.
 
-    Raises InputError: no such file, not YAML, unknown key (with the nearest name), a value out of range.
+    Raises InputError for a missing file, invalid YAML, an unknown key (with the nearest name) or a value out of range.
     """
     data: dict[str, Any] = {}
     if path is not None:
@@ -298,7 +301,7 @@ def load_config(kind: type[C], path: Path | None = None, overrides: Sequence[str
 
 
 def build_config(kind: type[C], data: Mapping[str, Any]) -> C:
-    """`data` as a checked config; errors are one line with the key, the value and the nearest name."""
+    """Validate `data` as a config. Raises InputError with the key, the value and the nearest name."""
     try:
         return kind.model_validate(data)
     except ValidationError as error:
@@ -317,14 +320,14 @@ def override(data: dict[str, Any], word: str) -> None:
     try:
         value = parse_yaml(text)
     except yaml.YAMLError:
-        raise InputError(f"{key}: {text!r} is not a value that YAML knows") from None
+        raise InputError(f"{key}: {text!r} is not a YAML value; quote it") from None
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?e[+-]?\d+", value, re.IGNORECASE):
         value = float(value)  # YAML 1.1 reads 1e-4 as text
     *parents, last = key.split(".")
     for name in parents:
         inner = data.setdefault(name, {})
         if not isinstance(inner, dict):
-            raise InputError(f"{key}: {name} is already set to {inner!r} and holds no keys")
+            raise InputError(f"{key}: {name} is already set to {inner!r}, which has no keys; remove one of them")
         data = inner
     data[last] = value
 
@@ -332,7 +335,7 @@ def override(data: dict[str, Any], word: str) -> None:
 def _explain(kind: type[BaseModel], error: ValidationError, data: Mapping[str, Any]) -> str:
     details = error.errors()
     first = next((d for d in details if d["type"] == "extra_forbidden"), details[0])
-    # pydantic puts the tried member of a union into the path; people know only the keys they wrote
+    # pydantic adds the union member that it tried to the path; users know only their keys
     path = [str(p) for p in first["loc"] if not re.search(r"[A-Z\[(]|^(float|constrained)", str(p))]
     path = path or [str(p) for p in first["loc"][-1:] if first["type"] == "extra_forbidden"]
     where = ".".join(path) or "config"

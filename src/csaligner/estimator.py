@@ -66,7 +66,7 @@ class CSAligner:
         return dict(self._params)
 
     def set_params(self, **params: Any) -> CSAligner:
-        """Change arguments of the constructor; returns self. Raises InputError for an unknown one."""
+        """Set arguments of the constructor and return self. Raises InputError for an unknown one."""
         self.config = _config_of(self._params | params)
         self._params |= params
         return self
@@ -97,15 +97,15 @@ class CSAligner:
         unpaired_texts: Any = None,
         groups: Sequence[str] | None = None,
     ) -> CSAligner:
-        """Train on pairs; returns self.
+        """Train on pairs and return self.
 
         image_features: (N, d_image), text_features: (M, d_text), raw or normalised. Without ids row i pairs with
-        row i. image_ids of one entry a row: rows with one id are one image with several captions. With
-        text_image_ids (M entries), image_ids names the N images and text_image_ids says whose caption a text is.
-        unpaired_images: (K, d_image), unpaired_texts: (L, d_text), rows without partners, for the divergence alone;
-        the settings unpaired.images and unpaired.texts say how many go into a batch. groups: a name for each image;
-        images of one group are never on both sides of a fold where the start or the gate is chosen.
-        Raises InputError for NaN, infinity, shapes or ids that do not fit.
+        row i. image_ids with one entry per row: rows of one id are one image with several captions. With text_image_ids
+        (M entries), image_ids are the ids of the N images and text_image_ids the image id of each text.
+        unpaired_images: (K, d_image), unpaired_texts: (L, d_text), unpaired rows, used only by the divergence; the
+        settings unpaired.images and unpaired.texts are their numbers per batch. groups: a name per image; images of one
+        group are never in both parts of a fold when the start or the gate is chosen.
+        Raises InputError for NaN, infinity, and shapes or ids that do not match.
         """
         features = pair_features(image_features, text_features, image_ids, text_image_ids)
         return self.fit_features(features, unpaired_images, unpaired_texts, groups)
@@ -117,7 +117,7 @@ class CSAligner:
         unpaired_texts: Any = None,
         groups: Sequence[str] | None = None,
     ) -> CSAligner:
-        """As fit, for features that are already paired (those of a store), with their tokens if they have any."""
+        """Like fit, for features that are already paired (such as those of a store), with their tokens if any."""
         if len(features.image) < 2:
             raise InputError(f"image_features: got {len(features.image)} image to train on, wanted at least 2")
         c = self.config
@@ -149,7 +149,7 @@ class CSAligner:
     def fit_transform(
         self, image_features: Any, text_features: Any, image_ids: Ids | None = None, **more: Any
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """fit with these arguments, then the transformed image and text rows: (N, dim), (M, dim)."""
+        """Fit, then return the transformed image and text rows: (N, dim), (M, dim)."""
         self.fit(image_features, text_features, image_ids, **more)
         return self.transform_image(image_features), self.transform_text(text_features)
 
@@ -169,7 +169,7 @@ class CSAligner:
         *,
         text_image_ids: Ids | None = None,
     ) -> dict[str, float]:
-        """Recall, mixed search and gap of the transformed features, by the names of docs/metrics.md."""
+        """Return recall, mixed search and gap of the transformed features, by the names of docs/metrics.md."""
         features = pair_features(image_features, text_features, image_ids, text_image_ids)
         return evaluate(align(self.model, features), intervals=False).metrics
 
@@ -181,7 +181,7 @@ class CSAligner:
         *,
         text_image_ids: Ids | None = None,
     ) -> float:
-        """Mean of image-to-text and text-to-image recall@1, between 0 and 1."""
+        """Return the mean of image-to-text and text-to-image recall@1, between 0 and 1."""
         metrics = self.evaluate(image_features, text_features, image_ids, text_image_ids=text_image_ids)
         return (metrics["image_to_text_recall@1"] + metrics["text_to_image_recall@1"]) / 2
 
@@ -191,7 +191,7 @@ class CSAligner:
 
     @classmethod
     def load(cls, folder: str | Path) -> CSAligner:
-        """Read what save wrote; the settings of the training run are not kept, the adapters are."""
+        """Load a saved aligner: its adapters, without the settings of the training run."""
         aligner = cls()
         aligner._model = Aligner.load(Path(folder))
         return aligner
@@ -212,13 +212,13 @@ class CSAligner:
         x = as_features(name, features).float()
         wanted = model.config.dim_image if side == "image" else model.config.dim_text
         if x.shape[1] != wanted:
-            raise InputError(f"{name}: got {x.shape[1]} dimensions, this aligner was trained on {wanted}")
+            raise InputError(f"{name}: got {x.shape[1]} dimensions, wanted {wanted} as in training")
         rows = encode(model, side, x).numpy()
         return rows[0] if single else rows
 
 
 def _is_vector(features: Any) -> bool:
-    """Whether this is one vector of numbers; as_features reports what is neither a vector nor rows."""
+    """Return whether this is one vector of numbers; as_features reports anything else but rows."""
     if isinstance(features, Tensor):
         return features.ndim == 1
     try:
@@ -229,7 +229,7 @@ def _is_vector(features: Any) -> bool:
 
 
 def _config_of(params: Mapping[str, Any]) -> TrainConfig:
-    """config with the other arguments set in it; named arguments that are None keep their default."""
+    """Return config updated by the other arguments; named arguments that are None keep their default."""
     config, optional = params["config"] or TrainConfig(), ("weight", "bandwidth", "logit_scale", "epochs")
     skipped = {"config", "gate", "verbose", *(name for name in optional if params[name] is None)}
     data = config.model_dump(exclude_unset=True) | {k: v for k, v in params.items() if k not in skipped}
@@ -241,7 +241,5 @@ def _unpaired(name: str, rows: Any, paired: Tensor) -> Tensor | None:
         return None
     x = check_rows(name, rows).detach().to("cpu", paired.dtype)
     if x.shape[1] != paired.shape[1]:
-        raise InputError(
-            f"{name}: got {x.shape[1]} dimensions, the paired features of that side have {paired.shape[1]}"
-        )
+        raise InputError(f"{name}: got {x.shape[1]} dimensions, wanted {paired.shape[1]} as in the paired features")
     return x

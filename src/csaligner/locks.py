@@ -1,4 +1,4 @@
-"""One writer at a time for a folder: a lock of the operating system on a file beside it."""
+"""Exclusive write access to a folder, by an operating system lock on a file next to it."""
 
 from __future__ import annotations
 
@@ -13,31 +13,33 @@ from filelock import FileLock, Timeout
 from .checks import InputError
 from .files import disk_trouble
 
-INSIDE = ".lock"  # the lock's name inside a folder whose parent cannot be written to
-NAMES = (INSIDE, ".embed.lock")  # lock files that may lie inside a folder; csaligner 0.1 wrote the second one
+INSIDE = ".lock"  # name of the lock inside a folder whose parent is not writable
+NAMES = (INSIDE, ".embed.lock")  # lock files inside a folder; the second is that of csaligner 0.1
 
 
 @contextmanager
 def only_writer(folder: Path, argument: str = "out") -> Iterator[None]:
-    """Hold `folder`, which need not exist yet, until the end of the block.
+    """Lock `folder`, which may not exist yet, until the end of the block.
 
-    The lock is `.NAME.lock` beside the folder, so that it also guards the folder's creation; the empty file stays. The
-    system releases the lock when its process ends, however it ends. argument: begins the message. Raises InputError
-    where another process holds the folder, and CSAlignerError where the lock cannot be written.
+    The lock is `.NAME.lock` next to the folder, so that it also protects the folder's creation; the empty file is not
+    deleted. The system releases the lock when the process ends. argument: first word of the message. Raises InputError
+    if another process holds the lock, and CSAlignerError if the lock file cannot be written.
     """
     path = lock_path(folder)
     lock = FileLock(path, timeout=0)
     try:
-        if folder.is_dir() and not os.access(folder, os.W_OK):  # before a lock file is left for nothing
+        if folder.is_dir() and not os.access(folder, os.W_OK):  # before creating a lock file
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise InputError(
-            f"{argument}: {folder} is being written by another process; wait for it to end, or choose another folder"
+            f"{argument}: {folder} is being written by another process; wait until it ends, or choose another folder"
         ) from None
     except NotImplementedError:
-        raise InputError(f"{argument}: {folder} lies on a file system without file locks; choose another") from None
+        raise InputError(
+            f"{argument}: {folder} is on a file system without file locks; choose another folder"
+        ) from None
     except OSError as error:
         known = disk_trouble(error, folder)
         if known is None:
@@ -50,7 +52,7 @@ def only_writer(folder: Path, argument: str = "out") -> Iterator[None]:
 
 
 def lock_path(folder: Path) -> Path:
-    """Where the lock of `folder` lies: beside it, or inside where only the folder itself can be written to."""
+    """Return the path of the lock: next to `folder`, or inside if the parent is not writable."""
     folder = folder.resolve()
     if folder.is_dir() and not os.access(folder.parent, os.W_OK):
         return folder / INSIDE

@@ -1,8 +1,7 @@
-"""Names to things, imported on first use.
+"""Lazy component registries: names of divergences, encoders, datasets, decoders and adapters.
 
-A new divergence, encoder, dataset, decoder or adapter of the package is one new file and one line here; the contract
-tests run over these tables. A script adds its own with `register`, an installed package through entry points
-(CONTRIBUTING.md).
+A new component of the package is one new file and one line here; the contract tests cover all entries. A script adds
+components with `register`, an installed package through entry points (CONTRIBUTING.md).
 """
 
 from __future__ import annotations
@@ -16,33 +15,33 @@ from .signatures import adapt_divergence, adapt_paired_loss
 
 
 class Registry(Mapping[str, Any]):
-    """The things of one kind by name: those of the package, those that `register` added, and those that installed
-    packages offer as entry points of `group`. A name of the package cannot be taken by another thing.
+    """Components of one kind by name: those of the package, those added with `register`, and those of installed
+    packages, entry points of `group`. Names of the package cannot be overridden.
 
-    A value is "module:attribute" or the thing itself; `load` makes the thing of it. adapt: (name, thing) -> what `load`
-    returns, called once for each thing, when it is registered or first loaded; it raises InputError for one that does
-    not follow the protocol.
+    A value is "module:attribute" or the component itself; `load` imports it. adapt: (name, component) -> the result of
+    `load`, called once per component, when it is registered or first loaded; it raises InputError for a component that
+    does not follow the protocol.
     """
 
     def __init__(self, group: str, built_in: Mapping[str, Any], adapt: Callable[[str, Any], Any] | None = None) -> None:
         self.group = group
         self._known: dict[str, Any] = dict(built_in)
-        self._offered: dict[str, str] | None = None
+        self._from_packages: dict[str, str] | None = None
         self._adapt, self._adapted = adapt, dict[str, Any]()
 
     def register(self, name: str, thing: Any) -> None:
-        """Add `thing` (or its "module:attribute") for this process.
+        """Add a component (or its "module:attribute") for this process.
 
-        Raises InputError where the name is taken, or the thing does not follow the protocol of this registry.
+        Raises InputError if the name exists, or if the component does not follow the protocol of this registry.
         """
         if name in self:
-            raise InputError(f"{self.group}: {name!r} is taken; choose another name")
+            raise InputError(f"{self.group}: {name!r} already exists; choose another name")
         if not isinstance(thing, str):
             self.adapted(name, thing)
         self._known[name] = thing
 
     def adapted(self, name: str, thing: Any) -> Any:
-        """What `load` returns for the thing of that name."""
+        """Return the adapted component `name`."""
         if self._adapt is None:
             return thing
         if name not in self._adapted:
@@ -59,11 +58,11 @@ class Registry(Mapping[str, Any]):
         return len({*self._entry_points(), *self._known})
 
     def _entry_points(self) -> Mapping[str, str]:
-        if self._offered is None:
+        if self._from_packages is None:
             from importlib.metadata import entry_points
 
-            self._offered = {point.name: point.value for point in entry_points(group=self.group)}
-        return self._offered
+            self._from_packages = {point.name: point.value for point in entry_points(group=self.group)}
+        return self._from_packages
 
 
 # Functions of two samples (N, d) and (M, d): types.Divergence.
@@ -146,7 +145,7 @@ DECODERS = Registry(
 
 
 def load(kind: str, table: Mapping[str, Any], name: str) -> Any:
-    """The thing that `name` stands for in `table`.
+    """Return the component `name` of `table`.
 
     Raises InputError: an unknown name (with the nearest known one); a thing of another package that is not there, or
     that does not follow the protocol.
@@ -165,4 +164,4 @@ def _imported(kind: str, name: str, place: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"{kind}: {name!r} stands for {place}, which cannot be imported ({error})") from None
+        raise InputError(f"{kind}: {name!r} refers to {place}, which cannot be imported ({error})") from None

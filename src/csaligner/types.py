@@ -1,4 +1,4 @@
-"""The nouns that every floor shares. Knows nothing of the rest of the package."""
+"""Data types and protocols shared by all layers of the package."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class TokenSets:
-    """B sets of tokens, filled up to one length. states: (B, T, d); mask: (B, T) bool, True where a token counts."""
+    """B sets of tokens, padded to one length. states: (B, T, d); mask: (B, T) bool, False for padding."""
 
     states: Tensor
     mask: Tensor
 
     @classmethod
     def of(cls, sets: Sequence[Tensor]) -> TokenSets:
-        """B tensors (T_b, d), B > 0, with zeros behind each."""
+        """Pad B > 0 tensors (T_b, d) with zeros."""
         counts = torch.tensor([len(tokens) for tokens in sets])
         mask = torch.arange(int(counts.max())) < counts[:, None]
         return cls(pad_sequence(list(sets), batch_first=True), mask)
@@ -35,7 +35,7 @@ class TokenSets:
 
 @dataclass(frozen=True)
 class TokenRows:
-    """n sets of tokens end to end. states: (sum of counts, d); counts: (n,) int64, each at least 1."""
+    """n concatenated sets of tokens. states: (sum of counts, d); counts: (n,) int64, each at least 1."""
 
     states: Tensor
     counts: Tensor
@@ -44,7 +44,7 @@ class TokenRows:
         return len(self.counts)
 
     def __getitem__(self, rows: Tensor, /) -> TokenSets:
-        """The sets of these rows, filled up with zeros."""
+        """Return the sets of these rows, padded with zeros."""
         counts = self.counts[rows].tolist()
         first = (self.counts.cumsum(dim=0) - self.counts)[rows].tolist()
         sets = [self.states[start : start + count] for start, count in zip(first, counts, strict=True)]
@@ -53,13 +53,13 @@ class TokenRows:
         return TokenSets.of(sets)
 
     def concat(self, other: TokenRows) -> TokenRows:
-        """These sets, then the others."""
+        """Return these sets followed by the others."""
         return TokenRows(torch.cat([self.states, other.states]), torch.cat([self.counts, other.counts]))
 
 
 @dataclass(frozen=True)
 class PairedTokens:
-    """The tokens behind PairedFeatures: of its N images and its M captions, in the dimensions of their features."""
+    """The tokens of the N images and M captions of PairedFeatures, in the dimensions of their features."""
 
     image: TokenRows
     text: TokenRows
@@ -67,7 +67,7 @@ class PairedTokens:
 
 @dataclass(frozen=True)
 class TokenPairs:
-    """Of B pairs: set b of the one belongs to set b of the other."""
+    """The tokens of B pairs: set b of image and set b of text form a pair."""
 
     image: TokenSets
     text: TokenSets
@@ -78,8 +78,8 @@ class PairedFeatures:
     """Features of N images and their M captions; every image has at least one caption.
 
     image: (N, d_image); text: (M, d_text); text_to_image: (M,) int64, the row in `image` that each caption
-    belongs to; image_ids: N names; captions: the M texts where they are known; tokens: where the token-level term is
-    to see them. Rows are matched by this index, never by position.
+    belongs to; image_ids: N names; captions: the M texts, if known; tokens: for the token-level term. Rows are matched
+    by this index, never by position.
     """
 
     image: Tensor
@@ -90,16 +90,16 @@ class PairedFeatures:
     tokens: PairedTokens | None = None
 
 
-Inputs = Tensor | Mapping[str, Tensor]  # features, or what an encoder that is trained takes (token ids, pixels)
+Inputs = Tensor | Mapping[str, Tensor]  # features, or inputs of a trained encoder (token ids, pixels)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one training step sees of one process.
+    """The rows of one training step on one process.
 
     image: (N, d_image); text: (M, d_text), or mappings of tensors with N and M rows; image_ids: (N,) and text_ids:
-    (M,) int64, equal where a caption belongs to an image, -1 for a row without a partner. tokens: of this process's
-    captions that have an image, and of their images.
+    (M,) int64, equal for a caption and its image, -1 for an unpaired row. tokens: tokens of the captions with an image,
+    and of their images.
     """
 
     image: Inputs
@@ -110,7 +110,7 @@ class Batch:
 
 
 class Sampler(Protocol):
-    """A stream of batches that depends on nothing but the epoch's number, so that a run resumes exactly.
+    """A stream of batches that depends only on the epoch number, so that a run resumes exactly.
 
     Across ranks each process yields its own rows of every global batch (training.samplers.own_part), as many batches
     as one process would.
@@ -120,18 +120,18 @@ class Sampler(Protocol):
     def batches_per_epoch(self) -> int: ...
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of one pass over the data, numbered from 0."""
+        """Yield the batches of one epoch; epochs are numbered from 0."""
         ...
 
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The value of an objective, by name.
+    """The value of an objective and of its terms, by name.
 
     total: the scalar to call backward on, sum over names of weights[name] * terms[name].
-    terms: unweighted values, detached: for reading and logging.
+    terms: unweighted values, detached, for logging.
     weights: the weight lambda of each term.
-    parts: weights[name] * terms[name] with their gradients, for trainers that want losses by name.
+    parts: weights[name] * terms[name] with gradients, for trainers that take losses by name.
     """
 
     total: Tensor
@@ -142,7 +142,7 @@ class LossTerms:
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """Who made a set of features; two encoders whose fingerprints differ must not share a store."""
+    """Identity of an encoder; features of encoders with different fingerprints must not share a store."""
 
     id: str
     revision: str
@@ -159,12 +159,12 @@ class EncoderInfo:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A frozen model that turns items of one modality into features.
+    """A frozen model that encodes items of one modality into features.
 
     `prepare` runs in worker processes, one item at a time (image: PIL image -> (3, H, W) uint8 or float32
     tensor; text: str -> str); `encode` takes a sequence of prepared items and returns (B, dim) float32 on the
-    CPU, in inference mode, un-normalised. What else an encoder may offer has a protocol of its own below; an encoder
-    without it gets the default that is named there.
+    CPU, in inference mode, un-normalised. Optional features are separate protocols below, each with the default for an
+    encoder without it.
     """
 
     @property
@@ -177,14 +177,14 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class ConcurrentEncoder(Protocol):
-    """An encoder that says whether several threads may call `encode` at once. Default: they may not."""
+    """An encoder that declares whether several threads may call `encode` at once. Default: False."""
 
     concurrent: bool
 
 
 @runtime_checkable
 class TruncatingEncoder(Protocol):
-    """A text encoder that counts the texts it has truncated since it was opened. Default: none that is known."""
+    """A text encoder that counts the texts it has truncated since it was opened. Default: 0."""
 
     @property
     def truncated(self) -> int: ...
@@ -205,10 +205,10 @@ class TokenCounter(Protocol):
 
 @runtime_checkable
 class StoredImage(Protocol):
-    """A picture inside something larger: a tar file, a table. Small and picklable; read in worker processes.
+    """An image inside a larger file, such as a tar or a table. Small and picklable; read in worker processes.
 
-    name: a file name, its suffix tells the kind; stamp: another text where the picture is another one. str() is
-    what messages and the store call it. read raises OSError or ImageError.
+    name: a file name, whose suffix gives the format; stamp: a text that changes with the image. str() is its name in
+    messages and in the store. read raises OSError or ImageError.
     """
 
     @property
@@ -225,9 +225,9 @@ ImageSource = Path | StoredImage
 
 @dataclass(frozen=True)
 class Item:
-    """One image and its captions, as a reader finds them.
+    """One image and its captions, as returned by a reader.
 
-    group: what must not straddle a split (usually the image id itself); split: set where the source fixes it.
+    group: items of one group are in the same split (usually the image id); split: the split, if the dataset fixes it.
     """
 
     image_id: str
@@ -238,9 +238,9 @@ class Item:
 
 
 class Dataset(Protocol):
-    """A reader: it lists items cheaply; pixels are read later, in worker processes.
+    """A reader: it lists items without reading pixels, which worker processes do later.
 
-    attribution: a line to show to people beside the pictures, or "".
+    attribution: a line to display with the images, or "".
     """
 
     @property
@@ -254,7 +254,7 @@ class Dataset(Protocol):
 
 @runtime_checkable
 class Notes(Protocol):
-    """A dataset that reports what it skipped or guessed, one line each, once items() has run. Default: nothing."""
+    """A dataset with notes on what items() skipped or guessed, one per line. Default: no notes."""
 
     @property
     def notes(self) -> Sequence[str]: ...
@@ -262,20 +262,20 @@ class Notes(Protocol):
 
 @runtime_checkable
 class TextHolder(Protocol):
-    """A dataset with texts that belong to no image. Default: items() is all that there is."""
+    """A dataset with texts without an image. Default: only items()."""
 
     def documents(self) -> Sequence[Item]:
-        """As items(), with texts without an image, each as an item whose image is a TextOnly."""
+        """Return items(), and the texts without an image as items whose image is a TextOnly."""
         ...
 
 
 def notes_of(dataset: Dataset) -> tuple[str, ...]:
-    """The notes of a dataset, () where it makes none."""
+    """Return the notes of a dataset, () if it has none."""
     return tuple(dataset.notes) if isinstance(dataset, Notes) else ()
 
 
 class Divergence(Protocol):
-    """A distance between two samples in one space: (N, d), (M, d) -> scalar, differentiable, 0 where they coincide.
+    """A divergence of two samples in one space: (N, d), (M, d) -> scalar, differentiable, 0 if they coincide.
 
     Called as divergence(x, y, **keywords), with those of these keywords that its signature names (or **kwargs):
     weights_x (N,), weights_y (M,): float64, positive, or None where all rows count the same; impl: a name of

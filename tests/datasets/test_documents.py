@@ -153,7 +153,7 @@ def test_a_bad_row_costs_itself(write: Any) -> None:
 def test_nothing_there(world: Any) -> None:
     with pytest.raises(InputError, match="folder"):
         find_entries(str(world.folder / "no"))
-    with pytest.raises(InputError, match="no text"):
+    with pytest.raises(InputError, match="or text"):
         find_entries(str(world.folder))
 
 

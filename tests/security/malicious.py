@@ -71,15 +71,15 @@ INNER = base64.b64encode(SVG.format("<g>" * 9000 + "</g>" * 9000).encode()).deco
 BOMB = base64.b64encode(png_bomb(20_000, 20_000)).decode()
 
 CASES: tuple[Case, ...] = (
-    Case("store", "names a file above it", climbing("img_emb/../../x.npy"), STORE, "outside of the store"),
-    Case("store", "names a file by its full path", climbing("/etc/passwd"), STORE, "outside of the store"),
+    Case("store", "names a file above it", climbing("img_emb/../../x.npy"), STORE, "outside the store"),
+    Case("store", "names a file by its full path", climbing("/etc/passwd"), STORE, "outside the store"),
     Case("store", "has a pipe as a shard, which would never end", pipe, STORE, "img_emb_0"),
     Case(
         "store",
         "claims 10^18 rows",
         changed(valid.store, "csaligner.json", lambda v: v["shards"][0].update(rows=10**18)),
         STORE,
-        "its manifest says",
+        "wanted \\(1000000000000000000",
     ),
     Case(
         "store",
@@ -91,13 +91,13 @@ CASES: tuple[Case, ...] = (
     Case("features", ".npy with pickled objects", pickled_npy, FEATURES, r"\.npy"),
     Case("features", ".npz with pickled objects", pickled_npz, FEATURES, r"\.npz"),
     Case("features", ".npz that unpacks to 100 MB", zip_bomb, FEATURES, "claim to hold"),
-    Case("features", ".npz whose header claims 40 TB", zip_claim, FEATURES, "cut short"),
+    Case("features", ".npz whose header claims 40 TB", zip_claim, FEATURES, "truncated"),
     Case(
         "features",
         ".npy whose header claims 40 TB",
         file("a.npy", npy_header((10**12, 10))),
         FEATURES,
-        "cut short",
+        "truncated",
     ),
     Case(
         "features",
@@ -163,7 +163,7 @@ CASES: tuple[Case, ...] = (
         "reads /etc/passwd through an external entity",
         svg("<text>&e;</text>", '<!DOCTYPE svg [<!ENTITY e SYSTEM "file:///etc/passwd">]>'),
         PICTURE_FILE,
-        "names another file",
+        "refers to another file",
     ),
     Case(
         "SVG",
@@ -173,7 +173,7 @@ CASES: tuple[Case, ...] = (
         "more than text",
     ),
     Case("SVG", "one long entity 9,000 times", svg("&a;" * 9000, LONG), PICTURE_FILE, "drawn"),
-    Case("SVG", "9,000 elements in each other", svg("<g>" * 9000 + "</g>" * 9000), PICTURE_FILE, "in each other"),
+    Case("SVG", "9,000 elements in each other", svg("<g>" * 9000 + "</g>" * 9000), PICTURE_FILE, "nested elements"),
     Case(
         "SVG",
         "the same in a drawing inside",
@@ -211,7 +211,7 @@ CASES: tuple[Case, ...] = (
         "PostScript named .png, which Pillow would hand to another program",
         file("a.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"),
         PICTURE_FILE,
-        "cannot be read as a picture",
+        "cannot be read as an image",
     ),
     Case("config", "YAML aliases that multiply to 10^9 entries", aliases, CONFIG, "write the values out"),
     Case(

@@ -231,7 +231,7 @@ def test_a_clip_retrieval_folder_is_verified(tmp_path: Path) -> None:
     path = store.path / "text_emb/text_emb_2.npy"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    with pytest.raises(InputError, match=r"text_emb_2\.npy.*cut short"):
+    with pytest.raises(InputError, match=r"text_emb_2\.npy.*truncated"):
         store.verify()
     path.unlink()
     with pytest.raises(InputError, match=r"missing.*text_emb_2\.npy"):

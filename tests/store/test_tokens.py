@@ -119,7 +119,7 @@ def test_encoders_that_will_not_do(store: Store, image_encoder: Any, text_encode
     text = encoders.text
     cases: list[tuple[Encoder, str]] = [
         (image_encoder, "tokens.*fake-image"),
-        (WithTokens(image_encoder, extra=2), "those of fake-image have 5 dimensions, its features 3"),
+        (WithTokens(image_encoder, extra=2), "5 dimensions and features of 3"),
         (WithTokens(type(image_encoder)("2")), "embed the data with that encoder"),
     ]
     for image, line in cases:

@@ -19,7 +19,7 @@ from .common import PANELS, app, err
 
 __all__ = ["app", "compare", "data", "export", "generate", "main", "pipeline", "recipe", "search"]
 
-INTERRUPTED = 130  # the exit code of a program that Ctrl-C ended
+INTERRUPTED = 130  # the exit code after Ctrl-C
 WrongUsage: Any = typer.BadParameter.__base__  # click's UsageError, or typer's own copy of it
 
 app.registered_commands.sort(key=lambda command: PANELS.index(str(command.rich_help_panel)))
@@ -32,25 +32,25 @@ def main() -> None:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding must not end the program
+            stream.reconfigure(errors="backslashreplace")  # no error for characters that the terminal's encoding lacks
     arguments, debug = _without_debug(sys.argv[1:])
     try:
         code = app(arguments, prog_name="csaligner", standalone_mode=False) or 0
         sys.stdout.flush()
     except WrongUsage as error:
         code = 2
-        if words := error.format_message():  # none where the help was printed instead
-            _say(f"{words} (see {error.ctx.command_path if error.ctx else 'csaligner'} --help)")
+        if words := error.format_message():  # empty if the help was printed
+            _report(f"{words} (see {error.ctx.command_path if error.ctx else 'csaligner'} --help)")
     except BrokenPipeError:
         code = 1
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the last flush fails no more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush succeeds
     except Exception as error:
         if debug:
             raise
         code = 1
-        _say(_one_line(error))
+        _report(_one_line(error))
     if code == INTERRUPTED:
-        _say("Interrupted. Run the same command again to resume.")
+        _report("Interrupted. Run the same command again to resume.")
     sys.exit(code)
 
 
@@ -61,7 +61,7 @@ def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
 
 
 def _one_line(error: Exception) -> object:
-    """The message of an error; the traceback of an unexpected one goes to a file."""
+    """Return the message of an error; write the traceback of an unexpected one to a file."""
     if isinstance(error, OSError):
         return disk_trouble(error, error.filename or "a file", "read or written") or error
     if isinstance(error, CSAlignerError):
@@ -72,6 +72,6 @@ def _one_line(error: Exception) -> object:
     return f"unexpected {type(error).__name__}; please report it with the traceback in {path} (--debug shows it)"
 
 
-def _say(words: object) -> None:
-    line = CSAlignerError(" ".join(str(words).split()))  # without control characters
+def _report(message: object) -> None:
+    line = CSAlignerError(" ".join(str(message).split()))  # without control characters
     err.print(f"csaligner: {line}", style="red", highlight=False, soft_wrap=True, markup=False)

@@ -45,7 +45,7 @@ def _options(debug: Debug = False, version: Version = False) -> None:
 
 
 def renamed(new_names: dict[str, str]) -> type[TyperCommand]:
-    """A command class that also accepts the earlier names of options: {"--old": "--new"}. The help shows the new."""
+    """Return a command class that also accepts old option names, {"--old": "--new"}, not shown in the help."""
 
     class Renamed(TyperCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -60,11 +60,11 @@ def _with_new_name(word: str, new_names: dict[str, str]) -> str:
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:
-    """Print `value` as JSON, non-ASCII characters escaped where the terminal cannot show them."""
+    """Print `value` as JSON; escape non-ASCII characters unless the terminal uses UTF."""
     encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower()
     print(json.dumps(value, indent=indent, ensure_ascii=not encoding.startswith("utf")))
 
 
 def as_text(words: str) -> str:
-    """`words` without the bytes that are not valid text, which a tokenizer would refuse."""
+    """Return `words` with bytes that are not valid text replaced, since tokenizers reject them."""
     return words.encode("utf-8", errors="replace").decode("utf-8")

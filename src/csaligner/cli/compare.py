@@ -11,7 +11,7 @@ from .common import MEASURE, Quiet, app, err, renamed
 
 
 @app.command(cls=renamed({"--data": "--train-data"}), rich_help_panel=MEASURE)
-def compare(  # noqa: PLR0913, PLR0917  (the budget is part of the question)
+def compare(  # noqa: PLR0913, PLR0917  (options of a command)
     train_data: Annotated[
         list[Path], typer.Option(help="A store, or an .npy file of paired features (2, N, d); repeatable.")
     ],

@@ -67,7 +67,7 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
 
     join_processes()
     if image_only and text_only:
-        raise InputError("image_only: --image-only and --text-only exclude each other; give at most one")
+        raise InputError("image_only: --image-only and --text-only are mutually exclusive; give at most one")
     if tokens and (image_only or text_only):
         raise InputError("tokens: --tokens needs images and captions; remove --image-only and --text-only")
     if precision not in ("fp32", "fp16"):
@@ -86,7 +86,7 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
             options=keys | {"data_format": data_format},
             settings=settings,
             progress=update,
-            runner=runner,  # type: ignore[arg-type]  # it is checked there
+            runner=runner,  # type: ignore[arg-type]  # checked by embed_dataset
             ray_actors=ray_actors,
         )
     if tokens and is_main():
@@ -99,7 +99,7 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
 
 
 @app.command("check-data", rich_help_panel=DATA)
-def check_data(  # noqa: PLR0913, PLR0917  (as embed's)
+def check_data(  # noqa: PLR0913, PLR0917  (options of a command)
     data: Annotated[
         str, typer.Argument(help="A dataset (openmoji, tuxpaint, openclipart, all, or a path), a store or an index.")
     ],
@@ -151,7 +151,7 @@ def check_data(  # noqa: PLR0913, PLR0917  (as embed's)
 
 
 def _verified(path: Path) -> bool:
-    """Whether `path` is an intact store or index. InputError if one of its files is damaged."""
+    """Return whether `path` is a store or an index. Raises InputError if one of its files is damaged."""
     if (path / "csaligner.json").is_file():
         from csaligner.store.store import Store
 
@@ -166,7 +166,7 @@ def _verified(path: Path) -> bool:
 
 
 def _options(image: str | None, caption: str | None, image_id: str | None, split: str | None) -> dict[str, Any]:
-    """For the reader: what is not given is left to it."""
+    """Return the column options of a reader; None means its default."""
     return {"image_key": image, "caption_key": caption, "id_key": image_id, "split_key": split}
 
 

@@ -32,7 +32,7 @@ Password = Annotated[
 
 
 @app.command(rich_help_panel=SEARCH)
-def index(  # noqa: PLR0913, PLR0917  (what can be said about a table)
+def index(  # noqa: PLR0913, PLR0917  (options of a command)
     data: Annotated[str, typer.Option(help="A dataset, as embed takes it: a folder, a table, a name.")],
     out: Annotated[Path, typer.Option(help="Folder of the index; an existing index is updated.")],
     run: Annotated[str | None, typer.Option(help="A run folder, a saved aligner, or bundled.")] = None,
@@ -68,7 +68,7 @@ def index(  # noqa: PLR0913, PLR0917  (what can be said about a table)
     settings = BuildSettings(entries, approximate, workers)
     with progress(err, "index", quiet) as update:
         made, report = build_index(data, out, run, settings=settings, progress=update)
-    _say_report(made, report)
+    _print_report(made, report)
 
 
 @app.command(rich_help_panel=SEARCH)
@@ -86,9 +86,9 @@ def search(
 
     if (words is None) == (image is None):
         raise InputError("search: give either a text or --image FILE")
-    options = SearchOptions(only=only, space=space)  # type: ignore[arg-type]  # checked there
+    options = SearchOptions(only=only, space=space)  # type: ignore[arg-type]  # checked by search
     opened = Index.open(index)
-    hits = opened.search(as_text(words) if words is not None else image, k, options)  # type: ignore[arg-type]  # one is there
+    hits = opened.search(as_text(words) if words is not None else image, k, options)  # type: ignore[arg-type]  # one of them is given
     if as_json:
         print_json([asdict(hit) for hit in hits])
     else:
@@ -109,7 +109,7 @@ def index_export(
         err.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _say_report(made: Index, report: BuildReport) -> None:
+def _print_report(made: Index, report: BuildReport) -> None:
     for note in report.notes:
         err.print(_plain(note), style="yellow", highlight=False, markup=False)
     for reason in report.skipped[:SHOWN_REASONS]:
@@ -143,7 +143,7 @@ def _table(hits: list[Hit]) -> Any:
 
 
 def _plain(text: str) -> str:
-    """One line without control characters: a terminal must not obey what a caption says."""
+    """Return text on one line without control characters, which a terminal would execute."""
     return "".join(c if c.isprintable() else " " for c in text)
 
 
@@ -167,7 +167,7 @@ def serve(
 
 
 def _drawer(decoder: str) -> Generator:
-    """Draws one image at a time: a decoder uses the whole machine."""
+    """Return a function that generates one image at a time: a decoder uses the whole machine."""
     from csaligner.decoders.decoder import Sampling
     from csaligner.generation.generate import GenerationRequest, enlarge, generate
 
@@ -203,14 +203,14 @@ def quickstart(
 
     out = out or Path(f"csaligner-{folder.resolve().name}")
     with progress(err, "quickstart", quiet) as update:
-        result = start(folder, out, _say, update)
-    _say_report(result.index, result.report)
-    _say(f'Next time: csaligner search {out / "index"} "words", or csaligner serve {out / "index"}')
+        result = start(folder, out, _print, update)
+    _print_report(result.index, result.report)
+    _print(f'Next time: csaligner search {out / "index"} "words", or csaligner serve {out / "index"}')
     if serve:
         _serve(result.index, ServeSettings(host=host, port=port, password=password, name=folder.resolve().name))
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     err.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -220,7 +220,7 @@ def _serve(index: Index, settings: ServeSettings) -> None:
     if settings.is_open:
         err.print(
             f"warning: {settings.host} can be reached from other machines and no --password is set: "
-            "anybody there can search this index and see its images",
+            "anyone on the network can search this index and see its images",
             style="yellow",
             highlight=False,
         )

@@ -1,4 +1,4 @@
-"""Readers of pictures with captions, one a file, and the door to them."""
+"""Dataset readers: images with captions, one reader per module, and `open_dataset`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ ALL = ("openmoji", "tuxpaint", "openclipart")  # readers that need no path
 
 
 class Joined:
-    """Several datasets, one after the other."""
+    """The concatenation of several datasets."""
 
     def __init__(self, parts: Sequence[Dataset]) -> None:
         self._parts = tuple(parts)
@@ -82,12 +82,12 @@ class Joined:
 
 
 def open_dataset(spec: str, data_format: str | None = None, **options: Any) -> Dataset:
-    """openmoji, tuxpaint, openclipart, all (the three together), or a path; docs/data.md lists the formats.
+    """Open a dataset: openmoji, tuxpaint, openclipart, all (these three), or a path; docs/data.md lists the formats.
 
-    data_format: the name of a reader, where the path alone does not tell. options: for the reader, for example
-    image_key and caption_key of a table; None stands for its default.
+    data_format: the name of a reader, if the path does not identify it. options: options of the reader, for example
+    image_key and caption_key of a table; None means the default.
 
-    Raises InputError for a name or a path that is not there, and for an option that the reader does not have.
+    Raises InputError for an unknown name, a missing path, and an option that the reader does not have.
     """
     options = {key: value for key, value in options.items() if value is not None}
     if data_format is not None:

@@ -1,4 +1,4 @@
-"""What is in a dataset, and what is wrong with it, before anything is embedded."""
+"""Dataset checks: counts and problems of a dataset, before it is embedded."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from .split import item_split
 from .text_files import SHOWN, cut
 
 Trouble = Literal["", "broken record", "missing", "unreadable"]
-CHUNK = 64  # pictures that a worker takes at once
+CHUNK = 64  # images per task of a worker
 EXAMPLES = 3
 
 
 @dataclass(frozen=True)
-class Picture:
-    """digest: SHA-256 of the encoded bytes, "" where they cannot be had; trouble and reason: "" for a good one."""
+class CheckedImage:
+    """digest: SHA-256 of the encoded bytes, "" if they cannot be read; trouble, reason: "" for a usable image."""
 
     digest: str
     trouble: Trouble = ""
@@ -39,7 +39,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Finding:
-    """How often, and the first few."""
+    """Number of occurrences, and the first few as examples."""
 
     count: int = 0
     examples: tuple[str, ...] = ()
@@ -51,12 +51,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class DataReport:
-    """splits: images and captions of each. captions_per_image: min, median, max over the pictures with a caption.
+    """splits: images and captions of each. captions_per_image: min, median, max over the images with a caption.
 
-    broken_records, missing, unreadable: pictures that cannot be had. ids_of_two_pictures: one id, other pictures.
-    same_pictures: byte-identical to an earlier one of another id. leaked_pictures, leaked_captions: in train and in
-    val or test too (captions compared without case and spaces at the ends). long_captions: of more tokens than
-    max_tokens, where a text encoder was given.
+    broken_records, missing, unreadable: images that cannot be used. ids_of_two_pictures: ids of two different images.
+    same_pictures: images identical, byte for byte, to an earlier one of another id. leaked_pictures, leaked_captions:
+    in train and also in val or test (captions compared without case and without spaces at the ends). long_captions:
+    captions of more than max_tokens tokens, if a text encoder was given.
     """
 
     dataset: str
@@ -79,7 +79,7 @@ class DataReport:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What should be mended before training: names of the findings."""
+        """Names of the findings that should be fixed before training."""
         serious = ("broken_records", "missing", "unreadable", "ids_of_two_pictures", "leaked_pictures")
         return tuple(name for name in serious if getattr(self, name).count)
 
@@ -93,17 +93,17 @@ def check_data(
     workers: int = 2,
     progress: Callable[[int, int], object] | None = None,
 ) -> DataReport:
-    """Read everything once: every picture is decoded, every caption counted.
+    """Decode every image and count every caption of a dataset.
 
-    text_encoder: tells which captions it would cut off; it must have token_count(text) and max_tokens. workers:
-    processes that decode. Raises InputError where there is not one sample.
+    text_encoder: find the captions that it would truncate; it must have token_count(text) and max_tokens. workers:
+    number of processes that decode. Raises InputError for a dataset without samples.
     """
     items = readable_items(dataset, dataset.items())
-    pictures = _inspected([item.image for item in items], workers, progress)
+    images = _inspected([item.image for item in items], workers, progress)
     texts = [[caption.strip() for caption in item.captions if caption.strip()] for item in items]
     counts = [len(found) for found in texts if found]
     lost = {
-        kind: [p.reason for p in pictures if p.trouble == kind] for kind in ("broken record", "missing", "unreadable")
+        kind: [p.reason for p in images if p.trouble == kind] for kind in ("broken record", "missing", "unreadable")
     }
     limit, long = _too_long(text_encoder, (caption for found in texts for caption in found))
     usable = [not isinstance(item.image, Unusable) for item in items]
@@ -119,8 +119,8 @@ def check_data(
         missing=Finding.of(lost["missing"]),
         unreadable=Finding.of(lost["unreadable"]),
         ids_of_two_pictures=Finding.of(_twice(items)),
-        same_pictures=Finding.of(_same(items, pictures)),
-        leaked_pictures=Finding.of(_leaked(zip(items, ([p.digest] for p in pictures), strict=True), "image")),
+        same_pictures=Finding.of(_same(items, images)),
+        leaked_pictures=Finding.of(_leaked(zip(items, ([p.digest] for p in images), strict=True), "image")),
         leaked_captions=Finding.of(_leaked(zip(items, texts, strict=True), "caption")),
         max_tokens=limit,
         long_captions=Finding.of(long),
@@ -128,7 +128,7 @@ def check_data(
     )
 
 
-class _Pictures(TorchDataset[list[Picture]]):
+class _Images(TorchDataset[list[CheckedImage]]):
     """Indexed by the start of a chunk."""
 
     def __init__(self, sources: Sequence[ImageSource]) -> None:
@@ -137,34 +137,34 @@ class _Pictures(TorchDataset[list[Picture]]):
     def __len__(self) -> int:
         return math.ceil(len(self._sources) / CHUNK)
 
-    def __getitem__(self, chunk: int) -> list[Picture]:
+    def __getitem__(self, chunk: int) -> list[CheckedImage]:
         return [inspect(source) for source in self._sources[chunk * CHUNK : (chunk + 1) * CHUNK]]
 
 
-def inspect(source: ImageSource) -> Picture:
-    """Read and decode one picture."""
+def inspect(source: ImageSource) -> CheckedImage:
+    """Read and decode one image."""
     if isinstance(source, Unusable):
-        return Picture("", "broken record", source.reason)
+        return CheckedImage("", "broken record", source.reason)
     if isinstance(source, Path) and not is_file(source):
-        return Picture("", "missing", f"{name_of(source)}: no such file")
+        return CheckedImage("", "missing", f"{name_of(source)}: no such file")
     try:
         digest = hashlib.sha256(read_bytes(source)).hexdigest()
     except ImageError as error:
-        return Picture("", "unreadable", str(error))
+        return CheckedImage("", "unreadable", str(error))
     try:
         load_image(source)
     except ImageError as error:
-        return Picture(digest, "unreadable", str(error))
-    return Picture(digest)
+        return CheckedImage(digest, "unreadable", str(error))
+    return CheckedImage(digest)
 
 
 def _inspected(
     sources: Sequence[ImageSource], workers: int, progress: Callable[[int, int], object] | None
-) -> list[Picture]:
-    found: list[Picture] = []
-    pictures = _Pictures(sources)
+) -> list[CheckedImage]:
+    found: list[CheckedImage] = []
+    images = _Images(sources)
     loader: DataLoader[Any] = DataLoader(
-        pictures, batch_size=None, num_workers=min(workers, len(pictures)), collate_fn=_as_it_is
+        images, batch_size=None, num_workers=min(workers, len(images)), collate_fn=_identity
     )
     for chunk in loader:
         found += chunk
@@ -173,7 +173,7 @@ def _inspected(
     return found
 
 
-def _as_it_is(value: Any) -> Any:
+def _identity(value: Any) -> Any:
     return value
 
 
@@ -187,24 +187,24 @@ def _splits(items: Sequence[Item], texts: Sequence[Sequence[str]]) -> dict[Split
 
 
 def _twice(items: Sequence[Item]) -> list[str]:
-    pictures: defaultdict[str, set[ImageSource]] = defaultdict(set)
+    images: defaultdict[str, set[ImageSource]] = defaultdict(set)
     for item in items:
-        pictures[item.image_id].add(item.image)
-    return [image_id for image_id, sources in pictures.items() if len(sources) > 1]
+        images[item.image_id].add(item.image)
+    return [image_id for image_id, sources in images.items() if len(sources) > 1]
 
 
-def _same(items: Sequence[Item], pictures: Sequence[Picture]) -> list[str]:
+def _same(items: Sequence[Item], images: Sequence[CheckedImage]) -> list[str]:
     first: dict[str, str] = {}
     found = []
-    for item, picture in zip(items, pictures, strict=True):
-        other = first.setdefault(picture.digest, item.image_id)
-        if picture.digest and other != item.image_id:
+    for item, image in zip(items, images, strict=True):
+        other = first.setdefault(image.digest, item.image_id)
+        if image.digest and other != item.image_id:
             found.append(f"{item.image_id} is {other}")
     return found
 
 
 def _leaked(marked: Iterable[tuple[Item, Sequence[str]]], what: Literal["image", "caption"]) -> list[str]:
-    """Pictures (told by an id in each split) or captions that are in train and elsewhere too."""
+    """Images (named by one id per split) or captions that are in train and also in another split."""
     seen: defaultdict[str, dict[Split, str]] = defaultdict(dict)
     for item, marks in marked:
         for mark in filter(None, marks):

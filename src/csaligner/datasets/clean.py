@@ -1,4 +1,4 @@
-"""The door that every dataset passes: captions cleaned, empty ones counted, ids checked."""
+"""Cleaning of dataset items: captions stripped, empty ones counted, ids checked."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .text_files import SURROGATE, escaped, shown, without_surrogates
 
 @dataclass(frozen=True)
 class Cleaned:
-    """items: ready to embed; empty_captions: dropped, with those that are not text; without_caption: ids of pictures
-    left out for want of one; notes: what the reader says about what it left out."""
+    """items: ready to embed; empty_captions: number of captions dropped, empty or not text; without_caption: ids of
+    images skipped because they have none; notes: the reader's notes on what it skipped."""
 
     items: tuple[Item, ...]
     empty_captions: int
@@ -24,12 +24,12 @@ class Cleaned:
 
 
 def clean_items(dataset: Dataset, sides: Sequence[Modality] = ("image", "text")) -> Cleaned:
-    """Items with their captions stripped and empty captions dropped; the same id with the same picture is merged.
+    """Strip the captions of a dataset's items, drop empty captions, and merge items of the same id and image.
 
-    Items without a caption are left out unless the image side alone is wanted. Unusable ones stay, to be listed
-    with the pictures that cannot be read. A caption that is not text reaches here as "".
+    Items without a caption are skipped unless only images are wanted. Unusable items stay and are reported with
+    the unreadable images. Readers pass a caption that is not text as "".
 
-    Raises InputError for no items, no item with a caption, and one id with two different pictures.
+    Raises InputError for no items, no item with a caption, and one id with two different images.
     """
     merged = merge(dataset.name, readable_items(dataset, dataset.items()))
     items, without, empty = [], [], 0
@@ -41,13 +41,15 @@ def clean_items(dataset: Dataset, sides: Sequence[Modality] = ("image", "text"))
         else:
             without.append(item.image_id)
     if not items:
-        raise InputError(f"{dataset.name}: none of its {len(merged)} pictures has a caption that is not empty")
+        raise InputError(
+            f"{dataset.name}: none of its {len(merged)} images has a caption that is not empty; add captions"
+        )
     return Cleaned(tuple(items), empty, tuple(without), notes_of(dataset))
 
 
 def readable_items(dataset: Dataset, items: Sequence[Item]) -> list[Item]:
-    """The items with text that every file can hold: in captions a lone surrogate becomes U+FFFD, in ids and groups it
-    is escaped. Raises InputError where there are none, with what the reader ignored."""
+    """Return the items with text that can be encoded as UTF-8: a lone surrogate becomes U+FFFD in captions and is
+    escaped in ids and groups. Raises InputError, with the reader's notes, if there are no items."""
     if not items:
         more = "".join(f" ({note})" for note in notes_of(dataset))
         raise InputError(f"{dataset.name}: holds no samples; wanted at least one image with a caption{more}")
@@ -55,7 +57,7 @@ def readable_items(dataset: Dataset, items: Sequence[Item]) -> list[Item]:
 
 
 def clean_captions(item: Item) -> tuple[str, ...]:
-    """Captions on one line each, without those that are empty."""
+    """Return the non-empty captions of an item, each on one line."""
     return tuple(text for text in (" ".join(caption.split()) for caption in item.captions) if text)
 
 
@@ -67,7 +69,7 @@ def _readable(item: Item) -> Item:
 
 
 def merge(name: str, items: Sequence[Item]) -> list[Item]:
-    """Items of one id and one image made one. Raises InputError for one id with two images."""
+    """Merge the items of each id. Raises InputError for one id with two images."""
     by_id: dict[str, Item] = {}
     for item in items:
         first = by_id.get(item.image_id)
@@ -75,8 +77,8 @@ def merge(name: str, items: Sequence[Item]) -> list[Item]:
             by_id[item.image_id] = item
         elif first.image != item.image:
             raise InputError(
-                f"{name}: the id {shown(item.image_id)} stands for two pictures, {first.image} and {item.image}; "
-                "give each picture its own id"
+                f"{name}: the id {shown(item.image_id)} stands for two images, {first.image} and {item.image}; "
+                "give each image its own id"
             )
         else:
             by_id[item.image_id] = replace(first, captions=first.captions + item.captions)

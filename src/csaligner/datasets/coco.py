@@ -1,4 +1,4 @@
-"""COCO's own captions: annotations/captions_val2017.json and its like."""
+"""Reader of COCO's caption files, such as annotations/captions_val2017.json."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .records import captions, field, image_at, items_of, listed, numbered, read
 class CocoCaptions:
     """images[].{id, file_name} and annotations[].{image_id, caption}.
 
-    image_root: the folder of the pictures; without it the folder that the file's name tells, beside or above it
-    (captions_val2017.json: val2017), else the file's folder. The image id is COCO's number. The split is the hash
-    rule (datasets/split.py); for the published one use Karpathy's JSON.
+    image_root: folder of the images; default: the folder named like the file (val2017 for captions_val2017.json) in
+    the file's folder or its parent, else the file's folder. The image id is COCO's number. The split follows the
+    hash rule (datasets/split.py); for the published splits use Karpathy's JSON.
     """
 
     attribution = ""

@@ -1,4 +1,4 @@
-"""Delimited text (csv, tsv): records with the line each starts on; a record that cannot be read costs itself."""
+"""Parser of delimited text (csv, tsv) that skips unreadable records and gives the line number of each record."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .records import BadRecord
 Cells = list[str]
 DECLARED = re.compile(r"sep=(.)\s*", re.DOTALL)  # the first line that Excel writes and reads
 CANDIDATES = (",", ";", "\t", "|")
-MAX_SPAN = 100  # lines that one quoted cell may run over
+MAX_SPAN = 100  # lines that one quoted cell may span
 
 
 def separator_of(lines: list[str], usual: str, fits: Callable[[Cells], bool]) -> str:
-    """The separator that the first line declares (which is then removed), or the first with which the header fits."""
+    """Return the separator that the first line declares (and remove the line), or the first that fits the header."""
     declared = DECLARED.fullmatch(lines[0]) if lines else None
     if declared:
         lines[0] = "\n"
@@ -28,7 +28,7 @@ def separator_of(lines: list[str], usual: str, fits: Callable[[Cells], bool]) ->
 
 
 def header_of(lines: Sequence[str], separator: str) -> tuple[Cells, int]:
-    """The names of the columns, and the number of lines up to them."""
+    """Return the column names, and the number of lines up to and including the header."""
     for number, line in enumerate(lines, start=1):
         if line.strip():
             return [name.strip() for name in _parsed(line, separator) or []], number
@@ -38,11 +38,11 @@ def header_of(lines: Sequence[str], separator: str) -> tuple[Cells, int]:
 def records(
     lines: Sequence[str], start: int, separator: str, columns: int, image: int | None
 ) -> Iterator[tuple[int, Cells | BadRecord]]:
-    """(number of its first line, `columns` cells or what is wrong) of each record after the first `start` lines.
+    """Yield (number of the first line, `columns` cells or a BadRecord) for each record after the first `start` lines.
 
-    image: the column of image paths. Between tabs a quote that does not close on its line is a letter. Otherwise a
-    quoted cell may hold line ends; where it seems to have swallowed other records, its first line is the bad record
-    and reading resumes on the next one.
+    image: index of the column of image paths. In tab-separated text, a quote that is not closed on its line is an
+    ordinary character. Otherwise a quoted cell may hold line ends; if it seems to contain other records, its first
+    line is a bad record and parsing resumes on the next line.
     """
     found = _lines(lines, start, separator) if separator == "\t" else _quoted(lines, start, separator, image)
     for number, cells in found:
@@ -69,7 +69,7 @@ def _lines(lines: Sequence[str], start: int, separator: str) -> Iterator[tuple[i
 
 
 def _parsed(line: str, separator: str) -> Cells | None:
-    """The cells of one line; None where its quotes do not fit."""
+    """Return the cells of one line; None if its quotes do not match."""
     try:
         return next(csv.reader([line.rstrip("\r\n")], delimiter=separator, strict=True), [])
     except csv.Error:
@@ -99,7 +99,7 @@ def _quoted(
 
 
 def _swallows(following: Sequence[str], separator: str, image: int | None) -> bool:
-    """Do the lines that a cell runs over look like records of their own?"""
+    """Return whether the further lines of a multi-line cell look like records."""
     if len(following) >= MAX_SPAN:
         return True
     if image is None:
@@ -109,7 +109,7 @@ def _swallows(following: Sequence[str], separator: str, image: int | None) -> bo
 
 
 def _recovered(line: str, separator: str, error: str) -> Cells | BadRecord:
-    """A line with letters after a closing quote is read as spreadsheets read it."""
+    """Parse a line with text after a closing quote as spreadsheets do; otherwise explain the error."""
     if "expected after" in error:
         try:
             next(csv.reader([line], delimiter=separator, strict=True))

@@ -1,4 +1,4 @@
-"""DOCCI: docci_descriptions.jsonlines, one long description a picture."""
+"""Reader of DOCCI: docci_descriptions.jsonlines, one long description per image."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ SPLITS: dict[str, Split] = {"train": "train", "test": "test", "qual_dev": "val",
 class Docci:
     """Lines of {split, image_file, description}.
 
-    path: the file or its folder. image_root: the folder of the pictures; without it images beside the file, else
-    the file's folder. The image id is the stem of the picture's name. Splits: qual_dev and qual_test, 100 pictures
-    each, are val, so that test is the 5,000 that are reported on.
+    path: the file or its folder. image_root: folder of the images; default: images/ in the file's folder, else the
+    file's folder. The image id is the stem of the file name. Splits: qual_dev and qual_test, 100 images each, are
+    val, so that test is the 5,000 images of published results.
     """
 
     attribution = ""

@@ -19,16 +19,15 @@ from .text_files import shown
 from .walk import INDEX_FILE
 
 __all__ = ["INDEX_FILE", "Entry", "EntrySettings", "Found", "find_entries", "split_passages"]
-PASSAGE = 800  # characters: about what a small sentence encoder reads
+PASSAGE = 800  # characters, about the input length of a small sentence encoder
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing that can be found.
+    """One searchable image or text.
 
-    path: the image, a file or a part of one; or the document that a passage comes from. text: what a text entry
-    says, "" for images. caption: of an image, for people. owner: the id of the image that a caption describes, else
-    "".
+    path: the image, a file or a part of one; or the document that a passage comes from. text: content of a text, ""
+    for images. caption: caption of an image, for display. owner: id of the image that a caption describes, else "".
     """
 
     id: str
@@ -40,14 +39,14 @@ class Entry:
 
     @property
     def place(self) -> str:
-        """The path as an index writes it down, "" where there is none."""
+        """The URI of the path as stored in an index, "" without a path."""
         return to_uri(self.path) if self.path is not None else ""
 
 
 @dataclass(frozen=True)
 class Found:
-    """source: names the data, so that a later call for the same data knows what was deleted; skipped: one line each
-    for what was there and cannot be used; notes: what the reader ignored or guessed."""
+    """source: name of the data, by which a later call finds deleted entries; skipped: one line per item that cannot be
+    used; notes: what the reader ignored or guessed."""
 
     source: str
     entries: tuple[Entry, ...]
@@ -57,9 +56,9 @@ class Found:
 
 @dataclass(frozen=True)
 class EntrySettings:
-    """captions: whether captions of images are texts of the index, too. data_format and the others are for the
-    reader, None for its default (see open_dataset). image_root: also the folder that image files must not lie
-    outside of; without it the data's own. follow_links: images may lie outside, where links in a folder lead."""
+    """captions: also index the captions of images as texts. data_format and the others: options of the reader, None
+    for its default (see open_dataset). image_root: also the folder that must contain all image files; default: the
+    folder of the data. follow_links: also allow images outside this folder, as targets of links."""
 
     captions: bool = True
     image_key: str | None = None
@@ -72,7 +71,7 @@ class EntrySettings:
     follow_links: bool = False
 
     def open(self, data: str) -> Dataset:
-        """The reader of `data` with these options."""
+        """Open `data` with these options."""
         options = {"image_key": self.image_key, "caption_key": self.text_key, "id_key": self.id_key}
         options |= {"separator": self.separator, "encoding": self.encoding}
         more = {"image_root": self.image_root, "follow_links": self.follow_links or None}
@@ -82,14 +81,14 @@ class EntrySettings:
 @dataclass
 class _Collector:
     captions: bool
-    root: Path | None  # that images must not lie outside of
+    root: Path | None  # must contain all image files
     entries: list[Entry] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
 
     def add(self, item: Item) -> None:
         try:
             self._add(item)
-        except (OSError, ValueError):  # a name that no file can have
+        except (OSError, ValueError):  # not a valid file name
             self.skipped.append(f"{shown(item.image_id)}: no such file")
 
     def _add(self, item: Item) -> None:
@@ -100,12 +99,12 @@ class _Collector:
         elif self._inside(item.image):
             self._image(item, item.image)
         else:
-            self.skipped.append(f"{shown(str(item.image))} leads outside {self.root}; name its folder as image_root")
+            self.skipped.append(f"{shown(str(item.image))} is outside {self.root}; set image_root to its folder")
 
     def _image(self, item: Item, image: ImageSource) -> None:
         image = image.resolve() if isinstance(image, Path) else image
         if isinstance(image, (Cell, SavedCell)):
-            image = replace(image, files=False)  # a cell may name any file of this machine
+            image = replace(image, files=False)  # a cell could name any file on this machine
         captions = clean_captions(item)
         self.entries.append(Entry(item.image_id, "image", image, caption=captions[0] if captions else ""))
         for number, caption in enumerate(captions if self.captions else (), start=1):
@@ -114,7 +113,7 @@ class _Collector:
 
     def _texts(self, item: Item, path: Path | None) -> None:
         if path is not None and not self._inside(path):
-            self.skipped.append(f"{shown(str(path))} leads outside {self.root}")
+            self.skipped.append(f"{shown(str(path))} is outside {self.root}")
             return
         if path is not None:
             passages = [passage for text in item.captions for passage in split_passages(text)]
@@ -129,13 +128,13 @@ class _Collector:
 
 
 def find_entries(data: str | Dataset, settings: EntrySettings | None = None) -> Found:
-    """Everything that can be indexed in `data`, a Dataset or what open_dataset takes.
+    """Return all indexable entries of `data`, a Dataset or a spec that open_dataset accepts.
 
-    Ids of images are those of the dataset, as in a store; captions are texts under them, ID#caption-1. Texts that
-    belong to no image (rows without one, lines of a .txt) have the id of their row; .txt and .md documents of a
-    folder are cut into passages, notes.md#1. Images outside the folder of the data are skipped.
+    Images have the ids of the dataset, as in a store; their captions are texts with ids ID#caption-1. Texts without an
+    image (rows, lines of a .txt) have the id of their row; .txt and .md documents of a folder are split into passages,
+    notes.md#1. Images outside the folder of the data are skipped.
 
-    Raises InputError where there is nothing of that name or nothing in it to index.
+    Raises InputError for missing data and for data without entries.
     """
     settings = settings or EntrySettings()
     root, source = _root_and_source(data, settings)
@@ -147,12 +146,12 @@ def find_entries(data: str | Dataset, settings: EntrySettings | None = None) -> 
     notes = notes_of(dataset)
     if not into.entries:
         more = "".join(f" ({line})" for line in [*into.skipped[:1], *notes])
-        raise InputError(f"data: {dataset.name} holds no picture and no text to index{more}")
+        raise InputError(f"data: {dataset.name} holds no image or text to index{more}")
     return Found(source, tuple(into.entries), tuple(into.skipped), notes)
 
 
 def _root_and_source(data: str | Dataset, settings: EntrySettings) -> tuple[Path | None, str]:
-    """The folder that images must not lie outside of, and the name of the data."""
+    """Return the folder that must contain all images (None: no limit), and the name of the data."""
     if not isinstance(data, str):
         return None, data.name
     if data in (*ALL, "all"):
@@ -163,7 +162,7 @@ def _root_and_source(data: str | Dataset, settings: EntrySettings) -> tuple[Path
 
 
 def split_passages(text: str, size: int = PASSAGE) -> list[str]:
-    """Paragraphs, joined while they fit into `size` characters; a longer one is cut between sentences or words.
+    """Split text into passages: paragraphs, joined up to `size` characters; longer ones are cut at sentences or words.
 
     >>> split_passages("One.\\n\\nTwo.", size=8)
     ['One.', 'Two.']

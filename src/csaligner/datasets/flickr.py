@@ -1,4 +1,4 @@
-"""Flickr8k's and Flickr30k's .token files: one caption a line, `1000092795.jpg#0<tab>Two young guys ...`."""
+"""Reader of Flickr8k's and Flickr30k's .token files: one caption per line, `1000092795.jpg#0<tab>Two young guys`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from csaligner.types import Item
 from .records import BadRecord, image_at, items_of, merged, root_of
 from .text_files import TextFiles, split_lines
 
-USUAL = ("flickr30k-images", "Flicker8k_Dataset", "images")
+DEFAULT_ROOTS = ("flickr30k-images", "Flicker8k_Dataset", "images")
 
 
 class FlickrTokens:
-    """image_root: the folder of the pictures; without it flickr30k-images, Flicker8k_Dataset or images beside the
-    file, else the file's folder. The image id is the file name."""
+    """image_root: folder of the images; default: flickr30k-images, Flicker8k_Dataset or images in the file's folder,
+    else the file's folder. The image id is the file name."""
 
     attribution = ""
 
@@ -25,7 +25,7 @@ class FlickrTokens:
         self._texts = TextFiles()
         if not self._path.is_file():
             raise InputError(f"{self._path}: no such file")
-        self._root = root_of(self._path, image_root, *(self._path.parent / name for name in USUAL))
+        self._root = root_of(self._path, image_root, *(self._path.parent / name for name in DEFAULT_ROOTS))
 
     @property
     def name(self) -> str:
@@ -33,7 +33,7 @@ class FlickrTokens:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Whether the encoding was guessed."""
+        """A line if the encoding was guessed."""
         return self._texts.notes
 
     def items(self) -> Sequence[Item]:
@@ -49,5 +49,5 @@ class FlickrTokens:
         key, tab, caption = line.partition("\t")
         name, mark, _ = key.rpartition("#")
         if not tab or not mark or not name:
-            raise BadRecord("is not 'name.jpg#0<tab>caption'")
+            raise BadRecord("has another form, wanted 'name.jpg#0<tab>caption'")
         return Item(name, image_at(self._root, name), (caption,), group=name)

@@ -1,4 +1,4 @@
-"""A folder of images, each with a .txt of the same stem: one caption per line."""
+"""Reader of a folder of images, each with a .txt file of the same stem that holds one caption per line."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ MAX_DOCUMENT = 20_000_000  # bytes
 
 
 class Folder:
-    """All images below `path`; the image id is the path below it, without suffix.
+    """All images below `path`; the image id is the relative path without suffix.
 
-    Where several images have one stem, their ids keep the suffix, they share captions, and they are one group. An
-    image without a .txt has no caption, and so has one whose .txt is not text (`notes` reports it). Hidden files and
-    those of operating systems are ignored; `notes` counts them and every other file by suffix. follow_links: also
-    read the folders that links lead to.
+    Images that share a stem keep the suffix in their ids, share captions, and form one group. An image without a .txt
+    file, or whose .txt is not text (`notes` reports it), has no caption. Hidden and system files are ignored; `notes`
+    counts them and every other file by suffix. follow_links: also read the folders that links point to.
 
-    Raises InputError for a folder that is not there or cannot be listed, and OSError for a .txt that cannot be read.
+    Raises InputError for a folder that is missing or cannot be listed, and OSError for a .txt that cannot be read.
     """
 
     attribution = ""
@@ -47,19 +46,19 @@ class Folder:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What items() ignored, and which texts it could not read as UTF-8."""
+        """What items() ignored, and the text files that are not UTF-8."""
         return self._notes
 
     def items(self) -> Sequence[Item]:
         listing = walk(self._path, follow_links=self._follow_links)
         for error in listing.refused:
             raise InputError(
-                f"{error.filename}: cannot be listed ({error.strerror}); change its permissions or move it away"
+                f"{error.filename}: cannot be listed ({error.strerror}); change its permissions or remove it"
             )
         return self._items(listing, [])
 
     def documents(self) -> Sequence[Item]:
-        """Items, and .txt and .md files that are no captions; what cannot be read is an unusable item."""
+        """Return the items, and .txt and .md files that hold no captions; unreadable files become unusable items."""
         listing = walk(self._path, follow_links=self._follow_links)
         lost = [_lost(Path(error.filename), error) for error in listing.refused]
         images = [path for path in listing.files if path.suffix.lower() in SUFFIXES]
@@ -69,7 +68,7 @@ class Folder:
         return [*self._items(listing, lost, texts), *lost]
 
     def _items(self, listing: Listing, lost: list[Item], documents: Sequence[Path] | None = None) -> list[Item]:
-        """documents: files that are texts of their own; where it is None, a file that cannot be read is an error."""
+        """documents: files that are texts without an image; None: an unreadable file is an error."""
         self._texts.clear()
         images = [path for path in listing.files if path.suffix.lower() in SUFFIXES]
         texts = {_stem(path): path for path in listing.files if path.suffix.lower() == ".txt"}
@@ -118,7 +117,7 @@ def _stem(path: Path) -> str:
 
 
 def ids_and_groups(paths: Sequence[str]) -> list[tuple[str, str]]:
-    """(id, group) of each path: without suffix, where that names one image only."""
+    """Return (id, group) of each path: the id without suffix if that names only one image."""
     stems = [path[: -len(Path(path).suffix)] for path in paths]
     counts = Counter(stems)
     whole = {path for path, stem in zip(paths, stems, strict=True) if counts[stem] > 1}

@@ -1,4 +1,4 @@
-"""Which reader a path is for, where the path alone tells."""
+"""Detection of a dataset's format from its path."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .img2dataset import shard_names
 from .table import TABLE_SUFFIXES, shards_of
 from .tars import COMPRESSED
 
-HEAD = 1 << 16  # characters of a JSON file that are looked at
+HEAD = 1 << 16  # characters of a JSON file that are inspected
 
 
 def format_of(path: Path) -> str:
-    """The name of a reader in registry.DATASETS; InputError where several would do."""
+    """Return the name of a reader in registry.DATASETS. Raises InputError if the format cannot be identified."""
     if path.is_dir():
         return _of_folder(path)
     suffix = path.suffix.lower()
@@ -32,7 +32,7 @@ def format_of(path: Path) -> str:
     if path.name.lower().endswith(COMPRESSED):
         return "webdataset"
     what = suffix or "a file without suffix"
-    raise InputError(f"dataset: {path}: {what} is not known; give --data-format (table reads any delimited text)")
+    raise InputError(f"dataset: {path}: unknown format ({what}); give --data-format (table reads any delimited text)")
 
 
 def _of_folder(path: Path) -> str:
@@ -41,7 +41,7 @@ def _of_folder(path: Path) -> str:
     if (path / DOCCI_FILE).is_file():
         return "docci"
     if (path / "img_emb").is_dir() or (path / "text_emb").is_dir():
-        raise InputError(f"dataset: {path} holds features, no pictures; it is a store already: give it to train")
+        raise InputError(f"dataset: {path} holds features, not images; it is already a store: pass it to train")
     names = set(shard_names(path))
     if any((path / f"{name}.parquet").is_file() for name in names):
         return "img2dataset"
@@ -55,7 +55,7 @@ def _of_folder(path: Path) -> str:
 
 
 def _of_json(path: Path) -> str:
-    """By words that stand near the start of each format."""
+    """Identify a JSON format by keys near the start of the file."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         head = file.read(HEAD)
     if head.lstrip().startswith("["):
@@ -70,4 +70,4 @@ def _of_json(path: Path) -> str:
     for name, word in found:
         if word in head:
             return name
-    raise InputError(f"dataset: {path}: its start tells no known format; give --data-format")
+    raise InputError(f"dataset: {path}: unknown JSON format; give --data-format")

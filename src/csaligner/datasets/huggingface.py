@@ -1,4 +1,4 @@
-"""Hugging Face `datasets`: a folder that save_to_disk wrote, a dataset in memory, or a stream."""
+"""Reader of Hugging Face `datasets`: a folder written by save_to_disk, a dataset in memory, or a stream."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ CAPTION_KEYS = ("caption", "captions", "text", "sentences", "raw", "alt_caption"
 class HuggingFace:
     """source: the folder, or a Dataset, DatasetDict, IterableDataset or any iterable of dicts (Python only).
 
-    image_key, caption_key: its columns; without them the usual names. A picture may be a PIL image, bytes, the dict
-    of bytes and path that `datasets` keeps, or a path (below image_root); a caption a text or a list. id_key: a
-    column of image ids, without it part and row number. limit: rows that are taken of each part; a stream may have
-    no end. The splits of a DatasetDict stay; else the hash rule decides.
+    image_key, caption_key: columns; default: image, img, jpg or png; caption, captions, text, sentences, raw or
+    alt_caption. An image is a PIL image, bytes, a dict of bytes and path as `datasets` stores it, or a path (relative
+    to image_root); a caption is a text or a list of texts. id_key: column of image ids; default: part and row number.
+    limit: maximum number of rows of each part, for endless streams. The splits of a DatasetDict are kept; otherwise
+    the hash rule decides.
 
-    Rows of a folder are read by workers when they are wanted. Rows in memory or of a stream are gone through once:
-    their pictures go into a temporary file that lasts as long as this object.
+    Workers read the rows of a folder on demand. Rows in memory or of a stream are read once: their images go into a
+    temporary file that lives as long as this object.
     """
 
     attribution = ""
@@ -56,16 +57,16 @@ class HuggingFace:
         return self._folder.name if self._folder else "datasets"
 
     def items(self) -> Sequence[Item]:
-        if self._items is None:  # a stream can be gone through once
+        if self._items is None:  # a stream can be read only once
             try:
                 self._items = [item for part, rows in self._parts.items() for item in self._of(part, rows)]
             except InputError:
                 raise
             except Exception as error:
-                if self._folder is None:  # of an iterable in memory: its owner should see where
+                if self._folder is None:  # keep the traceback of the caller's own iterable
                     raise
                 reason = " ".join(str(error).split())
-                raise InputError(f"{self._folder}: its rows cannot be read ({reason})") from None
+                raise InputError(f"{self._folder}: cannot read its rows ({reason})") from None
         return self._items
 
     def _of(self, part: str, rows: Any) -> list[Item]:
@@ -103,16 +104,16 @@ class HuggingFace:
             self._spool = self._spool or _Spool()
             return self._spool.add(content, name)
         if path is None:
-            raise BadRecord(f"has {type(value).__name__} as picture, wanted a PIL image, bytes or a path")
+            raise BadRecord(f"has an image of type {type(value).__name__}, wanted a PIL image, bytes or a path")
         return image_at(self._root, str(path))
 
 
 class _Spool:
-    """Pictures one after the other in a temporary file, told apart by their SHA-256."""
+    """A temporary file of concatenated images, identified by their SHA-256."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="csaligner-")
-        self._path = Path(self._folder.name) / "pictures"
+        self._path = Path(self._folder.name) / "images"
         self._file: BinaryIO = self._path.open("wb", buffering=0)
         self._size = 0
 
@@ -124,18 +125,18 @@ class _Spool:
 
 
 def _parts(source: Any) -> dict[str, Any]:
-    """Name of a part -> its rows; one part without a name where there are no parts."""
+    """Return part name -> rows; a dataset without parts is one part named ""."""
     if isinstance(source, Mapping):  # DatasetDict and IterableDatasetDict are dicts
         return {str(name): rows for name, rows in source.items()}
     return {"": source}
 
 
-def _column(option: str, wanted: str | None, usual: Sequence[str], row: Mapping[str, Any]) -> str:
+def _column(option: str, wanted: str | None, defaults: Sequence[str], row: Mapping[str, Any]) -> str:
     if wanted is not None:
         if wanted not in row:
             raise InputError(f"{option}: no column {wanted!r}; {nearest(wanted, row)}")
         return wanted
-    found = [name for name in usual if name in row]
+    found = [name for name in defaults if name in row]
     if not found:
-        raise InputError(f"{option}: none of the columns {', '.join(map(repr, row))} has a usual name; say which")
+        raise InputError(f"{option}: none of the columns {', '.join(map(repr, row))} has a default name; give {option}")
     return found[0]

@@ -1,4 +1,4 @@
-"""What img2dataset wrote, as tars or as files: 00000.tar or 00000/, with 00000.parquet beside it."""
+"""Reader of img2dataset output, tars or folders: 00000.tar or 00000/, each with 00000.parquet."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ COLUMNS = ("key", "status", "error_message", "caption")
 
 
 class Img2Dataset:
-    """The downloads whose `status` is success; what failed to download is no sample, and counted in `notes`.
+    """The downloads with status `success`; failed downloads are skipped and counted in `notes`.
 
-    The caption is the table's `caption`, else the .txt or .json beside the picture. A shard without a table (its
-    download was interrupted) is taken as it lies there. The image id is the key.
+    The caption is the table's `caption`, else the .txt or .json file of the same key. A shard without a table (an
+    interrupted download) is read completely. The image id is the key.
     """
 
     attribution = ""
@@ -33,7 +33,7 @@ class Img2Dataset:
         self._failed: Counter[str] = Counter()
         self._shards = sorted(shard_names(self._path)) if self._path.is_dir() else []
         if not self._shards:
-            raise InputError(f"{self._path}: holds neither 00000.tar nor 00000/ of img2dataset")
+            raise InputError(f"{self._path}: holds no 00000.tar or 00000/ of img2dataset")
 
     @property
     def name(self) -> str:
@@ -41,11 +41,11 @@ class Img2Dataset:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What items() left out: one line, or none."""
+        """One line about the downloads that items() skipped, if any."""
         if not self._failed:
             return ()
         reasons = ", ".join(f"{reason} ({n})" for reason, n in self._failed.most_common(3))
-        return (f"downloads that failed, left out: {sum(self._failed.values())}; most often: {reasons}",)
+        return (f"failed downloads, skipped: {sum(self._failed.values())}; most often: {reasons}",)
 
     def items(self) -> Sequence[Item]:
         self._failed.clear()
@@ -59,7 +59,7 @@ class Img2Dataset:
         def make(key: str) -> Item:
             sample, row = samples.get(key, Sample()), rows.get(key, {})
             if sample.broken or sample.image is None:
-                raise BadRecord(sample.broken or "has no picture, though its status is success")
+                raise BadRecord(sample.broken or "has no image, though its status is success")
             found = row.get("caption")
             return Item(key, sample.image, captions_of(sample) if found is None else captions(found), group=key)
 
@@ -68,7 +68,7 @@ class Img2Dataset:
         return items_of(tar if tar.is_file() else self._path / shard, ((key, key) for key in keys), make)
 
     def _rows(self, table: Path) -> dict[str, dict[str, Any]]:
-        """Key -> row of the successes."""
+        """Return key -> row of the successful downloads."""
         found = {}
         for row in _read(table):
             if row.get("status", "success") == "success":
@@ -79,7 +79,7 @@ class Img2Dataset:
 
 
 def shard_names(folder: Path) -> Iterator[str]:
-    """00000, 00001, ... of the tars and folders of those names."""
+    """Yield the shard names 00000, 00001, ... of the tars and folders in `folder`."""
     for path in folder.iterdir():
         stem = path.name.removesuffix(".tar")
         if stem.isdigit() and (path.is_dir() or path.name.endswith(".tar")):

@@ -1,4 +1,4 @@
-"""Karpathy's JSON of COCO and Flickr30k: the splits that retrieval results are reported on."""
+"""Reader of Karpathy's JSON of COCO and Flickr30k, with the splits of published retrieval results."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from .text_files import shown
 class Karpathy:
     """dataset_coco.json, dataset_flickr30k.json: images[].{filepath, filename, split, sentences[].raw}.
 
-    image_root: holds train2014/ and val2014/ (COCO) or the pictures (Flickr30k); without it the file's folder, or
-    flickr30k-images in it. The image id is the file name. Split: its own; restval is train. All captions of an image
-    are kept, also a sixth and a seventh.
+    image_root: folder of train2014/ and val2014/ (COCO) or of the images (Flickr30k); default: flickr30k-images in the
+    file's folder, else the file's folder. The image id is the file name. The split is the file's; restval is train.
+    All captions of an image are kept, including a sixth and a seventh.
     """
 
     attribution = ""
@@ -52,7 +52,7 @@ class Karpathy:
             raise BadRecord(f"has the split {shown(split)}, wanted train, restval, val or test")
         folder = record.get("filepath", "")
         if not isinstance(folder, str):
-            raise BadRecord(f"has {shown(folder)} as 'filepath', wanted a text")
+            raise BadRecord(f"has the 'filepath' {shown(folder)}, wanted a text")
         sentences = field(record, "sentences")
         if not isinstance(sentences, list):
             raise BadRecord("has no list 'sentences'")

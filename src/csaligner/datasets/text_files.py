@@ -1,4 +1,4 @@
-"""Text files: one decoder and one line splitter for every reader."""
+"""Decoding of text files, line splitting, and formatting of values in messages."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SHOWN = 160  # characters of a value that a message quotes
 
 
 class NotText(ValueError):
-    """A file that is not text in any of the encodings; the message says which ones were tried."""
+    """A file that is not text in the expected encoding; the message names the encoding."""
 
 
 class TextFiles:
-    """Reads text files. UTF-8 with or without a byte order mark, UTF-16 with one; what is none of them is read as
-    cp1252, which `notes` reports.
+    """Read text files: UTF-8 with or without a byte order mark, UTF-16 with one, and anything else as cp1252, which
+    `notes` reports.
 
-    encoding: read every file in this encoding instead. Raises InputError for an encoding that Python does not know.
+    encoding: read every file in this encoding instead. Raises InputError for an encoding unknown to Python.
     """
 
     def __init__(self, encoding: str | None = None) -> None:
@@ -35,7 +35,9 @@ class TextFiles:
             try:
                 codecs.lookup(encoding)
             except LookupError:
-                raise InputError(f"encoding: {encoding!r} is not known; for example utf-8, utf-16 or cp1252") from None
+                raise InputError(
+                    f"encoding: {encoding!r} is not known; wanted for example utf-8, utf-16 or cp1252"
+                ) from None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -45,15 +47,15 @@ class TextFiles:
         return (f"text files that are not UTF-8, read as {FALLBACK}: {len(self._guessed)} (first: {self._guessed[0]})",)
 
     def clear(self) -> None:
-        """Forget which files were guessed."""
+        """Clear the list of files with a guessed encoding."""
         self._guessed.clear()
 
     def read(self, path: Path) -> str:
-        """Raises OSError where the file cannot be read, and NotText where it is not text."""
+        """Return the text of a file. Raises OSError if it cannot be read, and NotText if it is not text."""
         return decoded(path.read_bytes(), self._encoding, lambda: self._guessed.append(path))
 
     def read_all(self, path: Path) -> str:
-        """As read, of a file without which nothing can be done: every failure is an InputError that names it."""
+        """Like read, but every failure is an InputError that names the file."""
         try:
             return self.read(path)
         except NotText as error:
@@ -65,7 +67,7 @@ class TextFiles:
 
 
 def decoded(content: bytes, encoding: str | None = None, guessed: Callable[[], object] | None = None) -> str:
-    """The text of a file or a member of one, as TextFiles reads it. guessed: called where FALLBACK is used."""
+    """Decode the bytes of a text file, as TextFiles does. guessed: called if FALLBACK is used."""
     name = encoding or next((name for mark, name in BOMS if content.startswith(mark)), "utf-8")
     try:
         return content.decode(name)
@@ -78,19 +80,19 @@ def decoded(content: bytes, encoding: str | None = None, guessed: Callable[[], o
 
 
 def split_lines(text: str, *, keep_ends: bool = False) -> list[str]:
-    r"""Lines that end with \n, \r\n or \r and nothing else: U+2028 and its like are letters of a caption."""
+    r"""Split text at \n, \r\n and \r only; other line separators, such as U+2028, may be part of a caption."""
     if keep_ends:
         return list(io.StringIO(text, newline=""))
     return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
 
 
 def without_surrogates(text: str) -> str:
-    """The text with U+FFFD for lone surrogates, which no file in UTF-8 can hold."""
+    """Replace lone surrogates, which UTF-8 cannot encode, by U+FFFD."""
     return SURROGATE.sub("\ufffd", text)
 
 
 def escaped(text: str) -> str:
-    r"""The text with lone surrogates escaped: a byte of a file name that is not UTF-8 becomes \xe9."""
+    r"""Escape lone surrogates: a byte of a file name that is not UTF-8 becomes, for example, \xe9."""
     return SURROGATE.sub(lambda match: _escape(ord(match[0])), text)
 
 
@@ -99,7 +101,7 @@ def _escape(code: int) -> str:
 
 
 def shown(value: object) -> str:
-    """repr() of a value for a message, cut at SHOWN characters."""
+    """Return repr(value), truncated to SHOWN characters, for a message."""
     if isinstance(value, str) and len(value) > SHOWN:
         return f"{value[: SHOWN - 3]!r}..."
     text = repr(value)
@@ -107,11 +109,11 @@ def shown(value: object) -> str:
 
 
 def cut(text: str, most: int = 4 * SHOWN) -> str:
-    """A text of at most `most` characters: of a line that names files, or SHOWN of one value."""
+    """Truncate a text to `most` characters."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def counted(counts: Counter[str], most: int = 8) -> str:
-    """ "12 .heic, 3 .mov", the most frequent first."""
+    """Format counts, the most frequent first: "12 .heic, 3 .mov"."""
     listed = [f"{number} {name}" for name, number in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))]
     return ", ".join(listed[:most] + ([f"{len(listed) - most} other kinds"] if len(listed) > most else []))

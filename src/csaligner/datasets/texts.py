@@ -1,4 +1,4 @@
-"""A .txt file: one caption per line, no images. For stores and indexes of texts alone."""
+"""Reader of a .txt file with one caption per line and no images, for text-only stores and indexes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEADER = re.compile(r"\W*(image|img|file\w*|image_path|path|id)\W*[,;\t]\W*(capt
 
 
 class Texts:
-    """The id of a caption is its line, "texts.txt:1"."""
+    """One caption per non-empty line; its id is the file name and line number, "texts.txt:1"."""
 
     attribution = ""
 
@@ -32,11 +32,11 @@ class Texts:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Whether the encoding was guessed."""
+        """A line if the encoding was guessed."""
         return self._texts.notes
 
     def items(self) -> Sequence[Item]:
-        """Raises InputError for a file that is not text, and for one that looks like a table."""
+        """Return the captions. Raises InputError for a file that is not text or that looks like a table."""
         self._texts.clear()
         lines = split_lines(self._texts.read_all(self._path))
         if lines and HEADER.fullmatch(lines[0]):
@@ -45,5 +45,7 @@ class Texts:
 
     def _item(self, number: int, line: str) -> Item:
         name = f"{self._path.name}:{number}"
-        image = TextOnly(name, f"{self._path} holds captions and no pictures; embed it with --text-only")
+        reason = f"{self._path} holds captions but no images; embed it with --text-only"
+        # the stamp enters the plan of stores, so its words must not change
+        image = TextOnly(name, reason, mark=f"{self._path} holds captions and no pictures; embed it with --text-only")
         return Item(name, image, (line.strip(),), group=name)

@@ -1,4 +1,4 @@
-"""Tux Paint's stamps: about 950 drawings and photos, each with a sentence in many languages."""
+"""Reader of Tux Paint's stamps: about 950 drawings and photos, each with a sentence in many languages."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ ROOT = Path("/usr/share/tuxpaint/stamps")
 
 
 class TuxPaint:
-    """The stamps of Debian's package tuxpaint-stamps-default; a drawing (svg) goes before a bitmap (png).
+    """The stamps of Debian's package tuxpaint-stamps-default; a drawing (svg) takes precedence over a bitmap (png).
 
-    language: "en", or a code that the stamps' text files use, as "de" or "pt_BR"; a stamp without that language
-    has no caption.
+    language: "en" or a language code of the stamps' text files, such as "de" or "pt_BR"; a stamp without a text in
+    that language has no caption.
     """
 
     name = "tuxpaint"
@@ -39,7 +39,7 @@ class TuxPaint:
 
 
 def _caption(path: Path, language: str) -> str:
-    """The first line is English; the others read `code.utf8=text`."""
+    """Return the caption in a language: the first line is English, the others have the form `code.utf8=text`."""
     lines = split_lines(path.read_text(encoding="utf-8", errors="replace")) or [""]
     if language == "en":
         return lines[0]

@@ -1,4 +1,4 @@
-"""Urban1k: a folder image/ and a folder caption/, joined by the stem of the names."""
+"""Reader of Urban1k: the folders image/ and caption/, whose files are matched by stem."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from .walk import walk
 
 
 class Urban1k:
-    """One long caption an image: the whole text file, its lines joined. All of it is test, as it is published.
+    """One long caption per image: the whole text file, with its lines joined. All images are in the test split, as
+    published.
 
-    A caption without a picture is an unusable item; a picture without a caption has none.
+    A caption without an image is an unusable item; an image without a caption file has no caption.
     """
 
     attribution = ""
@@ -45,12 +46,12 @@ class Urban1k:
         self._texts.clear()
         images, captions = (walk(self._path / name) for name in ("image", "caption"))
         texts = {_stem(path): path for path in captions.top if path.suffix.lower() == ".txt"}
-        pictures = [path for path in images.top if path.suffix.lower() in SUFFIXES]
-        names = ids_and_groups([path.name for path in pictures])
-        items = [self._item(path, name, texts) for path, name in zip(pictures, names, strict=True)]
-        self._notes = (*images.note(set(pictures)), *captions.note(set(texts.values())), *self._texts.notes)
-        lost = texts.keys() - {_stem(path) for path in pictures}
-        return [*items, *(unusable(texts[stem], "the caption", "has no picture in image/") for stem in sorted(lost))]
+        found = [path for path in images.top if path.suffix.lower() in SUFFIXES]
+        names = ids_and_groups([path.name for path in found])
+        items = [self._item(path, name, texts) for path, name in zip(found, names, strict=True)]
+        self._notes = (*images.note(set(found)), *captions.note(set(texts.values())), *self._texts.notes)
+        lost = texts.keys() - {_stem(path) for path in found}
+        return [*items, *(unusable(texts[stem], "the caption", "has no image in image/") for stem in sorted(lost))]
 
     def _item(self, image: Path, name: tuple[str, str], texts: Mapping[str, Path]) -> Item:
         caption = texts.get(_stem(image))

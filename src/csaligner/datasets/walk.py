@@ -1,4 +1,4 @@
-"""The files below a folder, found by one walk for every command; what is ignored is counted."""
+"""Listing of the files below a folder, with counts of the ignored ones."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .text_files import counted
 SYSTEM_FOLDERS = frozenset({"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information"})
 SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini"})
 INDEX_FILE = "index.json"
-INDEX_TABLE = "images.lance"  # beside INDEX_FILE in a folder that is an index, not data
+INDEX_TABLE = "images.lance"  # with INDEX_FILE, marks a folder as an index
 
 
 @dataclass
 class Listing:
-    """files: in the order of their paths. refused: folders that cannot be listed, with the reason."""
+    """files: sorted by path. refused: errors of folders that cannot be listed."""
 
     root: Path
     files: list[Path] = field(default_factory=list)
@@ -30,11 +30,11 @@ class Listing:
 
     @property
     def top(self) -> list[Path]:
-        """The files that lie in no folder below the root."""
+        """The files directly in the root folder."""
         return [path for path in self.files if path.parent == self.root]
 
     def note(self, used: Container[Path]) -> tuple[str, ...]:
-        """One line about everything that is not among `used`, by suffix; none where there is nothing."""
+        """Return one line that counts, by suffix, the files not in `used`; empty if there are none."""
         suffixes = Counter(path.suffix.lower() or "without suffix" for path in self.files if path not in used)
         parts = [counted(suffixes)] if suffixes else []
         parts += [f"{number} {what}" for what, number in sorted(self.hidden.items())]
@@ -47,9 +47,9 @@ class Listing:
 
 
 def walk(root: Path, *, follow_links: bool = False) -> Listing:
-    """Every file below `root` that is not hidden and not a system's own (thumbnails, resource forks, recycle bins).
+    """List every file below `root` except hidden and system files (thumbnails, resource forks, recycle bins).
 
-    follow_links: also the folders that links lead to, each folder once, so that a cycle ends.
+    follow_links: also list the folders that links point to, each folder once, so that cycles end.
     """
     listing, seen, todo = Listing(root), set[tuple[int, int]](), [root]
     while todo:
@@ -65,7 +65,7 @@ def walk(root: Path, *, follow_links: bool = False) -> Listing:
                 listing.links += [os.path.relpath(path, root) for path in linked]
             kept = [name for name in files if not _is_system(name, SYSTEM_FILES, listing, "files")]
             listing.files += [Path(folder, name) for name in kept]
-    broken = [path for path in listing.files if not path.is_file()]  # links to nothing, sockets, pipes
+    broken = [path for path in listing.files if not path.is_file()]  # broken links, sockets, pipes
     if broken:
         listing.hidden["links to nothing or special files"] = len(broken)
     listing.files = sorted(set(listing.files) - set(broken))

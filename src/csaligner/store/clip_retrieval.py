@@ -1,4 +1,4 @@
-"""Folders that clip-retrieval wrote, opened as stores: somebody else's features, mapped where they lie."""
+"""Feature folders of clip-retrieval, opened as stores without copying."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEAD = 1 << 20
 
 
 def is_clip_retrieval(folder: Path) -> bool:
-    """Whether it holds numbered arrays and was not written by csaligner (whose own metadata tells it apart)."""
+    """Return whether a folder holds numbered arrays that csaligner did not write (its metadata has other columns)."""
     if not any(_numbered(folder, name) for name in FOLDERS.values()):
         return False
     metadata = _numbered(folder, METADATA)
@@ -36,21 +36,22 @@ def is_clip_retrieval(folder: Path) -> bool:
 def open_clip_retrieval(
     folder: Path | str, name: str = "clip-retrieval", revision: str = "unknown", *, dataset: str | None = None
 ) -> Store:
-    """img_emb/img_emb_0.npy, text_emb/text_emb_0.npy, metadata/metadata_0.parquet, ...: shards in the order of
-    their numbers, rows aligned by position. One of the two feature folders may be missing, and the metadata too.
+    """Open a folder of img_emb/img_emb_0.npy, text_emb/text_emb_0.npy, metadata/metadata_0.parquet, ... as a store.
 
-    name, revision: the model in your own words, "precomputed:<name>"; clip-retrieval does not write it down, so
-    csaligner cannot tell the features of two models apart unless you name them. Images are named by the column
-    image_id, image_path or key, else by their number; captions come from the column caption; the split is the
-    hash rule of split.py.
+    Shards are in the order of their numbers; rows are aligned by position. One of the two feature folders and the
+    metadata may be missing.
 
-    Raises InputError for shards that do not fit together.
+    name, revision: the model, recorded as "precomputed:<name>"; clip-retrieval does not record it, so csaligner can
+    only distinguish the features of two models by this name. Image ids come from the column image_id, image_path or
+    key, else they are row numbers; captions come from the column caption; splits follow the hash rule of split.py.
+
+    Raises InputError for shards that do not match.
     """
     folder = Path(folder)
     arrays: dict[Modality, dict[int, Path]] = {side: _numbered(folder, FOLDERS[side]) for side in FOLDERS}
     arrays = {side: files for side, files in arrays.items() if files}
     if not arrays:
-        raise InputError(f"store: {folder} holds neither img_emb/img_emb_0.npy nor text_emb/text_emb_0.npy")
+        raise InputError(f"store: {folder} has no img_emb/img_emb_0.npy or text_emb/text_emb_0.npy")
     metadata = _numbered(folder, METADATA)
     numbers = _same_numbers(folder, [*arrays.values(), *([metadata] if metadata else [])])
     heads = {side: [_head(files[n]) for n in numbers] for side, files in arrays.items()}
@@ -79,7 +80,7 @@ def open_clip_retrieval(
 
 
 class _Tables:
-    """COLUMNS made from clip-retrieval's, or from row numbers where there is no metadata."""
+    """COLUMNS computed from clip-retrieval's metadata, or from row numbers without metadata."""
 
     def __init__(self, paths: Sequence[Path | None], rows: Sequence[int]) -> None:
         self._paths, self._rows = paths, rows
@@ -95,7 +96,7 @@ class _Tables:
                 wanted = [name for name in (*IDS, "caption") if name in file.schema_arrow.names]
                 columns = file.read(columns=wanted, use_threads=False).to_pydict()
         if any(len(values) != n for values in columns.values()):
-            raise InputError(f"store: {path} does not have the {n} rows of the features beside it")
+            raise InputError(f"store: {path} has another number of rows than its features ({n}); copy it again")
         named = next((columns[name] for name in IDS if name in columns), range(start, start + n))
         ids = [str(start + i if value is None else value) for i, value in enumerate(named)]
         captions = [text if isinstance(text, str) else "" for text in columns.get("caption", [""] * n)]
@@ -105,7 +106,7 @@ class _Tables:
 
 
 def _numbered(folder: Path, name: str) -> dict[int, Path]:
-    """Number -> file, in the order of the numbers: 2 before 10."""
+    """Return number -> file, in numerical order."""
     found = {}
     if (folder / name).is_dir():
         for path in (folder / name).iterdir():
@@ -120,15 +121,15 @@ def _same_numbers(folder: Path, parts: Sequence[dict[int, Path]]) -> list[int]:
     for part in parts[1:]:
         alone = sorted(set(part) ^ set(numbers))
         if alone:
-            raise InputError(f"store: {folder}: shard {alone[0]} is not in each of its folders; copy what is missing")
+            raise InputError(f"store: {folder}: shard {alone[0]} is missing in one of its folders; copy it again")
     return numbers
 
 
 def _head(path: Path) -> tuple[tuple[int, ...], str]:
-    """Shape and precision, from the start of the file."""
+    """Return shape and dtype from the header of a file."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # NumPy parses the header as Python, which fails in many ways
+    except Exception as error:  # NumPy parses the header as Python, which raises many classes
         raise InputError(f"store: {path} cannot be read as an array of numbers ({error}); copy it again") from None
     if array.ndim != 2 or array.dtype.name not in ("float16", "float32"):
         raise InputError(f"store: {path} holds {array.shape} {array.dtype}, wanted (rows, d) float16 or float32")
@@ -147,7 +148,7 @@ def _same_rows(
             if f"{shape[1]}-d {dtype}" != wanted:
                 raise InputError(
                     f"store: {folder}: the {side} shard {number} holds {shape[1]}-d {dtype}, the first {wanted}; "
-                    "keep features of one model in one precision"
+                    "use features of one model in one precision"
                 )
     return [shape[0] for shape, _ in first]
 
@@ -159,7 +160,7 @@ def _info(name: str, revision: str, side: Modality, path: Path, heads: list[Any]
 
 
 def _digest(folder: Path, paths: Sequence[Path]) -> str:
-    """Another text for other features: names, sizes and the start of each file."""
+    """Return a hash of the names, the sizes and the start of each file."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(json.dumps([str(path.relative_to(folder)), path.stat().st_size]).encode())

@@ -1,4 +1,4 @@
-"""Pictures decoded in worker processes, ahead of the encoder."""
+"""Image decoding in worker processes, ahead of the encoder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from csaligner.checks import CSAlignerError
 from csaligner.datasets.images.load import ImageError, load_image, to_rgb
 from csaligner.types import Encoder, EncoderInfo, Item, Modality
 
-DEFAULT_SIZE = 224  # pixels of a side, where an encoder does not say
+DEFAULT_SIZE = 224  # pixels per side, for an encoder without a size
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """good: item numbers; prepared: one entry each, stacked where they are tensors of one shape; bad: number ->
+    """good: item numbers; prepared: one entry per good item, stacked if they are tensors of one shape; bad: number ->
     reason."""
 
     good: tuple[int, ...]
@@ -32,16 +32,17 @@ class Decoded:
 def decoded_batches(
     items: Sequence[Item], encoder: Encoder, batches: Sequence[Sequence[int]], workers: int
 ) -> Iterator[Decoded]:
-    """One Decoded per batch of item numbers, in order.
+    """Yield one Decoded per batch of item numbers, in order.
 
-    workers: processes; 0 decodes in this one. A worker that dies (out of memory, killed) is a CSAlignerError.
+    workers: number of processes; 0: decode in this process. Raises CSAlignerError if a worker dies (out of memory,
+    killed).
     """
     loader: DataLoader[Any] = DataLoader(
-        _Pictures(items, encoder),
+        _Images(items, encoder),
         sampler=batches,
         batch_size=None,
         num_workers=min(workers, len(batches)),
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         worker_init_fn=_ignore_interrupts,
     )
     try:
@@ -50,8 +51,8 @@ def decoded_batches(
         if "DataLoader worker" not in str(error):
             raise
         raise CSAlignerError(
-            "embed: a process that decodes pictures died; finished shards are safe, "
-            "the same call with workers = 0 goes on and needs less memory"
+            "embed: a worker process that decodes images died; finished shards are kept, "
+            "run it again with workers = 0 to resume with less memory"
         ) from error
 
 
@@ -71,8 +72,8 @@ def wanted_size(info: EncoderInfo) -> int:
     return int(info.preprocessing.get("size", DEFAULT_SIZE))
 
 
-class _Pictures(Dataset[Decoded]):
-    """Indexed by whole batches of item numbers."""
+class _Images(Dataset[Decoded]):
+    """Dataset indexed by batches of item numbers."""
 
     def __init__(self, items: Sequence[Item], encoder: Encoder) -> None:
         self._items, self._encoder = items, encoder
@@ -87,7 +88,7 @@ class _Pictures(Dataset[Decoded]):
         return Decoded(good, _stacked([ready[i] for i in good]), bad)
 
     def _one(self, item: Item) -> Any:
-        """What the encoder wants of the picture, or the ImageError that says why there is none."""
+        """Return the prepared image, or the ImageError that explains why there is none."""
         try:
             return prepared(self._encoder, item.image, "image")
         except ImageError as error:
@@ -95,16 +96,16 @@ class _Pictures(Dataset[Decoded]):
 
 
 def _stacked(prepared: list[Any]) -> Sequence[Any]:
-    """One tensor travels between processes in one piece of shared memory, a list in as many as it is long."""
+    """Stack equal tensors: one tensor is sent in one block of shared memory, a list in one block per entry."""
     if prepared and all(isinstance(p, Tensor) and p.shape == prepared[0].shape for p in prepared):
         return torch.stack(prepared)  # type: ignore[return-value]  # a tensor is a sequence of its rows
     return prepared
 
 
-def _as_it_is(value: Any) -> Any:
+def _identity(value: Any) -> Any:
     return value
 
 
 def _ignore_interrupts(_: int) -> None:
-    """Ctrl-C is for the main process, which then ends the workers."""
+    """Ignore Ctrl-C in a worker; the main process handles it and ends the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

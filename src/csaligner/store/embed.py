@@ -1,7 +1,7 @@
-"""Pictures and captions to a store of features: in shards, resumable, with broken pictures counted and left out.
+"""Embedding of a dataset into a feature store, in resumable shards; unreadable images are counted and skipped.
 
-One process, several (torchrun) or a Ray cluster: a shard is the unit of work, and whoever makes it makes the same
-bytes.
+A shard is the unit of work of one process, several processes (torchrun) or a Ray cluster; its bytes are the same in
+every case.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from .store import DType, Store, finish
 
 @dataclass(frozen=True)
 class ExtractSettings:
-    """shard_size: pictures a shard, the unit that an interruption can lose; batch_size: pictures a forward pass;
-    workers: processes that decode pictures, 0: none; max_bad: the share of broken pictures that is put up with;
-    dtype: of the files."""
+    """shard_size: images per shard; an interruption loses at most one shard. batch_size: images per forward pass;
+    workers: number of processes that decode images, 0: decode in this process; max_bad: maximum fraction of unreadable
+    images before the run fails; dtype: number format of the files."""
 
     shard_size: int = 512
     batch_size: int = 64
@@ -46,7 +46,7 @@ class ExtractSettings:
             if getattr(self, name) < least:
                 raise InputError(f"{name}: got {getattr(self, name)}, wanted at least {least}")
         if check_non_negative("max_bad", self.max_bad) > 1:
-            raise InputError(f"max_bad: got {self.max_bad:g}, wanted a share between 0 and 1")
+            raise InputError(f"max_bad: got {self.max_bad:g}, wanted a fraction between 0 and 1")
         check_choice("dtype", self.dtype, DTYPES)
 
 
@@ -58,19 +58,17 @@ def embed(
     settings: ExtractSettings | None = None,
     progress: ProgressCallback | None = None,
 ) -> Store:
-    """Encode every picture and caption of `dataset` into a store at `out`.
+    """Encode every image and caption of `dataset` into a store at `out`.
 
-    Without a text encoder the store holds the pictures alone, captions or not; without an image encoder the
-    captions alone, and no picture is read.
+    Without a text encoder the store holds only images, with or without captions; without an image encoder it holds
+    only captions, and no image is read.
 
-    A finished store of the same items and encoders is reused at once. An unfinished one is gone on with, shard by
-    shard (its shard size stays); the result is the same to the byte as without the interruption. Pictures that
-    cannot be read are left out and listed in the store. Under torchrun the ranks share the shards out; `out` must
-    be a folder that all of them see.
+    A finished store of the same items and encoders is reused. An unfinished one is resumed, with its shard size; the
+    result is identical, byte for byte, to that of an uninterrupted run. Unreadable images are skipped and listed in
+    the store. Under torchrun the ranks divide the shards; `out` must be a folder shared by all of them.
 
-    Raises InputError, touching nothing, where `out` holds anything else or another process writes it; and where
-    more than max_bad of the pictures are broken: the finished shards stay, and a call with a larger max_bad goes
-    on from them.
+    Raises InputError, without changing anything, if `out` holds anything else or another process writes to it; and if
+    more than max_bad of the images are unreadable: finished shards are kept, and a call with a larger max_bad resumes.
     """
     join_processes()
     job = Job.of(dataset, Encoders(image_encoder, text_encoder), Path(out), settings or ExtractSettings())
@@ -87,7 +85,7 @@ def embed(
 
 @dataclass(frozen=True)
 class Job:
-    """A dataset on its way into a folder."""
+    """The embedding of a dataset into a folder."""
 
     work: Work
     wanted: Manifest
@@ -95,7 +93,7 @@ class Job:
 
     @classmethod
     def of(cls, dataset: Dataset, encoders: Encoders, out: Path, settings: ExtractSettings) -> Job:
-        """Nothing is written yet; a shard size that `out` has already stays."""
+        """Plan the embedding without writing anything; an existing store keeps its shard size."""
         infos = {side: encoder.info for side, encoder in _sides(encoders).items()}
         for side, info in infos.items():
             if info.modality != side:
@@ -108,10 +106,8 @@ class Job:
 
     @contextmanager
     def claimed(self) -> Iterator[list[int]]:
-        """Make the folder this store's, or take up what is there of it already, and hold it against others.
+        """Lock the folder, create the store or resume an unfinished one, and give the numbers of the missing shards."""
 
-        The numbers of the shards that are still to be made.
-        """
         out = self.work.out
         self._check_free()
         with only_writer(out):
@@ -133,8 +129,8 @@ class Job:
             yield [number for number in range(count) if number not in parts]
 
     def _without_lost(self, found: Manifest) -> Manifest:
-        """A finished store whose files are all there, or the same unfinished: the shards with a lost file are to be
-        made again, the others stay."""
+        """Return the manifest of a finished store, marked as unfinished if files are missing: their shards are made
+        again."""
         out = self.work.out
         lost = {number for number, shard in enumerate(found.shards) if not is_there(out, shard)}
         if not lost:
@@ -147,19 +143,19 @@ class Job:
         write_manifest(out, unfinished)
         return unfinished
 
-    def progress(self, todo: Sequence[int], tell: ProgressCallback | None) -> ProgressCallback | None:
-        """Counts what was there before too; on several ranks each tells of its own share."""
-        if tell is None or world_size() > 1:
-            return tell
+    def progress(self, todo: Sequence[int], report: ProgressCallback | None) -> ProgressCallback | None:
+        """Return a callback that also counts the existing shards; with several ranks each reports its own shards."""
+        if report is None or world_size() > 1:
+            return report
         before = len(self.work.items) - sum(len(self.work.range_of(number)) for number in todo)
-        return lambda done, total: tell(before + done, before + total)
+        return lambda done, total: report(before + done, before + total)
 
     def skipped(self) -> list[Skipped]:
-        """The pictures that earlier calls left out."""
+        """Return the images skipped by earlier calls."""
         return [entry for part in read_parts(self.work.out).values() for entry in part.skipped]
 
     def finish(self) -> None:
-        """Join the finished shards into the store; nothing where that was done before."""
+        """Join the finished shards into the store, unless that is already done."""
         out = self.work.out
         manifest = read_manifest(out)
         if manifest.complete:
@@ -167,7 +163,7 @@ class Job:
         manifest = join_parts(manifest, read_parts(out))
         self.check_bad(manifest.skipped)
         if not manifest.n_rows:
-            raise InputError(f"{manifest.dataset}: not one picture could be used; first: {manifest.skipped[0].reason}")
+            raise InputError(f"{manifest.dataset}: no image could be used (first: {manifest.skipped[0].reason})")
         finish(out, manifest)
         remove_parts(out)
 
@@ -176,8 +172,8 @@ class Job:
         if len(bad) > self.max_bad * total:
             first = "; ".join(entry.reason for entry in bad[:3])
             raise InputError(
-                f"{self.wanted.dataset}: {len(bad)} of {total} pictures cannot be used, more than max_bad = "
-                f"{self.max_bad:g} allows; mend them or raise max_bad (first: {first})"
+                f"{self.wanted.dataset}: {len(bad)} of {total} images cannot be used, more than max_bad = "
+                f"{self.max_bad:g} allows; fix them or raise max_bad (first: {first})"
             )
 
     def _check_free(self) -> None:
@@ -185,13 +181,13 @@ class Job:
         if (out / MANIFEST).exists():
             self._found()
         elif out.exists() and (not out.is_dir() or any(p for p in out.iterdir() if not _ours(p.name))):
-            raise InputError(f"out: {out} exists and holds no csaligner store; choose an empty or a new folder")
+            raise InputError(f"out: {out} exists and is not a csaligner store; choose an empty or a new folder")
 
     def _found(self) -> Manifest:
         found = read_manifest(self.work.out)
         if found.plan != self.wanted.plan:
             raise InputError(
-                f"out: {self.work.out} holds a store of other {_difference(found, self.wanted)}; "
+                f"out: {self.work.out} is a store of other {_difference(found, self.wanted)}; "
                 "choose another folder or delete it"
             )
         return found
@@ -212,7 +208,7 @@ def _sides(encoders: Encoders) -> dict[Modality, Encoder]:
 def _plan(
     dataset: Dataset, cleaned: Cleaned, infos: Mapping[Modality, EncoderInfo], settings: ExtractSettings
 ) -> Manifest:
-    """The manifest of the empty store; its plan covers ids, paths, file sizes, captions, groups and splits."""
+    """Return the manifest of the empty store; its plan covers ids, paths, file sizes, captions, groups and splits."""
     fingerprints = [info.fingerprint for info in infos.values()]
     digest = hashlib.sha256(json.dumps([*fingerprints, settings.dtype]).encode())
     for item in cleaned.items:

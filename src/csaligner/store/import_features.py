@@ -1,4 +1,4 @@
-"""Arrays that somebody has already, in files, to a store: paired, or one side alone."""
+"""Import of existing feature files into a store: pairs, or one modality."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .store import Store, write_one_shard, write_store
 
 @dataclass(frozen=True)
 class FeatureFiles:
-    """image, text: .npy, .npz, .safetensors or .parquet, (rows, d); at least one. names: the models in your own
-    words, which tell stores apart. image_ids, text_image_ids, captions: text files, one entry a line: the id of each
-    image row, the id of the image that each text belongs to, the texts. Without ids row i pairs with row i."""
+    """image, text: .npy, .npz, .safetensors or .parquet files, (rows, d); at least one. names: names of the models,
+    which distinguish stores. image_ids, text_image_ids, captions: text files with one entry per line: the id of each
+    image row, the image id of each text row, the texts. Without ids row i pairs with row i."""
 
     image: Path | None = None
     text: Path | None = None
@@ -36,7 +36,7 @@ class FeatureFiles:
 
 
 def import_features(files: FeatureFiles, out: Path | str) -> Store:
-    """A store from feature files, at `out`, which must not exist yet. Raises InputError where they do not fit."""
+    """Write a store from feature files at `out`, which must not exist. Raises InputError if they do not match."""
     image = load_features(files.image) if files.image else None
     text = load_features(files.text) if files.text else None
     ids, owners, captions = _lines(files.image_ids), _lines(files.text_image_ids), _lines(files.captions)
@@ -63,10 +63,10 @@ def write_side(
     ids: Sequence[str] | None = None,
     captions: Sequence[str] | None = None,
 ) -> Store:
-    """A store of one modality, encoder.modality, from features (N, d); at `path`, which must not exist yet.
+    """Write a store of one modality, encoder.modality, from features (N, d), at `path`, which must not exist.
 
-    ids: one name a row, else its number; images have each their own, captions of one image share its id. The split
-    is the hash of the id (split.py). Raises InputError.
+    ids: one id per row, default: the row number; ids of images are unique, captions of one image share its id. The
+    split follows from the id (split.py). Raises InputError.
     """
     path, side = Path(path), encoder.modality
     if path.exists():
@@ -76,7 +76,7 @@ def write_side(
     check_length("ids", names, n, "rows")
     if side == "image" and len(set(names)) < n:
         twice = Counter(names).most_common(1)[0][0]
-        raise InputError(f"ids: {twice!r} is there twice; give each picture its own id")
+        raise InputError(f"ids: {twice!r} occurs twice; give each image its own id")
     texts = list(captions or [""] * n)
     check_length("captions", texts, n, "rows")
     array = features.detach().to("cpu", torch.float32).numpy()

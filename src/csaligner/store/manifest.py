@@ -1,4 +1,4 @@
-"""csaligner.json: what a store says about itself."""
+"""The manifest of a store, csaligner.json."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ OWNER = ErrorContext("store", "delete the folder and embed again")
 
 @dataclass(frozen=True)
 class Shard:
-    """rows: captions, or pictures where there are no captions; images: pictures; files: path below the store ->
-    SHA-256, "" where it is not known; truncated: captions that the text encoder cut off."""
+    """rows: number of captions, or of images without captions; images: number of images; files: path below the
+    store -> SHA-256, "" if unknown; truncated: number of captions truncated by the text encoder."""
 
     rows: int
     images: int
@@ -28,13 +28,13 @@ class Shard:
     truncated: int = 0
 
     def file(self, folder: str) -> str | None:
-        """Its file in img_emb, text_emb or metadata."""
+        """Return the shard's file in img_emb, text_emb or metadata."""
         return next((name for name in self.files if name.startswith(f"{folder}/")), None)
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A picture that was left out, and why."""
+    """A skipped image and the reason."""
 
     image_id: str
     path: str
@@ -43,12 +43,12 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Manifest:
-    """plan: SHA-256 over all that decides the store's content (items, encoders, dtype).
+    """plan: SHA-256 over everything that determines the store's content (items, encoders, dtype).
 
-    image, text: who made the rows; None for the side that a store of one modality does not have. dtype: of the .npy
-    files; shard_size: pictures a shard; notes: what the reader left out; mean_norm: mean length of the rows, by
-    modality, set when the store is complete. Rows are as the encoders gave them: EncoderInfo.normalized tells
-    whether they have length 1.
+    image, text: encoders of the rows; None for the missing modality of a store of one modality. dtype: number format
+    of the .npy files; shard_size: images per shard; notes: the reader's notes; mean_norm: mean length of the rows, by
+    modality, set when the store is complete. Rows are stored as encoded; EncoderInfo.normalized records whether they
+    have length 1.
     """
 
     plan: str
@@ -80,13 +80,13 @@ class Manifest:
 
     @property
     def encoders(self) -> dict[Modality, EncoderInfo]:
-        """Of the sides that there are."""
+        """The encoders by modality."""
         sides: dict[Modality, EncoderInfo | None] = {"image": self.image, "text": self.text}
         return {side: info for side, info in sides.items() if info is not None}
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Atomically. Totals and fingerprints are written for readers of the file; read_manifest ignores them."""
+    """Write the manifest atomically. Totals and fingerprints are for human readers; read_manifest ignores them."""
     value = {"format_version": FORMAT_VERSION} | asdict(manifest)
     for side, info in manifest.encoders.items():
         value[side] |= {"fingerprint": info.fingerprint}
@@ -95,7 +95,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises InputError where there is none, where it does not parse, and for another format version."""
+    """Read the manifest. Raises InputError if it is missing, does not parse, or has another format version."""
     return read_sealed(folder / MANIFEST, OWNER, _manifest, made_by="`csaligner embed`", version=FORMAT_VERSION)
 
 
@@ -106,7 +106,7 @@ def _manifest(value: Mapping[str, Any]) -> Manifest:
 
 
 def _check(manifest: Manifest) -> None:
-    """ValueError for what has the right type and cannot be."""
+    """Raise ValueError for values of the right type that are impossible."""
     if manifest.dtype not in DTYPES:
         raise ValueError(f"dtype: got {manifest.dtype!r}, wanted {' or '.join(DTYPES)}")
     for side, info in manifest.encoders.items():
@@ -120,4 +120,4 @@ def _check(manifest: Manifest) -> None:
         for name in shard.files:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or "\0" in name:
-                raise ValueError(f"files: {name!r} lies outside of the store")
+                raise ValueError(f"files: {name!r} is outside the store")

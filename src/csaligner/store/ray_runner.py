@@ -1,4 +1,4 @@
-"""`embed` on a Ray cluster: actors that each hold the encoders and make one shard after the other."""
+"""`embed` on a Ray cluster: each actor holds the encoders and makes shards."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .shard_maker import Encoders, ProgressCallback, Work
 from .shard_records import Part
 from .store import Store
 
-RETRIES = 3  # times that a shard is tried again after its worker died
-RESTARTS = -1  # a worker that died is always replaced
+RETRIES = 3  # retries of a shard whose worker died
+RESTARTS = -1  # no limit
 
 
 def embed_on_ray(
@@ -28,14 +28,14 @@ def embed_on_ray(
     *,
     actors: int | None = None,
 ) -> Store:
-    """As extract.embed, with the shards made by `actors` Ray actors (None: one per GPU, else one per CPU core that
-    settings.workers leave over). The store is the same to the byte.
+    """Like embed.embed, but the shards are made by `actors` Ray actors (None: one per GPU, else one per CPU core not
+    used by settings.workers). The store is identical, byte for byte.
 
-    make_encoders: called once in each actor; it travels by cloudpickle. out: a folder that every node sees. Uses the
-    cluster that Ray is connected to or that RAY_ADDRESS names, else a local one. A worker that is killed is started
-    anew and its shard made again, RETRIES times.
+    make_encoders: called once in each actor; it must be picklable by cloudpickle. out: a folder shared by all nodes.
+    Uses the cluster that Ray is connected to or that RAY_ADDRESS names, else a local one. A killed worker is restarted
+    and its shard retried up to RETRIES times.
 
-    Raises what embed raises, and CSAlignerError where a shard's workers die again and again.
+    Raises the errors of embed, and CSAlignerError if a shard's workers keep dying.
     """
     ray = _ray()
     settings = settings or ExtractSettings()
@@ -55,7 +55,7 @@ def embed_on_ray(
 
 
 class Maker:
-    """Runs in an actor. The encoders are made once, the shards one by one."""
+    """The actor class: it makes its encoders once, then one shard per call."""
 
     def __init__(self, work: Work, make_encoders: Callable[[], Encoders]) -> None:
         self._work = replace(work, encoders=make_encoders())
@@ -76,7 +76,7 @@ def _run(
     actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=RESTARTS, max_task_retries=RETRIES)(Maker)
     work = ray.put(replace(job.work, encoders=Encoders(None, None)))
     idle = [actor.remote(work, make_encoders) for _ in range(min(actors, len(todo)))]
-    tell, total = job.progress(todo, progress), sum(len(job.work.range_of(number)) for number in todo)
+    report, total = job.progress(todo, progress), sum(len(job.work.range_of(number)) for number in todo)
     bad, done, waiting = job.skipped(), 0, list(todo)
     running: dict[Any, tuple[Any, int]] = {}
     while waiting or running:
@@ -89,8 +89,8 @@ def _run(
         bad += _result(ray, finished, number).skipped
         job.check_bad(bad)
         done += len(job.work.range_of(number))
-        if tell is not None:
-            tell(done, total)
+        if report is not None:
+            report(done, total)
 
 
 def _result(ray: Any, finished: Any, number: int) -> Part:
@@ -104,7 +104,7 @@ def _result(ray: Any, finished: Any, number: int) -> Part:
         reason = str(error).splitlines()[0]
         raise CSAlignerError(
             f"embed: the Ray workers that made shard {number} died {RETRIES + 1} times ({reason}); finished shards "
-            "are safe, the same call goes on from them"
+            "are kept, run it again to resume"
         ) from None
     return part
 

@@ -1,4 +1,4 @@
-"""Features that somebody has already: read from .npy, .npz, .safetensors or .parquet, never unpickled."""
+"""Feature files: .npy, .npz, .safetensors and .parquet, read without unpickling."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from csaligner.checks import InputError, check_rows, nearest
 from csaligner.parsing import open_parquet
 from csaligner.types import EncoderInfo, Modality
 
-SMALL, MAX_RATIO = 64 << 20, 50  # bytes of an array in .npz that may shrink as it likes; how far larger ones may
+SMALL, MAX_RATIO = 64 << 20, 50  # bytes up to which the compression of .npz is not checked; limit above
 
 
 def load_features(path: Path | str, key: str | None = None) -> Tensor:
-    """(N, d) floating features in the file's own precision; integers become float32.
+    """Read (N, d) floating features in the precision of the file; integers become float32.
 
-    key: the array's name in .npz and .safetensors, the column of lists in .parquet; not needed where there is
-    only one. Raises InputError for a missing or unreadable file, an unknown key, another shape, NaN or infinity.
+    key: name of the array in .npz and .safetensors, of the list column in .parquet; required if there are several.
+    Warns about zero rows and packed bits. Raises InputError for a missing or unreadable file, an unknown key, another
+    shape, missing or ragged rows, NaN or infinity.
     """
     path = Path(path)
     if not path.is_file():
@@ -34,16 +35,16 @@ def load_features(path: Path | str, key: str | None = None) -> Tensor:
         found = reader(path, key)
     except InputError:
         raise
-    except Exception as error:  # each library has its own kinds of broken file
+    except Exception as error:  # the errors of the libraries have no common class
         reason = " ".join(str(error).split())
-        raise InputError(f"features: {path} does not read as {path.suffix} ({reason})") from None
+        raise InputError(f"features: {path} cannot be read as {path.suffix} ({reason})") from None
     return check_rows(str(path), found)
 
 
 def precomputed_info(
     name: str, modality: Modality, dim: int, *, revision: str = "unknown", normalized: bool = False
 ) -> EncoderInfo:
-    """Who made features that were not made here, in the user's own words; `name` and `revision` tell stores apart."""
+    """Return the EncoderInfo of imported features; `name` and `revision` distinguish stores."""
     return EncoderInfo(f"precomputed:{name}", revision, modality, dim, {}, normalized)
 
 
@@ -65,12 +66,12 @@ def _npz(path: Path, key: str | None) -> Any:
 
 
 def _check_header(file: IO[bytes], size: int) -> None:
-    """ValueError where the shape in it takes more than these bytes: NumPy would ask for the memory first."""
+    """Raise ValueError if the shape in the header exceeds the file; NumPy would allocate the memory first."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     if math.prod(shape) * dtype.itemsize > size or min(shape, default=0) < 0:
-        raise ValueError(f"it is cut short: {size:,} bytes, its header says {shape} {dtype}")
+        raise ValueError(f"it is truncated: {size:,} bytes for {shape} {dtype}")
 
 
 def _safetensors(path: Path, key: str | None) -> Any:
@@ -94,11 +95,11 @@ def _parquet(path: Path, key: str | None) -> Any:
 
 
 def _pick(path: Path, key: str | None, names: Collection[str]) -> str:
-    """The only name, or the one asked for."""
+    """Return `key`, or the only name without one."""
     if key is None:
         if len(names) == 1:
             return next(iter(names))
-        raise InputError(f"features: {path} holds {len(names)} arrays ({', '.join(names)}); say which by key")
+        raise InputError(f"features: {path} holds {len(names)} arrays ({', '.join(names)}); choose one with key=")
     if key not in names:
         raise InputError(f"features: {path} holds no array {key!r}; {nearest(key, names)}")
     return key

@@ -1,4 +1,4 @@
-"""What the rows of a store are: ids, captions, paths and splits, in memory as one table."""
+"""Row metadata of a store: ids, captions, paths and splits, as one table in memory."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from .manifest import Manifest
 from .shard_files import COLUMNS, check_file, metadata_columns, metadata_file, read_metadata
 
 Index = npt.NDArray[np.int64]
-Read = Callable[[int], Any]  # number of a shard -> pyarrow table with COLUMNS
+Read = Callable[[int], Any]  # shard number -> pyarrow table with COLUMNS
 
 
 class Metadata:
-    """read: gives the table of a shard whose file has other columns than COLUMNS, or no file at all."""
+    """read: returns the table of a shard whose file is missing or has other columns than COLUMNS."""
 
     def __init__(self, folder: Path, manifest: Manifest, verify: bool, read: Read | None = None) -> None:
         self._folder, self._manifest, self._verify = folder, manifest, verify
         self._foreign = read
 
     def check(self) -> None:
-        """InputError unless every file is there with all columns and as many rows as the manifest says.
+        """Raise InputError unless every file has all columns and the number of rows of the manifest.
 
-        The SHA-256 comes first: nothing of a file is parsed before it is known to be the one that was written.
+        The SHA-256 is checked first, so that a damaged file is never parsed.
         """
         if self._foreign is not None:
             return
         for number, shard in enumerate(self._manifest.shards):
             name = metadata_file(number)
             try:
-                if self._verify and (self._folder / name).is_file():  # a pipe would never end
+                if self._verify and (self._folder / name).is_file():  # reading a pipe could block
                     check_file(self._folder, name, shard.files.get(name, ""))
                 columns, rows = metadata_columns(self._folder / name)
             except InputError:
                 raise
-            except (OSError, ValueError) as error:  # pyarrow's errors are one of these
+            except (OSError, ValueError) as error:  # the base classes of pyarrow's errors
                 raise self._unreadable(error) from None
             missing = [name for name in COLUMNS if name not in columns]
             if missing:
@@ -57,7 +57,7 @@ class Metadata:
         return self._table.column(name).to_pylist()  # type: ignore[no-any-return]
 
     def coded_rows(self, split: Split | None) -> tuple[Index, Index]:
-        """The rows of a split (None: all), and for each the number of its image in order of first appearance."""
+        """Return the rows of a split (None: all), and the number of each row's image in order of first appearance."""
         import pyarrow.compute as pc
 
         ids = self._table.column("image_id")
@@ -71,7 +71,7 @@ class Metadata:
 
     @cached_property
     def _table(self) -> Any:
-        """COLUMNS of all shards, as a pyarrow table: a fraction of the memory that lists would take."""
+        """COLUMNS of all shards as a pyarrow table, which takes a fraction of the memory of lists."""
         import pyarrow as pa
 
         large = pa.schema([(name, pa.large_string()) for name in COLUMNS])
@@ -80,7 +80,7 @@ class Metadata:
             return pa.concat_tables([table.cast(large) for table in tables]).combine_chunks()
         except InputError:
             raise
-        except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are one of these
+        except (OSError, ValueError, KeyError) as error:  # the base classes of pyarrow's errors
             raise self._unreadable(error) from None
 
     def _own(self, number: int) -> Any:

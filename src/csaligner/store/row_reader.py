@@ -1,7 +1,7 @@
-"""Rows of a store by number, read from the files where they stand: what is not asked for stays on the disk.
+"""Random access to the rows of a store, which reads only the requested rows.
 
-The files are mapped for their shape alone. Rows read through a map would count as this process's memory, and Linux
-maps up to 2 MB around each row that is touched: a batch of scattered rows would map the whole store.
+The files are memory-mapped only to check their shapes. Rows read through a map would count as memory of the process,
+and Linux maps up to 2 MB around each row, so a batch of scattered rows would map the whole store.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .shard_files import FOLDERS, Array, check_file, map_array
 
 
 class RowReader:
-    """One side of a store.
+    """Reader of one modality of a store.
 
-    verify: compare a file's SHA-256 with the manifest's when it is first used.
+    verify: compare a file's SHA-256 with the manifest's on first use.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, side: Modality, verify: bool) -> None:
@@ -36,12 +36,12 @@ class RowReader:
         self._unverified = set(range(len(self._shards))) if verify else set()
 
     def check_shapes(self) -> None:
-        """InputError unless every file is there and has the shape and precision of the manifest."""
+        """Raise InputError unless every file exists with the shape and dtype of the manifest."""
         for number in range(len(self._shards)):
             self._begins[number] = _begin(self._map(number))
 
     def __call__(self, rows: npt.ArrayLike | Tensor) -> Tensor:
-        """(len(rows), dim) float32, in the order of `rows`, which count through all shards."""
+        """Return (len(rows), dim) float32, in the order of `rows`, row numbers over all shards."""
         wanted = np.asarray(rows, dtype=np.int64)
         found = np.empty((len(wanted), self.dim), dtype=np.float32)
         shard_of = np.searchsorted(self._ends, wanted, side="right")
@@ -52,7 +52,7 @@ class RowReader:
         return torch.from_numpy(found)
 
     def _rows(self, number: int, rows: npt.NDArray[np.int64]) -> Array:
-        """Those rows of one shard."""
+        """Return rows of one shard."""
         name = self._name(number)
         if number in self._unverified:
             check_file(self._folder, name, self._shards[number].files[name])
@@ -67,21 +67,25 @@ class RowReader:
         try:
             found[order] = self._read(self._folder / name, begin, rows[order])
         except FileNotFoundError:
-            raise InputError(f"store: {self._folder / name} was taken away after it was opened; put it back") from None
+            raise InputError(
+                f"store: {self._folder / name} was removed after the store was opened; restore it"
+            ) from None
         return found
 
     def _read(self, path: Path, begin: int, rows: npt.NDArray[np.int64]) -> Array:
-        """Rows in ascending order, neighbours in one go."""
+        """Read rows in ascending order; adjacent rows are read at once."""
         found: Array = np.empty((len(rows), self.dim), dtype=self._dtype)
         content, width = found.data.cast("B"), found.strides[0]
         starts = np.flatnonzero(np.diff(rows, prepend=rows[:1] - 2) != 1).tolist()
         with path.open("rb", buffering=0) as file:
             for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
                 part, position = content[start * width : end * width], begin + int(rows[start]) * width
-                while part:  # a system may give less than was asked for
+                while part:  # a read may return fewer bytes
                     count = os.preadv(file.fileno(), [part], position)
                     if count == 0:
-                        raise InputError(f"store: {path} was cut short after it was opened; delete it and embed again")
+                        raise InputError(
+                            f"store: {path} was truncated after the store was opened; delete it and embed again"
+                        )
                     part, position = part[count:], position + count
         return found
 
@@ -94,5 +98,5 @@ class RowReader:
 
 
 def _begin(array: Array) -> int | None:
-    """Where the rows begin in the file; None where it cannot be read row by row (Windows, columns first)."""
+    """Return the file offset of the first row; None if rows cannot be read one by one (Windows, Fortran order)."""
     return getattr(array, "offset", None) if array.flags.c_contiguous and hasattr(os, "preadv") else None

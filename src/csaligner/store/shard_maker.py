@@ -1,4 +1,4 @@
-"""Shards of a store, made one after the other from items: the inner loop of `embed`, on whichever process."""
+"""Creation of shards from items: the inner loop of `embed`, in any process."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .shard_records import Part, write_part
 from .streams import encode, encoded, streams_of
 
 Batches = Iterator[tuple[Decoded, Tensor | None]]
-ProgressCallback = Callable[[int, int], object]  # pictures done, pictures in all
+ProgressCallback = Callable[[int, int], object]  # (images done, total)
 
 
 @dataclass(frozen=True)
 class Encoders:
-    """None: that side is not wanted. At least one is."""
+    """Encoders of images and texts; None: do not embed that modality. At least one is given."""
 
     image: Encoder | None
     text: Encoder | None
@@ -37,7 +37,7 @@ class Encoders:
 
 @dataclass(frozen=True)
 class Work:
-    """What decides the bytes of a shard (items, encoders, shard_size, dtype), and how it is made."""
+    """Inputs that determine the bytes of a shard (items, encoders, shard_size, dtype), and settings of its creation."""
 
     items: Sequence[Item]
     encoders: Encoders
@@ -47,15 +47,15 @@ class Work:
     batch_size: int
     workers: int
 
-    def run(self, numbers: Sequence[int], tell: ProgressCallback | None = None) -> Iterator[Part]:
-        """Make these shards; each is on the disk when its part comes out. tell: how many items of these are done."""
+    def run(self, numbers: Sequence[int], report: ProgressCallback | None = None) -> Iterator[Part]:
+        """Make these shards and yield the record of each after it is written. report: progress over their items."""
         shards = [self.range_of(number) for number in numbers]
         total = sum(map(len, shards))
-        progress = _Progress(total, tell)
+        progress = _Progress(total, report)
         encoder = self.encoders.image
         streams = streams_of(encoder) if encoder else 1
         batches = encoded(encoder, self._batches(shards), streams) if encoder else iter(())
-        with _threads_beside(self.workers if encoder and streams == 1 else 0):
+        with _fewer_threads(self.workers if encoder and streams == 1 else 0):
             for number, shard in zip(numbers, shards, strict=True):
                 before = self._truncated()
                 rows, skipped = self._shard(shard, batches, progress)
@@ -103,7 +103,7 @@ class Work:
         return rows, skipped
 
     def _truncated(self) -> int:
-        """Texts that the encoder has cut off so far; encoders that do not count have cut none that we know of."""
+        """Return the number of texts truncated so far; 0 for encoders that do not count them."""
         encoder = self.encoders.text
         return encoder.truncated if isinstance(encoder, TruncatingEncoder) else 0
 
@@ -122,14 +122,14 @@ class Work:
 
 
 class _Progress:
-    def __init__(self, total: int, tell: ProgressCallback | None) -> None:
-        self._done, self._total, self._tell = 0, total, tell
+    def __init__(self, total: int, report: ProgressCallback | None) -> None:
+        self._done, self._total, self._report = 0, total, report
         self.add(0)
 
     def add(self, n: int) -> None:
         self._done += n
-        if self._tell is not None:
-            self._tell(self._done, self._total)
+        if self._report is not None:
+            self._report(self._done, self._total)
 
 
 def _metadata(used: Sequence[Item], *, per_caption: bool) -> list[tuple[str, ...]]:
@@ -141,8 +141,8 @@ def _metadata(used: Sequence[Item], *, per_caption: bool) -> list[tuple[str, ...
 
 
 @contextmanager
-def _threads_beside(workers: int) -> Iterator[None]:
-    """Leave cores to the workers: torch's threads wait for each other, and one that has no core holds up all."""
+def _fewer_threads(workers: int) -> Iterator[None]:
+    """Leave cores to the workers: torch's threads wait for each other, so one thread without a core delays all."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads - workers))
     try:

@@ -1,4 +1,4 @@
-"""Finished shards of an unfinished store, one small file each, so that any process can write any shard."""
+"""Records of the finished shards of an unfinished store, one file per shard, so that processes write independently."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PARTS = "unfinished"
 
 @dataclass(frozen=True)
 class Part:
-    """A shard on the disk, and the pictures that are not in it."""
+    """A written shard, and the images skipped in it."""
 
     shard: Shard
     skipped: tuple[Skipped, ...]
@@ -32,7 +32,7 @@ def write_part(folder: Path, number: int, part: Part) -> None:
 
 
 def read_parts(folder: Path) -> dict[int, Part]:
-    """Number of a finished shard -> what it is. A record that cannot be read is none: its shard is made again."""
+    """Return shard number -> record. Unreadable records are ignored: their shards are made again."""
     files = (path for path in (folder / PARTS).glob("*.json") if path.stem.isdecimal())
     found = {int(path.stem): _read(path) for path in files}
     return {number: part for number, part in sorted(found.items()) if part is not None}
@@ -46,14 +46,14 @@ def _read(path: Path) -> Part | None:
 
 
 def check_parts(folder: Path, parts: Mapping[int, Part]) -> None:
-    """InputError where a finished shard is not as it was written."""
+    """Raise InputError if a file of a finished shard is damaged."""
     damaged = damaged_files(folder, [part.shard for part in parts.values()])
     if damaged:
-        raise InputError(f"out: {folder}: damaged or missing files: {', '.join(damaged)}; delete these and embed again")
+        raise InputError(f"out: {folder}: damaged or missing files: {', '.join(damaged)}; delete them and embed again")
 
 
 def join_parts(manifest: Manifest, parts: Mapping[int, Part]) -> Manifest:
-    """The manifest with all shards in order, whoever wrote them."""
+    """Return the manifest with all shards in order."""
     ordered = [parts[number] for number in sorted(parts)]
     skipped = tuple(entry for part in ordered for entry in part.skipped)
     return replace(manifest, shards=tuple(part.shard for part in ordered), skipped=skipped)

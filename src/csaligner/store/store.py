@@ -1,4 +1,4 @@
-"""Features on disk: a folder that clip-retrieval's tools can read, with csaligner.json beside it."""
+"""The feature store: a folder in clip-retrieval's layout with a manifest, csaligner.json."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ SIDES: tuple[Modality, ...] = ("image", "text")
 
 @dataclass(frozen=True)
 class Pairing:
-    """Which rows of a store belong together, N images and M captions, all int64; for Store.rows.
+    """Pairing of the rows of a store, N images and M captions, all int64; row numbers for Store.rows.
 
-    image_rows: (N,) the first row of each image; text_rows: (M,); text_to_image: (M,), the image of each caption
-    as a position in image_rows.
+    image_rows: (N,), the first row of each image; text_rows: (M,); text_to_image: (M,), the image of each caption
+    as an index into image_rows.
     """
 
     image_rows: Tensor
@@ -43,9 +43,9 @@ class Pairing:
 
 
 class Store:
-    """A finished store, open for reading. Rows are read when they are asked for and matched by image id.
+    """A finished store, open for reading. Rows are read on demand and matched by image id.
 
-    A store of one modality (`sides`) has rows and no pairs.
+    A store of one modality (`sides`) has rows but no pairs.
     """
 
     def __init__(
@@ -63,13 +63,12 @@ class Store:
 
     @classmethod
     def open(cls, path: Path | str, *, verify: bool = True) -> Store:
-        """A folder that `embed` or write_store wrote, or one of clip-retrieval (see clip_retrieval.py).
+        """Open a folder written by `embed` or write_store, or one of clip-retrieval (see clip_retrieval.py).
 
-        verify: compare the SHA-256 of each file with the manifest's before it is read: of metadata here, of features
-        when rows of theirs are first wanted.
+        verify: compare the SHA-256 of each file with the manifest's: of metadata now, of features on first use.
 
-        Raises InputError where there is no manifest, it is of another format version or not complete, or a file
-        is missing, has another shape than the manifest says, or is not as it was written.
+        Raises InputError if the manifest is missing, incomplete or of another format version, or if a file is missing,
+        damaged, or has another shape than in the manifest.
         """
         path = Path(path)
         if not path.is_dir():
@@ -81,13 +80,13 @@ class Store:
                 return open_clip_retrieval(path)
         manifest = read_manifest(path)
         if not manifest.complete:
-            raise InputError(f"store: {path} is not finished; run the same `csaligner embed` again to go on")
+            raise InputError(f"store: {path} is not finished; run the same `csaligner embed` again to resume")
         store = cls(path, manifest, verify=verify)
         store.check()
         return store
 
     def check(self) -> None:
-        """InputError unless every file is there and as large as the manifest says, and metadata as it was written.
+        """Raise InputError unless every file exists with the size in the manifest and the metadata is undamaged.
 
         Features are not read.
         """
@@ -97,29 +96,29 @@ class Store:
 
     @property
     def sides(self) -> tuple[Modality, ...]:
-        """The modalities that it holds rows of."""
+        """The modalities of the store."""
         return tuple(self._readers)
 
     @property
     def n_rows(self) -> int:
-        """Rows of each side: one per caption, the picture's row repeated; one per picture without captions."""
+        """Number of rows per modality: one per caption, with image rows repeated; without captions one per image."""
         return self.manifest.n_rows
 
     def rows(self, side: Modality, rows: npt.ArrayLike | Tensor) -> Tensor:
-        """(len(rows), d) float32: the features in those rows, counted from 0 through all shards, in that order.
+        """Return the features (len(rows), d) float32 of these rows, numbered from 0 over all shards, in that order.
 
-        Reads only these rows. Raises InputError for a side that the store does not have and a row beyond its end.
+        Reads only these rows. Raises InputError for a modality that the store does not have and for rows out of range.
         """
         reader = self._reader(side)
         wanted = np.asarray(rows, dtype=np.int64)
         if wanted.ndim != 1 or (len(wanted) and not 0 <= wanted.min() <= wanted.max() < self.n_rows):
-            raise InputError(f"rows: got shape {wanted.shape}, wanted numbers from 0 to {self.n_rows - 1} in one list")
+            raise InputError(f"rows: got shape {wanted.shape}, wanted one list of numbers from 0 to {self.n_rows - 1}")
         return reader(wanted)
 
     def pairing(self, split: Split | None = None) -> Pairing:
-        """The pairs of a split (None: of all), images in the order of their first row.
+        """Return the pairs of a split (None: of all), images in the order of their first row.
 
-        Raises InputError where the split is empty or the store holds one modality.
+        Raises InputError if the split is empty or the store holds one modality.
         """
         for side in SIDES:
             self._reader(side)
@@ -128,7 +127,7 @@ class Store:
         return Pairing(torch.from_numpy(rows[first]), torch.from_numpy(rows), torch.from_numpy(codes))
 
     def rows_of(self, side: Modality, split: Split | None = None) -> Tensor:
-        """The distinct rows of one side without their pairing, (n,) int64: each image once, or every caption."""
+        """Return the distinct rows of one modality, (n,) int64: each image once, or every caption."""
         self._reader(side)
         rows, codes = self._coded_rows(split)
         if side == "text":
@@ -136,7 +135,7 @@ class Store:
         return torch.from_numpy(rows[np.unique(codes, return_index=True)[1]])
 
     def items(self, side: Modality, rows: Tensor) -> list[Any]:
-        """What rows were made from: captions, or sources of pictures; None where that is not known."""
+        """Return the captions, or image sources, of these rows; None if unknown."""
         values = self._metadata.column("caption" if side == "text" else "image_path")
         found = (values[row] or None for row in rows.tolist())
         return [from_uri(value) if value and side == "image" else value for value in found]
@@ -171,32 +170,30 @@ class Store:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the manifest, which holds the SHA-256 of every other file."""
+        """SHA-256 of the manifest, which contains the SHA-256 of every other file."""
         path = self.path / MANIFEST
         return sha256_of(path) if path.is_file() else self.manifest.plan
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was left out on the way, one line each."""
+        """What was skipped or truncated, one line per kind."""
         m = self.manifest
         lines = []
         if m.skipped:
             first = m.skipped[0]
             lines.append(
-                f"{len(m.skipped)} of {m.n_images + len(m.skipped)} pictures could not be used and were left out "
+                f"{len(m.skipped)} of {m.n_images + len(m.skipped)} images could not be used and were skipped "
                 f"(first: {first.reason}); all are listed in {self.path / MANIFEST}"
             )
         if m.empty_captions:
             lines.append(f"captions that are empty or not text, dropped: {m.empty_captions}")
         if m.without_caption:
-            lines.append(
-                f"pictures without a caption, left out: {len(m.without_caption)} (first: {m.without_caption[0]})"
-            )
+            lines.append(f"images without a caption, skipped: {len(m.without_caption)} (first: {m.without_caption[0]})")
         truncated = sum(shard.truncated for shard in m.shards)
         if truncated:
             lines.append(
-                f"captions cut off by the text encoder ({m.text.id if m.text else ''}): {truncated} of {m.n_captions}; "
-                "long_text=split in its name reads them whole"
+                f"captions truncated by the text encoder ({m.text.id if m.text else ''}): {truncated} of {m.n_captions}"
+                "; long_text=split in its name embeds all of it"
             )
         return (*lines, *m.notes)
 
@@ -213,19 +210,19 @@ class Store:
 
     @property
     def image_paths(self) -> Mapping[str, Path]:
-        """Image id -> the picture it was made from, where that is known and a file of its own."""
+        """Image id -> image file, for the images that are known to be separate files."""
         return {image_id: source for image_id, source in self.image_sources.items() if isinstance(source, Path)}
 
     @property
     def image_sources(self) -> Mapping[str, ImageSource]:
-        """Image id -> the picture it was made from, where that is known: a file or a part of one."""
+        """Image id -> image source (a file or a part of one), if known."""
         pairs = zip(self._metadata.column("image_id"), self._metadata.column("image_path"), strict=True)
         return {image_id: from_uri(path) for image_id, path in pairs if path}
 
     def require(self, *, image: EncoderInfo | str | None = None, text: EncoderInfo | str | None = None) -> None:
-        """Raises InputError unless the store was made by these encoders (or these fingerprints); None: any will do."""
-        asked: dict[Modality, EncoderInfo | str | None] = {"image": image, "text": text}
-        for side, wanted in asked.items():
+        """Raise InputError unless the store was made by these encoders (or fingerprints); None: any encoder."""
+        expected: dict[Modality, EncoderInfo | str | None] = {"image": image, "text": text}
+        for side, wanted in expected.items():
             if wanted is None:
                 continue
             made_by = self._info(side)
@@ -238,9 +235,9 @@ class Store:
                 )
 
     def features(self, split: Split | None = None) -> PairedFeatures:
-        """All pairs of a split (None: of all splits) as float32 tensors, each image once.
+        """Return all pairs of a split (None: of all splits) as float32 tensors, each image once.
 
-        Images stand in the order of their first row. Raises InputError where the split is empty.
+        Images are in the order of their first row. Raises InputError if the split is empty.
         """
         pairing = self.pairing(split)
         ids, captions = self._metadata.column("image_id"), self._metadata.column("caption")
@@ -275,7 +272,7 @@ class Store:
         return self._readers[side]
 
     def _coded_rows(self, split: Split | None) -> tuple[Index, Index]:
-        """As Metadata.coded_rows; an empty split is an InputError."""
+        """Like Metadata.coded_rows. Raises InputError for an empty split."""
         if split is not None:
             check_choice("split", split, SPLITS)
         rows, codes = self._metadata.coded_rows(split)
@@ -287,7 +284,7 @@ class Store:
 
 
 def finish(folder: Path, manifest: Manifest) -> None:
-    """Measure the rows and mark the store as complete."""
+    """Compute the mean norms and mark the store as complete."""
     norms: dict[str, float] = {side: _mean_norm(folder, manifest, side) for side in manifest.encoders}
     write_manifest(folder, replace(manifest, mean_norm=norms, complete=True))
 
@@ -310,12 +307,12 @@ def write_store(
     dataset: str = "arrays",
     dtype: DType = "float32",
 ) -> Store:
-    """A store from features that are there already, in one shard; at `path`, which must not exist yet.
+    """Write existing features as a store of one shard at `path`, which must not exist.
 
-    encoders: who made the image and the text features. splits: image id -> split, else split_of(image id).
+    encoders: encoders of the image and the text features. splits: image id -> split; default: split_of(image id).
 
-    Raises InputError for features that are not finite, too large for dtype or not as the encoders give them, for an
-    id that is there twice, and for captions and pictures that do not fit together.
+    Raises InputError for features that are not finite, too large for dtype or of another dimension than the encoders',
+    for a duplicate id, and for captions and images that do not match.
     """
     path = Path(path)
     check_choice("dtype", dtype, DTYPES)
@@ -349,7 +346,7 @@ def write_one_shard(
     dataset: str = "arrays",
     dtype: DType = "float32",
 ) -> Store:
-    """A store of these rows and no others. encoders: of images and texts, None for a side that the rows lack."""
+    """Write a store of one shard. encoders: of images and texts, None for a modality without rows."""
     side: Modality = "text" if rows.image is None else "image"
 
     def write(folder: Path) -> None:
@@ -372,18 +369,18 @@ def write_one_shard(
 
 
 def _rows_of(name: str, value: Tensor) -> Tensor:
-    """Finite features on the CPU, in a precision that numpy knows too."""
+    """Return finite features on the CPU, in a dtype that NumPy supports."""
     x = as_features(name, value).detach().cpu()
     return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def _checked_owners(features: PairedFeatures, images: int, captions: int) -> list[int]:
-    """The row of each caption's picture. What a store could not give back is an InputError: ids are its only key."""
+    """Return the image row of each caption. Raises InputError for duplicate ids and images without a caption."""
     ids, owners = features.image_ids, features.text_to_image
     check_length("image_ids", ids, images, "images")
     if len(set(ids)) < images:
         twice = Counter(ids).most_common(1)[0][0]
-        raise InputError(f"image_ids: {twice!r} is there twice; give each picture its own id")
+        raise InputError(f"image_ids: {twice!r} occurs twice; give each image its own id")
     if owners.ndim != 1 or owners.dtype not in (torch.int64, torch.int32):
         raise InputError(
             f"text_to_image: got {owners.dtype} of shape {tuple(owners.shape)}, wanted ({captions},) int64"
@@ -392,8 +389,8 @@ def _checked_owners(features: PairedFeatures, images: int, captions: int) -> lis
     rows: list[int] = owners.tolist()
     outside = next((n for n, row in enumerate(rows) if not 0 <= row < images), None)
     if outside is not None:
-        raise InputError(f"text_to_image: caption {outside} has picture {rows[outside]}; wanted 0 to {images - 1}")
+        raise InputError(f"text_to_image: caption {outside} has image {rows[outside]}; wanted 0 to {images - 1}")
     bare = set(range(images)) - set(rows)
     if bare:
-        raise InputError(f"text_to_image: picture {ids[min(bare)]!r} has no caption; give it one or leave it out")
+        raise InputError(f"text_to_image: image {ids[min(bare)]!r} has no caption; add one or remove the image")
     return rows

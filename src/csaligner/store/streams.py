@@ -1,4 +1,4 @@
-"""Batches of pictures through the encoder, in order; on several cores at once where the encoder allows it."""
+"""Encoding of image batches in order, on several cores at once if the encoder allows it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .decode_workers import Decoded
 
 
 def encoded(encoder: Encoder, batches: Iterable[Decoded], streams: int) -> Iterator[tuple[Decoded, Tensor | None]]:
-    """Each batch with its features, (B, dim) float32 on the CPU; None where no picture of it can be used.
+    """Yield each batch with its features, (B, dim) float32 on the CPU; None if none of its images can be used.
 
-    streams: batches at a time, each on one core; 1: one after the other, on all of torch's threads. One core a batch
-    wastes none: threads of one batch wait for each other, and with processes that decode beside them they wait long.
+    streams: number of concurrent batches, each on one core; 1: one batch at a time on all of torch's threads. One core
+    per batch is faster, since the threads of one batch wait for each other, above all beside decoding processes.
     """
     if streams <= 1:
         for batch in batches:
@@ -44,13 +44,13 @@ def encoded(encoder: Encoder, batches: Iterable[Decoded], streams: int) -> Itera
 
 
 def streams_of(encoder: Encoder) -> int:
-    """As many as torch has threads, where the encoder says that it may be called from several at once
-    (`concurrent = True`: it computes on the CPU and keeps no state), else 1."""
+    """Return torch's number of threads for an encoder that allows concurrent calls (`concurrent = True`: it computes
+    on the CPU and has no state), else 1."""
     return torch.get_num_threads() if isinstance(encoder, ConcurrentEncoder) and encoder.concurrent else 1
 
 
 def encode(encoder: Encoder, prepared: Sequence[Any]) -> Tensor:
-    """encoder.encode as float32 on the CPU; CSAlignerError where it returns another shape than it promised."""
+    """Call encoder.encode; float32 on the CPU. Raises CSAlignerError if it returns an unexpected shape."""
     x = encoder.encode(prepared).detach().to("cpu", torch.float32)
     wanted = (len(prepared), encoder.info.dim)
     if x.shape != wanted:
@@ -63,12 +63,12 @@ def _features(encoder: Encoder, batch: Decoded) -> Tensor | None:
 
 
 def _pool(streams: int) -> ThreadPoolExecutor:
-    """Threads for which torch uses one core each; this thread keeps its own number."""
+    """Return a pool of threads with one torch thread each; the calling thread keeps its setting."""
     threads = torch.get_num_threads()
     started = Barrier(streams + 1)
 
     def start() -> None:
-        torch.get_num_threads()  # a thread's first look sets its number to the process's: before ours, not after
+        torch.get_num_threads()  # the first call resets the number to that of the process
         torch.set_num_threads(1)
         started.wait()
 

@@ -1,7 +1,7 @@
-"""The tokens behind a store's features, in one file beside it: for the token-level term.
+"""Token features of a store, tokens.safetensors, for the token-level term.
 
-tokens.safetensors: for the images in the order of their first row and for every caption's row, all tokens end to end
-(float16) and how many each has; and the plan of the store they belong to.
+The file holds, for the images in the order of their first row and for every caption row, the concatenated tokens
+(float16) and the number of tokens per item, and the plan of the store.
 """
 
 from __future__ import annotations
@@ -28,18 +28,17 @@ OWNER = ErrorContext("tokens", "delete it and embed with --tokens again")
 
 @runtime_checkable
 class TokenEncoder(Protocol):
-    """An encoder that gives its tokens too: B prepared items -> (B, T, d) float32, and a mask (B, T) of bool."""
+    """An encoder with token features: B prepared items -> (B, T, d) float32, and a mask (B, T) of bool."""
 
     def encode_tokens(self, prepared: Sequence[Any]) -> tuple[Tensor, Tensor]: ...
 
 
 def embed_tokens(store: Store, encoders: Encoders, per_item: int, progress: ProgressCallback | None = None) -> None:
-    """Write the tokens of a finished store of pairs beside it: at most `per_item` of a picture and of a caption, taken
-    at even steps. Pictures are read once more. A file that is there already for this store and number stays.
+    """Add the tokens to a finished store of pairs: at most `per_item` per image and per caption, evenly spaced.
 
-    All tokens are held in memory, 2 bytes a number. Raises InputError, touching nothing, for encoders that are not the
-    store's, that give no tokens or tokens of another dimension than their features', and for pictures or captions that
-    the store does not know.
+    Images are read again. An existing file for this store and `per_item` is kept. All tokens are in memory, 2 bytes per
+    number. Raises InputError, without writing, for other encoders than the store's, for encoders without tokens or with
+    tokens of another dimension than their features, and for a store without image paths or captions.
     """
     store.require(
         image=encoders.image.info if encoders.image else None, text=encoders.text.info if encoders.text else None
@@ -54,10 +53,10 @@ def embed_tokens(store: Store, encoders: Encoders, per_item: int, progress: Prog
     for side in SIDES:
         encoder = encoders.image if side == "image" else encoders.text
         if not isinstance(encoder, TokenEncoder):
-            raise InputError(f"tokens: {store.encoders[side].id} gives no tokens; choose an hf: or bundled: encoder")
+            raise InputError(f"tokens: {store.encoders[side].id} has no tokens; choose an hf: or bundled: encoder")
         if None in items[side]:
-            what = "captions" if side == "text" else "pictures"
-            raise InputError(f"tokens: {store.path} does not know its {what}, only features; embed the data itself")
+            what = "captions" if side == "text" else "images"
+            raise InputError(f"tokens: {store.path} has no {what}, only features; embed the data with csaligner")
         kept: list[Tensor] = []
         for sets in _encoded(encoder, side, items[side]):
             kept += [_some(tokens, per_item).half() for tokens in sets]
@@ -73,7 +72,7 @@ def has_tokens(store: Store) -> bool:
 
 
 def read_tokens(store: Store, split: Split | None = None) -> PairedTokens:
-    """The tokens of store.features(split), row for row. Raises InputError where there are none, or another store's."""
+    """Return the tokens of store.features(split), row by row. Raises InputError if missing or of another store."""
     if not has_tokens(store):
         raise InputError(f"tokens: {store.path} holds no {TOKENS}; embed with --tokens")
     tensors = _load(store)
@@ -103,28 +102,28 @@ def _load(store: Store) -> dict[str, Tensor]:
 
 
 def _sets(store: Store, tensors: Mapping[str, Tensor], side: Modality, rows: int) -> TokenRows:
-    """One side of the file. InputError where it does not fit the store: the file may be anybody's."""
+    """Return one modality of the file. Raises InputError if it does not match the store."""
     states, counts = tensors[side], tensors[f"{side}_counts"]
     wanted = (int(counts.sum()), store.encoders[side].dim)
     if counts.dtype != torch.int64 or counts.shape != (rows,) or int(counts.min()) < 1 or states.shape != wanted:
-        raise InputError(f"tokens: the {side} side of {store.path / TOKENS} does not fit its store; {OWNER.advice}")
+        raise InputError(f"tokens: the {side} side of {store.path / TOKENS} does not match its store; {OWNER.advice}")
     return TokenRows(states, counts)
 
 
 def _encoded(encoder: TokenEncoder, side: Modality, items: Sequence[Any]) -> Iterator[list[Tensor]]:
-    """The tokens of each item that count, (T, d), a chunk of items at a time."""
+    """Yield the unmasked tokens (T, d) of each item, one chunk of items at a time."""
     assert isinstance(encoder, Encoder)
     for start in range(0, len(items), CHUNK):
         chunk = [prepared(encoder, item, side) for item in items[start : start + CHUNK]]
         states, mask = encoder.encode_tokens(chunk)
         if states.shape[2] != encoder.info.dim:
             raise InputError(
-                f"tokens: those of {encoder.info.id} have {states.shape[2]} dimensions, its features "
-                f"{encoder.info.dim}; the adapter takes the features', so choose an encoder that pools its tokens"
+                f"tokens: {encoder.info.id} has tokens of {states.shape[2]} dimensions and features of "
+                f"{encoder.info.dim}, wanted equal dimensions; choose an encoder that pools its tokens"
             )
         if not bool(mask.any(dim=1).all()):
             odd = items[start + int((~mask.any(dim=1)).nonzero()[0])]
-            raise InputError(f"tokens: {encoder.info.id} gives none for {str(odd)[:60]!r}; leave that item out")
+            raise InputError(f"tokens: {encoder.info.id} returns none for {str(odd)[:60]!r}; remove that item")
         yield [row[own] for row, own in zip(states, mask, strict=True)]
 
 
@@ -137,7 +136,7 @@ def _some(tokens: Tensor, count: int) -> Tensor:
 def _chosen(sets: TokenRows, rows: Tensor) -> TokenRows:
     owner = torch.repeat_interleave(torch.arange(len(sets)), sets.counts)
     place = torch.full((len(sets),), -1)
-    place[rows] = torch.arange(len(rows))  # rows ascend, so the order of the tokens stays
+    place[rows] = torch.arange(len(rows))  # rows are ascending, which keeps the order of the tokens
     return TokenRows(sets.states[place[owner] >= 0], sets.counts[rows])
 
 

@@ -1,4 +1,4 @@
-"""Pictures in a folder that `save_to_disk` of Hugging Face's `datasets` wrote, read in place."""
+"""Images in a folder written by `save_to_disk` of Hugging Face's `datasets`, read in place."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .load import ImageError, read_file
 
 @dataclass(frozen=True)
 class SavedCell:
-    """The picture in one row of a column of a part ("train", say; "" where the folder has no parts).
+    """The image in one row of a column of a part (for example "train"; "" if the folder has no parts).
 
-    mark: the fingerprint that `datasets` gives the part, which tells another version of it. files: whether a row
-    without bytes may name a file.
+    mark: the part's `datasets` fingerprint, which identifies its version. files: whether a row without bytes may name
+    a file.
     """
 
     folder: Path
@@ -38,16 +38,16 @@ class SavedCell:
         return f"{self.mark} {self.part} {self.row}"
 
     def read(self) -> bytes:
-        """Raises ImageError for a row that is not there or holds no picture, OSError for a file that it names."""
+        """Return the encoded image. Raises ImageError for a row without an image, OSError for its file."""
         try:
             value = _rows(self.folder, self.part, self.column)[self.row][self.column]
         except (KeyError, IndexError, ValueError) as error:
-            raise ImageError(f"{self}: does not read ({error})") from None
+            raise ImageError(f"{self}: cannot be read ({error})") from None
         content, path = bytes_or_path(value)
         if content is not None:
             return content
         if path is None or not self.files:
-            raise ImageError(f"{self}: holds no picture")
+            raise ImageError(f"{self}: has no image")
         return read_file(self.folder / path)
 
     def __str__(self) -> str:
@@ -55,20 +55,20 @@ class SavedCell:
 
 
 def load_saved(folder: Path) -> Any:
-    """InputError where the package or the folder is missing."""
+    """Open a saved dataset. Raises InputError if the package is missing or the folder cannot be read."""
     try:
         from datasets import load_from_disk
     except ImportError as error:
         raise InputError(f"dataset: {error}; pip install 'csaligner[hf]'") from None
     try:
         return load_from_disk(str(folder))
-    except Exception as error:  # each of its files fails in its own way
+    except Exception as error:  # the errors of its files have no common class
         reason = " ".join(str(error).split())
-        raise InputError(f"{folder}: does not read as a dataset that save_to_disk wrote ({reason})") from None
+        raise InputError(f"{folder}: cannot be read as a dataset written by save_to_disk ({reason})") from None
 
 
 def without_decoding(rows: Any) -> Any:
-    """Rows whose pictures stay bytes and paths, where `datasets` would make PIL images of them."""
+    """Return the rows with images as bytes and paths instead of decoded PIL images."""
     for name, feature in (getattr(rows, "features", None) or {}).items():
         if type(feature).__name__ == "Image":
             from datasets import Image
@@ -78,9 +78,9 @@ def without_decoding(rows: Any) -> Any:
 
 
 def bytes_or_path(value: Any) -> tuple[bytes | None, str | None]:
-    """A picture as bytes, or the path of its file; (None, None) for what is neither.
+    """Return the bytes of an image, or the path of its file; (None, None) for anything else.
 
-    value: a PIL image, bytes, a path, or the dict of bytes and path that `datasets` keeps.
+    value: a PIL image, bytes, a path, or a dict of bytes and path as `datasets` stores it.
     """
     if isinstance(value, Mapping):
         return value.get("bytes"), value.get("path")

@@ -1,4 +1,4 @@
-"""Files to pixels: every kind of image becomes a PIL RGB image, or an ImageError that says why not."""
+"""Image loading: decode any supported format into a PIL RGB image, or raise an ImageError."""
 
 from __future__ import annotations
 
@@ -22,37 +22,45 @@ from .svg_check import harmless
 HEIC = frozenset({".heic", ".heif"})  # read where pillow-heif is installed
 JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 SUFFIXES = frozenset({".svg", ".svgz", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}) | JPEG
-FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF")  # others of Pillow start programs
+FORMATS: tuple[str, ...] = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "DIB",
+    "TIFF",
+)  # some other formats of Pillow start external programs
 if features.check("avif"):
     FORMATS = (*FORMATS, "AVIF")
 if find_spec("pillow_heif"):
     SUFFIXES, FORMATS = SUFFIXES | HEIC, (*FORMATS, "HEIF")
-MAX_ENCODED = 500_000_000  # bytes of a picture as it lies there
-MAX_PIXELS = 50_000_000  # refused above this, before decoding: 200 MB of RGBA
+MAX_ENCODED = 500_000_000  # bytes of an encoded image
+MAX_PIXELS = 50_000_000  # checked before decoding; 200 MB of RGBA
 LONGEST_SHOWN = 160
 NEARLY_WHITE = 240  # of 255
-DPI = 96.0  # CSS pixels per inch: what "pt", "mm" and "in" in an SVG are measured by
+DPI = 96.0  # CSS pixels per inch, for the units "pt", "mm" and "in" of an SVG
 
 
 def name_of(source: ImageSource) -> str:
-    """What messages call an image: its path, with a last part of at most 160 characters."""
+    """Return the name of an image for messages: its path, with the last part cut to 160 characters."""
     text = str(source)
     folder, slash, last = text.rpartition("/")
     return text if len(last) <= LONGEST_SHOWN else f"{folder}{slash}{last[: LONGEST_SHOWN - 3]}..."
 
 
 class ImageError(CSAlignerError, ValueError):
-    """A picture that cannot be read; the text names the file and the reason in one line."""
+    """An unreadable image; the message names the file and the reason."""
 
 
 def load_image(source: ImageSource, size: int = 224) -> Image.Image:
-    """The image in `source` as RGB, upright (EXIF; as stored where that is damaged), aspect ratio kept.
+    """Load an image as RGB, rotated upright by its EXIF orientation (if readable), with its aspect ratio.
 
-    Transparency is shown on white, and on black where white would leave an image that is nearly white all over. Grey
+    Transparent images are composed on white, or on black if the result on white is nearly white everywhere. Grey
     values of 9 to 16 bits are scaled by the smallest power of two above their maximum: 0 to 4095 fills the range.
 
-    size: pixels of the longer side of a drawing (svg, svgz). Other images keep their own size, but a JPEG much
-    larger than `size` may be decoded at a half, a quarter or an eighth of it, never below 2 * size.
+    size: length in pixels of the longer side of a drawing (svg, svgz). Other images keep their size, but a JPEG much
+    larger than `size` may be decoded at a half, a quarter or an eighth of its size, never below 2 * size.
 
     Damaged or oversized text, ICC and EXIF chunks are ignored.
 
@@ -64,14 +72,16 @@ def load_image(source: ImageSource, size: int = 224) -> Image.Image:
         return _opaque(_draw(source, size))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of large pictures and odd metadata; the limit is ours
+            warnings.simplefilter(
+                "ignore"
+            )  # Pillow warns about large images, which MAX_PIXELS limits, and odd metadata
             return _decode_or_repair(source, size)
     except ImageError:
         raise
-    except Image.DecompressionBombError:  # Pillow's own limit is higher and comes first
+    except Image.DecompressionBombError:  # Pillow's own limit is checked first
         raise ImageError(f"{name_of(source)}: has more pixels than the limit of {MAX_PIXELS:,}") from None
-    except Exception as error:  # Pillow's plugins raise many kinds for broken files
-        raise ImageError(f"{name_of(source)}: cannot be read as a picture ({_one_line(error)})") from None
+    except Exception as error:  # Pillow's plugins raise many classes for damaged files
+        raise ImageError(f"{name_of(source)}: cannot be read as an image ({_one_line(error)})") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -80,7 +90,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def read_bytes(source: ImageSource) -> bytes:
-    """The encoded picture as it lies there; ImageError where it cannot be had."""
+    """Return the encoded image. Raises ImageError if it cannot be read."""
     try:
         return read_file(source) if isinstance(source, Path) else source.read()
     except OSError as error:
@@ -88,16 +98,16 @@ def read_bytes(source: ImageSource) -> bytes:
 
 
 def read_file(path: Path) -> bytes:
-    """Raises OSError for a file that is not there, is no file, or is larger than MAX_ENCODED."""
-    if path.exists() and not path.is_file():  # a device or a pipe would never end
-        raise OSError("is no file")
+    """Return the bytes of a file. Raises OSError if it is missing, not a regular file, or larger than MAX_ENCODED."""
+    if path.exists() and not path.is_file():  # reading a device or a pipe could block
+        raise OSError("is not a file")
     if path.stat().st_size > MAX_ENCODED:
         raise OSError(f"has more bytes than the limit of {MAX_ENCODED:,}")
     return path.read_bytes()
 
 
 def is_file(path: Path) -> bool:
-    """False also for a name that no file of this system can have: too long, with a zero byte, or not encodable."""
+    """Return whether `path` is a file; False for an invalid name (too long, with a zero byte, or not encodable)."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -105,13 +115,13 @@ def is_file(path: Path) -> bool:
 
 
 def _decode_or_repair(source: ImageSource, size: int) -> Image.Image:
-    """Where it does not decode, once more without the parts of the file that are not its pixels."""
+    """Decode an image; if that fails, try again without its metadata."""
     file = source if isinstance(source, Path) else io.BytesIO(read_bytes(source))
     try:
         return _decode(source, file, size)
     except (ImageError, Image.DecompressionBombError):
         raise
-    except Exception:  # Pillow's plugins raise many kinds for broken files
+    except Exception:  # Pillow's plugins raise many classes for damaged files
         pixels = pixels_only(read_bytes(source))
         if pixels is None:
             raise
@@ -129,12 +139,12 @@ def _decode(source: ImageSource, file: Path | io.BytesIO, size: int) -> Image.Im
     if "HEIF" in FORMATS:
         _register_heif()
     with Image.open(file, formats=FORMATS) as image:
-        image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction where that is enough
+        image.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a reduced size
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ImageError(f"{name_of(source)}: {width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
         image.load()
-        with suppress(Exception):  # of an orientation that cannot be read; each plugin raises its own kinds
+        with suppress(Exception):  # an unreadable orientation; plugins raise many classes
             ImageOps.exif_transpose(image, in_place=True)
         return _opaque(image)
 
@@ -173,13 +183,13 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(values: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
-    """Of 9 to 16 bits: v * 255 / (2^b - 1), b the number of bits of the largest value; 8 bits stay as they are."""
+    """Scale 9 to 16 bits: v * 255 / (2^b - 1), b = number of bits of the largest value; 8 bits are unchanged."""
     bits = max(8, int(values.max(initial=0)).bit_length())
     return (values.astype(np.uint32) * 255 // ((1 << bits) - 1)).astype(np.uint8)
 
 
 def _stretched(image: Image.Image) -> Image.Image:
-    """32-bit integer or floating grey values have no fixed range: their smallest is black, their largest white."""
+    """Scale 32-bit integer or floating grey values, which have no fixed range, from their minimum to their maximum."""
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
     low, high = values.min(), values.max()
     grey = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)

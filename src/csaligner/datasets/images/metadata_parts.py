@@ -1,4 +1,4 @@
-"""The parts of PNG and JPEG files that are not pixels, taken out where they keep an image from being decoded."""
+"""Removal of metadata from PNG and JPEG files, for images that do not decode because of it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ PNG = b"\x89PNG\r\n\x1a\n"
 PNG_KEPT = (b"tRNS", b"acTL", b"fcTL", b"fdAT")  # ancillary chunks that pixels depend on
 JPEG = b"\xff\xd8"
 START_OF_SCAN = 0xDA
-JPEG_DROPPED = {0xFE, *range(0xE1, 0xF0)} - {0xEE}  # comments and APP1 to APP15 but for Adobe's colour transform
+JPEG_DROPPED = {0xFE, *range(0xE1, 0xF0)} - {0xEE}  # comments and APP1 to APP15 except Adobe's colour transform
 
 
 def pixels_only(content: bytes) -> bytes | None:
-    """The file without text, colour profiles, EXIF and other metadata; None where there is none or it is no PNG or
-    JPEG."""
+    """Return the file without text, colour profiles, EXIF and other metadata; None without metadata, or for another
+    format than PNG and JPEG."""
     if content.startswith(PNG):
         kept = _png(content)
     elif content.startswith(JPEG):

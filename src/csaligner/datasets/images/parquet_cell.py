@@ -1,4 +1,4 @@
-"""Pictures that lie in the cells of a parquet table, read in place."""
+"""Images in the cells of a parquet table, read in place."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 
 from .load import ImageError, read_file
 
-CHUNK_BYTES = 64 << 20  # of pictures that are held at once, as far as the table's own averages tell
+CHUNK_BYTES = 64 << 20  # of images in memory at once, estimated from the table's averages
 CHUNK_ROWS = 256
-MAX_RATIO = 200  # pictures are compressed already; what shrinks more than this holds none
-SMALL = 1 << 20  # bytes of a column below which its ratio says nothing
+MAX_RATIO = 200  # images hardly compress further; a higher ratio indicates a damaged or malicious file
+SMALL = 1 << 20  # bytes of a column below which the ratio is not checked
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The picture in one row of a column: bytes, or the {bytes, path} of Hugging Face's `datasets`.
+    """The image in one row of a column: bytes, or the {bytes, path} of Hugging Face's `datasets`.
 
-    row: counted over the whole file, from 0. mark: the file's size, which tells another version of it. files: whether a
-    cell without bytes may name a file; root: where its path starts, the table's folder where it is None.
+    row: row number in the whole file, from 0. mark: the file's size, which identifies its version. files: whether a
+    cell without bytes may name a file; root: folder its path is relative to, None: the table's folder.
     """
 
     file: Path
@@ -42,7 +42,7 @@ class Cell:
         return f"{self} {self.mark}"
 
     def read(self) -> bytes:
-        """Raises ImageError for an empty cell, OSError for a picture file that cannot be read."""
+        """Return the encoded image. Raises ImageError for an empty cell, OSError for an unreadable image file."""
         import pyarrow as pa
 
         try:
@@ -50,12 +50,12 @@ class Cell:
             value = _column(self.file, self.column, reader).value(self.row)
         except (pa.ArrowException, ValueError, KeyError, StopIteration, MemoryError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ImageError(f"{self}: does not read ({reason})") from None
+            raise ImageError(f"{self}: cannot be read ({reason})") from None
         content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
         if content:
             return bytes(content)
         if not path or not self.files:
-            raise ImageError(f"{self}: holds no picture")
+            raise ImageError(f"{self}: has no image")
         return read_file(Path(self.root or self.file.parent, path))
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class Cell:
 
 
 class _Column:
-    """Rows of one column, mostly asked for one after the other: a stretch at a time is in memory."""
+    """Reader of one column, optimised for sequential access: one chunk of rows is in memory."""
 
     def __init__(self, file: Path, column: str) -> None:
         import pyarrow.parquet as pq
@@ -91,10 +91,10 @@ class _Column:
         return self._values[row - self._first].as_py()
 
     def _read(self, group: int) -> Iterator[Any]:
-        found = self._file.metadata.row_group(group)  # not its columns: pyarrow aborts at some that are damaged
+        found = self._file.metadata.row_group(group)  # not its columns: pyarrow aborts on some damaged ones
         if found.total_byte_size > max(SMALL, MAX_RATIO * self._bytes):
             raise ValueError(
-                f"{self._bytes:,} bytes claim to hold {found.total_byte_size:,}, more than pictures can shrink"
+                f"{self._bytes:,} bytes claim to hold {found.total_byte_size:,}, more than compressed images can"
             )
         size = max(1, min(CHUNK_ROWS, CHUNK_BYTES * found.num_rows // max(found.total_byte_size, 1)))
         return iter(self._file.iter_batches(size, row_groups=[group], columns=[self._column], use_threads=False))
@@ -102,12 +102,12 @@ class _Column:
 
 @lru_cache(maxsize=4)
 def _column(file: Path, column: str, reader: tuple[int, ...]) -> _Column:
-    """reader: process, thread and the file's last change; each opens the table for itself."""
+    """Open a column; reader: process, thread and modification time, which share no open file."""
     return _Column(file, column)
 
 
-def holds_pictures(kind: Any) -> bool:
-    """Whether a pyarrow type is one of picture cells."""
+def holds_images(kind: Any) -> bool:
+    """Return whether a pyarrow type can hold images."""
     import pyarrow as pa
 
     if pa.types.is_struct(kind):

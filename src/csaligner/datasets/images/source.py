@@ -1,10 +1,10 @@
-"""Pictures that are no files of their own: parts of larger files, and what cannot be used and says why."""
+"""Image sources other than files: parts of larger files, unusable records, and the URIs of all sources."""
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -22,9 +22,9 @@ PART = re.compile(r"(?P<file>.+)#(?P<name>[^#]+)@(?P<offset>\d+)\+(?P<size>\d+)"
 
 @dataclass(frozen=True)
 class FilePart:
-    """`size` bytes of `file`, from `offset` on: a member of a tar, read without looking for it again.
+    """`size` bytes of `file` from `offset` on, for example a member of a tar.
 
-    digest: SHA-256 of the bytes where it is known and `file` does not last, else "".
+    digest: SHA-256 of the bytes if `file` is temporary, else "".
     """
 
     file: Path
@@ -41,9 +41,9 @@ class FilePart:
         if not self.file.is_file():
             raise ImageError(f"{self}: no such file")
         if self.offset + self.size > self.file.stat().st_size:
-            raise ImageError(f"{self}: the file ends before the picture does")
+            raise ImageError(f"{self}: the file ends before the image; copy it again")
         if self.size > MAX_ENCODED:
-            raise ImageError(f"{self}: {self.size:,} bytes are more than the limit of {MAX_ENCODED:,}")
+            raise ImageError(f"{self}: {self.size:,} bytes, more than the limit of {MAX_ENCODED:,}")
         with self.file.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
@@ -54,14 +54,18 @@ class FilePart:
 
 @dataclass(frozen=True)
 class Unusable:
-    """What stands where a picture should be: it is counted, listed and left out, and the rest goes on."""
+    """Placeholder for a record without a usable image, which is counted, reported and skipped.
+
+    mark: the stamp, if it is not the reason.
+    """
 
     name: str
     reason: str
+    mark: str = field(default="", kw_only=True, compare=False)
 
     @property
     def stamp(self) -> str:
-        return self.reason
+        return self.mark or self.reason
 
     def read(self) -> bytes:
         raise ImageError(self.reason)
@@ -72,15 +76,15 @@ class Unusable:
 
 @dataclass(frozen=True)
 class TextOnly(Unusable):
-    """What stands where a text has no image. path: the document that the text is, None for a row or a line."""
+    """Placeholder for the image of a text without one. path: the document of the text, None for a row or a line."""
 
     path: Path | None = None
 
 
 def to_uri(source: ImageSource) -> str:
-    """What a store writes down of a source: an absolute path, or str() of it.
+    """Return the text that identifies a source in a store: an absolute path, or str(source); from_uri is the inverse.
 
-    A name that is not UTF-8 is written as "file:" with its bytes percent-encoded.
+    A name that is not UTF-8 becomes "file:" with its bytes percent-encoded.
     """
     text = str(source.absolute()) if isinstance(source, Path) else str(source)
     try:
@@ -91,12 +95,12 @@ def to_uri(source: ImageSource) -> str:
 
 
 def _is_bytes(text: str) -> bool:
-    """Do its lone surrogates stand for bytes of a file name?"""
+    """Return whether the lone surrogates of a text represent bytes of a file name."""
     return not any("\ud800" <= c < "\udc80" or "\udcff" < c <= "\udfff" for c in text)
 
 
 def file_of(source: ImageSource) -> Path:
-    """The file that a picture is, or is a part of; the folder of a saved dataset."""
+    """Return the file that contains an image, or the folder of a saved dataset."""
     if isinstance(source, Path):
         return source
     if isinstance(source, (Cell, FilePart)):
@@ -105,7 +109,7 @@ def file_of(source: ImageSource) -> Path:
 
 
 def stamp_of(source: ImageSource) -> list[str | int]:
-    """Another value where the picture is another one, without reading it: path and size, or the source's own stamp."""
+    """Return a value that changes with the image, without reading it: path and size, or the stamp of the source."""
     if not isinstance(source, Path):
         return [source.stamp]
     try:
@@ -116,7 +120,7 @@ def stamp_of(source: ImageSource) -> list[str | int]:
 
 
 def from_uri(text: str) -> ImageSource:
-    """The source that `written` described: a cell of a table or of a saved dataset, a part of a file, or a path."""
+    """Return the source of a URI from to_uri: a cell of a table or saved dataset, a part of a file, or a path."""
     if text.startswith(ENCODED):
         text = unquote(text.removeprefix(ENCODED), errors="surrogateescape")
     saved = SAVED.fullmatch(text)

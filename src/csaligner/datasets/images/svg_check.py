@@ -1,5 +1,4 @@
-"""SVG from strangers: looked through before it is drawn, so that it can neither read other files nor bring down the
-process that draws it."""
+"""Safety checks of untrusted SVG files: no references to other files, and limits on size and complexity."""
 
 from __future__ import annotations
 
@@ -15,21 +14,21 @@ from xml.parsers import expat
 
 from PIL import Image
 
-MAX_BYTES = 10_000_000  # the largest of 12,864 drawings in three collections has 1.7 MB
-MAX_DEPTH = 64  # of elements in each other, theirs: 13; the renderer overflows its stack before 500
-MAX_ELEMENTS = 100_000  # theirs: 12,698
-MAX_TEXT = 20_000  # characters; laying text out takes the square of their number
-MAX_ENTITIES = 10_000  # characters of all entities, and of what they become
+MAX_BYTES = 10_000_000  # the largest of 12,864 drawings in three collections (the reference set) has 1.7 MB
+MAX_DEPTH = 64  # nesting of elements, reference set: 13; the renderer's stack overflows below 500
+MAX_ELEMENTS = 100_000  # reference set: 12,698
+MAX_TEXT = 20_000  # characters; layout time is quadratic in their number
+MAX_ENTITIES = 10_000  # characters of all entities, before and after expansion
 MAX_FILTERS = 200
-MAX_PICTURE = 10_000_000  # pixels of a picture inside a drawing
-# what a reference may lead to: a place in the drawing, or a bitmap in it
+MAX_PICTURE = 10_000_000  # pixels of an image inside a drawing
+# allowed references: an element of the drawing, or an embedded bitmap
 INSIDE = re.compile(r"\s*(#|$|data:image/(png|jpe?g|gif|webp)[;,])", re.IGNORECASE)
 REFERENCE = re.compile(r"""(\bhref\s*=\s*)("[^"]*"|'[^']*')""")
 
 
 def harmless(content: bytes) -> str:
-    """The text of an SVG or SVGZ, without its references to other files. Raises ValueError, one line, for what is not
-    well-formed or goes beyond the limits above."""
+    """Return the text of an SVG or SVGZ without references to other files. Raises ValueError if it is not well-formed
+    or exceeds the limits above."""
     content = _unpacked(content)
     if len(content) > MAX_BYTES:
         raise ValueError(f"has {len(content):,} bytes, wanted at most {MAX_BYTES:,}")
@@ -50,7 +49,7 @@ def _kept(match: re.Match[str]) -> str:
 
 
 class _Reader:
-    """Goes through the elements with expat, which has limits of its own against entities that multiply."""
+    """Check of all elements with expat, which itself limits the expansion of entities."""
 
     def __init__(self) -> None:
         self._depth = self._elements = self._text = self._filters = self._entities = 0
@@ -66,12 +65,12 @@ class _Reader:
         except expat.ExpatError as error:
             raise ValueError(str(error)) from None
         if self._entities and text.count("&") * self._entities > MAX_ENTITIES * 100:
-            raise ValueError("its entities become too long a text")
+            raise ValueError("its entities expand to too long a text")
 
     def _start(self, name: str, attributes: Mapping[str, str]) -> None:
         self._depth, self._elements = self._depth + 1, self._elements + 1
         self._filters += "filter" in attributes or "filter:" in attributes.get("style", "")
-        _limit(self._depth, MAX_DEPTH, "elements in each other")
+        _limit(self._depth, MAX_DEPTH, "levels of nested elements")
         _limit(self._elements, MAX_ELEMENTS, "elements")
         _limit(self._filters, MAX_FILTERS, "filters")
         for key, value in attributes.items():
@@ -87,7 +86,7 @@ class _Reader:
 
     def _entity(self, name: str, is_parameter: int, value: str | None, *more: object) -> None:
         if value is None or is_parameter:
-            raise ValueError(f"its entity {name!r} names another file")
+            raise ValueError(f"its entity {name!r} refers to another file")
         if "<" in value or "&" in value:
             raise ValueError(f"its entity {name!r} holds more than text")
         self._entities += len(value)
@@ -95,7 +94,7 @@ class _Reader:
 
 
 def _check_reference(value: str) -> None:
-    """Of entities and character references nothing is left here: what stands behind them is seen, too."""
+    """Check the target of a reference, in which entities and character references are already expanded."""
     if not INSIDE.match(value):
         raise ValueError("refers to another file")
     head, comma, content = value.strip().partition(",")
@@ -105,13 +104,13 @@ def _check_reference(value: str) -> None:
         data = base64.b64decode(content) if head.lower().endswith("base64") else unquote_to_bytes(content)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "GIF", "WEBP")) as picture:
-                width, height = picture.size
+            with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "GIF", "WEBP")) as image:
+                width, height = image.size
     except (binascii.Error, OSError, SyntaxError, ValueError):
-        return  # no picture: the renderer leaves it out
+        return  # not an image: the renderer ignores it
     except Image.DecompressionBombError:
-        raise ValueError("holds a picture of more pixels than Pillow would open") from None
-    _limit(width * height, MAX_PICTURE, "pixels of a picture in it")
+        raise ValueError("has an embedded image above Pillow's pixel limit") from None
+    _limit(width * height, MAX_PICTURE, "pixels of an embedded image")
 
 
 def _limit(value: int, most: int, what: str) -> None:
