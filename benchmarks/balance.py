@@ -1,9 +1,9 @@
-"""Which fraction an automatic weight should hold: inner folds of real CLIP features.
+"""Choice of the gradient fraction of automatic weights, on inner folds of CLIP features.
 
     python benchmarks/balance.py --features clip_coco_500.npy --out benchmarks/results/balance.json
 
 features: (2, N, d), image and text, row i pairs with row i. A fifth of the pairs (the first test fold of clip_coco.py)
-is never looked at; of the rest, three folds each hold out a fifth for the figures below.
+is not used; in the rest, each of three folds holds out a fifth for the reported figures.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FRACTIONS = (0.05, 0.1, 0.25, 0.5, 1.0)
 
 
 def measure(features: Any, objective: dict[str, Any]) -> dict[str, float]:
-    """Means over the inner folds."""
+    """Return the means over the inner folds."""
     n = features.shape[1]
     kept = np.setdiff1d(np.arange(n), np.random.RandomState(0).permutation(n)[0::5])
     order = np.random.RandomState(1).permutation(kept)

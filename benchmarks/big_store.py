@@ -1,10 +1,10 @@
-"""Training on a store that is larger than the memory it may take.
+"""Memory and data waiting time of training on a store larger than memory.
 
     python benchmarks/big_store.py --out benchmarks/results/big_store.json
 
 Writes a store of random pairs (--rows, 1,000,000 by default) of 768 dimensions in float16, trains the default adapters
-on it for one epoch (or --steps) in a process of its own, and reads off that process's largest resident memory, mapped
-files included, and the share of the time that it waited for data. The store is deleted afterwards.
+on it for one epoch (or --steps) in a separate process, and records the peak resident memory of that process (including
+mapped files) and the share of time spent waiting for data. The store is deleted afterwards.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DIM, SHARD, VALIDATION, SHARED = 768, 50_000, 1_000, 32
 
 
 def make_store(folder: Path, rows: int) -> None:
-    """Pairs that share SHARED hidden directions, the rest noise; the first VALIDATION of them validate."""
+    """Pairs that share SHARED hidden directions, the rest noise; the first VALIDATION are used for validation."""
     rng = np.random.default_rng(0)
     mixing = rng.standard_normal((2, SHARED, DIM), dtype=np.float32)
     shards = []
@@ -56,7 +56,7 @@ def make_store(folder: Path, rows: int) -> None:
 
 
 class FirstBatches:
-    """The first batches of each epoch of a sampler."""
+    """Yield the first batches of each epoch of a sampler."""
 
     def __init__(self, sampler: Sampler, batches: int) -> None:
         self._sampler = sampler
@@ -67,7 +67,7 @@ class FirstBatches:
 
 
 def measure(folder: Path, batch_size: int, steps: int) -> dict[str, Any]:
-    """In the process that trains: its figures."""
+    """Train and return the figures of this process."""
     imports, started = peak_rss_mb(), time.perf_counter()
     data = TrainingData(Store.open(folder / "store"))
     config = build_config(TrainConfig, {"epochs": 1, "batch_size": batch_size, "val_images": VALIDATION})
@@ -100,9 +100,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--batch-size", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=10_000, help="At most so many; the batches come from all rows.")
-    parser.add_argument("--folder", type=Path, help="Where a store of that many rows is kept, or made and kept.")
-    parser.add_argument("--child", action="store_true", help="Internal: train on the store in the folder.")
+    parser.add_argument(
+        "--steps", type=int, default=10_000, help="maximum number of steps; batches are drawn from all rows"
+    )
+    parser.add_argument("--folder", type=Path, help="folder of a store to reuse, or to create and keep")
+    parser.add_argument("--child", action="store_true", help="internal: train on the store in this folder")
     args = parser.parse_args()
     if args.child:
         print(json.dumps(measure(args.folder, args.batch_size, args.steps)))

@@ -1,9 +1,9 @@
-"""Make the aligner that is shipped in the package, with its model card.
+"""Training of the bundled aligner, with its model card.
 
     python benchmarks/bundled_aligner.py [--store STORE] [--work FOLDER]
 
 Trains the default config on the train split of OpenMoji, Tux Paint and Open Clip Art with the bundled encoders,
-rounds the weights to half precision and measures what was rounded on the test split.
+rounds the weights to half precision and evaluates the rounded model on the test split.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ SHOWN = (
     "gap/centroid",
 )
 
-CARD = """# The aligner in the package
+CARD = """# The bundled aligner
 
-Maps features of the bundled encoders into one space of {dim} dimensions: pictures by `bundled:efficientnet-lite0`
-({dim_image}-d), texts by `bundled:all-MiniLM-L6-v2` ({dim_text}-d). `csaligner index --run bundled` uses it.
+Maps features of the bundled encoders to a space of {dim} dimensions: images from `bundled:efficientnet-lite0`
+({dim_image}-d), texts from `bundled:all-MiniLM-L6-v2` ({dim_text}-d). `csaligner index --run bundled` uses it.
 
-- **Made by** `python benchmarks/bundled_aligner.py`: the default config (InfoNCE + D_CS), seed {seed}, {steps} steps.
+- **Trained with** `python benchmarks/bundled_aligner.py`: the default config (InfoNCE + D_CS), seed {seed},
+  {steps} steps.
 - **Data**: the train splits of OpenMoji (CC BY-SA 4.0), Tux Paint stamps (GPL-2.0-or-later and public domain) and
-  Open Clip Art (public domain): {n_images} pictures and {n_captions} captions. The test splits were never seen.
+  Open Clip Art (public domain): {n_images} images and {n_captions} captions. The test splits were not used.
 - **Weights**: `model.safetensors`, half precision, {megabytes:.1f} MB; `config.json` names both encoders' fingerprints.
 - **Licence**: CC BY-SA 4.0, as OpenMoji's.
-- **Good for** drawings, icons and clip art with short English captions. It has seen no photographs and no long
-  texts; for those train one of your own, which takes minutes.
+- **Good for** drawings, icons and clip art with short English captions. It was not trained on photographs or long
+  texts; train your own aligner for those, which takes minutes.
 
-On the test split ({test_images} pictures, {test_captions} captions), cosines without calibration:
+On the test split ({test_images} images, {test_captions} captions), cosines without calibration:
 
 | metric | value |
 | --- | --- |
@@ -56,7 +57,7 @@ On the test split ({test_images} pictures, {test_captions} captions), cosines wi
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--store", type=Path, help="a store of all three datasets, to save time")
+    parser.add_argument("--store", type=Path, help="an existing store of all three datasets (default: embed them)")
     parser.add_argument("--work", type=Path, help="folder for the store and the run")
     parser.add_argument("--out", type=Path, default=ASSET)
     arguments = parser.parse_args()

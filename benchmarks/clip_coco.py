@@ -1,10 +1,10 @@
 """Five-fold cross-validation on real CLIP features (shared/data/clip_coco_500.npy), default settings.
 
 python benchmarks/clip_coco.py --features PATH --out benchmarks/results/clip_coco.json [--seeds 3]
-With --only NAME that method alone is measured, and replaces its records in the file.
+--only NAME measures that method only and replaces its records in the file.
 
-Folds: RandomState(0).permutation(500)[fold::5] is the test set of 100 pairs, the other 400 train. Every seed and
-method sees the same folds; nothing is chosen on the test sets.
+Folds: RandomState(0).permutation(500)[fold::5] is the test set of 100 pairs, the other 400 train. All seeds and
+methods use the same folds; no setting is selected on the test sets.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ METHODS: dict[str, Method] = {
 
 
 def draw(image: Array, text: Array, order: NDArray[np.int64], path: Path) -> None:
-    """The test pairs of fold 0, raw and after CSAligner() with default settings."""
+    """Return the test pairs of fold 0, raw and after CSAligner() with default settings."""
     test, train = order[0::5], np.setdiff1d(order, order[0::5])
     aligner = CSAligner().fit(image[train], text[train])
     before = FeatureMap("raw CLIP", image[test], text[test])
@@ -84,7 +84,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/clip_coco.json"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", choices=sorted(METHODS))
-    parser.add_argument("--figure", type=Path, help="draw fold 0 before and after here, and measure nothing")
+    parser.add_argument(
+        "--figure", type=Path, help="only write a figure of fold 0 before and after alignment to this path"
+    )
     options = parser.parse_args()
     image, text = np.load(options.features)
     order = np.random.RandomState(0).permutation(len(image))

@@ -1,4 +1,4 @@
-"""Tables of comparisons, sweeps, unpaired rows and scaling, from their JSON."""
+"""Tables of method comparisons, sweeps, unpaired rows and scaling, from their JSON."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def spread(values: list[float], factor: float, digits: int) -> str:
 
 
 def compare_rows(content: Mapping[str, Any]) -> Table:
-    """Heading and lines of one data set's comparison; the front is marked."""
+    """Return the table of one dataset's comparison; methods on the Pareto front are marked."""
     measured = [Measured(**m) for m in content["measured"]]
     front = pareto_front(summary_of(measured))
     columns = [c for c in COLUMNS if any(c[0] in m.metrics for m in measured)]
@@ -53,7 +53,7 @@ def compare_rows(content: Mapping[str, Any]) -> Table:
 
 
 def sweep_text(name: str) -> str:
-    """A table for each grid of two settings, then what chose itself beside the best point of all grids."""
+    """Return a table for each grid of two settings, and the automatic setting compared with the best grid point."""
     content = load(name)
     points = [Point(**p) for p in content["points"]]
     blocks = []
@@ -67,8 +67,8 @@ def sweep_text(name: str) -> str:
         ]
         head = f"{_short(row)} \\ {_short(column)}"
         blocks.append(table([head, *columns], rows))
-    chosen = [("best of the grids", best([p for p in points if p.grid != "auto"]))]
-    chosen += [("set by itself", p) for p in points if p.grid == "auto"]
+    chosen = [("best grid point", best([p for p in points if p.grid != "auto"]))]
+    chosen += [("automatic", p) for p in points if p.grid == "auto"]
     rows = [[how, ", ".join(f"{_short(k)} {v}" for k, v in p.settings.items()), _cell(p)] for how, p in chosen]
     blocks.append(table(["", "setting", "R@1 / mixed / gap"], rows))
     return _note(content) + "Cells: R@1 % / mixed image-recall@10 % / gap.\n\n" + "\n\n".join(blocks)
@@ -99,11 +99,11 @@ def scaling_rows(content: Mapping[str, Any]) -> Table:
         [f"{r['rows']:,}", str(r["dim"]), f"{r['cpu_seconds']:.2f}", f"{r['extra_mb']:.0f}", f"{r['inputs_mb']:.0f}"]
         for r in content["records"]
     ]
-    return ["rows", "d", "processor s", "MB beside the inputs", "MB of inputs"], rows
+    return ["rows", "d", "processor s", "MB above the inputs", "MB of inputs"], rows
 
 
 def generation_rows(content: Mapping[str, Any]) -> Table:
-    """Predicted embeddings of captions, then the pictures that the decoder draws from them."""
+    """Return the tables of predicted embeddings and of the images generated from them."""
     keys = (
         ("embedding_frechet", "embedding Frechet", 1, 4),
         ("text_to_image_recall@1", "text-to-image R@1 %", 100, 1),
@@ -111,7 +111,7 @@ def generation_rows(content: Mapping[str, Any]) -> Table:
         ("fid", "FID, 64 dims", 1, 1),
         ("kid", "KID", 1, 3),
         ("cmmd", "CMMD", 1, 2),
-        ("picture_cosine", "cosine to the real picture", 1, 3),
+        ("picture_cosine", "cosine to the real image", 1, 3),
     )
     rows = []
     for name, method in content["methods"].items():
@@ -127,7 +127,7 @@ def generation_rows(content: Mapping[str, Any]) -> Table:
 
 
 def _chosen(method: Mapping[str, Any]) -> str:
-    """What differs between the trials of a method, as it was chosen."""
+    """Return the settings that differ between the trials of a method, as selected."""
     objective = method["objective"]
     tried = [trial["objective"] for trial in method["trials"]]
     words = [
@@ -143,7 +143,7 @@ def _chosen(method: Mapping[str, Any]) -> str:
 
 
 def generation_difference_rows(content: Mapping[str, Any]) -> Table:
-    """CS-Aligner minus each rival, with the interval of the bootstrap."""
+    """Return the differences between CS-Aligner and each baseline, with bootstrap intervals."""
 
     def cell(value: Mapping[str, float], digits: int) -> str:
         return f"{value['difference']:.{digits}f} ({value['low']:.{digits}f} to {value['high']:.{digits}f})"

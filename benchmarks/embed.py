@@ -1,13 +1,12 @@
-"""How much of the encoders' own rate `embed` reaches on the demo pictures.
+"""Throughput of `embed` relative to the encoders alone, on the demo images.
 
 python benchmarks/embed.py --out benchmarks/results/embed.json [--pictures 512] [--repeats 3]
 
-All encode the same pictures and captions with the same encoders, batch size and torch threads, turn by turn: `own`
-runs forward passes on tensors that were decoded before, one batch after the other on all threads; `own_streams` as
-many batches at once as there are threads, where the encoder allows it, as `embed` does; `embed` reads, draws, encodes
-and writes a store.
-`decode_ms` and `encode_ms` are processor time a picture on one thread, without anything beside it: on a machine whose
-processor does both, own / (own + decode) bounds what any program can reach at equal use of the cores.
+All measurements encode the same images and captions with the same encoders, batch size and torch threads, in turn:
+`own` runs forward passes on decoded tensors, one batch at a time on all threads; `own_streams` runs one batch per
+thread concurrently, if the encoder supports it, as `embed` does; `embed` reads, decodes, encodes and writes a store.
+`decode_ms` and `encode_ms` are processor time per image on one thread, measured alone: if the CPU does both, the
+attainable rate at equal use of the cores is bounded by own / (own + decode).
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from csaligner.types import Encoder, Item
 
 
 class Some:
-    """The first pictures of a dataset."""
+    """The first images of a dataset."""
 
     name, attribution = "some", ""
 

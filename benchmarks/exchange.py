@@ -1,9 +1,9 @@
-"""What a rank pays for the global loss: gathered rows against the ring, value and gradients, float32, gloo.
+"""Time and memory of the global loss per rank, gather against ring: value and gradients, float32, gloo.
 
 python benchmarks/exchange.py [--rows 4096] [--dims 512] [--out benchmarks/results/exchange.json]
 
-Each rank is a process with one thread. Time is the processor time of the slowest rank, which other work on the machine
-does not touch; memory is the peak of a rank's resident memory less what it held before the loss.
+Each rank is a process with one thread. Time is the processor time of the slowest rank, which is robust to other load;
+memory is the peak resident memory of a rank above its value before the loss.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def on_rank(number: int, size: int, folder: str, exchange: str, rows: int, dims:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=number, world_size=size)
     x, y = (_own_rows(rows, dims, side).requires_grad_() for side in range(2))
     loss = CSAlignerLoss(exchange=exchange)
-    _step(loss, x[:64].detach().requires_grad_(), y[:64].detach().requires_grad_())  # buffers and threads are there
+    _step(loss, x[:64].detach().requires_grad_(), y[:64].detach().requires_grad_())  # warm-up
     before, started = machine.peak_rss_mb(), time.process_time()
     total = _step(loss, x, y)
     spent = torch.tensor([[time.process_time() - started, machine.peak_rss_mb() - before, total]], dtype=torch.float64)
@@ -46,7 +46,7 @@ def on_rank(number: int, size: int, folder: str, exchange: str, rows: int, dims:
 
 
 def _own_rows(rows: int, dims: int, side: int) -> Tensor:
-    """The same points whatever the number of ranks, made in as many parts as the most ranks hold."""
+    """Return this rank's part of the points, which do not depend on the number of ranks."""
     most = max(SIZES)
     own = torch.arange(most).chunk(world_size())[rank()]
     parts = [torch.randn(rows // most, dims, generator=torch.Generator().manual_seed(2 * int(k) + side)) for k in own]

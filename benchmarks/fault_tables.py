@@ -1,4 +1,4 @@
-"""The tables of docs/trust.md on faults and long runs."""
+"""Tables of docs/trust.md on faults and long runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from table_text import load, table_of
 
 
 def faults_table() -> str:
-    """One line a command: how often it was killed, and that every end was the undisturbed one."""
+    """Return one row per command: the number of kills, and of results equal to the undisturbed one."""
     found = load("faults")["commands"]
     rows = [
         {

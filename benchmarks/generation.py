@@ -1,13 +1,13 @@
-"""Text to image on held-out captions: the same text adapter trained with each objective, then one decoder.
+"""Text-to-image generation on held-out captions: one text adapter per objective, with the same decoder.
 
     python benchmarks/generation.py --store STORE --work FOLDER --out benchmarks/results/generation.json
 
-STORE: what `csaligner embed` wrote, of one data set or several. The settings of each objective in METHODS are judged on
-the validation split with seed 0: the smallest Frechet distance of predicted embeddings among those whose text-to-image
-R@1 is within RECALL_LEFT of InfoNCE's with its learnt temperature (where none is, the one nearest to it). The chosen
-one is trained with every seed and drawn on the test split. FOLDER keeps the runs and what was measured; the same call
-goes on where it stopped. --decoder none measures the predicted embeddings alone. --ship FOLDER saves the text adapters
-of seed 0 that `csaligner generate` and `generate-grid` have in the package (assets/micro-priors).
+STORE: written by `csaligner embed`, of one or several datasets. The settings of each objective are selected on the
+validation split with seed 0: the smallest Frechet distance of predicted embeddings among those whose text-to-image R@1
+is within RECALL_LEFT of InfoNCE with learnt temperature (or the nearest, if there is none). The selected setting is
+trained with every seed, and images are generated for the test split. FOLDER keeps runs and measurements, and the same
+command resumes. --decoder none measures only the predicted embeddings. --ship FOLDER saves the text adapters of seed 0
+that are bundled for `csaligner generate` and `generate-grid` (assets/micro-priors).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ METHODS: dict[str, Sequence[Objective]] = {
 
 @dataclass(frozen=True)
 class Call:
-    """What all runs have in common."""
+    """Settings common to all runs."""
 
     store: Path
     work: Path
@@ -92,7 +92,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Run:
-    """One objective with one seed; trial: which of the method's settings."""
+    """One objective with one seed; trial: index of the method's settings."""
 
     call: Call
     method: str
@@ -140,13 +140,13 @@ class Run:
 
 
 def ceiling(call: Call, seed: int) -> dict[str, float]:
-    """Pictures drawn from the true embeddings: the best that the decoder can do."""
+    """Generate images from the true embeddings, the upper bound of the decoder."""
     folder = call.work / f"ceiling-{seed}"
     return kept(folder / "test.json", lambda: drawn(call, reference(call.store, "test").pairs.image, seed, folder))
 
 
 def drawn(call: Call, raw: Tensor, seed: int, folder: Path) -> dict[str, float]:
-    """One picture a row, measured against the real ones; their projected features stay in the folder."""
+    """Compare one generated image per row with the real images; caches their projected features in the folder."""
     real = reference(call.store, "test")
     pictures = draw(decoder(call.decoder), raw, Sampling(1, seed, call.steps, call.guidance))
     features = picture_features(real.encoder, pictures)
@@ -157,7 +157,7 @@ def drawn(call: Call, raw: Tensor, seed: int, folder: Path) -> dict[str, float]:
 
 
 def kept(path: Path, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """What the file says, or what is measured now and written to it."""
+    """Return the content of the file, or measure and write it."""
     if not path.exists():
         write_json(path, measure())
     found: dict[str, float] = json.loads(path.read_text())
@@ -180,7 +180,7 @@ def decoder(name: str) -> Decoder:
 
 
 def choose(trials: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, int]:
-    """The trial of each method by the rule at the top."""
+    """Select the trial of each method by the rule in the module docstring."""
     enough = trials[INFONCE][0][RECALL] - RECALL_LEFT
 
     def rank(trial: Mapping[str, float]) -> tuple[float, float]:
@@ -190,14 +190,14 @@ def choose(trials: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, int
 
 
 def effective_dimension(x: Tensor) -> float:
-    """(tr C)^2 / tr C^2 of the covariance C of rows: in how many directions they spread."""
+    """Return (tr C)^2 / tr C^2 of the covariance C of the rows, their effective dimension."""
     covariance = torch.cov(x.double().T)
     return float(covariance.trace() ** 2 / covariance.square().sum())
 
 
 def differences(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
-    """Ours minus each rival's distance, mean over seeds, with the 95 % interval of a bootstrap over test pictures:
-    the same pictures for all methods and for the real ones."""
+    """Return our distance minus that of each baseline, mean over seeds, with 95 % intervals of a bootstrap over test
+    images, resampled identically for all methods and the real images."""
     found: dict[str, Any] = {}
     for key, file, made in ((FRECHET, EMBEDDED, "predicted"), ("fid", DRAWN, "drawn")):
         if not (runs[OURS][0].folder / file).exists():

@@ -1,4 +1,4 @@
-"""Value and gradient of the loss on a GPU, beside dense autograd, torch.compile and the products alone.
+"""GPU benchmark of the loss and its gradients against dense autograd, torch.compile and the products alone.
 
     python benchmarks/gpu.py --out benchmarks/results/gpu.json [--sizes 1024 8192] [--dims 512]
 
@@ -31,7 +31,7 @@ from csaligner.ops.kernels import Gaussian
 
 SCALE, SIGMA = 15.0, 0.5
 SIZES = {512: (1024, 2048, 4096, 8192, 16384, 32768), 768: (8192, 32768)}
-COMPILED = ((8192, 512), (32768, 512))  # compiling takes its time, each shape anew
+COMPILED = ((8192, 512), (32768, 512))  # each shape is compiled anew
 ERRORS_AT = 4096
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -48,7 +48,7 @@ def ours(impl: str) -> Loss:
 
 
 def dense(x: Tensor, y: Tensor) -> Tensor:
-    """Autograd over N x N matrices, x y^T shared, as one would write it."""
+    """Autograd over N x N matrices, with x y^T shared."""
     g, target = 1 / SIGMA**2, torch.arange(len(x), device=x.device)
     cross = (x @ y.T).to(torch.promote_types(x.dtype, torch.float32))
     nce = (cross_entropy(SCALE * cross, target) + cross_entropy(SCALE * cross.T, target)) / 2
@@ -70,7 +70,7 @@ def clouds(rows: int, dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def milliseconds(step: Callable[[], Any]) -> list[float]:
-    """Of single steps: three to warm up, then for about a fifth of a second."""
+    """Time single steps: three for warm-up, then for about 0.2 s."""
     times: list[float] = []
     for _ in range(3):
         step()
@@ -168,7 +168,7 @@ def main() -> int:
     parser.add_argument("--dims", type=int, nargs="+", default=list(SIZES))
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        print("gpu: no CUDA device here; run this where torch.cuda.is_available()", file=sys.stderr)
+        print("gpu: no CUDA device found; run this on a machine with a GPU", file=sys.stderr)
         return 1
     records: list[dict[str, Any]] = []
     for dim in options.dims:

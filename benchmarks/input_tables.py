@@ -1,4 +1,4 @@
-"""Tables of docs/trust.md on bad inputs, from the JSON that `make fuzz` writes."""
+"""Tables of docs/trust.md on invalid inputs, from the JSON written by `make fuzz`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def bad_inputs_table() -> str:
         text = case["text"].replace("|", "\\|").replace("<", "&lt;")
         happened = f"refused: {text[:160]}" if case["outcome"] == "refused" else f"read; {case['harmless']}"
         rows.append([case["kind"], case["tries"], happened, case["seconds"], case["megabytes"]])
-    return table(["input", "what it tries", "what happened", "seconds", "MB"], rows)
+    return table(["input", "attack", "result", "seconds", "MB"], rows)
 
 
 def fuzz_table() -> str:
@@ -23,8 +23,8 @@ def fuzz_table() -> str:
     total = sum((Counter(counts) for counts in found["counts"].values()), Counter())
     head = (
         f"{sum(total.values()):,} changed inputs in {found['seconds']:.0f} seconds (seed {found['seed']}): "
-        f"{total['read']:,} were read all the same, {total['refused']:,} refused in one line, "
-        f"{sum(total.values()) - total['read'] - total['refused']} anything else.\n\n"
+        f"{total['read']:,} were read, {total['refused']:,} rejected with a one-line error, "
+        f"{sum(total.values()) - total['read'] - total['refused']} had another result.\n\n"
     )
     rows = []
     for name, counts in found["counts"].items():

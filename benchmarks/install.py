@@ -1,9 +1,9 @@
-"""How long the wheel takes to install and to import, and whether every extra installs and does what it is for.
+"""Install and import times of the wheel, and a functional check of every extra.
 
 python benchmarks/install.py --out benchmarks/results/install.json [--extras search,app] [--wheel FILE]
 
-Each extra gets a virtual environment of its own. torch is lent to it from the environment that runs this (links in a
-folder on its path), so that no other build of torch is ever installed; all else is installed by pip.
+Each extra is installed into a separate virtual environment. torch is linked from the current environment, so no other
+build is installed; everything else is installed by pip.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ USES["all"] = "\n".join(code for name, code in USES.items() if name != "docs")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--extras", default=",".join(USES), help="comma-separated; what is not named keeps its record")
-    parser.add_argument("--wheel", type=Path, help="built first if not given")
+    parser.add_argument("--extras", default=",".join(USES), help="comma-separated; other extras keep their records")
+    parser.add_argument("--wheel", type=Path, help="default: build it first")
     options = parser.parse_args()
     wheel = (options.wheel or build_wheel()).resolve()
     content = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {"extras": {}}
@@ -76,7 +76,7 @@ def build_wheel() -> Path:
 
 
 def measure_base(wheel: Path) -> dict[str, Any]:
-    """Without extras: the time of pip, and of `import csaligner` in a new process, beside that of torch alone."""
+    """Measure pip, `import csaligner` and `import torch` in new processes, without extras."""
     with tempfile.TemporaryDirectory() as folder:
         python = fresh_environment(Path(folder))
         taken = install(python, str(wheel))
@@ -90,7 +90,7 @@ def measure_base(wheel: Path) -> dict[str, Any]:
 
 
 def fresh_environment(folder: Path) -> Path:
-    """A virtual environment that sees torch and nothing else of ours; the path of its python."""
+    """Create a virtual environment with only torch linked from this one; return the path of its python."""
     subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
     lent, site = folder / "lent", Path(sysconfig.get_path("purelib"))
     lent.mkdir()
@@ -103,7 +103,7 @@ def fresh_environment(folder: Path) -> Path:
 
 
 def install(python: Path, what: str) -> dict[str, float]:
-    """Seconds that pip took. A torch of its own in the environment is an error."""
+    """Return the seconds of pip. Fails if pip installs another torch."""
     constraints = ["--constraint", str(ROOT / "constraints.txt")]
     command = [str(python), "-m", "pip", "install", "--quiet", *constraints, what]
     taken = timed(lambda: subprocess.run(command, check=True))
@@ -117,13 +117,13 @@ def packages(python: Path) -> list[str]:
 
 
 def import_times(python: Path, code: str) -> dict[str, float]:
-    """Medians of new processes; the first, cold one left out."""
+    """Return medians over new processes, without the first (cold) one."""
     times = [timed(lambda: run(python, code)) for _ in range(REPEATS + 1)][1:]
     return {key: median(t[key] for t in times) for key in times[0]}
 
 
 def timed(work: Callable[[], object]) -> dict[str, float]:
-    """Seconds on the wall, and of the processor in the processes that `work` starts and waits for."""
+    """Return wall seconds, and processor seconds of the processes that `work` starts and waits for."""
     before, start = os.times(), time.perf_counter()
     work()
     after, end = os.times(), time.perf_counter()
@@ -132,8 +132,8 @@ def timed(work: Callable[[], object]) -> dict[str, float]:
 
 
 def run(python: Path, code: str) -> str:
-    """Standard output of a program; a failure shows what it said."""
-    with tempfile.TemporaryDirectory() as folder:  # nothing of the repository is on the path
+    """Return the standard output of a program; on failure, show its output."""
+    with tempfile.TemporaryDirectory() as folder:  # outside the repository
         done = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=folder, check=False)
     if done.returncode:
         sys.exit(f"{code}\n{done.stderr}")

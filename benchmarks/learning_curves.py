@@ -1,11 +1,11 @@
-"""How much the number of pairs, of captions and the batch size matter, the text side adapted alone.
+"""Learning curves over the number of pairs, captions and batch size, with only the text modality adapted.
 
     python benchmarks/learning_curves.py --store STORE --out benchmarks/results/learning_curves.json \
         --figure docs/learning_curves.svg
 
-Pairs: a share of the training images with their captions; where unpaired rows are used, one half of the other images
-gives images alone and the other half texts alone, so that they come from disjoint items. Captions: so many for each
-image at most. Batch: images in a batch. Every run has the same number of steps, whatever it trains on.
+Pairs: a fraction of the training images with their captions; with unpaired rows, half of the remaining images provides
+images and the other half texts, so that they come from disjoint items. Captions: maximum number per image. Batch:
+images per batch. All runs have the same number of steps.
 """
 
 from __future__ import annotations

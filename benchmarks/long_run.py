@@ -1,12 +1,12 @@
-"""Numbers over time: 10,000 steps in fp32 and bf16, and the resident memory of one long run.
+"""Long runs: 10,000 steps in fp32 and bf16, and the resident memory of a run over time.
 
     python benchmarks/long_run.py --out benchmarks/results/long_run.json
     python benchmarks/long_run.py --minutes 60 --out benchmarks/results/long_run.json
 
-The first line trains the two precisions from one start and compares losses and test metrics. The second trains with
-validation and checkpoints until the time is up and fits a line to the resident memory after a warm-up (least
-squares). Each replaces its own part of the file. Data: shared/data/clip_coco_500.npy (CSALIGNER_SHARED names another
-folder), 400 pairs train and 100 test; without it synthetic pairs of the same kind, and the file says so.
+The first command trains both precisions from the same initialisation and compares losses and test metrics. The second
+trains with validation and checkpoints for the given time and fits a line to the resident memory after a warm-up (least
+squares). Each replaces its part of the file. Data: shared/data/clip_coco_500.npy (CSALIGNER_SHARED names another
+folder), 400 pairs train and 100 test; if it is missing, similar synthetic pairs are used and recorded in the file.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ METRICS = ("mean_recall@1", "mixed_image_recall@10", "gap/cs", "gap/centroid")
 
 
 class TimeUp(Exception):
-    """The run has lasted as long as was asked for."""
+    """The time limit of the run is reached."""
 
 
 def features() -> tuple[PairedFeatures, PairedFeatures, str]:
-    """Train pairs, test pairs, and where they come from."""
+    """Return train pairs, test pairs, and their source."""
     if (SHARED / CLIP).is_file():
         image, text = torch.from_numpy(np.load(SHARED / CLIP)).float()
         source = f"CLIP ViT-B/32 features of {len(image)} MSCOCO pairs"
@@ -63,7 +63,7 @@ def features() -> tuple[PairedFeatures, PairedFeatures, str]:
 
 @dataclass
 class Watch:
-    """Losses of every step, and resident memory every `every` seconds; ends the run after `seconds`."""
+    """Record the loss of every step and the resident memory every `every` seconds; end the run after `seconds`."""
 
     seconds: float = math.inf
     every: float = 5.0
@@ -84,7 +84,7 @@ class Watch:
 
 
 def resident_mb() -> float:
-    """Resident memory of this process in MB, from Linux's own account."""
+    """Return the resident memory of this process in MB, from /proc."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -98,7 +98,7 @@ def trainer(config: TrainConfig, watch: Watch, folder: Path | None = None) -> tu
 
 
 def precision(name: str, steps: int) -> dict[str, Any]:
-    """One run of that many steps: is every loss finite, where does it end, what does the model find?"""
+    """Train for a number of steps; return the finiteness of losses, the final loss and the test metrics."""
     data = {"precision": name, "batch_size": 100, "epochs": steps // 4, "evaluate_every": steps // 4}
     watch = Watch()
     run, model, test = trainer(build_config(TrainConfig, data), watch)
@@ -117,7 +117,7 @@ def precision(name: str, steps: int) -> dict[str, Any]:
 
 
 def slope(samples: list[tuple[float, float]], warm_up: float) -> dict[str, float]:
-    """MB an hour by least squares over the samples after `warm_up` seconds, with its standard error."""
+    """Return the slope in MB per hour (least squares after `warm_up` seconds) and its standard error."""
     t, mb = np.array([s for s in samples if s[0] >= warm_up]).T
     hours = (t - t.mean()) / 3600
     rate = float(hours @ (mb - mb.mean()) / (hours @ hours))
@@ -127,7 +127,7 @@ def slope(samples: list[tuple[float, float]], warm_up: float) -> dict[str, float
 
 
 def long_memory(minutes: float) -> dict[str, Any]:
-    """One run with validation and checkpoints, ended when the time is up."""
+    """Train with validation and checkpoints until the time limit."""
     config = build_config(TrainConfig, {"batch_size": 100, "epochs": 1_000_000, "evaluate_every": 50})
     watch = Watch(60 * minutes)
     with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/long_run.json"))
     parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--minutes", type=float, help="measure memory for so long, instead of the precisions")
+    parser.add_argument("--minutes", type=float, help="measure memory for this long, instead of the precisions")
     arguments = parser.parse_args()
     found: dict[str, Any]
     if arguments.minutes:

@@ -1,8 +1,9 @@
-"""LoRA inside the real MiniLM, against EfficientNet features of OpenMoji: adapters alone, and adapters with LoRA.
+"""Adapters alone against adapters with LoRA in MiniLM, on EfficientNet features of OpenMoji.
 
 python benchmarks/lora.py --out benchmarks/results/lora.json [--images 1200] [--epochs 12] [--seeds 2]
 
-Every third drawing or so; split, epochs, batches and objective are the same for both. Nothing is chosen on test.
+About a third of the drawings; split, epochs, batches and objective are the same for both. No setting is selected on
+test data.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ LORA_LR = 1e-3
 
 
 class Part:
-    """OpenMoji's drawings at even steps."""
+    """Evenly spaced drawings of OpenMoji."""
 
     def __init__(self, images: int) -> None:
         self._whole, self._images = OpenMoji(), images

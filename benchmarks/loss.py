@@ -1,11 +1,11 @@
-"""Value and gradient of the loss, side by side with what a user would take instead.
+"""Time, memory and errors of the loss and its gradients, compared with alternative implementations.
 
     python benchmarks/loss.py --out benchmarks/results/loss.json
     python benchmarks/loss.py --device cuda --dtype bfloat16 --sizes 8192 32768 --out results/gpu.json
 
 Times: one process, one warm-up each, then rounds in which every implementation runs once in turn; median and
-spread, by the wall and by the processor. Memory: one fresh process each, peak resident memory above what it held
-after the imports; on a GPU torch's own count. Errors: against dense float64 on the same inputs. Floor: the matrix
+spread of wall and processor time. Memory: one fresh process each, peak resident memory above its value after the
+imports; on a GPU, as counted by torch. Errors: against dense float64 on the same inputs. Floor: the matrix
 products alone (14 N^2 d flops, or 12 for MMD), at the speed of one product in the tile shape, timed in the same
 rounds.
 """
@@ -39,7 +39,7 @@ MOST_ROWS = {"keops": 1024}
 
 @dataclass(frozen=True)
 class Place:
-    """Where and in which precision the features lie."""
+    """Device and dtype of the features."""
 
     device: str = "cpu"
     dtype: str = "float32"
@@ -48,7 +48,7 @@ class Place:
         return x.to(device=self.device, dtype=getattr(torch, self.dtype)).requires_grad_()
 
     def wait(self) -> None:
-        """Until all work that was handed to the GPU is done."""
+        """Wait until all GPU work is done."""
         if self.device == "cuda":
             torch.cuda.synchronize()
 
@@ -62,7 +62,7 @@ def clouds(rows: int, dim: int, place: Place) -> tuple[Tensor, Tensor]:
 
 
 class Clock:
-    """Wall and processor seconds; the second tell more where other programs take turns on the core."""
+    """Wall and processor seconds; the latter are robust to other load on the core."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -75,7 +75,7 @@ class Clock:
 
 
 def once(loss: Loss, x: Tensor, y: Tensor, place: Place) -> tuple[tuple[float, float], float, tuple[Tensor, ...]]:
-    """((wall, processor) seconds, value, gradients) of one evaluation."""
+    """Return ((wall, processor) seconds, value, gradients) of one evaluation."""
     clock = Clock(place)
     value = loss(x, y, SCALE, SIGMA)
     grads = torch.autograd.grad(value, (x, y))
@@ -83,7 +83,7 @@ def once(loss: Loss, x: Tensor, y: Tensor, place: Place) -> tuple[tuple[float, f
 
 
 def product_seconds(x: Tensor, y: Tensor, flops: int, place: Place, repeats: int = 10) -> tuple[float, float]:
-    """Times of flops * N^2 d at the speed of x_i y_j^T on one tile."""
+    """Return the time of flops * N^2 d at the speed of x_i y_j^T on one tile."""
     size = tiles.block_size(len(x), x.device)
     a, b = x.detach()[:size], y.detach()[:size]
     out = torch.empty(len(a), len(b), dtype=a.dtype, device=a.device)
@@ -99,7 +99,7 @@ def product_seconds(x: Tensor, y: Tensor, flops: int, place: Place, repeats: int
 def timings(
     names: list[str], flops: int, rows: int, arguments: argparse.Namespace
 ) -> dict[str, list[tuple[float, float]]]:
-    """(Wall, processor) seconds of each implementation in each round; under "floor" those of the products alone."""
+    """Return (wall, processor) seconds of each implementation per round; "floor": the products alone."""
     place = arguments.place
     x, y = clouds(rows, arguments.dim, place)
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in [*names, "floor"]}
@@ -113,7 +113,7 @@ def timings(
 
 
 def peak_memory(name: str, rows: int, arguments: argparse.Namespace) -> float:
-    """MB above the imports, in a process of its own."""
+    """Return the peak MB above the imports, in a separate process."""
     place = arguments.place
     options = ["--sizes", rows, "--dim", arguments.dim, "--device", place.device, "--dtype", place.dtype]
     command = [sys.executable, __file__, "--memory-of", name, *map(str, options)]
@@ -129,13 +129,13 @@ def measure_memory(name: str, rows: int, dim: int, place: Place) -> None:
 
 
 def tangential(grads: tuple[Tensor, ...], points: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Gradients without their part along the unit row, which differs between k(x.y) and k(|x - y|)."""
+    """Project out the radial part of the gradients, which differs between k(x.y) and k(|x - y|)."""
     pairs = [(g.double(), p.detach()) for g, p in zip(grads, points, strict=True)]
     return tuple(g - (g * p).sum(dim=1, keepdim=True) * p for g, p in pairs)
 
 
 def errors(group: str, names: list[str], rows: int, dim: int) -> dict[str, dict[str, float]]:
-    """Against dense float64: value; largest of the tangential gradient, and the same over its largest entry."""
+    """Return errors to dense float64: value; tangential gradient, largest and relative to its largest entry."""
     place = Place()
     x, y = clouds(rows, dim, place)
     exact = x.detach().double().requires_grad_(), y.detach().double().requires_grad_()
@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    parser.add_argument("--skip", nargs="*", default=[], help="implementations to leave out, such as compiled")
+    parser.add_argument("--skip", nargs="*", default=[], help="implementations to skip, such as compiled")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

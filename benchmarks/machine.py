@@ -1,4 +1,4 @@
-"""The birth certificate of a number: hardware, versions, time, and how memory is read."""
+"""Provenance of measurements (hardware, versions, time) and peak memory of the process."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def _cpu() -> str:
 
 
 def peak_rss_mb() -> float:
-    """The largest resident memory of this process so far, in MB.
+    """Return the peak resident memory of this process in MB.
 
-    getrusage counts the parent's memory at the fork too, so Linux's own account goes first.
+    Uses /proc if available, since getrusage includes the parent's memory at the fork.
     """
     status = Path("/proc/self/status")
     for line in status.read_text().splitlines() if status.exists() else []:

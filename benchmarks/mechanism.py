@@ -1,8 +1,8 @@
-"""What InfoNCE does to the two modalities while it trains, with and without D_CS beside it.
+"""Alignment and uniformity of the two modalities during training with InfoNCE, with and without D_CS.
 
     python benchmarks/mechanism.py --store STORE --out benchmarks/results/mechanism.json --figure docs/mechanism.svg
 
-Validation metrics after every epoch of both objectives from one start: the cosine of pairs (alignment), and the
+Validation metrics after every epoch of both objectives from the same start: the cosine of pairs (alignment) and the
 uniformity (log mean exp(-2 d^2)) within images, within texts and across. InfoNCE's second term lowers the
 uniformity across modalities, which pushes them apart; the cross term of D_CS raises it.
 """
@@ -41,7 +41,7 @@ COLOURS = {"InfoNCE": "#a3408a", "InfoNCE + D_CS": "#00795a"}
 
 
 def history(store: Store, terms: dict[str, float], seed: int, start: str) -> list[dict[str, float]]:
-    """Validation metrics before the first step and after every epoch."""
+    """Return validation metrics before the first step and after every epoch."""
     data = TrainConfig().model_dump() | {"objective": {"terms": terms}, "seed": seed, "evaluate_every": 1}
     config = build_config(TrainConfig, data | {"start": {"kind": start}})
     train, val = store.features("train"), store.features("val")

@@ -1,4 +1,4 @@
-"""Errors of D_CS to float64, ours and those of the usual ways to write it.
+"""Numerical errors of D_CS against float64, for csaligner and common alternative implementations.
 
     python benchmarks/numerics.py --out benchmarks/results/numerics.json
 
@@ -35,7 +35,7 @@ def ours(x: Tensor, y: Tensor, sigma: float) -> Tensor:
 
 
 def log_mean_exp_dot(x: Tensor, y: Tensor, sigma: float) -> Tensor:
-    """exp of (a.b - 1) / sigma^2, mean, log: what the formula says, for unit rows."""
+    """Log of the mean of exp((a.b - 1) / sigma^2), the plain formula for unit rows."""
     return _combined(lambda a, b: ((a @ b.T - 1) / sigma**2).exp().mean().log(), x, y)
 
 
@@ -120,7 +120,7 @@ def run() -> dict[str, Any]:
                     case = {"cloud": cloud, "dtype": dtype_name, "sigma": sigma, "way": name}
                     try:
                         found = measure(way, x.to(dtype), y.to(dtype), sigma, unit)
-                    except RuntimeError as error:  # cdist has no half precision here and there
+                    except RuntimeError as error:  # cdist does not support half precision everywhere
                         found = {"value": None, "gradient": None}
                         case["error"] = str(error).splitlines()[0][:80]
                     records.append({**case, **found})

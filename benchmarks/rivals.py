@@ -1,4 +1,4 @@
-"""What a user would take instead of csaligner: the same losses, written with plain torch or another library.
+"""Alternative implementations of the same losses: plain torch, torch.compile, checkpointing, KeOps, GeomLoss.
 
 Each takes x (N, d), y (N, d) with unit rows, the logit scale and sigma, and returns the scalar to
 differentiate.
@@ -27,13 +27,13 @@ def csaligner_tiled(x: Tensor, y: Tensor, scale: float, sigma: float) -> Tensor:
 
 
 def csaligner_mixed(x: Tensor, y: Tensor, scale: float, sigma: float) -> Tensor:
-    """The opt-in mode: exact value, products of the gradient in bfloat16."""
+    """The opt-in mixed mode: exact value, gradient products in bfloat16."""
     total: Tensor = CSAlignerLoss(bandwidth=sigma, impl="mixed")(x, y, scale).total
     return total
 
 
 def csaligner_triton(x: Tensor, y: Tensor, scale: float, sigma: float) -> Tensor:
-    """On a GPU: half-precision features go into the products as they are."""
+    """The GPU implementation, with half-precision features."""
     total: Tensor = CSAlignerLoss(bandwidth=sigma, impl="triton")(x, y, scale).total
     return total
 
@@ -51,7 +51,7 @@ def dense(x: Tensor, y: Tensor, scale: float, sigma: float) -> Tensor:
 
 
 def dense_cdist(x: Tensor, y: Tensor, scale: float, sigma: float) -> Tensor:
-    """The kernel from torch.cdist, as many write it."""
+    """The kernel computed with torch.cdist."""
     logits, target = scale * x @ y.T, torch.arange(len(x), device=x.device)
     nce = (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
 
@@ -96,7 +96,7 @@ def dense_compiled(x: Tensor, y: Tensor, scale: float, sigma: float) -> Tensor:
 
 
 def keops(x: Tensor, y: Tensor, scale: float, sigma: float) -> Tensor:
-    """Symbolic matrices, reduced without being stored; needs pykeops and a compiler, which compiles in the warm-up."""
+    """Symbolic matrices of KeOps; needs pykeops and a compiler, which runs in the warm-up."""
     from pykeops.torch import LazyTensor
 
     g = 1 / sigma**2

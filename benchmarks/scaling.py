@@ -2,8 +2,8 @@
 
     python benchmarks/scaling.py --out benchmarks/results/scaling.json --figure docs/scaling.svg
 
-Every size runs in a process of its own: processor seconds of one evaluation after a small warm-up, and the peak of
-resident memory above what the process held with its inputs made. Time should grow as N^2, memory as N.
+Every size runs in a separate process: processor seconds of one evaluation after a small warm-up, and the peak resident
+memory above its value with the inputs allocated. Expected growth: time as N^2, memory as N.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def in_own_process(rows: int, dim: int) -> dict[str, Any]:
 
 
 def slope(records: list[dict[str, Any]], key: str) -> float:
-    """Least-squares exponent of key against rows, both logarithmic."""
+    """Return the least-squares exponent of key against rows, on log scales."""
     xs = [math.log(r["rows"]) for r in records]
     ys = [math.log(max(r[key], 1e-9)) for r in records]
     mx, my = sum(xs) / len(xs), sum(ys) / len(ys)
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Exponents of the large sizes; memory without the products that are kept, whose bytes do not grow."""
+    """Return the exponents of the large sizes; memory excludes the kept products, whose size is constant."""
     large = [r for r in records if r["rows"] >= 4096] or records
     full = [r | {"beside": r["extra_mb"] - KEPT_BYTES / 2**20} for r in records if r["rows"] >= 16384]
     return {

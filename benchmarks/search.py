@@ -1,6 +1,6 @@
-"""The mixed index in numbers: time and memory at size, clients at once, and the quality of its answers.
+"""Benchmarks of the mixed index: time and memory at scale, concurrent clients, and retrieval quality.
 
-    python benchmarks/search.py scale --rows 100000     # one size and kind a process, so that memory is its own
+    python benchmarks/search.py scale --rows 100000     # one size per process, to measure memory
     python benchmarks/search.py clients --seconds 60
     python benchmarks/search.py clip --features shared/data/clip_coco_500.npy
     python benchmarks/search.py quality --store STORE --run CS_ALIGNER_RUN --infonce INFONCE_RUN [--run ... for seeds]
@@ -73,8 +73,8 @@ def main() -> None:
     scale = commands.add_parser("scale")
     scale.add_argument("--rows", type=int, default=100_000)
     scale.add_argument("--approximate", default="exact")
-    scale.add_argument("--folder", type=Path, help="where the index goes; deleted at the end")
-    ask = commands.add_parser("ask", help="the part of scale that runs in a process of its own")
+    scale.add_argument("--folder", type=Path, help="folder for the index; deleted at the end")
+    ask = commands.add_parser("ask", help="the part of scale that runs in a separate process")
     ask.add_argument("index", type=Path)
     clients = commands.add_parser("clients")
     clients.add_argument("--rows", type=int, default=100_000)
@@ -106,8 +106,10 @@ def main() -> None:
 
 
 def vectors_like(modality: Modality, rows: int, seed: int, dim: int = 384) -> torch.Tensor:
-    """Synthetic aligned vectors: 500 clusters that both modalities share, 32 directions inside each, and a rest of a
-    gap; not white noise, which no approximate index can search."""
+    """Return synthetic aligned vectors: 500 clusters common to both modalities, 32 directions in each, and a small gap.
+
+    White noise would be unsuitable: no approximate index can search it.
+    """
     shared = np.random.default_rng(0)
     centres, inside = shared.standard_normal((500, dim)), shared.standard_normal((32, dim))
     gap = 0.1 * shared.standard_normal(dim) * (1 if modality == "text" else -1)
@@ -117,7 +119,7 @@ def vectors_like(modality: Modality, rows: int, seed: int, dim: int = 384) -> to
 
 
 def filled_index(folder: Path, rows: int, approximate: str) -> tuple[Index, dict[str, float]]:
-    """Half pictures, half texts. Times: `insert` into the tables, `finish` the rest."""
+    """Half images, half texts. Times: `insert` into the tables, `finish` the rest."""
     create_index(folder, AlignedModel.open(BUNDLED), raw=False)
     index = Index.open(folder)
     seconds = {"insert_s": 0.0}
@@ -136,7 +138,7 @@ def filled_index(folder: Path, rows: int, approximate: str) -> tuple[Index, dict
 
 
 def measure_scale(rows: int, approximate: str, folder: Path | None) -> dict[str, Any]:
-    """Build here, ask in a process of its own: its memory is what search takes."""
+    """Build here and search in a separate process, whose memory is that of the search."""
     where = folder or Path(tempfile.mkdtemp())
     try:
         index, seconds = filled_index(where / "index", rows, approximate)
@@ -165,7 +167,7 @@ def measure_asking(folder: Path) -> dict[str, Any]:
         index.model.encoder(modality)
     encoders_mb = _resident_mb()
     features = [index.features(words(n)) for n in range(QUERIES)]
-    index = Index.open(folder, [index.model.encoder(m) for m in MODALITIES])  # which remembers none of them
+    index = Index.open(folder, [index.model.encoder(m) for m in MODALITIES])  # nothing is cached
     began = time.perf_counter()
     index.warm()
     return {
@@ -178,14 +180,14 @@ def measure_asking(folder: Path) -> dict[str, Any]:
 
 
 def words(n: int) -> str:
-    """Another sentence for each n, so that nothing is answered from memory."""
+    """Return a different sentence for each n, so that no answer is cached."""
     rng = np.random.default_rng(n)
     return f"{' '.join(rng.choice(WORDS, 4))} {n}"
 
 
 def latency(ask: Callable[[int], Any]) -> dict[str, float]:
-    """Milliseconds of the clock, and of this thread's processor, which other work on the machine touches less; the
-    first few are not counted."""
+    """Return wall milliseconds, and processor milliseconds of this thread, which are robust to other load; the
+    first few calls are excluded."""
     clock, processor = [], []
     for n in range(QUERIES):
         began, began_cpu = time.perf_counter(), time.thread_time()
@@ -199,7 +201,7 @@ def latency(ask: Callable[[int], Any]) -> dict[str, float]:
 
 
 def measure_clients(rows: int, clients: int, seconds: float) -> dict[str, Any]:
-    """Clients on the loopback address that ask new words again and again; the server runs in this process, too."""
+    """Run clients on the loopback address that send new queries repeatedly; the server runs in this process too."""
     import http.client
 
     from csaligner.app.server import ServeSettings, serve
@@ -255,8 +257,8 @@ def measure_clients(rows: int, clients: int, seconds: float) -> dict[str, Any]:
 
 
 def measure_quality(store: Path, runs: list[Path], infonce: list[Path]) -> dict[str, Any]:
-    """On the test split, every method as a plain index of cosines and calibrated as ours is. Calibration sees the
-    test items without their pairs, as an index does. Mean over the runs (seeds)."""
+    """Evaluate every method on the test split, with plain cosines and with our calibration. Calibration uses the
+    test items without their pairing, as an index does. Mean over the runs (seeds)."""
     opened = Store.open(store)
     test, train = opened.features("test"), opened.features("train")
     start = Aligner.fit_start(train, TrainConfig()).eval()
@@ -295,7 +297,7 @@ def measure_clip(path: Path, seeds: int) -> dict[str, Any]:
 
 
 def projected(start: Aligner, features: PairedFeatures) -> PairedFeatures:
-    """What the index calls raw: (x / |x|) @ map of the closed-form start, with the gap still in it."""
+    """Return the raw vectors of the index: (x / |x|) @ map of the untrained baseline, including the gap."""
     from csaligner.search.vector_spaces import raw_vectors
 
     image, text = raw_vectors(start, "image", features.image), raw_vectors(start, "text", features.text)
@@ -340,7 +342,7 @@ def _resident_mb() -> float:
 
 
 def _rounded(values: dict[str, Any], digits: int = 2) -> dict[str, Any]:
-    """Every float in it, at any depth."""
+    """Round every float in a nested value."""
     return {
         name: _rounded(value, digits)
         if isinstance(value, dict)

@@ -1,8 +1,8 @@
-"""How long `csaligner serve` takes from the start of its process to the page, and to the first search.
+"""Start-up time of `csaligner serve`, to the page and to the first search.
 
     python benchmarks/search_start.py
 
-Writes "start" of benchmarks/results/search.json. The clock needs a quiet machine; the processor time less so.
+Writes "start" of benchmarks/results/search.json. Wall times need a quiet machine.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def main() -> None:
 
 
 def measure_start(rows: int, times: int) -> dict[str, Any]:
-    """Seconds from the start of `csaligner serve` to the page's 200 and to the first answer of a search, by the clock
-    and in the process's own processor time, which a busy machine touches less; medians."""
+    """Return median seconds from the start of `csaligner serve` to the page and to the first search result, as wall
+    time and as processor time of the process, which is robust to other load."""
     where = Path(tempfile.mkdtemp())
     try:
         filled_index(where / "index", rows, "exact")

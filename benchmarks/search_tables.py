@@ -1,4 +1,4 @@
-"""The tables of docs/search.md, from benchmarks/results/search.json; benchmarks/tables.py writes them."""
+"""Tables of docs/search.md, from benchmarks/results/search.json; written by benchmarks/tables.py."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from table_text import load, table
 QUALITY = (
     ("mixed_ndcg@10", "nDCG@10 %"),
     ("mixed_image_recall@10", "image-recall@10 %"),
-    ("modality_bias@10", "bias@10, text asks"),
-    ("modality_bias@10/image_query", "bias@10, picture asks"),
+    ("modality_bias@10", "bias@10, text query"),
+    ("modality_bias@10/image_query", "bias@10, image query"),
 )
 
 
@@ -23,7 +23,7 @@ def quality_table(name: str) -> str:
             cells = [f"{100 * values[key]:.1f}" for key, _ in QUALITY[:2]]
             rows.append([method, *cells, *(f"{round(values[key], 3) + 0.0:+.3f}" for key, _ in QUALITY[2:])])
     folds = f", mean of {content['folds']} folds" if "folds" in content else ""
-    about = f"{content['n_images']} pictures and {content['n_captions']} captions{folds}, {content['seeds']} seeds.\n\n"
+    about = f"{content['n_images']} images and {content['n_captions']} captions{folds}, {content['seeds']} seeds.\n\n"
     return about + table(["method", *(heading for _, heading in QUALITY)], rows)
 
 
@@ -64,8 +64,8 @@ def _clients() -> str:
     if r is None:
         return ""
     return (
-        f"\n\n{r['clients']} clients at once over {r['rows']:,} items for {r['seconds']:.0f} s on loopback: "
-        f"{r['answers']:,} answers, {r['errors']} errors, {r['answers_a_second']:.0f} a second, "
+        f"\n\n{r['clients']} concurrent clients over {r['rows']:,} items for {r['seconds']:.0f} s on loopback: "
+        f"{r['answers']:,} answers, {r['errors']} errors, {r['answers_a_second']:.0f} per second, "
         f"p95 {r['p95_ms']:.0f} ms (load {r['machine']['load']:.1f})."
     )
 

@@ -1,4 +1,4 @@
-"""What the tables of the pages share: a benchmark's JSON by its name, and a table in Markdown."""
+"""Helpers of the table scripts: read the JSON of a benchmark, and format a Markdown table."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def table(head: list[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def table_of(records: list[dict[str, Any]]) -> str:
-    """A line for each record, its keys as the heading."""
+    """Return a Markdown table with one row per record and the keys as heading."""
     return table(list(records[0]), [record.values() for record in records])

@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/ from the JSON of the benchmarks; nothing is typed by hand.
+"""Generator of the tables in README.md and docs/ from the JSON of the benchmarks.
 
 python benchmarks/tables.py [--check]
 """
@@ -37,7 +37,7 @@ MEASURES = (
 
 
 def loss_table() -> str:
-    """Times and memory beside ours, for each group and size."""
+    """Return the table of times and memory of the loss, for each group and size."""
     content = load("loss")
     rows = []
     for group in dict.fromkeys(r["group"] for r in content["records"]):
@@ -65,7 +65,7 @@ def error_table() -> str:
 
 
 def gpu_table() -> str:
-    """Times and memory on a GPU, the products alone beside them."""
+    """Return the table of times and memory on a GPU, with the products alone as floor."""
     content = load("gpu")
     rows = []
     for size, dim in dict.fromkeys((r["rows"], r["dim"]) for r in content["records"]):
@@ -102,7 +102,7 @@ def token_table() -> str:
 
 
 def numerics_table() -> str:
-    """One line for each cloud, dtype and sigma; in a cell: error of the value / of the gradient."""
+    """Return one row per sample, dtype and sigma; cells: error of the value / of the gradient."""
     content = load("numerics")
     records = content["records"]
     ways = list(dict.fromkeys(r["way"] for r in records))
@@ -115,13 +115,13 @@ def numerics_table() -> str:
 
 
 def demo_table(name: str) -> str:
-    """Mean and standard deviation over seeds of a demo's results.json."""
+    """Return means and standard deviations over the seeds of a demo's results.json."""
     records = load(name)
     assert isinstance(records, list)
     first = records[0]
     about = first["provenance"]
     note = (
-        f"{first['n_images']:.0f} test pictures, {first['n_captions']:.0f} captions, "
+        f"{first['n_images']:.0f} test images, {first['n_captions']:.0f} captions, "
         f"{1 + max(r['seed'] for r in records)} seeds; {_versions(about)}.\n\n"
     )
     return note + _by_method(records)
@@ -135,7 +135,7 @@ def clip_table() -> str:
 
 
 def modalities_table() -> str:
-    """Means over seeds, pair by pair."""
+    """Return means over seeds for each pair of modalities."""
     content = load("three_modalities")
     counts = ", ".join(f"{c['test']} {name}" for name, c in content["rows"].items())
     rows = []
@@ -157,12 +157,12 @@ def exchange_table() -> str:
     ]
     first = content["records"][0]
     note = f"{first['rows']:,} pairs of {first['dims']} dimensions, float32, gloo. "
-    head = ["exchange", "ranks", "processor seconds of the slowest rank", "MB beside the rows", "loss"]
+    head = ["exchange", "ranks", "processor seconds of the slowest rank", "MB above the rows", "loss"]
     return note + _machine(content) + table(head, rows)
 
 
 def install_table() -> str:
-    """One line for the package alone and for each extra."""
+    """Return one row for the package without extras and one for each extra."""
     content = load("install")
     base = content["base"]
     shown = {"none": base} | content["extras"]
@@ -175,7 +175,7 @@ def install_table() -> str:
 
 
 def _spread(values: list[float], digits: int) -> str:
-    """Mean ± standard deviation, where there is one."""
+    """Format mean ± standard deviation, if there is one."""
     spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 and stdev(values) > 0 else ""
     return f"{mean(values):.{digits}f}{spread}"
 
@@ -239,7 +239,7 @@ def filled(page: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="only say whether the pages are up to date")
+    parser.add_argument("--check", action="store_true", help="only check whether the pages are up to date")
     check = parser.parse_args().check
     stale = 0
     for path in PAGES:

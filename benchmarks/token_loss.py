@@ -1,4 +1,4 @@
-"""The token-level divergence, value and gradient, beside the batched autograd version.
+"""Time and memory of the token-level divergence and its gradient, against batched autograd.
 
     python benchmarks/token_loss.py --out benchmarks/results/token.json
 
@@ -30,7 +30,7 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def inputs(pairs: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Image tokens, text tokens (unit rows, with gradients) and the mask of the text tokens."""
+    """Return image tokens, text tokens (unit rows, with gradients) and the mask of the text tokens."""
     g = torch.Generator().manual_seed(0)
     x = normalize(torch.randn(pairs, IMAGE_TOKENS, DIM, generator=g), dim=2).requires_grad_()
     y = normalize(torch.randn(pairs, TEXT_TOKENS, DIM, generator=g), dim=2).requires_grad_()
@@ -65,7 +65,7 @@ LOSSES: dict[str, Loss] = {"csaligner": csaligner, "batched": batched, "looped":
 
 
 def once(loss: Loss, x: Tensor, y: Tensor, mask: Tensor) -> tuple[float, float]:
-    """(seconds, value) of one evaluation with its gradient."""
+    """Return (seconds, value) of one evaluation with its gradient."""
     start = time.perf_counter()
     value = loss(x, y, mask)
     torch.autograd.grad(value, (x, y))

@@ -1,4 +1,4 @@
-"""The tables of docs/training.md and docs/data.md."""
+"""Tables of docs/training.md and docs/data.md."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def big_store_table() -> str:
         "store": f"{s['store_mb'] / 1024:.2f} GiB",
         "batch": s["batch"],
         "steps": f"{f['steps']:.0f}",
-        "largest resident memory": f"{f['peak_mb'] / 1024:.2f} GiB",
+        "peak resident memory": f"{f['peak_mb'] / 1024:.2f} GiB",
         "waiting for data": f"{100 * f['data_wait_share']:.2f} %",
     }
     return f"{m['cpu']}, {m['threads']} thread(s), load {m['load']} at the end.\n\n" + table_of([cells])
@@ -43,12 +43,12 @@ def embed_table() -> str:
     m, median = content["machine"], content["median"]
     cells = {
         "pictures": content["pictures"],
-        "encoder alone, pictures/s": f"{median['own']:.1f}",
-        "`embed`, pictures/s": f"{median['embed']:.1f}",
+        "encoder only, images/s": f"{median['own']:.1f}",
+        "`embed`, images/s": f"{median['embed']:.1f}",
         "share": f"{100 * content['share_of_own_rate']:.0f} %",
-        "encoder alone, a batch on each core": f"{median['own_streams']:.1f}",
-        "reading and drawing, ms of a core": f"{content['decode_ms']:.1f}",
-        "encoding, ms of a core": f"{content['encode_ms']:.1f}",
+        "encoder only, one batch per core": f"{median['own_streams']:.1f}",
+        "reading and decoding, core ms": f"{content['decode_ms']:.1f}",
+        "encoding, core ms": f"{content['encode_ms']:.1f}",
     }
     return f"{m['cpu']}, {m['threads']} threads, load {m['load']} at the end.\n\n" + table_of([cells])
 

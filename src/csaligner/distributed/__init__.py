@@ -1,4 +1,4 @@
-"""Several processes: the process group, gathering with a gradient, the ring, and the loss over all of them."""
+"""Distributed training: process group, differentiable gathering, ring exchange, and the loss of the global batch."""
 
 from typing import TYPE_CHECKING
 

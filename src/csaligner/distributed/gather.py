@@ -1,10 +1,10 @@
-"""Gathering the rows of all ranks, with a gradient.
+"""Differentiable gathering of the rows of all ranks, and the gradient rule of distributed losses.
 
-The rule, stated here once. D_CS and InfoNCE are functions of all rows, no means over ranks. So every rank gathers the
-rows of all, computes the same global loss L, and calls backward on it. The backward of `gather_rows` sums the
-gradients of all ranks for the own rows: with R ranks that is R * dL/dx_r. Parameter gradients are then averaged over
-ranks, as DistributedDataParallel does: 1/R sum_r R * J_r' dL/dx_r = dL/dtheta, what one process would compute.
-Parameters that enter the loss itself (a logit scale) have the same gradient on every rank, which averaging keeps.
+D_CS and InfoNCE are functions of all rows, not means over ranks. Every rank therefore gathers the rows of all ranks,
+computes the same global loss L, and calls backward on it. The backward of `gather_rows` sums the gradients of all ranks
+for the local rows: with R ranks, this is R * dL/dx_r. Parameter gradients are then averaged over ranks, as in
+DistributedDataParallel: 1/R sum_r R * J_r' dL/dx_r = dL/dtheta, the gradient of a single process.
+Parameters of the loss itself (a logit scale) have the same gradient on every rank, which averaging preserves.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .processes import rank, world_size
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """The rows of all ranks, in rank order: (n_r, d) on rank r -> (N, d) on all, N = sum_r n_r.
+    """Return the rows of all ranks in rank order: (n_r, d) on rank r -> (N, d) on all, N = sum_r n_r.
 
-    n_r may differ from rank to rank and be 0; d and the dtype must agree. The backward sums the gradients of all
-    ranks for the own rows; see the module for the rule. It may be differentiated twice. Every rank must call it, and
-    x must require a gradient on all ranks or on none. Backends: gloo, nccl. One process: x itself.
+    n_r may differ between ranks and may be 0; d and the dtype must agree. The backward sums the gradients of all ranks
+    for the local rows (see the module docstring) and is differentiable. Every rank must call it, and x must require a
+    gradient on all ranks or on none. Backends: gloo, nccl. With one process, returns x.
     """
     if world_size() == 1:
         return x
@@ -32,12 +32,12 @@ def gather_rows(x: Tensor) -> Tensor:
 
 
 def gather_ids(ids: Tensor) -> Tensor:
-    """As gather_rows, without a gradient: (n_r, ...) on rank r -> (N, ...) on all."""
+    """Gather without a gradient: (n_r, ...) on rank r -> (N, ...) on all."""
     return ids if world_size() == 1 else _gather(ids.detach(), row_counts(ids))
 
 
 def row_counts(x: Tensor) -> list[int]:
-    """How many rows each rank holds."""
+    """Return the number of rows of each rank."""
     if world_size() == 1:
         return [len(x)]
     counts = torch.zeros(world_size(), dtype=torch.int64, device=x.device)
@@ -47,7 +47,7 @@ def row_counts(x: Tensor) -> list[int]:
 
 
 class _Gather(torch.autograd.Function):
-    """All rows from the own ones; its transpose is _SumOwn."""
+    """Gather of the local rows; its transpose is _SumOwn."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, counts: list[int]) -> Tensor:
@@ -60,7 +60,7 @@ class _Gather(torch.autograd.Function):
 
 
 class _SumOwn(torch.autograd.Function):
-    """The own rows of the sum over ranks."""
+    """The local rows of the sum over ranks."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: list[int]) -> Tensor:
@@ -76,7 +76,7 @@ class _SumOwn(torch.autograd.Function):
 
 
 def _gather(x: Tensor, counts: list[int]) -> Tensor:
-    """Backends gather equal shapes only: rows are padded to the longest and cut again."""
+    """Gather rows of unequal counts by padding to the largest: backends support equal shapes only."""
     longest = max(counts)
     padded = x.new_zeros(longest, *x.shape[1:])
     padded[: len(x)] = x

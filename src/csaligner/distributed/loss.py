@@ -1,10 +1,10 @@
-"""CSAlignerLoss, and any objective on the rows of all processes: gathered, around the ring, or not exchanged.
+"""CSAlignerLoss, and the objective of the global batch over all processes.
 
-exchange says how. "gather": every rank gathers all rows and computes the global loss; any term, N d numbers per rank.
-"ring": blocks of rows travel, see distributed.ring; InfoNCE, D_CS and MMD, O(N/R d) numbers per rank, for batches too
-large to gather. "none": every rank uses its own rows alone, which is another loss, a mean of small ones. "gather" and
-"ring" give the numbers of one process; gradients follow the rule of csaligner.distributed.gather, made for
-DistributedDataParallel.
+exchange selects how rows are exchanged. "gather": every rank gathers all rows and computes the global loss; any term,
+N d numbers per rank. "ring": blocks of rows are passed between ranks, see distributed.ring; InfoNCE, D_CS and MMD,
+O(N/R d) numbers per rank, for batches too large to gather. "none": every rank uses its local rows only, which is a
+different loss, the mean of the losses of smaller batches. "gather" and "ring" give the same values as a single process;
+gradients follow the rule of csaligner.distributed.gather, which fits DistributedDataParallel.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from csaligner.checks import InputError, check_choice
 from csaligner.losses.infonce import NAMES
-from csaligner.losses.objective import INFO_NCE, KERNEL_TERMS, Objective, at_work, kernel_values, weighted
+from csaligner.losses.objective import INFO_NCE, KERNEL_TERMS, Objective, active_terms, kernel_values, weighted
 from csaligner.ops.arguments import Ids, Samples, pair_ids, samples, scale_of, whole_numbers
 from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth, median_rows
 from csaligner.ops.contrastive import RowInfo
@@ -37,12 +37,12 @@ RING_TERMS = frozenset({INFO_NCE, *KERNEL_TERMS})
 
 
 class CSAlignerLoss(nn.Module):
-    """InfoNCE + weight * D_CS, in the manner of open_clip's ClipLoss, on one process or several.
+    """InfoNCE + weight * D_CS, for one or several processes, in the style of open_clip's ClipLoss.
 
     weight: lambda >= 0 of the Cauchy-Schwarz divergence; bandwidth: its sigma (ops.bandwidth.resolve_bandwidth); impl:
-    ops.dispatch; kernel: a name of ops.kernels.KERNELS. exchange: "gather", "ring" or "none", see the module; without a
-    process group all three give the same numbers. The module holds no parameters. Raises InputError. Source: CS-Aligner
-    (arXiv 2502.17028) eq. 9.
+    ops.dispatch; kernel: a key of ops.kernels.KERNELS. exchange: "gather", "ring" or "none", see the module docstring;
+    without a process group all three give the same values. The module has no parameters. Raises InputError.
+    Source: CS-Aligner (arXiv 2502.17028) eq. 9.
     """
 
     def __init__(
@@ -66,15 +66,18 @@ class CSAlignerLoss(nn.Module):
         image_ids: Ids | None = None,
         text_ids: Ids | None = None,
     ) -> LossTerms:
-        """Call backward on `.total`, on every process. Arguments as in Objective, of the own rows; features are not
-        normalised here. In a process group ids must be whole numbers that mean the same on every rank."""
+        """Return the loss terms; call backward on `.total`, on every process.
+
+        Arguments as in Objective, for the local rows; features are not normalised here. In a process group, ids must be
+        integers with the same meaning on every rank.
+        """
         alone = self.exchange == "none" or (self.exchange == "gather" and world_size() == 1)
         compute = self.objective if alone else self._exchanged
         return compute(image_features, text_features, logit_scale, image_ids, text_ids)
 
 
 class ExchangedObjective:
-    """An Objective on the rows of all ranks. Every rank must call it; together they must hold rows of both sides."""
+    """An Objective on the rows of all ranks. Every rank must call it. Each modality needs at least one row."""
 
     def __init__(self, objective: Objective, exchange: str = "gather") -> None:
         self.objective = objective
@@ -83,9 +86,11 @@ class ExchangedObjective:
             return
         others = set(objective.terms) - RING_TERMS
         if others:
-            raise InputError(f'exchange: "ring" does not know {sorted(others)[0]!r}; use "gather"')
+            raise InputError(f'exchange: "ring" does not support the term {sorted(others)[0]!r}; use "gather"')
         if objective.impl not in ("auto", "tiled"):
-            raise InputError(f'exchange: "ring" has tiles of its own; impl {objective.impl!r} needs "gather"')
+            raise InputError(
+                f'exchange: "ring" supports impl "auto" and "tiled"; impl {objective.impl!r} needs "gather"'
+            )
 
     @uncompiled
     def __call__(
@@ -97,17 +102,17 @@ class ExchangedObjective:
         text_ids: Ids | None = None,
         weights: Mapping[str, float] | None = None,
     ) -> LossTerms:
-        """The value on the rows of all ranks, the same on each; arguments as in Objective, of the own rows.
+        """Return the loss terms of the global batch, equal on all ranks; arguments as in Objective, for the local rows.
 
-        Ids must be whole numbers that mean the same on every rank; without them row i belongs to row i of the same
-        rank. Raises InputError, on every rank if on one.
+        Ids must be integers with the same meaning on every rank; without ids, image i and text i of the same rank form
+        a pair. Raises InputError, on every rank if on one.
         """
         if self.exchange == "none" or (self.exchange == "gather" and world_size() == 1):
             return self.objective(image_features, text_features, logit_scale, image_ids, text_ids, weights)
         ids_x = None if image_ids is None else whole_numbers("image_ids", image_ids, image_features)
         ids_y = None if text_ids is None else whole_numbers("text_ids", text_ids, text_features)
         lambdas = self.objective.lambdas(weights)
-        if ids_y is None and not at_work(lambdas) <= set(DIVERGENCES):
+        if ids_y is None and not active_terms(lambdas) <= set(DIVERGENCES):
             _check_same_counts(image_features, text_features)
         if self.exchange == "ring":
             return self._ring(_checked_together(image_features, text_features), logit_scale, (ids_x, ids_y), lambdas)
@@ -122,7 +127,7 @@ class ExchangedObjective:
         ids: tuple[Tensor | None, Tensor | None],
         lambdas: Mapping[str, float],
     ) -> LossTerms:
-        active = at_work(lambdas)
+        active = active_terms(lambdas)
         rows, scale = _rows(s, *ids, self.objective.unpaired_weight), scale_of(logit_scale, s.x)
         values: dict[str, Tensor] = {}
         kernel = self._kernel(s, scale) if active & set(KERNEL_TERMS) else None
@@ -137,7 +142,7 @@ class ExchangedObjective:
         return weighted(values, lambdas, s)
 
     def _kernel(self, s: Samples, scale: Tensor) -> Kernel:
-        """The kernel that one process would make of all rows."""
+        """Return the kernel that a single process would use for the global batch."""
         bandwidth = self.objective.bandwidth
         x, y = s.x.detach(), s.y.detach()
         if "median" in (bandwidth if isinstance(bandwidth, Sequence) else ()):
@@ -146,10 +151,10 @@ class ExchangedObjective:
 
 
 def median_sample(x: Tensor, y: Tensor, paired_first: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-    """The rows of all ranks that the median rule of the bandwidth would look at on one process: at most 2,048.
+    """Return the rows of all ranks that the median rule would use on a single process: at most 2,048.
 
-    x: (n, d), y: (m, d), the own rows. paired_first: their ids, where one process would put the rows with an id before
-    those without one (-1), as the trainer does. Without a gradient; the same on all ranks.
+    x: (n, d), y: (m, d), the local rows. paired_first: their ids, to order paired rows before unpaired rows (-1), as
+    the trainer does. Without a gradient; equal on all ranks.
     """
     x, y = x.detach(), y.detach()
     counts = row_counts(x), row_counts(y)
@@ -163,7 +168,7 @@ def median_sample(x: Tensor, y: Tensor, paired_first: tuple[Tensor, Tensor] | No
 
 
 def _checked_together(image_features: Tensor, text_features: Tensor) -> Samples:
-    """Checks the own rows; bad input on one rank is an error on all, so that none waits for another."""
+    """Check the local rows; invalid input on one rank raises on all ranks, so that no rank blocks."""
     error: InputError | None = None
     try:
         s = _own_samples(image_features, text_features)
@@ -175,24 +180,24 @@ def _checked_together(image_features: Tensor, text_features: Tensor) -> Samples:
         raise error
     bad_ranks = [number for number, good in enumerate(states[:, 0].tolist()) if not good]
     if bad_ranks:
-        raise InputError(f"rank {bad_ranks[0]} was given features that cannot be used; its own error says why")
+        raise InputError(f"rank {bad_ranks[0]} received invalid features; see the error of that rank")
     for name, total in zip(NAMES, states[:, 1:].sum(dim=0).tolist(), strict=True):
         if total == 0:
-            raise InputError(f"{name}: no row on any rank; give at least one")
+            raise InputError(f"{name}: no rows on any rank; wanted at least one")
     return s
 
 
 def _own_samples(x: Tensor, y: Tensor) -> Samples:
-    """As ops.arguments.samples, where a rank of several may hold no row."""
+    """Check samples like ops.arguments.samples, but allow a rank without rows."""
     if world_size() == 1 or (len(x) and len(y)) or x.ndim != 2 or y.ndim != 2:
         return samples(x, y, names=NAMES)
-    more_x, more_y = (torch.cat([side, side.new_zeros(1, side.shape[1])]) for side in (x, y))  # still in the graph
+    more_x, more_y = (torch.cat([side, side.new_zeros(1, side.shape[1])]) for side in (x, y))  # keeps the graph
     s = samples(more_x, more_y, names=NAMES)
     return Samples(s.x[: len(x)], s.y[: len(y)])
 
 
 def _rows(s: Samples, image_ids: Tensor | None, text_ids: Tensor | None, unpaired: float) -> RowInfo:
-    """Ids, and kernel weights 1/m counted over all ranks, `unpaired` for a row without a partner."""
+    """Return ids and kernel weights: 1/m with m counted over all ranks, `unpaired` for unpaired rows."""
     if image_ids is None and text_ids is None:
         ids_x, ids_y = (
             torch.arange(len(side), device=side.device) + sum(row_counts(side)[: rank()]) for side in (s.x, s.y)
@@ -208,14 +213,16 @@ def _kernel_weights(ids: Tensor, unpaired: float) -> Tensor:
 
 
 def _own(positions: Tensor, counts: list[int]) -> Tensor:
-    """Those of the positions in all rows that lie on this rank, as positions in the own rows."""
+    """Select the global positions that are on this rank and convert them to local positions."""
     start = sum(counts[: rank()])
     return positions[(positions >= start) & (positions < start + counts[rank()])] - start
 
 
 def _check_same_counts(x: Tensor, y: Tensor) -> None:
     if row_counts(x) != row_counts(y):
-        raise InputError("image_ids, text_ids: missing, and a rank has more rows of one side; give both to pair them")
+        raise InputError(
+            "image_ids, text_ids: missing, but a rank has unequal numbers of image and text rows; provide both"
+        )
 
 
 if not TYPE_CHECKING:
@@ -223,7 +230,9 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> Any:
         if name == "ParallelCSAlignerLoss":
             warnings.warn(
-                f"{name} is csaligner.CSAlignerLoss now; this name goes with version 0.4", DeprecationWarning, 2
+                f"{name} is deprecated and will be removed in version 0.4; use csaligner.CSAlignerLoss",
+                DeprecationWarning,
+                2,
             )
             return CSAlignerLoss
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The process group: joining it, running something on the main process, and averaging gradients."""
+"""The process group: initialisation, main-process execution, broadcasting and gradient averaging."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from torch import distributed as dist
 from csaligner.checks import CSAlignerError, InputError
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=7)  # a process that is done waits for the slowest one, or for the main one's validation
+PATIENCE = timedelta(days=7)  # processes wait for the slowest one, or for validation on the main process
 
 
 def rank() -> int:
-    """Number of this process, 0 without a process group."""
+    """Return the rank of this process, 0 without a process group."""
     return dist.get_rank() if _started() else 0
 
 
 def world_size() -> int:
-    """How many processes there are, 1 without a process group."""
+    """Return the number of processes, 1 without a process group."""
     return dist.get_world_size() if _started() else 1
 
 
 def is_main() -> bool:
-    """Whether this process writes files and reports."""
+    """Return whether this is the main process, which writes files and reports progress."""
     return rank() == 0
 
 
 def join_processes() -> None:
-    """Join the group of processes that a launcher (`torchrun`, `accelerate launch`) started.
+    """Initialise the process group if a launcher (`torchrun`, `accelerate launch`) started this process.
 
-    Nothing happens for one process, or in a group that is there already. Tensors on the CPU travel by gloo, those on a
-    GPU by nccl (or what torch has for that accelerator); process r of a machine gets its GPU number r.
+    Does nothing for a single process, or if the group exists. Backends: gloo for CPU tensors, nccl (or the default
+    backend of the accelerator) for GPU tensors; local rank r uses GPU r.
     """
     if _started() or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return
@@ -53,11 +53,11 @@ def join_processes() -> None:
 
 
 def make_accelerator(**options: Any) -> Any:
-    """Hugging Face's Accelerator in the group of join_processes: the device of this process, and the trackers.
+    """Return a Hugging Face Accelerator in the group of join_processes: the device of this process, and the trackers.
 
-    Raises InputError where a machine has fewer GPUs than processes, which nccl does not support.
+    Raises InputError if a machine has fewer GPUs than processes, which nccl does not support.
     """
-    from accelerate import Accelerator  # a second of import time
+    from accelerate import Accelerator  # slow import
 
     join_processes()
     has_gpu = torch.accelerator.is_available()
@@ -70,15 +70,15 @@ def make_accelerator(**options: Any) -> Any:
 
 
 def wait_for_all() -> None:
-    """Returns once every process has called it."""
+    """Block until every process has called it."""
     if world_size() > 1:
         dist.barrier()
 
 
 def on_main(action: Callable[[], T]) -> T:
-    """Run `action` on the main process alone; its result on all processes.
+    """Run `action` on the main process only and return its result on all processes.
 
-    A CSAlignerError is raised on all. Where the main process fails in another way, the others raise a CSAlignerError.
+    A CSAlignerError is raised on all processes. On any other failure, the other processes raise a CSAlignerError.
     The result must be picklable. Every process must call it.
     """
     if world_size() == 1:
@@ -102,14 +102,14 @@ def on_main(action: Callable[[], T]) -> T:
 
 @contextmanager
 def held_by_main(make: Callable[[], AbstractContextManager[T]]) -> Iterator[T]:
-    """`with make()` on the main process alone; what it gives on all. Left when the main process leaves the block."""
+    """Enter `make()` on the main process only and yield its value on all; exits when the main process leaves."""
     with ExitStack() as held:
         yield on_main(lambda: held.enter_context(make()))
 
 
 @torch.no_grad()
 def same_start(model: nn.Module) -> None:
-    """Give all processes the main process's parameters and buffers."""
+    """Broadcast the parameters and buffers of the main process to all processes."""
     if world_size() > 1:
         for tensor in (*model.parameters(), *model.buffers()):
             dist.broadcast(tensor.data, src=0)
@@ -117,9 +117,9 @@ def same_start(model: nn.Module) -> None:
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its mean over processes; see csaligner.distributed.gather for why the mean is right.
+    """Replace each gradient by its mean over processes; see csaligner.distributed.gather for the rule.
 
-    Done after the backward and not by DistributedDataParallel, which knows only the parameters that a forward used: a
+    Called after backward, in place of DistributedDataParallel, which handles only parameters used in its forward: a
     logit scale enters the loss outside of it, or not at all.
     """
     if world_size() == 1:
@@ -142,6 +142,6 @@ def _started() -> bool:
 
 
 def _leave() -> None:
-    """A group that is still there when the interpreter exits may abort the process: its threads run on."""
+    """Destroy the group at exit; its threads may otherwise abort the interpreter."""
     if dist.is_initialized():
         dist.destroy_process_group()

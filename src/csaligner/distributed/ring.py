@@ -1,12 +1,12 @@
-"""InfoNCE and log kernel means of the rows of all ranks, without gathering them: blocks of rows go around the ring.
+"""Ring exchange: InfoNCE and log kernel means of the rows of all ranks, without gathering them.
 
-Each of R ranks holds its own rows, or none, and meets the blocks of the others one after the other: O(N/R d) memory per
-rank, and 8 bytes for each of the N ids. The next block is on its way while one is worked on. Against the other modality
-there are two passes, as in tiled_contrastive.py: the normalisers, then the gradient; what belongs to the rows of a
-travelling block (sums over columns, gradients) travels with it and comes home after R steps. A sample against itself
-takes one pass.
-The gradients follow the rule of csaligner.distributed.gather: those that gather_rows and the same loss would give.
-Every rank must call these functions, in the same order. With one process they are exact too, and slower than tiled.
+Each of R ranks keeps its local rows (possibly none) and processes the blocks of the other ranks in turn: O(N/R d)
+memory per rank, plus 8 bytes for each of the N ids. The next block is transferred during the computation. InfoNCE and
+kernel means between modalities take two passes, as in tiled_contrastive.py: the normalisers, then the gradient. Column
+sums and gradients of a block are sent along with it and return to its rank after R steps. Kernel means within a sample
+take one pass.
+Gradients equal those of gather_rows with the same loss (see csaligner.distributed.gather). Every rank must call these
+functions, in the same order. They also work with a single process, but are slower than tiled.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from .ring_blocks import Transfer, around, mean, merged, own_side, summed
 def contrastive(
     x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Kernel | None, info_nce: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """InfoNCE and the log kernel mean of x against y over the rows of all ranks: two scalars, float64.
+    """Return InfoNCE and the log kernel mean of x against y over the rows of all ranks: two scalars, float64.
 
-    x: (n, d), y: (m, d), scale and rows as in dispatch.Implementation.fused, of the own rows alone; ids are compared
-    over ranks, weights are divided by their sums over ranks. kernel None: no kernel mean, 0 in its place; info_nce
-    False: 0 in its place. Raises InputError on all ranks where nothing is paired.
+    x: (n, d), y: (m, d), scale and rows as in dispatch.Implementation.fused, for the local rows; ids are compared
+    across ranks, weights are normalised over all ranks. kernel=None: 0 for the kernel mean; info_nce=False: 0 for
+    InfoNCE. Raises InputError on all ranks if there are no pairs.
     """
     nce, log_mean = _Contrastive.apply(x, y, scale, rows, kernel, info_nce)  # type: ignore[no-untyped-call]
     return nce, log_mean
@@ -57,13 +57,13 @@ def contrastive(
 
 @uncompiled
 def within(x: Tensor, kernel: Kernel, weights: Tensor | None = None) -> Tensor:
-    """The log kernel mean of the rows of all ranks against themselves, diagonal kept. x: (n, d); scalar, float64."""
+    """Return the log kernel mean within the rows of all ranks, diagonal included. x: (n, d); scalar, float64."""
     value: Tensor = _Within.apply(x, weights, kernel)  # type: ignore[no-untyped-call]
     return value
 
 
 class _Contrastive(torch.autograd.Function):
-    """First pass in forward, second in backward; a second derivative is refused."""
+    """First pass in forward, second in backward. Second derivatives raise InputError."""
 
     @staticmethod
     def forward(
@@ -126,21 +126,21 @@ class _Job:
     counts: list[int]
 
     def pairs(self) -> Iterator[tuple[int, Pair]]:
-        """The own x with the y of this rank, of the one before, and so on around the ring."""
+        """Yield (hop, pair): the local x with the y of this rank, the previous rank, and so on."""
         for hop, other in around(self.y, self.counts, self.centre):
             yield hop, Pair(self.x, other, self.centre, self.scale)
 
-    def pass_on(self, tensors: Sequence[Tensor], hop: int) -> list[Tensor]:
-        """Gives what belongs to the block of this hop to the next rank, and returns what the previous one had."""
+    def send_on(self, tensors: Sequence[Tensor], hop: int) -> list[Tensor]:
+        """Send the tensors of the current block to the next rank, and return those of the previous rank."""
         return Transfer(tensors, self.counts, hop + 1).arrived()
 
 
 @dataclass(frozen=True)
 class _Norms:
-    """What the first pass leaves behind on each rank.
+    """Result of the first pass on each rank.
 
-    rows, columns: sums of the own x and the own y, over all and over the positives. shares: weights of the rows and
-    columns in the means, 0 where they enter none. The kernel sum of all ranks is kernel_total * exp(kernel_top).
+    rows, columns: sums for the local x and y, over all entries and over the positives. shares: weights of the rows and
+    columns in the means, 0 for those without a positive. The kernel sum of all ranks is kernel_total * exp(kernel_top).
     """
 
     rows: tuple[LogSums, LogSums]
@@ -177,7 +177,7 @@ def _first_pass(job: _Job) -> _Norms:
                     top = raised
                 total += log_k.sub_(top).exp_().sum(dim=1).sum(dtype=total.dtype)
         if job.info_nce:
-            carried = job.pass_on(carried, hop)
+            carried = job.send_on(carried, hop)
     columns[0].top, columns[0].total, columns[1].top, columns[1].total = carried
     kernel_top, kernel_total = (total, total + 1) if job.kernel is None else merged(top, total)
     if not job.info_nce:
@@ -189,11 +189,11 @@ def _first_pass(job: _Job) -> _Norms:
 
 
 def _mean_loss(side: SortedSide, every: LogSums, positive: LogSums) -> tuple[Tensor, Tensor]:
-    """The shares of the own rows in the mean over all ranks, and that mean."""
+    """Return the weights of the local rows in the mean over all ranks, and that mean."""
     w = side.log_w.to(positive.total.dtype).exp().masked_fill(positive.total == 0, 0)
     total = summed(w.sum())
     if float(total) == 0:
-        raise InputError("no image id occurs among the text ids on any rank; they must be equal where rows pair")
+        raise InputError("no image id occurs among the text ids on any rank; the rows of a pair need equal ids")
     share = w / total
     loss = (every.log() - positive.log()).masked_fill(share == 0, 0)
     return share, summed((share * loss).sum())
@@ -212,14 +212,14 @@ class _Gradient:
         self.grad_scale = norms.kernel_total.new_zeros(())
 
     def run(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Gradients in the own x and y (rows in the caller's order) and in the scale."""
+        """Return the gradients in the local x and y (rows in the caller's order) and in the scale."""
         x, y = self.job.x, self.job.y
         own, carried = _Masses(x, self.need_x), _Masses(y, self.need_y)
         columns = [self.factors_y.every, self.factors_y.positive, *(sums.top for sums in self.norms.columns)]
         for hop, pair in self.job.pairs():
             self._block(pair, own, carried, columns)
-            columns = self.job.pass_on(columns, hop)
-            carried.load(self.job.pass_on(carried.tensors(), hop))
+            columns = self.job.send_on(columns, hop)
+            carried.load(self.job.send_on(carried.tensors(), hop))
         grad_scale = None
         if self.need_scale:
             for masses, side in ((own, x), (carried, y)):
@@ -228,7 +228,7 @@ class _Gradient:
         return own.finish(x, self.job.centre), carried.finish(y, self.job.centre), grad_scale
 
     def _block(self, pair: Pair, own: _Masses, carried: _Masses, columns: Sequence[Tensor]) -> None:
-        """All tiles of the own x and one block of y."""
+        """Process all tiles of the local x and one block of y."""
         x, y = pair.x.sample, pair.y.sample
         soft = OnlineSoftmaxes(pair)
         soft.rows, soft.rows_positive = self.norms.rows
@@ -254,8 +254,10 @@ class _Gradient:
 
 
 class _Masses:
-    """Sums over the other side for each row of one side: grad: sum w_ij y_j, nce: sum w_ij of InfoNCE alone, kernel:
-    sum r_ij. They travel with their block."""
+    """Sums over the other modality for each row of a block, sent along with the block.
+
+    grad: sum w_ij y_j; nce: sum w_ij of InfoNCE only; kernel: sum r_ij.
+    """
 
     def __init__(self, side: SortedSide, need_grad: bool) -> None:
         points = side.sample.points
@@ -270,7 +272,7 @@ class _Masses:
         self.grad = rest[0] if rest else None
 
     def finish(self, side: SortedSide, centre: Tensor) -> Tensor | None:
-        """Adds the terms along the centre and along the row itself."""
+        """Add the terms along the centre and along the row itself."""
         if self.grad is None:
             return None
         self.grad.addcmul_(self.nce[:, None], centre).addcmul_(side.sample.points, self.kernel[:, None])
@@ -278,7 +280,7 @@ class _Masses:
 
 
 class _Sums:
-    """The running sum of a sample against itself, relative to exp(top), and what the gradient of the own rows needs:
+    """Running kernel sum within a sample, relative to exp(top), and the sums for the gradient of the local rows:
     with p = exp(log_k - top) and r = p * slope, pull: sum_j r_ij x_j and mass: sum_j r_ij."""
 
     def __init__(self, sample: PreparedSample, gradient: bool) -> None:
@@ -320,7 +322,7 @@ class _Sums:
             self.pull *= factor
 
     def gradient(self, top: Tensor, total: Tensor) -> Tensor | None:
-        """d log sum / dx of the own rows; every pair counts twice, as (i, j) and as (j, i)."""
+        """Return d log sum / dx of the local rows; every pair counts twice, as (i, j) and (j, i)."""
         if self.pull is None:
             return None
         self._rescale(4 * float((self.top - top).exp() / total))
@@ -328,7 +330,7 @@ class _Sums:
 
 
 def _tiles(pair: Pair, count: int) -> Iterator[tuple[Tile, Buffers]]:
-    """All tiles of a pair with their products in buffer 0 of `count`; none where a rank has no rows."""
+    """Yield all tiles of a pair with their products in buffer 0 of `count`; nothing if a rank has no rows."""
     x, y = pair.x.sample.points, pair.y.sample.points
     if not (len(x) and len(y)):
         return
@@ -346,5 +348,6 @@ def _factors(shares: Tensor, sums: tuple[LogSums, LogSums], dtype: torch.dtype) 
 def _refuse_second_derivative() -> None:
     if torch.is_grad_enabled():
         raise InputError(
-            'exchange: "ring" has no second derivative (create_graph=True); use exchange="gather" with impl="reference"'
+            'exchange: "ring" does not support second derivatives (create_graph=True); '
+            'use exchange="gather" with impl="reference"'
         )

@@ -1,4 +1,4 @@
-"""Blocks of rows on their way around the ring of ranks, and sums over ranks."""
+"""Block transfers between neighbouring ranks of the ring, and reductions over ranks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .processes import rank, world_size
 
 
 def own_side(x: Tensor, centre: Tensor, ids: Tensor, weights: Tensor | None, paired: bool = True) -> SortedSide:
-    """The own rows, with the weights that they have among the rows of all ranks; there may be none."""
+    """Return the local rows with weights normalised over all ranks; there may be no rows."""
     a = torch.ones(len(x), dtype=totals_dtype(x), device=x.device) if weights is None else weights.to(totals_dtype(x))
     log_a, log_w = (a / summed(a.sum())).log(), torch.zeros(len(x), device=x.device)
     if paired:
@@ -35,7 +35,7 @@ def own_side(x: Tensor, centre: Tensor, ids: Tensor, weights: Tensor | None, pai
 def _side(
     points: Tensor, centre: Tensor, ids: Tensor, logs: tuple[Tensor, Tensor], order: Tensor | None = None
 ) -> SortedSide:
-    """points: centred; logs: of the weights in the kernel mean, and of 1/m."""
+    """points: centred; logs: log of the kernel mean weights, and log 1/m."""
     log_a, log_w = (values.to(compute_dtype(points)) for values in logs)
     square_norms = torch.linalg.vector_norm(points, dim=1, dtype=log_a.dtype).square_()
     heaviest = float(log_a.max()) if len(log_a) else LOWEST
@@ -44,7 +44,7 @@ def _side(
 
 
 def around(own: SortedSide, counts: list[int], centre: Tensor) -> Iterator[tuple[int, SortedSide]]:
-    """(hop, block): the own block first, then those of the ranks before; the next is fetched during the work."""
+    """Yield (hop, block): the local block, then those of the previous ranks, prefetching the next one."""
     side = own
     for hop in range(world_size()):
         tensors = [side.sample.points, side.ids, side.log_w, cast(Tensor, side.sample.log_weights)]
@@ -56,9 +56,9 @@ def around(own: SortedSide, counts: list[int], centre: Tensor) -> Iterator[tuple
 
 
 class Transfer:
-    """Rows on their way to the next rank, while those of the previous one come in; a block without rows stays.
+    """Asynchronous transfer of a block to the next rank and from the previous rank; empty blocks are not sent.
 
-    hop: how many steps the block that comes in has made; counts: rows of the blocks by the rank they started from.
+    hop: number of steps of the incoming block; counts: number of rows of the block of each rank.
     """
 
     def __init__(self, tensors: Sequence[Tensor], counts: list[int], hop: int) -> None:
@@ -83,20 +83,20 @@ class Transfer:
 
 
 def mean(x: Tensor) -> Tensor:
-    """The mean row over all ranks."""
+    """Return the mean row over all ranks."""
     sums = summed(x.detach().sum(dim=0, dtype=totals_dtype(x)))
     return (sums / sum(row_counts(x))).to(x.dtype)
 
 
 def summed(value: Tensor) -> Tensor:
-    """The sum over ranks; overwrites its argument."""
+    """Return the sum over ranks; overwrites its argument."""
     if world_size() > 1:
         dist.all_reduce(value)
     return value
 
 
 def merged(top: float, total: Tensor) -> tuple[Tensor, Tensor]:
-    """One (top, total) for the sums total * exp(top) of all ranks."""
+    """Combine the sums total * exp(top) of all ranks into one (top, total)."""
     highest = torch.full_like(total, top)
     if world_size() > 1:
         dist.all_reduce(highest, op=dist.ReduceOp.MAX)

@@ -1,4 +1,4 @@
-"""The energy distance between two samples: no bandwidth to choose."""
+"""The energy distance between two samples, which has no bandwidth."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from csaligner.ops.row_sums import mean_distance
 def energy_distance(x: Any, y: Any, *, weights_x: Any = None, weights_y: Any = None, impl: str = "auto") -> Tensor:
     """2 mean_ij |x_i - y_j| - mean_ij |x_i - x_j| - mean_ij |y_i - y_j|, in the unit of the features.
 
-    x: (N, d), y: (M, d). weights and impl as in cauchy_schwarz_divergence. Diagonals are kept (V-statistic):
-    it is never below 0, and 0 where the weighted samples coincide. The gradient of |a - b| at a = b is taken
-    as 0. Returns a scalar, float64 if a sample is, else float32. Raises InputError.
+    x: (N, d), y: (M, d). weights and impl as in cauchy_schwarz_divergence. Diagonals are included
+    (V-statistic): the value is >= 0, and 0 if the weighted samples coincide. The gradient of |a - b| at a = b is
+    defined as 0. Returns a scalar, float64 if a sample is float64, else float32. Raises InputError.
     Source: Szekely and Rizzo 2013 (J. Stat. Plan. Inference 143), eq. 2.1 with exponent 1.
     """
     s = samples(x, y, weights_x, weights_y)

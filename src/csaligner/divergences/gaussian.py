@@ -1,4 +1,4 @@
-"""Divergences between the Gaussians that have the means and covariances of two samples."""
+"""Divergences between Gaussians fitted to two samples: symmetric Kullback-Leibler and Bures-Wasserstein."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def gaussian_kl(
     """Symmetric Kullback-Leibler divergence [KL(p; q) + KL(q; p)] / 2 of N(m1, S1) and N(m2, S2):
 
     1/4 [tr(S1^-1 S2) + tr(S2^-1 S1) - 2 d + (m1 - m2)' (S1^-1 + S2^-1) (m1 - m2)], in nats.
-    x: (N, d), y: (M, d). Covariances are divided by the sum of weights and shrunk, so that they can be
-    inverted: S <- (1 - shrinkage) S + shrinkage (tr S1 + tr S2) / (2 d) I, with shrinkage between 0 and 1 (0
-    needs more than d rows on each side). weights as in cauchy_schwarz_divergence; impl: there is one for all.
-    Returns a scalar >= 0, float64 if a sample is, else float32 (computed in float64). Raises InputError.
+    x: (N, d), y: (M, d). Covariances are normalised by the sum of weights and shrunk to be invertible:
+    S <- (1 - shrinkage) S + shrinkage (tr S1 + tr S2) / (2 d) I, with shrinkage between 0 and 1 (0 requires more
+    than d rows per sample). weights as in cauchy_schwarz_divergence; impl has no effect.
+    Returns a scalar >= 0, float64 if a sample is float64, else float32 (computed in float64). Raises InputError.
     """
     if not 0 <= shrinkage <= 1:
         raise InputError(f"shrinkage: got {shrinkage:g}, wanted a number from 0 to 1")
@@ -41,7 +41,7 @@ def gaussian_kl(
         s1, s2 = (1 - shrinkage) * s1 + ridge, (1 - shrinkage) * s2 + ridge
         factors = [torch.linalg.cholesky_ex(c) for c in (s1, s2)]
         if any(bool(info) for _, info in factors):
-            raise InputError("gaussian_kl: a covariance cannot be inverted; raise shrinkage, or give more rows")
+            raise InputError("gaussian_kl: a covariance matrix is singular; increase shrinkage or provide more rows")
         gap = (m1 - m2)[:, None]
         one, two = (factor for factor, _ in factors)
         traces = torch.cholesky_solve(s2, one).trace() + torch.cholesky_solve(s1, two).trace()
@@ -53,15 +53,15 @@ def bures_wasserstein(x: Any, y: Any, *, weights_x: Any = None, weights_y: Any =
     """Squared Wasserstein-2 distance of N(m1, S1) and N(m2, S2), as in the Frechet distance (FID):
 
     |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1^1/2 S2 S1^1/2)^1/2, in squared units of the features.
-    x: (N, d), y: (M, d). Covariances are divided by the sum of weights; they may be singular. weights as in
-    cauchy_schwarz_divergence; impl: there is one for all. The last trace is the nuclear norm of A B', where
-    S1 = A'A and S2 = B'B. Returns a scalar >= 0, float64 if a sample is, else float32 (computed in float64).
+    x: (N, d), y: (M, d). Covariances are normalised by the sum of weights and may be singular. weights as in
+    cauchy_schwarz_divergence; impl has no effect. The last trace is the nuclear norm of A B', where S1 = A'A and
+    S2 = B'B. Returns a scalar >= 0, float64 if a sample is float64, else float32 (computed in float64).
     Raises InputError. Source: Dowson and Landau 1982 (J. Multivariate Analysis 12), eq. 4.
     """
     s = samples(x, y, weights_x, weights_y)
     with no_autocast(s.x):
         (m1, a), (m2, b) = _moments(s.x, s.weights_x), _moments(s.y, s.weights_y)
-        # At most d x d: to first order the nuclear norm does not see the bases of the row spaces turn.
+        # At most d x d. To first order the nuclear norm is invariant to rotations of the row space bases.
         cross = _in_own_basis(a) @ _in_own_basis(b).T
         nuclear = torch.linalg.svdvals(cross).sum()
         value = (m1 - m2).square().sum() + a.square().sum() + b.square().sum() - 2 * nuclear
@@ -69,7 +69,7 @@ def bures_wasserstein(x: Any, y: Any, *, weights_x: Any = None, weights_y: Any =
 
 
 def _moments(x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean (d,) and A (N, d) with A'A the covariance, float64."""
+    """Return the mean (d,) and A (N, d) with covariance A'A, in float64."""
     x = x.double()
     share = log_weights(x, weights).exp()
     mean = share @ x
@@ -81,6 +81,6 @@ def _as(like: Tensor, value: Tensor) -> Tensor:
 
 
 def _in_own_basis(a: Tensor) -> Tensor:
-    """Q'A with Q an orthonormal basis of the columns, held fixed: (min(N, d), d)."""
+    """Return Q'A, (min(N, d), d), where Q is an orthonormal basis of the columns, treated as constant."""
     q: Tensor = torch.linalg.qr(a.detach())[0]
     return q.T @ a

@@ -1,4 +1,4 @@
-"""The Hölder divergence: D_CS for any number of samples."""
+"""The Hölder divergence, a generalisation of D_CS to any number of samples."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def hoelder_divergence(
 ) -> Tensor:
     """D = sum_k log int p_k^m - m log int p_1 p_2 ... p_m, for m samples (m >= 2), from kernel densities.
 
-    By Hölder's inequality D >= 0 for densities, and 0 where all are equal. The integrals are means over the
-    samples: int p_k^m = mean_i p_k(x_ki)^(m-1), and int p_1 ... p_m = mean over k of mean_i of the product of
-    the other densities at x_ki. With m = 2 this is D_CS to the last term; with more, the estimate from few
-    points may fall a little below 0. x: (N, d), y: (M, d), more: any number of (L, d). Rules for the
-    bandwidth look at x and y; kernel, weights and impl as in cauchy_schwarz_divergence, the samples in `more`
-    unweighted. Returns a scalar, float64 if a sample is, else float32. Raises InputError.
+    By Hölder's inequality D >= 0 for densities, and 0 if all are equal. The integrals are estimated as means
+    over the samples: int p_k^m = mean_i p_k(x_ki)^(m-1), and int p_1 ... p_m = mean over k of mean_i of the
+    product of the other densities at x_ki. For m = 2 this equals D_CS; for m > 2 the estimate from few points may
+    be slightly negative. x: (N, d), y: (M, d), more: any number of (L, d). Bandwidth rules use x and y only;
+    kernel, weights and impl as in cauchy_schwarz_divergence; samples in `more` are unweighted.
+    Returns a scalar, float64 if a sample is float64, else float32. Raises InputError.
     Source: Lu et al. 2024 (Generalized Cauchy-Schwarz divergence, arXiv 2405.04061), times m.
     """
     first = samples(x, y, weights_x, weights_y)
@@ -47,7 +47,7 @@ def hoelder_divergence(
 
 
 def of_clouds(clouds: Sequence[tuple[Tensor, Tensor]], kernel: Kernel, impl: str) -> Tensor:
-    """The divergence of m samples, each (points, log weights whose exponentials sum to 1)."""
+    """Return the divergence of m samples, each (points, log weights whose exponentials sum to 1)."""
     m = len(clouds)
     own, product = [], []
     for here, (points, log_a) in enumerate(clouds):

@@ -27,19 +27,19 @@ def mmd(
 ) -> Tensor:
     """MMD^2 = mean_ij k(x_i, x_j) + mean_ij k(y_i, y_j) - 2 mean_ij k(x_i, y_j).
 
-    Arguments and kernel as in cauchy_schwarz_divergence. unbiased=True leaves i = j out of the first two
-    means; the value may then be below 0, and each sample needs at least two rows.
-    Returns a scalar between 0 and 2 (biased), float64 if a sample is, else float32.
+    Arguments and kernel as in cauchy_schwarz_divergence. unbiased=True excludes i = j from the first two
+    means; the value may then be negative, and each sample needs at least two rows.
+    Returns a scalar between 0 and 2 (biased), float64 if a sample is float64, else float32.
     Raises InputError. Source: Gretton et al. 2012 (JMLR 13), eq. 5; unbiased: eq. 3.
     """
     s = samples(x, y, weights_x, weights_y, half=True)
     if unbiased and min(len(s.x), len(s.y)) == 1:
-        raise InputError("mmd: unbiased=True needs at least 2 rows that count in each sample; got 1")
+        raise InputError("mmd: unbiased=True needs at least 2 rows of non-zero weight in each sample; got 1")
     k = make_kernel(kernel, bandwidth, s.x, s.y)
     s, impl = dispatch.settle(s, k, impl)
     return from_log_means(*dispatch.log_kernel_means(s, k, impl, diagonal=not unbiased)).to(s.dtype)
 
 
 def from_log_means(within_x: Tensor, within_y: Tensor, between: Tensor) -> Tensor:
-    """The squared discrepancy from its three log kernel means."""
+    """Return MMD^2 computed from its three log kernel means."""
     return within_x.exp() + within_y.exp() - 2 * between.exp()

@@ -1,4 +1,4 @@
-"""The Sinkhorn divergence: entropic optimal transport with its own bias taken off."""
+"""The Sinkhorn divergence: debiased entropic optimal transport between two samples."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from csaligner.ops.reference import log_weights
 from csaligner.ops.row_sums import log_density
 from csaligner.ops.tiles import no_autocast
 
-# Costs are kept between iterations where they take no more than this; else each iteration computes them again.
+# Cost matrices up to this size are kept between iterations; larger ones are recomputed in each iteration.
 KEPT_BYTES = 64 * 2**20
-# Potentials count as converged where no entry moves by more than this part of epsilon.
+# Convergence: no entry of a potential changes by more than this fraction of epsilon.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-7}
 
 
@@ -35,12 +35,12 @@ def sinkhorn_divergence(
     blur^2:
 
     OT(x, y) = min over plans pi with marginals a, b of <pi, C> + epsilon KL(pi | a b').
-    x: (N, d), y: (M, d). blur: the distance below which points look alike, in the unit of the features;
-    towards 0, S is half the squared Wasserstein-2 distance, towards infinity half that of the means. weights
-    and impl as in cauchy_schwarz_divergence. Potentials are found by annealed log-domain iterations, stopped
-    where they move by less than 1e-4 epsilon (1e-7 in float64) or after max_iterations; the gradient is that
-    of the converged plan (envelope theorem). Returns a scalar >= 0, float64 if a sample is, else float32.
-    Raises InputError. Source: Feydy et al. 2019 (Interpolating between optimal transport and MMD), eq. 3 and
+    x: (N, d), y: (M, d). blur: the length scale of the entropic smoothing, in the unit of the features.
+    For blur -> 0, S is half the squared Wasserstein-2 distance; for blur -> infinity, half the squared distance of
+    the means. weights and impl as in cauchy_schwarz_divergence. Potentials are computed by annealed log-domain
+    iterations until they change by less than 1e-4 epsilon (1e-7 in float64) or for max_iterations; the gradient is
+    that of the converged plan (envelope theorem). Returns a scalar >= 0, float64 if a sample is float64, else
+    float32. Raises InputError. Source: Feydy et al. 2019 (Interpolating between optimal transport and MMD), eq. 3 and
     10.
     """
     s = samples(x, y, weights_x, weights_y)
@@ -61,7 +61,7 @@ def sinkhorn_divergence(
 
 
 class _Problem:
-    """Fixed points of the softmin; potentials carry no gradient."""
+    """Solver for the potentials, the fixed points of the softmin. Potentials carry no gradient."""
 
     def __init__(self, samples: Samples, epsilon: float, max_iterations: int, impl: str) -> None:
         self.samples, self.epsilon, self.impl = samples, epsilon, impl
@@ -71,24 +71,24 @@ class _Problem:
 
     @torch.no_grad()
     def _softmin_of(self, x: Tensor, y: Tensor, weights: Tensor | None) -> Callable[[Tensor, float], Tensor]:
-        """(potential of y, epsilon) -> softmin on x, for many calls."""
+        """Return a function (potential of y, epsilon) -> softmin on x that caches the cost matrix if it is small."""
         if len(x) * len(y) * x.element_size() > KEPT_BYTES:
             return lambda g, epsilon: self.softmin(x, y, g, weights, epsilon)
-        x, y = x - y.mean(dim=0), y - y.mean(dim=0)  # far from 0, squares would cancel
+        x, y = x - y.mean(dim=0), y - y.mean(dim=0)  # centre, to avoid cancellation of squares
         with no_autocast(x):
             cost = (x * x).sum(1)[:, None] / 2 + (y * y).sum(1) / 2 - x @ y.T
         logs = log_weights(y, weights)
         return lambda g, epsilon: -epsilon * torch.sub(g / epsilon + logs, cost, alpha=1 / epsilon).logsumexp(dim=1)
 
     def softmin(self, x: Tensor, y: Tensor, g: Tensor, weights: Tensor | None, epsilon: float | None = None) -> Tensor:
-        """-epsilon log sum_j b_j exp((g_j - C_ij) / epsilon) for each row of x."""
+        """Return -epsilon log sum_j b_j exp((g_j - C_ij) / epsilon) for each row of x."""
         epsilon = self.epsilon if epsilon is None else epsilon
         offsets = g / epsilon + log_weights(y, weights)
         return -epsilon * log_density(x, y, Gaussian(epsilon**0.5), offsets, self.impl)
 
     @torch.no_grad()
     def between(self) -> tuple[Tensor, Tensor]:
-        """Potentials of x against y, updated in turn."""
+        """Return the potentials of x against y, by alternating updates."""
         x, y = self.samples.x, self.samples.y
         on_x = self._softmin_of(x, y, self.samples.weights_y)
         on_y = self._softmin_of(y, x, self.samples.weights_x)
@@ -103,7 +103,7 @@ class _Problem:
 
     @torch.no_grad()
     def within(self, x: Tensor, weights: Tensor | None) -> Tensor:
-        """The one potential of x against itself, by averaged updates."""
+        """Return the potential of x against itself, by averaged updates."""
         softmin = self._softmin_of(x, x, weights)
         f = x.new_zeros(len(x))
         for epsilon, last in self._epsilons():
@@ -114,7 +114,7 @@ class _Problem:
         return f
 
     def _epsilons(self) -> Iterator[tuple[float, bool]]:
-        """From the squared diameter down to epsilon, then epsilon to the end."""
+        """Yield the annealing schedule: from the squared diameter down to epsilon, then constant."""
         epsilon = self.diameter**2
         for _ in range(self.max_iterations):
             yield max(epsilon, self.epsilon), epsilon <= self.epsilon

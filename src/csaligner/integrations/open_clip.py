@@ -1,4 +1,4 @@
-"""A loss for open_clip's trainer, in the place of its ClipLoss."""
+"""Drop-in replacement for open_clip's ClipLoss."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
 
 
 class CSAlignerClipLoss(nn.Module):
-    """InfoNCE + weight * D_CS with the arguments, the inputs and the outputs of open_clip's ClipLoss.
+    """InfoNCE + weight * D_CS with the arguments, inputs and outputs of open_clip's ClipLoss.
 
-    rank, world_size: as open_clip gives them; they are compared with the process group, which is what counts: the loss
-    gathers over it, also where they are left out. local_loss, gather_with_grad, cache_labels: taken and not needed;
-    every rank computes the loss of the whole batch, with the gradients of all rows. Where the gathered batch is too
-    large, exchange="ring" does what local_loss does there. use_horovod must be False.
+    rank, world_size: as passed by open_clip; they must match the process group, which the loss always gathers over,
+    even if they are not given. local_loss, gather_with_grad, cache_labels: accepted and ignored; every rank computes
+    the loss of the global batch, with the gradients of all rows. If the gathered batch is too large, use
+    exchange="ring" in place of local_loss. use_horovod must be False.
     weight, bandwidth and options (impl, kernel, exchange) as in CSAlignerLoss. The module holds no
     parameters. open_clip itself is not imported. Raises InputError.
     """
@@ -38,7 +38,7 @@ class CSAlignerClipLoss(nn.Module):
     ) -> None:
         super().__init__()
         if use_horovod:
-            raise InputError("use_horovod: True is not supported; start the ranks with torchrun")
+            raise InputError("use_horovod: got True, which is not supported; start the processes with torchrun")
         self._claimed = (rank, world_size)
         self.loss = CSAlignerLoss(weight, bandwidth, **options)
 
@@ -50,11 +50,11 @@ class CSAlignerClipLoss(nn.Module):
         logit_bias: Tensor | None = None,
         output_dict: bool = False,
     ) -> Tensor | dict[str, Tensor]:
-        """The total, or {"contrastive_loss", "cs_loss"} with output_dict, whose values sum to it, as the trainer does.
+        """Return the total, or with output_dict {"contrastive_loss", "cs_loss"}, whose sum is the total.
 
-        image_features, text_features: (n, d), the unit rows that open_clip's models return; logit_scale: 1/temperature,
-        already exponentiated. logit_bias changes no softmax; it is taken for its gradient of 0, which
-        DistributedDataParallel waits for. Raises InputError.
+        image_features, text_features: (n, d), unit rows, as returned by open_clip's models; logit_scale: 1/temperature,
+        already exponentiated. logit_bias has no effect on a softmax; it receives a gradient of 0,
+        which DistributedDataParallel requires. Raises InputError.
         """
         self._check_ranks()
         parts = self.loss(image_features, text_features, logit_scale).parts
@@ -69,5 +69,5 @@ class CSAlignerClipLoss(nn.Module):
         if world_size > 1 and (rank, world_size) != (processes.rank(), processes.world_size()):
             raise InputError(
                 f"rank {rank} of world_size {world_size}: torch.distributed is at rank {processes.rank()} of "
-                f"{processes.world_size()}; initialise the process group first and give its numbers"
+                f"{processes.world_size()}; initialise the process group first and pass its rank and world size"
             )

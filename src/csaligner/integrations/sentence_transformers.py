@@ -1,4 +1,4 @@
-"""A loss for SentenceTransformerTrainer."""
+"""InfoNCE + D_CS as a loss for SentenceTransformerTrainer."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ CITATION = """
 
 
 class CSAlignerEmbeddingLoss(nn.Module):
-    """InfoNCE + weight * D_CS between the columns (anchor, positive) of a data set: two languages, queries and
-    documents, captions and pictures of a multimodal model.
+    """InfoNCE + weight * D_CS between the columns (anchor, positive) of a dataset: two languages, queries and
+    documents, or captions and images of a multimodal model.
 
         loss = CSAlignerEmbeddingLoss(model, weight=1.0)
         SentenceTransformerTrainer(model=model, args=args, train_dataset=pairs, loss=loss).train()
 
-    model: a SentenceTransformer, or anything that maps the features of a column to {"sentence_embedding": (N, d)}.
+    model: a SentenceTransformer, or a callable that maps the features of a column to {"sentence_embedding": (N, d)}.
     scale: 1/temperature, 20 as in MultipleNegativesRankingLoss. weight, bandwidth and options (impl, kernel, exchange)
-    as in CSAlignerLoss: with exchange "gather" the loss is that of all ranks. output_dict: return the
-    terms by name, which the trainer sums and logs; losses that wrap others want the default, one scalar.
-    A column "label" of whole numbers says which pairs belong together: they are no negatives of each other. The
-    embeddings are normalised here. sentence_transformers itself is not imported. Raises InputError.
+    as in CSAlignerLoss: exchange="gather" computes the loss of the global batch. output_dict: return the
+    terms by name, which the trainer sums and logs; wrapper losses need the default, one scalar.
+    Pairs with equal integers in a column "label" are not negatives of each other. Embeddings are normalised here.
+    sentence_transformers itself is not imported. Raises InputError.
     """
 
     def __init__(
@@ -58,27 +58,25 @@ class CSAlignerEmbeddingLoss(nn.Module):
     def forward(
         self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None
     ) -> Tensor | dict[str, Tensor]:
-        """sentence_features: the tokenised columns, as the trainer gives them. labels: (N,) or None."""
+        """Return the loss. sentence_features: the tokenised columns, as passed by the trainer. labels: (N,) or None."""
         embeddings = [self.model(column)["sentence_embedding"] for column in sentence_features]
         return self.compute_loss_from_embeddings(embeddings, labels)
 
     def compute_loss_from_embeddings(
         self, embeddings: Sequence[Tensor], labels: Tensor | None = None
     ) -> Tensor | dict[str, Tensor]:
-        """embeddings: the anchors (N, d) and the positives (N, d)."""
+        """Return the loss of precomputed embeddings: the anchors (N, d) and the positives (N, d)."""
         if len(embeddings) != 2:
-            raise InputError(f"data set: {len(embeddings)} columns of texts; wanted two, (anchor, positive)")
+            raise InputError(f"dataset: got {len(embeddings)} text columns, wanted two, (anchor, positive)")
         if labels is not None and labels.is_floating_point():
-            raise InputError(
-                "label: floats; wanted whole numbers, equal where pairs belong together, or no such column"
-            )
+            raise InputError("label: got floats, wanted whole numbers, or no such column")
         full = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in embeddings)
         anchors, positives = (normalize(each, dim=1) for each in full)
         loss = self.loss(anchors, positives, self._scale, labels)
         return dict(loss.parts) if self._output_dict else loss.total
 
     def get_config_dict(self) -> dict[str, Any]:
-        """What the model card lists."""
+        """Return the settings listed in the model card."""
         return dict(self._config)
 
     @property

@@ -1,9 +1,9 @@
-"""Weights without guessing: terms balanced by the size of their gradients.
+"""Automatic loss weights by gradient balancing.
 
-lambda_t = fraction * |g_ref| / |g_t|, so that the weighted gradient of term t is `fraction` as long as the reference's.
-|g| is the norm of the gradient with respect to all embeddings together, sqrt(sum_i |dL/dx_i|^2 + sum_j |dL/dy_j|^2),
-and a moving average of it stands in the formula. The idea is that of GradNorm (Chen et al. 2018) and of the adaptive
-weight of VQGAN (Esser et al. 2021), here in closed form at the embeddings, where all terms meet.
+lambda_t = fraction * |g_ref| / |g_t|: the norm of the weighted gradient of term t is `fraction` times that of the
+reference. |g| is a moving average of the gradient norm with respect to all embeddings,
+sqrt(sum_i |dL/dx_i|^2 + sum_j |dL/dy_j|^2). Related: GradNorm (Chen et al. 2018) and the adaptive weight of VQGAN
+(Esser et al. 2021); here in closed form, with gradients at the embeddings.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor
 
 
 def gradient_norm(value: Tensor, inputs: Sequence[Tensor]) -> float:
-    """Length of the gradient of a scalar with respect to all inputs together; inputs it does not depend on count 0.
+    """Return the norm of the gradient of a scalar with respect to all inputs; inputs it does not depend on count as 0.
 
-    The graph of `value` is used up.
+    The graph of `value` is freed.
     """
     grads = torch.autograd.grad(value, list(inputs), allow_unused=True)
     norms = [torch.linalg.vector_norm(g.double()) for g in grads if g is not None]
@@ -25,10 +25,10 @@ def gradient_norm(value: Tensor, inputs: Sequence[Tensor]) -> float:
 
 
 class GradientBalance:
-    """Moving averages of gradient norms, and the weights that follow from them.
+    """Moving averages of gradient norms, and the resulting weights.
 
-    fraction: length of the weighted gradient of a term over that of the reference. momentum: share of the old average
-    that stays at an update, in [0, 1). max_weight: where the weights end, for a term whose gradient vanishes.
+    fraction: norm of the weighted gradient of a term relative to that of the reference. momentum: weight of the old
+    average in an update, in [0, 1). max_weight: upper limit of the weights, for terms whose gradient vanishes.
     """
 
     def __init__(self, reference: str, fraction: float, momentum: float, max_weight: float) -> None:
@@ -37,12 +37,12 @@ class GradientBalance:
         self.averages: dict[str, float] = {}
 
     def update(self, norms: Mapping[str, float]) -> None:
-        """average <- momentum * average + (1 - momentum) * norm; the first norm is the first average."""
+        """Update average <- momentum * average + (1 - momentum) * norm; the first norm initialises the average."""
         for name, norm in norms.items():
             old = self.averages.get(name, norm)
             self.averages[name] = self.momentum * old + (1 - self.momentum) * norm
 
     def weight(self, name: str) -> float:
-        """lambda of a term, from the averages of that term and of the reference."""
+        """Return lambda of a term, from the averages of that term and of the reference."""
         wanted, own = self.fraction * self.averages[self.reference], self.averages[name]
         return min(self.max_weight, wanted / own) if own > 0 else self.max_weight

@@ -1,4 +1,4 @@
-"""Two modalities and more in one space: InfoNCE between pairs of them, one divergence over all."""
+"""ModalitiesLoss: InfoNCE and a divergence for two or more modalities."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class ModalitiesLoss(nn.Module):
     """mean over pairs of InfoNCE + weight * D, for any number of named modalities.
 
     divergence: "cauchy_schwarz", D = the mean of D_CS over all pairs of modalities, or "hoelder", one divergence of all
-    at once (divergences.hoelder). With two modalities both are CSAlignerLoss.
-    pairs: the pairs that InfoNCE joins, such as [("image", "english")]; none given: all. D joins all modalities in any
-    case: pictures and German texts that share no row meet there. bandwidth: one kernel for all modalities; "median"
-    looks at the rows of all together. kernel, impl: as in CSAlignerLoss. Raises InputError.
+    modalities (divergences.hoelder). With two modalities, both equal CSAlignerLoss.
+    pairs: the pairs of modalities in InfoNCE, such as [("image", "english")]; default: all pairs. D always includes all
+    modalities, so images and German texts without common rows are aligned through it. bandwidth: shared by all
+    modalities; "median" uses the pooled rows. kernel, impl: as in CSAlignerLoss. Raises InputError.
     Source: CS-Aligner (arXiv 2502.17028) eq. 9, for pairs; Lu et al. 2024 (arXiv 2405.04061) for the other divergence.
     """
 
@@ -59,11 +59,13 @@ class ModalitiesLoss(nn.Module):
     def forward(
         self, features: Mapping[str, Tensor], logit_scale: Tensor | float, ids: Mapping[str, Ids] | None = None
     ) -> LossTerms:
-        """features: name -> (N_k, d), unit rows in one space. ids: name -> N_k whole numbers, equal where rows belong
-        together across modalities, -1: unpaired; None: row i belongs to row i everywhere.
+        """Return the loss terms of a batch; call backward on `.total`.
 
+        features: name -> (N_k, d), unit rows in one space. ids: name -> N_k integers, equal for corresponding rows of
+        different modalities, -1: unpaired; None: rows i of all modalities correspond.
         Terms are named "info_nce/image-english", "cauchy_schwarz/image-english" and "hoelder"; their weights are 1 and
-        `weight` over the number of pairs. A row counts 1/m in D, m rows of its modality with the same id.
+        `weight`, divided by the number of pairs. A row has weight 1/m in D, m = number of rows of its modality with the
+        same id.
         """
         clouds = _clouds(features, ids, self.impl)
         joined = self.pairs or [frozenset(pair) for pair in combinations(clouds, 2)]
@@ -80,7 +82,7 @@ class ModalitiesLoss(nn.Module):
     def _values(
         self, clouds: Mapping[str, Cloud], joined: Collection[frozenset[str]], scale: Tensor, kernel: Kernel
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Unweighted terms and their weights; a modality meets each other one, and itself, once."""
+        """Return the unweighted terms and their weights; each kernel mean is computed once."""
         pairs = list(combinations(clouds, 2))
         by_pair = self.weight > 0 and self.divergence == CS
         values: dict[str, Tensor] = {}
@@ -93,7 +95,7 @@ class ModalitiesLoss(nn.Module):
             if by_pair
         }
         for a, b in pairs:
-            nce, between = _meet(clouds[a], clouds[b], {a, b} in joined, by_pair, (scale, kernel, self.impl))
+            nce, between = _pair_terms(clouds[a], clouds[b], {a, b} in joined, by_pair, (scale, kernel, self.impl))
             if nce is not None:
                 values[f"{INFO_NCE}/{a}-{b}"], weights[f"{INFO_NCE}/{a}-{b}"] = nce, 1 / len(joined)
             if between is not None:
@@ -107,7 +109,7 @@ class ModalitiesLoss(nn.Module):
 
 @dataclass(frozen=True)
 class Cloud:
-    """One modality. points: (N, d); ids: (N,) int64; weights: (N,) float64 of the rows in D, None: all equal."""
+    """One modality. points: (N, d); ids: (N,) int64; weights: (N,) float64, row weights in D, None: all equal."""
 
     points: Tensor
     ids: Tensor
@@ -115,11 +117,11 @@ class Cloud:
 
 
 def _clouds(features: Mapping[str, Tensor], ids: Mapping[str, Ids] | None, impl: str) -> dict[str, Cloud]:
-    """All modalities, checked, in one dtype."""
+    """Check all modalities and convert them to one dtype."""
     if len(features) < 2:
-        raise InputError(f"features: {len(features)} given, wanted at least two, by name")
+        raise InputError(f"features: got {len(features)}, wanted at least two named modalities")
     if ids is not None and set(ids) != set(features):
-        raise InputError(f"ids: given for {sorted(ids)} and features for {sorted(features)}; give both for each")
+        raise InputError(f"ids: got {sorted(ids)}, wanted the names of the features, {sorted(features)}")
     first, *others = features
     checked = [samples(features[first], features[name], names=(first, name), half=impl == "triton") for name in others]
     points = {first: checked[0].x, **{name: s.y for name, s in zip(others, checked, strict=True)}}
@@ -127,7 +129,9 @@ def _clouds(features: Mapping[str, Tensor], ids: Mapping[str, Ids] | None, impl:
     found = {}
     for name, rows in points.items():
         if ids is None and len(rows) != len(points[first]):
-            raise InputError(f"ids: missing, with {len(points[first])} rows of {first} and {len(rows)} of {name}")
+            raise InputError(
+                f"ids: missing, but {first} has {len(points[first])} rows and {name} {len(rows)}; provide ids"
+            )
         own = torch.arange(len(rows), device=rows.device) if ids is None else whole_numbers(name, ids[name], rows)
         check_length(f"ids of {name}", own, len(rows), "rows")
         weights = None if ids is None else id_weights(own, unpaired=1.0)
@@ -135,10 +139,10 @@ def _clouds(features: Mapping[str, Tensor], ids: Mapping[str, Ids] | None, impl:
     return found
 
 
-def _meet(
+def _pair_terms(
     a: Cloud, b: Cloud, joined: bool, by_pair: bool, how: tuple[Tensor, Kernel, str]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """InfoNCE and the log kernel mean of two modalities, from one sweep where both are wanted."""
+    """Return InfoNCE and the log kernel mean of two modalities, from one sweep if both are needed."""
     scale, kernel, impl = how
     rows = RowInfo(a.ids, b.ids, a.weights, b.weights)
     op = dispatch.implementation(impl, a.points, b.points, kernel if by_pair else None)
@@ -157,7 +161,7 @@ def _check_joined(joined: Collection[frozenset[str]], clouds: Mapping[str, Cloud
             raise InputError(f"pairs: {name!r} is not among the features; {nearest(name, clouds)}")
         a, b = (clouds[name].ids for name in pair)
         if not bool(torch.isin(a[a >= 0], b).any()):
-            raise InputError(f"ids: {' and '.join(sorted(pair))} share none here; leave the pair out of `pairs`")
+            raise InputError(f"ids: {' and '.join(sorted(pair))} have no id in common; remove the pair from `pairs`")
 
 
 def _as_pair(pair: Pair) -> frozenset[str]:

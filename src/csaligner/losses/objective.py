@@ -1,4 +1,4 @@
-"""The training objective: weighted named terms on one batch."""
+"""The training objective: a weighted sum of named loss terms on one batch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .infonce import NAMES
 
 INFO_NCE = "info_nce"
 
-# Terms that are functions of the three log kernel means, which are computed once for all of them.
+# Terms computed from the three log kernel means, which are shared among them.
 KERNEL_TERMS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "cauchy_schwarz": log_cauchy_schwarz,
     "mmd": squared_mmd,
@@ -37,11 +37,11 @@ KERNEL_TERMS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 class Objective:
     """total = sum over names of weight * term, for example {"info_nce": 1.0, "cauchy_schwarz": 1.0}.
 
-    terms: "info_nce", any registered loss of pairs or divergence, each with its weight lambda >= 0; weight 0 skips the
-    work. bandwidth: of the kernel in all kernel terms, see ops.bandwidth.resolve_bandwidth ("temperature"
-    follows the logit scale of each call); kernel: a name of ops.kernels.KERNELS. impl: see ops.dispatch. InfoNCE and
-    kernel terms share the products of the same points. unpaired_weight: what a row without a partner counts in the
-    divergences, > 0.
+    terms: "info_nce", or any registered paired loss or divergence, with its weight lambda >= 0; terms of weight 0 are
+    not computed. bandwidth: kernel bandwidth of all kernel terms, see ops.bandwidth.resolve_bandwidth ("temperature"
+    uses the logit scale of each call); kernel: a key of ops.kernels.KERNELS. impl: see ops.dispatch. InfoNCE and
+    kernel terms share the products of the same points. unpaired_weight: weight of an unpaired row in the divergences,
+    > 0.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Objective:
         unpaired_weight: float = 1.0,
     ) -> None:
         if not terms:
-            raise InputError('terms: empty; give at least one, such as {"info_nce": 1.0}')
+            raise InputError('terms: got none, wanted at least one, such as {"info_nce": 1.0}')
         self.terms = _checked(terms, (INFO_NCE, *PAIRED_LOSSES, *DIVERGENCES))
         self.bandwidth = bandwidth
         self.unpaired_weight = check_positive("unpaired_weight", unpaired_weight)
@@ -71,18 +71,23 @@ class Objective:
         *,
         weights: Mapping[str, float] | None = None,
     ) -> LossTerms:
-        """The value on one batch, differentiable in the features and the scale.
+        """Return the loss terms of one batch, differentiable in the features and the scale.
 
-        image_features: (N, d), text_features: (M, d), used as given: normalise rows before, as in open_clip.
-        logit_scale, ids: as in info_nce. In the divergences a row counts 1/m, m the rows of its modality with
-        the same id; unpaired rows (id -1 or None) count `unpaired_weight` there and take no part in InfoNCE. Where
-        InfoNCE has weight 0 the samples may differ in size without ids.
-        term_weights: other weights for this call, by name (schedules); weights: its deprecated name. Raises InputError.
+        image_features: (N, d), text_features: (M, d), not normalised here: pass unit rows, as in open_clip.
+        logit_scale, ids: as in info_nce. In the divergences, a row has weight 1/m, m = number of rows of its modality
+        with the same id; unpaired rows (id -1 or None) have weight `unpaired_weight` and are excluded from InfoNCE. If
+        InfoNCE has weight 0, the samples may differ in size without ids.
+        term_weights: weights that override those of the objective in this call (schedules); weights: its deprecated
+        name. Raises InputError.
         """
         if weights is not None:
-            warnings.warn("weights is now term_weights; it goes with version 0.4", DeprecationWarning, stacklevel=2)
+            warnings.warn(
+                "weights is deprecated and will be removed in version 0.4; use term_weights",
+                DeprecationWarning,
+                stacklevel=2,
+            )
         lambdas = self.lambdas(term_weights if weights is None else weights)
-        active = at_work(lambdas)
+        active = active_terms(lambdas)
         s = samples(image_features, text_features, names=NAMES, half=True)
         need_pairs = not active.isdisjoint((INFO_NCE, *PAIRED_LOSSES))
         rows = _rows(s, image_ids, text_ids, need_pairs, self.unpaired_weight)
@@ -94,22 +99,22 @@ class Objective:
         return weighted(values, lambdas, s)
 
     def lambdas(self, term_weights: Mapping[str, float] | None = None) -> dict[str, float]:
-        """The weight of each term, those of this call before the general ones. Raises InputError."""
+        """Return the weight of each term; term_weights override the objective's weights. Raises InputError."""
         return {**self.terms, **_checked(term_weights or {}, self.terms)}
 
 
-def at_work(lambdas: Mapping[str, float]) -> set[str]:
-    """The terms that are worth computing."""
+def active_terms(lambdas: Mapping[str, float]) -> set[str]:
+    """Return the terms with a positive weight."""
     return {name for name, weight in lambdas.items() if weight > 0}
 
 
 def kernel_values(names: set[str], *log_means: Tensor) -> dict[str, Tensor]:
-    """Those of the terms that are functions of the log kernel means: within x, within y, between."""
+    """Return the terms of KERNEL_TERMS, computed from the log kernel means: within x, within y, between."""
     return {name: KERNEL_TERMS[name](*log_means) for name in sorted(names & set(KERNEL_TERMS))}
 
 
 def weighted(values: Mapping[str, Tensor], lambdas: Mapping[str, float], s: Samples) -> LossTerms:
-    """The terms in the dtype of the samples, and their weighted sum; without any term a 0 that depends on these."""
+    """Return the terms in the dtype of the samples and their weighted sum; without terms, a 0 in the same graph."""
     values = {name: value.to(s.dtype) for name, value in values.items()}
     parts = {name: lambdas[name] * value for name, value in values.items()}
     total = torch.stack(list(parts.values())).sum() if parts else s.x.sum().to(s.dtype) * 0
@@ -126,7 +131,7 @@ class _Batch:
 
 
 def _values(names: set[str], batch: _Batch) -> dict[str, Tensor]:
-    """The unweighted terms, each product of features computed once."""
+    """Return the unweighted terms; each product of features is computed once."""
     s, kernel, impl = batch.samples, batch.kernel, batch.impl
     values: dict[str, Tensor] = {}
     kernel_terms = names & set(KERNEL_TERMS)
@@ -141,7 +146,7 @@ def _values(names: set[str], batch: _Batch) -> dict[str, Tensor]:
         within_x = dispatch.implementation(impl, s.x, s.x, kernel).log_kernel_mean(s.x, None, kernel, s.weights_x)
         within_y = dispatch.implementation(impl, s.y, s.y, kernel).log_kernel_mean(s.y, None, kernel, s.weights_y)
         values |= kernel_values(names, within_x, within_y, between)
-    x, y = (side.to(s.dtype) for side in (s.x, s.y))  # registered functions get no half precision
+    x, y = (side.to(s.dtype) for side in (s.x, s.y))  # registered functions may not support half precision
     for name in sorted(names & set(PAIRED_LOSSES)):
         loss, ids = load("loss", PAIRED_LOSSES, name), {"ids_x": batch.rows.ids_x, "ids_y": batch.rows.ids_y}
         values[name] = loss(x, y, logit_scale=batch.scale, **ids)
@@ -160,7 +165,7 @@ def _rows(s: Samples, image_ids: Ids | None, text_ids: Ids | None, need_pairs: b
 
 
 def _kernel_weights(ids: Tensor, unpaired: float) -> Tensor | None:
-    """1/m for each row, `unpaired` where it has no partner; None where all are equal."""
+    """Return 1/m for each row, `unpaired` for unpaired rows; None if all are equal."""
     weights = id_weights(ids, unpaired)
     return None if bool((weights == weights[0]).all()) else weights
 
@@ -175,9 +180,11 @@ def _checked(weights: Mapping[str, float], known: Iterable[str]) -> dict[str, fl
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
-        if name == "CSAlignerLoss":  # csaligner 0.1 had it here; this module knows no ranks
+        if name == "CSAlignerLoss":  # deprecated import path of csaligner 0.1
             warnings.warn(
-                "csaligner.losses.objective.CSAlignerLoss is csaligner.CSAlignerLoss now", DeprecationWarning, 2
+                "csaligner.losses.objective.CSAlignerLoss is deprecated; use csaligner.CSAlignerLoss",
+                DeprecationWarning,
+                2,
             )
             return importlib.import_module("csaligner.distributed.loss").CSAlignerLoss
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The squared distance of pairs: the L2 term of unCLIP priors."""
+"""Squared distance between paired rows, the L2 term of unCLIP priors."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from csaligner.ops.reference import id_weights
 
 
 def paired_l2(x: Tensor, y: Tensor, logit_scale: Tensor, ids_x: Tensor, ids_y: Tensor) -> Tensor:
-    """Mean over ids of the mean |x_i - y_j|^2 over the rows that carry the id on both sides.
+    """Return the mean over ids of the mean |x_i - y_j|^2 over the rows of both modalities with that id.
 
-    x: (N, d), y: (M, d). ids: equal where rows belong together, -1: takes no part; an id that one side lacks is left
-    out. logit_scale is not used. Returns a scalar, 0 without pairs. The L2 term of ECLIPSE (Patel et al. 2024,
+    x: (N, d), y: (M, d). ids: equal for the rows of a pair, -1: excluded; ids that occur in one modality only are
+    ignored. logit_scale is not used. Returns a scalar, 0 without pairs. The L2 term of ECLIPSE (Patel et al. 2024,
     eq. 4), and the information-bottleneck regulariser of Almudevar et al. (2025) with Gaussian conditionals of
     one fixed variance, up to its weight.
     """

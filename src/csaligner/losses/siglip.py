@@ -1,4 +1,4 @@
-"""The sigmoid loss on paired samples."""
+"""The sigmoid loss of SigLIP for paired samples."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _NEWTON_STEPS = 20
 def siglip(x: Tensor, y: Tensor, logit_scale: Tensor, ids_x: Tensor, ids_y: Tensor) -> Tensor:
     """sum_ij w_i w'_j softplus(-z_ij (logit_scale * x_i.y_j + b)) / sum_i w_i, z = 1 for pairs and -1 for others.
 
-    x: (N, d), y: (M, d), unit rows. ids: equal where rows belong together, -1: takes no part. w = 1/m, m the rows of
-    that modality with the same id. The bias b is not learnt over steps but stands at its optimum on every batch,
-    which is one number and a convex problem (Newton's method); by the envelope theorem it needs no gradient.
+    x: (N, d), y: (M, d), unit rows. ids: equal for the rows of a pair, -1: excluded. w = 1/m, m = number of rows of
+    that modality with the same id. The bias b is not a parameter: each batch uses its optimal value, the solution of a
+    scalar convex problem (Newton's method), which needs no gradient by the envelope theorem.
     Returns a scalar. Source: SigLIP (Zhai et al. 2023), algorithm 1.
     """
     w_x, w_y = (id_weights(ids).to(x.dtype) for ids in (ids_x, ids_y))
@@ -29,9 +29,9 @@ def siglip(x: Tensor, y: Tensor, logit_scale: Tensor, ids_x: Tensor, ids_y: Tens
 
 
 def _best_bias(logits: Tensor, weights: Tensor, positive: Tensor) -> Tensor:
-    """Where sum w (sigmoid(logits + b) - positive) = 0; a step is at most 2 long, so that it cannot run away."""
+    """Solve sum w (sigmoid(logits + b) - positive) = 0 for b; steps are clipped to 2 to ensure convergence."""
     share = (weights * positive).sum() / weights.sum()
-    if share <= 0 or share >= 1:  # all of one kind: the optimum lies at infinity
+    if share <= 0 or share >= 1:  # only positives or only negatives: the optimum is at infinity
         return torch.zeros_like(share)
     bias = torch.logit(share) - logits.mean()
     for _ in range(_NEWTON_STEPS):

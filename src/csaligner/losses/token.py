@@ -1,4 +1,4 @@
-"""Token-level alignment: the tokens of an image and of its caption as two samples."""
+"""Token-level Cauchy-Schwarz divergence between the tokens of an image and of its caption."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ def token_cauchy_schwarz(
     kernel: str = "gaussian",
     impl: str = "auto",
 ) -> Tensor:
-    """Mean over b of D_CS between the V tokens of image b and the L tokens of caption b, in one space.
+    """Return the mean over b of D_CS between the V tokens of image b and the L tokens of caption b, in one space.
 
-    image_tokens: (B, V, d), text_tokens: (B, L, d), used as given. image_mask: (B, V), text_mask: (B, L), True or 1
-    where a token counts (None: all); leave padding and special tokens out. What lies under a mask has no influence
-    to the last bit and gets a gradient of 0, NaN included. bandwidth: a number in the unit of the features, several for
-    a mixture, or "median" over the tokens that count, all pairs together. impl: "reference", or one sweep over the
-    pairs ("tiled", "auto"). Returns a scalar >= 0, float64 if a side is, else float32. Raises InputError.
+    image_tokens: (B, V, d), text_tokens: (B, L, d), not normalised here. image_mask: (B, V), text_mask: (B, L), True
+    or 1 for tokens that are used (None: all); exclude padding and special tokens. Masked tokens have no influence and a
+    gradient of 0, even if they are NaN. bandwidth: a number in the unit of the features, several for a mixture, or
+    "median" over the unmasked tokens of all pairs. impl: "reference", or one sweep over the pairs ("tiled", "auto").
+    Returns a scalar >= 0, float64 if an input is float64, else float32. Raises InputError.
     Source: CS-Aligner (arXiv 2502.17028), the token-level term; D_CS as in cauchy_schwarz_divergence.
     """
     _check_tokens(image_tokens, text_tokens)
     if check_choice("impl", impl, IMPLEMENTATIONS) == "triton":
-        raise InputError('impl: "triton" has no token level; take "auto" or "tiled"')
+        raise InputError('impl: "triton" does not support tokens; use "auto" or "tiled"')
     mask_x = _mask("image_mask", image_mask, image_tokens)
     mask_y = _mask("text_mask", text_mask, text_tokens)
     for name, tokens, mask in (("image_tokens", image_tokens, mask_x), ("text_tokens", text_tokens, mask_y)):
         sums = tokens.detach().sum(dim=2, dtype=torch.promote_types(tokens.dtype, torch.float32))
         if not bool((torch.isfinite(sums) | ~mask).all()):
-            raise InputError(f"{name}: NaN or infinity among the tokens that count; mask them or repair the encoder")
+            raise InputError(f"{name}: NaN or infinity in unmasked tokens; mask them or fix the encoder")
     specs = bandwidth if isinstance(bandwidth, Sequence) else (bandwidth,)
-    looked_at = (mask_x, mask_y) if "median" in specs else (mask_x[:1], mask_y[:1])
+    median_masks = (mask_x, mask_y) if "median" in specs else (mask_x[:1], mask_y[:1])
     k = make_kernel(
         kernel,
         bandwidth,
-        *(t.detach()[: len(m)][m] for t, m in zip((image_tokens, text_tokens), looked_at, strict=True)),
+        *(t.detach()[: len(m)][m] for t, m in zip((image_tokens, text_tokens), median_masks, strict=True)),
     )
     dtype = torch.promote_types(torch.promote_types(image_tokens.dtype, text_tokens.dtype), torch.float32)
     if impl == "reference":
@@ -74,9 +74,11 @@ def _mask(name: str, mask: Any, tokens: Tensor) -> Tensor:
         return torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
     mask = torch.as_tensor(mask, device=tokens.device)
     if mask.shape != tokens.shape[:2]:
-        raise InputError(f"{name}: got shape {tuple(mask.shape)}, wanted {tuple(tokens.shape[:2])}, one entry a token")
+        raise InputError(
+            f"{name}: got shape {tuple(mask.shape)}, wanted {tuple(tokens.shape[:2])}, one entry per token"
+        )
     counts: Tensor = mask != 0
     empty = ~counts.any(dim=1)
     if bool(empty.any()):
-        raise InputError(f"{name}: no token counts in pair {int(empty.nonzero()[0])}; leave such pairs out")
+        raise InputError(f"{name}: pair {int(empty.nonzero()[0])} has no unmasked token; remove such pairs")
     return counts

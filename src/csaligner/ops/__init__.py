@@ -1,4 +1,25 @@
-"""Implementations of the kernel sums and contrastive losses: reference, tiled, Triton."""
+"""Implementations of kernel means and contrastive losses: reference, tiled and Triton.
+
+Inputs
+    arguments           checks of samples, weights, ids and the logit scale
+    bandwidth           the kernel bandwidth and its rules
+    kernels             Gaussian, Laplacian, inverse multiquadric and mixture kernels
+Selection
+    dispatch            table impl -> {log_kernel_mean, info_nce, fused} and the choice of impl="auto"
+Implementations
+    reference           dense autograd, O(N M) memory; the definition of every value
+    tiled               log kernel means and gradients in O(N d) memory
+    tiled_contrastive   InfoNCE, alone or fused with the kernel mean, in O(N d) memory
+    triton              the same operations on a GPU; triton_kernels holds the kernels
+    token               D_CS of many small samples (tokens of an image and a caption)
+    row_sums            one sum per row (log densities, mean distances) in blocks of rows
+Parts of the tiled implementations
+    tiles               row blocks, buffers, prepared samples, dtype rules
+    contrastive         two modalities centred, sorted by id and divided into tiles
+    logsumexp           softmax sums of InfoNCE over tiles: Online (any logits), Shared (small logits)
+    kernel_sums         kernel sums over the tiles of InfoNCE: Online (any kernel), Folded (wide Gaussians)
+    gaussian_factors    kernel sums and gradients of wide Gaussians, without a running maximum
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The door of the numerics: what a caller gave, checked once and brought to one dtype and device."""
+"""Argument checks of the losses and divergences: samples, weights, ids and the logit scale."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Ids = Tensor | Sequence[Any]
 
 @dataclass(frozen=True)
 class Samples:
-    """x: (N, d); y: (M, d), one dtype, one device.
+    """Two checked samples x: (N, d) and y: (M, d), of the same dtype and on the same device.
 
-    weights: (N,), (M,) float64, positive, or None where all are equal. RowInfo of weight 0 are gone.
+    weights: (N,), (M,) float64, positive, or None if all are equal. Rows of weight 0 have been removed.
     """
 
     x: Tensor
@@ -31,7 +31,7 @@ class Samples:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of values: float64 if the features are, else float32."""
+        """The dtype of values: float64 if the features are float64, else float32."""
         return compute_dtype(self.x)
 
 
@@ -43,15 +43,15 @@ def samples(
     names: tuple[str, str] = ("x", "y"),
     half: bool = False,
 ) -> Samples:
-    """Checks two samples and their weights. Raises InputError.
+    """Check two samples and their weights. Raises InputError.
 
-    half=True keeps half-precision features, for dispatch.settle; else they become float32. A weight of 0, or False in a
-    boolean mask, takes the row out before anything is computed, so that its content has no influence to the last bit.
+    half=True keeps half-precision features, for dispatch.settle; otherwise they are converted to float32. Rows with a
+    weight of 0, or False in a boolean mask, are removed before any computation, so their content has no influence.
     """
     x, y = as_features(names[0], x), as_features(names[1], y)
     check_same_dim(names, x, y)
     if x.device != y.device:
-        raise InputError(f"{names[0]} is on {x.device} and {names[1]} on {y.device}; move them to one device")
+        raise InputError(f"{names[0]} is on {x.device} and {names[1]} on {y.device}; move both to the same device")
     x, keep_x = _weighted(x, weights_x, names[0])
     y, keep_y = _weighted(y, weights_y, names[1])
     dtype = torch.promote_types(x.dtype, y.dtype)
@@ -68,12 +68,12 @@ def _weighted(x: Tensor, weights: Any, name: str) -> tuple[Tensor, Tensor | None
     try:
         w = torch.as_tensor(weights, dtype=torch.float64, device=x.device).detach()
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise InputError(f"{label}: cannot be read as numbers; want one for each row, or a boolean mask") from None
+        raise InputError(f"{label}: not numeric; wanted one number per row, or a boolean mask") from None
     if w.ndim != 1 or not bool(torch.isfinite(w).all()) or bool((w < 0).any()):
-        raise InputError(f"{label}: want one finite number of at least 0 for each row, or a boolean mask")
+        raise InputError(f"{label}: wanted one finite number >= 0 per row, or a boolean mask")
     keep = w > 0
     if not bool(keep.any()):
-        raise InputError(f"{label}: all are 0; at least one row must count")
+        raise InputError(f"{label}: all are 0; at least one row needs a positive weight")
     if not bool(keep.all()):
         x, w = x[keep], w[keep]
     return x, None if bool((w == w[0]).all()) else w
@@ -82,19 +82,19 @@ def _weighted(x: Tensor, weights: Any, name: str) -> tuple[Tensor, Tensor | None
 def pair_ids(
     image_ids: Ids | None, text_ids: Ids | None, x: Tensor, y: Tensor, need_pairs: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """(N,) and (M,) int64 ids, equal where an image and a text belong together; unpaired rows keep -1.
+    """Return int64 ids (N,) and (M,), equal for an image and a text that form a pair; unpaired rows keep -1.
 
-    Ids may be integers (-1: unpaired) or anything hashable, such as file names (None: unpaired). Without ids
-    row i belongs to row i; text_ids alone left out are the image_ids. need_pairs=False lets samples pass that have
-    nothing in common. Raises InputError.
+    Ids may be integers (-1: unpaired) or any hashables, such as file names (None: unpaired). Without ids, image i and
+    text i form a pair; if only text_ids is missing, it defaults to image_ids. need_pairs=False accepts samples without
+    a common id. Raises InputError.
     """
     if image_ids is None and text_ids is not None:
-        raise InputError("image_ids: missing, while text_ids are given; give both")
+        raise InputError("image_ids: missing, but text_ids were given; provide both")
     if image_ids is None and not need_pairs:
         return torch.arange(len(x), device=x.device), torch.arange(len(y), device=x.device)
     if len(x) != len(y) and text_ids is None:
         raise InputError(
-            f"{len(x)} image rows and {len(y)} text rows: give image_ids and text_ids to say which belong together"
+            f"{len(x)} image rows and {len(y)} text rows: provide image_ids and text_ids to define the pairs"
         )
     if image_ids is None:
         ids = torch.arange(len(x), device=x.device)
@@ -104,20 +104,22 @@ def pair_ids(
     check_length("text_ids", text_ids, len(y), "text rows")
     a, b = _integers(image_ids, text_ids, x.device)
     if need_pairs and not bool(torch.isin(a[a >= 0], b).any()):
-        raise InputError("no image id occurs among the text ids; they must be equal where rows belong together")
+        raise InputError("no image id occurs among the text ids; the rows of a pair need equal ids")
     return a, b
 
 
 def whole_numbers(name: str, ids: Ids, features: Tensor) -> Tensor:
-    """Ids that mean the same everywhere, (N,) int64 on the device of the features: across ranks, or among several
-    samples, names of rows will not do. Raises InputError."""
+    """Return integer ids as (N,) int64 on the device of the features. Raises InputError.
+
+    Ids that are compared across ranks, or among several samples, must be integers; row names are not accepted.
+    """
     try:
         numbers = torch.as_tensor(ids, device=features.device)
     except (TypeError, ValueError, RuntimeError):
         numbers = torch.empty(())
-    floats = numbers.is_floating_point() and numbers.shape != (0,)  # an empty list becomes floats
+    floats = numbers.is_floating_point() and numbers.shape != (0,)  # torch makes an empty list a float tensor
     if floats or numbers.dtype == torch.bool or numbers.ndim != 1:
-        raise InputError(f"{name}: ids must be whole numbers here, -1 for a row without a partner")
+        raise InputError(f"{name}: ids must be whole numbers here, -1 for unpaired rows")
     return numbers.detach().to(torch.int64)
 
 
@@ -126,17 +128,17 @@ def _integers(a: Ids, b: Ids, device: torch.device) -> tuple[Tensor, Tensor]:
     if all(ids is not None for ids in both):
         first, second = (torch.as_tensor(ids, device=device) for ids in both)
         if bool((first < -1).any()) or bool((second < -1).any()):
-            raise InputError("ids: want integers of at least 0, or -1 for a row without a partner")
+            raise InputError("ids: wanted integers >= 0, or -1 for unpaired rows")
         return first, second
     if isinstance(a, Tensor) or isinstance(b, Tensor):
-        raise InputError("image_ids and text_ids: want both as whole numbers, or both as lists of names")
+        raise InputError("image_ids and text_ids: wanted both as whole numbers, or both as lists of names")
     number: dict[Any, int] = {None: -1}
     listed = [[number.setdefault(name, len(number) - 1) for name in ids] for ids in (a, b)]
     return torch.tensor(listed[0], device=device), torch.tensor(listed[1], device=device)
 
 
 def _as_integers(ids: Ids) -> Tensor | None:
-    """The ids as int64 if they are whole numbers in one dimension."""
+    """Return the ids as int64, or None if they are not one-dimensional integers."""
     if not isinstance(ids, Tensor):
         array = np.asarray(ids)
         if array.dtype.kind not in "iu" or array.ndim != 1:
@@ -148,7 +150,7 @@ def _as_integers(ids: Ids) -> Tensor | None:
 
 
 def scale_of(logit_scale: Any, x: Tensor) -> Tensor:
-    """The logit scale 1/tau as a scalar tensor on the device of x, its gradient kept. Raises InputError."""
+    """Return the logit scale 1/tau as a scalar tensor on the device of x; keeps its gradient. Raises InputError."""
     check_positive("logit_scale", logit_scale.detach() if isinstance(logit_scale, Tensor) else logit_scale)
     if isinstance(logit_scale, Tensor):
         return logit_scale.to(x.device).reshape(())

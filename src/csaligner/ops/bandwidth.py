@@ -1,4 +1,4 @@
-"""The bandwidth sigma of the kernel: a number, the median rule, or tied to the temperature."""
+"""The kernel bandwidth sigma: a number, the median rule, or the temperature rule."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from torch import Tensor
 
 from csaligner.checks import InputError, check_choice, check_positive
 
-# Unit rows lie at most 2 apart; 0.5 is the width that trains well on CLIP features at every temperature
-# tried.
+# For unit rows, whose distances are at most 2. 0.5 trains well on CLIP features at every temperature tried.
 DEFAULT_BANDWIDTH = 0.5
 RULES = ("median", "temperature")
 MEDIAN_ROWS = 2048
@@ -20,13 +19,12 @@ Bandwidth = float | Tensor | str
 
 
 def resolve_bandwidth(spec: Bandwidth, x: Tensor, y: Tensor, logit_scale: Any = None) -> float:
-    """sigma of k(a, b) = exp(-|a - b|^2 / (2 sigma^2)), in the unit of the features. No gradient runs through
-    it.
+    """Return sigma of k(a, b) = exp(-|a - b|^2 / (2 sigma^2)), in the unit of the features. Not differentiable.
 
-    spec: a number above 0; "median": the median distance between rows of the two samples taken together,
-    divided by sqrt(2), so that k = 1/e there (over at most 2,048 rows at even steps: the same on every rank
-    and in every run); "temperature": sigma^2 = 1 / logit_scale. x: (N, d), y: (M, d). Raises InputError, also for
-    a sigma whose square float32 does not hold.
+    spec: a number above 0; "median": the median distance between rows of the two samples pooled, divided by sqrt(2),
+    so that k = 1/e at that distance (computed from at most 2,048 evenly spaced rows: the same on every rank and in
+    every run); "temperature": sigma^2 = 1 / logit_scale. x: (N, d), y: (M, d). Raises InputError, also if sigma^2
+    is outside the float32 range.
     """
     sigma = _resolve(spec, x, y, logit_scale)
     if not SMALLEST <= sigma <= LARGEST:
@@ -40,14 +38,14 @@ def _resolve(spec: Bandwidth, x: Tensor, y: Tensor, logit_scale: Any) -> float:
         if spec == "median":
             return _median(x, y)
         if logit_scale is None:
-            raise InputError('bandwidth: "temperature" needs a logit_scale; give one, or a number instead')
+            raise InputError('bandwidth: "temperature" needs a logit_scale; provide one, or pass a number instead')
         scale = logit_scale.detach() if isinstance(logit_scale, Tensor) else logit_scale
         return float(check_positive("logit_scale", scale) ** -0.5)
     return check_positive("bandwidth", spec.detach() if isinstance(spec, Tensor) else spec)
 
 
 def median_rows(total: int) -> Tensor:
-    """Which of all rows, x before y, the median rule looks at: int64, ascending."""
+    """Return the indices of the rows that the median rule uses, counted over x then y: int64, ascending."""
     return torch.linspace(0, total - 1, min(total, MEDIAN_ROWS), dtype=torch.float64).round().long()
 
 
@@ -60,5 +58,5 @@ def _median(x: Tensor, y: Tensor) -> float:
         distances = torch.pdist(rows)
     median = float(distances.median())
     if median == 0:
-        raise InputError('bandwidth: the "median" rule finds a median distance of 0 (the rows coincide); give a number')
+        raise InputError('bandwidth: the median distance is 0 (the rows coincide); pass a number instead of "median"')
     return float(median / 2**0.5)

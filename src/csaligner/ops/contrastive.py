@@ -1,4 +1,4 @@
-"""Two modalities made ready for the sweep over their products: centred, sorted by id, cut into tiles."""
+"""Input of the tiled contrastive ops: two modalities, centred, sorted by id and divided into tiles."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .tiles import PreparedSample, add_log_weights, blocks, compute_dtype
 
 @dataclass(frozen=True)
 class RowInfo:
-    """What is known of the rows beside their features.
+    """Ids and weights of the rows of both modalities.
 
-    ids_x, ids_y: (N,), (M,) int64, equal where rows belong together, -1: unpaired. weights_x, weights_y:
-    (N,), (M,) positive, for the kernel mean alone; None: all equal.
+    ids_x, ids_y: (N,), (M,) int64, equal for the rows of a pair, -1: unpaired. weights_x, weights_y:
+    (N,), (M,) positive, used by the kernel mean only; None: all equal.
     """
 
     ids_x: Tensor
@@ -29,12 +29,12 @@ class RowInfo:
 
 @dataclass(frozen=True)
 class SortedSide:
-    """One side, its rows sorted by id so that the positives lie in few tiles.
+    """One modality, its rows sorted by id so that few tiles contain positives.
 
-    sample: centred points, norms and kernel weights. shift: (N,), what centring took off every logit of the
-    row, divided by the scale. log_w: (N,), log 1/m, -inf for unpaired rows. ids: (N,), ascending;
-    unpaired rows (-1) may meet, their weights of 0 keep them out.
-    order: the permutation that sorted the rows, None where they were sorted.
+    sample: centred points, norms and kernel weights. shift: (N,), the amount that centring subtracts from every logit
+    of the row, divided by the scale. log_w: (N,), log 1/m, -inf for unpaired rows. ids: (N,), ascending; unpaired
+    rows share the id -1 and are excluded by their weight of 0.
+    order: the permutation that sorted the rows, None if they were sorted already.
     """
 
     sample: PreparedSample
@@ -55,7 +55,7 @@ class SortedSide:
         return cls(PreparedSample.of(points, weights, mixed), (points @ centre).to(log_w.dtype), log_w, ids, order)
 
     def restore(self, rows: Tensor) -> Tensor:
-        """RowInfo in the caller's order."""
+        """Return rows in the caller's order."""
         if self.order is None:
             return rows
         result = torch.empty_like(rows)
@@ -65,7 +65,7 @@ class SortedSide:
 
 @dataclass(frozen=True)
 class Pair:
-    """Both sides and the scale. With points x = x' + c the logit is scale * (x'.y' + x'.c + c.y' + c.c)."""
+    """Both modalities and the scale. With x = x' + c, y = y' + c, the logit is scale * (x'.y' + x'.c + c.y' + c.c)."""
 
     x: SortedSide
     y: SortedSide
@@ -74,14 +74,14 @@ class Pair:
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor, rows: RowInfo, scale: float, centred: bool = True, mixed: bool = False) -> Pair:
-        """mixed: products of the gradient in bfloat16."""
+        """mixed: compute the products of the gradient in bfloat16."""
         centre = torch.lerp(x.mean(dim=0), y.mean(dim=0), 0.5) if centred else torch.zeros_like(x[0])
         side_x = SortedSide.of(x, centre, rows.ids_x, rows.weights_x, mixed)
         side_y = SortedSide.of(y, centre, rows.ids_y, rows.weights_y, mixed)
         return cls(side_x, side_y, centre, scale)
 
     def tiles(self) -> Iterator[tuple[slice, slice, bool]]:
-        """(rows, columns, whether the tile may hold positives)."""
+        """Yield (rows, columns, whether the tile may contain positives)."""
         bounds_x = [(i, *_ends(self.x.ids[i])) for i in blocks(self.x.ids)]
         bounds_y = [(j, *_ends(self.y.ids[j])) for j in blocks(self.y.ids)]
         for i, low_x, high_x in bounds_x:
@@ -89,11 +89,11 @@ class Pair:
                 yield i, j, low_x <= high_y and low_y <= high_x
 
     def product(self, i: slice, j: slice, out: Tensor) -> Tensor:
-        """x_i . y_j of the centred points, in out."""
+        """Write x_i . y_j of the centred points to out."""
         return torch.mm(self.x.sample.points[i], self.y.sample.points[j].T, out=out)
 
     def log_kernel(self, s: Tensor, i: slice, j: slice, kernel: Kernel, out: Tensor) -> tuple[Tensor, Tensor | float]:
-        """log of weighted k, and its slope, from the products of the tile."""
+        """Return the log of the weighted kernel and its slope, computed from the products of the tile."""
         t = torch.add(self.y.sample.square_norms[j], s, alpha=-2, out=out)
         t.add_(self.x.sample.square_norms[i][:, None]).clamp_(min=0)
         log_k, slope = kernel.log_value_and_slope(t)

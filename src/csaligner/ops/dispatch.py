@@ -1,8 +1,8 @@
-"""The implementations by name, impl = "auto" | "reference" | "tiled" | "mixed" | "triton", and the choice among them.
+"""Table of implementations, impl = "auto" | "reference" | "tiled" | "mixed" | "triton", and the selection among them.
 
-All give the same numbers within rounding, but for "mixed": tiles whose gradient products run in bfloat16, with exact
-values and a relative gradient error of a few thousandths; opt-in, faster where the processor has bfloat16 products.
-Arguments were checked by arguments.py.
+All agree within rounding error, except "mixed": tiles with gradient products in bfloat16, exact values and a relative
+gradient error of a few thousandths; opt-in, faster on processors with bfloat16 matrix products.
+Arguments are checked by arguments.py.
 """
 
 from __future__ import annotations
@@ -28,19 +28,18 @@ from .tiles import no_autocast
 
 IMPLEMENTATIONS = ("auto", "reference", "tiled", "mixed", "triton")
 
-# Up to this many entries of the N x M matrix dense autograd is as fast as the tiles, which have their
-# overhead.
+# Up to this many entries of the N x M matrix, dense autograd is as fast as tiles.
 REFERENCE_ENTRIES = 128 * 128
 GPU_REFERENCE_ENTRIES = 4096 * 4096
 
 
 @dataclass(frozen=True)
 class Implementation:
-    """The three operations, all differentiable; values are scalars.
+    """The three differentiable operations of one implementation; values are scalars.
 
     log_kernel_mean(x, y or None, kernel, weights_x, weights_y, diagonal): within x, or between x and y. info_nce(x, y,
-    scale, rows). fused(x, y, scale, rows, kernel): info_nce and log_kernel_mean of the same points, from the same
-    products where it can. Formulas: reference.log_kernel_mean, reference.info_nce.
+    scale, rows). fused(x, y, scale, rows, kernel): info_nce and log_kernel_mean of the same points, from shared
+    products if possible. Formulas: reference.log_kernel_mean, reference.info_nce.
     """
 
     log_kernel_mean: Callable[..., Tensor]
@@ -76,38 +75,38 @@ TABLE = {
 
 
 def choose(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None) -> str:
-    """The name of the implementation that runs for these samples; "auto" depends on size, device and dtype.
+    """Return the name of the implementation to use for these samples; "auto" depends on size, device and dtype.
 
-    On a GPU: "reference" up to GPU_REFERENCE_ENTRIES entries, then "triton" where it can, else "tiled". Elsewhere:
-    "reference" up to REFERENCE_ENTRIES, then "tiled". Raises InputError: an unknown name.
+    On a GPU: "reference" up to GPU_REFERENCE_ENTRIES entries, then "triton" if supported, else "tiled". Elsewhere:
+    "reference" up to REFERENCE_ENTRIES, then "tiled". Raises InputError for an unknown name.
     """
     check_choice("impl", impl, IMPLEMENTATIONS)
     if impl != "auto":
         return impl
     if len(x) * len(y) <= (GPU_REFERENCE_ENTRIES if x.is_cuda else REFERENCE_ENTRIES):
         return "reference"
-    return "triton" if x.is_cuda and _cannot(x, kernel) is None else "tiled"
+    return "triton" if x.is_cuda and _triton_limitation(x, kernel) is None else "tiled"
 
 
 def implementation(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None) -> Implementation:
-    """The operations for these samples. Raises InputError: an implementation that cannot run here.
+    """Return the operations for these samples. Raises InputError if the requested implementation cannot run.
 
-    torch.compile calls them as they are: loops over tiles are no use to a compiler that would unroll them.
+    torch.compile does not trace them: it would unroll the loops over tiles.
     """
     name = choose(impl, x, y, kernel)
-    if name == "triton" and (reason := _cannot(x, kernel)) is not None:
+    if name == "triton" and (reason := _triton_limitation(x, kernel)) is not None:
         raise InputError(f'impl: "triton" {reason}')
     if name == "mixed" and x.dtype == torch.float64:
-        raise InputError('impl: "mixed" rounds to bfloat16 and float64 features were given; take "tiled"')
+        raise InputError('impl: "mixed" rounds to bfloat16, but the features are float64; use "tiled"')
     found = _triton() if name == "triton" else TABLE[name]
-    if torch.compiler.is_compiling():  # the compiler is loaded then; disable() would load it at import
+    if torch.compiler.is_compiling():  # not at import: disable() imports the compiler
         disable: Callable[[Any], Any] = torch.compiler.disable
         found = replace(found, **{f.name: disable(getattr(found, f.name)) for f in fields(found)})
     return found
 
 
 def log_kernel_means(s: Samples, kernel: Kernel, impl: str, diagonal: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """log mean k(x_i, x_j), log mean k(y_i, y_j) and log mean k(x_i, y_j). diagonal=False: i != j in the first two."""
+    """Return the log means of k(x_i, x_j), k(y_i, y_j) and k(x_i, y_j). diagonal=False: i != j in the first two."""
     (x, a), (y, b) = (s.x, s.weights_x), (s.y, s.weights_y)
     within_x = implementation(impl, x, x, kernel).log_kernel_mean(x, None, kernel, a, diagonal=diagonal)
     within_y = implementation(impl, y, y, kernel).log_kernel_mean(y, None, kernel, b, diagonal=diagonal)
@@ -115,9 +114,9 @@ def log_kernel_means(s: Samples, kernel: Kernel, impl: str, diagonal: bool = Tru
 
 
 def settle(s: Samples, kernel: Kernel | None, impl: str) -> tuple[Samples, str]:
-    """Samples in a precision that their implementation takes, and the name to call it by.
+    """Return the samples in a dtype that their implementation supports, and the name of that implementation.
 
-    Only "triton" takes half-precision features; for all others they become float32.
+    Only "triton" supports half-precision features; for the others they are converted to float32.
     """
     if s.x.dtype not in (torch.float16, torch.bfloat16):
         return s, impl
@@ -126,16 +125,16 @@ def settle(s: Samples, kernel: Kernel | None, impl: str) -> tuple[Samples, str]:
     return replace(s, x=s.x.float(), y=s.y.float()), impl
 
 
-def _cannot(x: Tensor, kernel: Kernel | None) -> str | None:
-    """Why the Triton kernels cannot run on these features, or None."""
+def _triton_limitation(x: Tensor, kernel: Kernel | None) -> str | None:
+    """Return why the Triton kernels cannot run on these features, or None."""
     if kernel is not None and not isinstance(kernel, Gaussian):
-        return 'knows the gaussian kernel at one bandwidth alone; take "tiled"'
+        return 'supports only the gaussian kernel with one bandwidth; use "tiled"'
     if x.dtype == torch.float64:
-        return 'computes in float32 and float64 features were given; take "tiled"'
+        return 'computes in float32, but the features are float64; use "tiled"'
     if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        return f'runs on a GPU and the features are on {x.device}; take "auto" or "tiled"'
+        return f'requires a GPU, but the features are on {x.device}; use "auto" or "tiled"'
     if find_spec("triton") is None:
-        return 'needs the package triton; install it, or take "tiled"'
+        return 'requires the package triton; install it, or use "tiled"'
     return None
 
 

@@ -1,7 +1,7 @@
-"""Gaussian kernel sums where float32 holds every exponential as it is, without a maximum.
+"""Factored Gaussian kernel sums, for exponents small enough for float32 without a running maximum.
 
-exp(-|x - y|^2 / (2 sigma^2)) = a_i exp(x_i.y_j / sigma^2) b_j: what belongs to one row alone is folded into the sums
-and the points, and of size N x M there is one tile with its product and its exponential, nothing else.
+exp(-|x - y|^2 / (2 sigma^2)) = a_i exp(x_i.y_j / sigma^2) b_j. The per-row factors a and b are applied to the sums and
+the points, so each tile needs only its product and one exponential.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from .tiles import LIMIT, Buffers, PreparedSample, add_products, blocks, totals_
 
 
 def folds(kernel: Gaussian, x: PreparedSample, y: PreparedSample) -> bool:
-    """Whether float32 holds all exponentials of these samples."""
+    """Return whether float32 can represent all exponentials of these samples."""
     largest = max(float(side.square_norms.max()) for side in (x, y)) / kernel.sigma**2
     lightest = min(float(side.log_weights.min()) if side.log_weights is not None else 0.0 for side in (x, y))
     return largest - lightest <= LIMIT
 
 
 def factor_of(sample: PreparedSample, kernel: Gaussian) -> Tensor:
-    """a_i = weight_i * exp(-|x_i|^2 / (2 sigma^2)), (N,); equal weights are left to the totals."""
+    """Return a_i = weight_i * exp(-|x_i|^2 / (2 sigma^2)), (N,); equal weights are applied to the totals instead."""
     log_a = sample.square_norms * (-0.5 / kernel.sigma**2)
     if sample.log_weights is not None:
         log_a += sample.log_weights
@@ -32,7 +32,7 @@ def factor_of(sample: PreparedSample, kernel: Gaussian) -> Tensor:
 
 
 class FoldedSums:
-    """What the sweep leaves: total = sum_ij a_i e_ij b_j, and the gradients of its logarithm."""
+    """Result of a sweep: total = sum_ij a_i e_ij b_j, and the gradients of its logarithm."""
 
     def __init__(self, x: _Side, y: _Side) -> None:
         self.x, self.y, self.within = x, y, x is y
@@ -43,7 +43,7 @@ class FoldedSums:
         return self.total.log() + (self.x.sample.log_constant + self.y.sample.log_constant - math.log(share))
 
     def gradients(self) -> tuple[Tensor | None, Tensor | None]:
-        """Of log_mean in x and y; for x against itself all in x. Call once: the sums become the gradients."""
+        """Return the gradients of log_mean in x and y; within one sample, in x only. Call once: overwrites the sums."""
         total = float(self.total)
         if self.within:
             return self.x.gradient(2 / total), None
@@ -51,7 +51,7 @@ class FoldedSums:
 
 
 def sums_within(sample: PreparedSample, kernel: Gaussian, diagonal: bool, gradient: bool) -> FoldedSums:
-    """Of x against itself; a tile above the diagonal stands for its mirror image too."""
+    """Return the sums of a sample against itself; a tile above the diagonal also represents its transpose."""
     side = _Side(sample, kernel, gradient)
     buffers = Buffers.between(sample.points, sample.points, 1)
     for i in blocks(sample.points):
@@ -83,7 +83,7 @@ def sums_between(x: PreparedSample, y: PreparedSample, kernel: Gaussian, gradien
 class _Side:
     """One sample of the sweep: mass_i = sum_j e_ij b_j and pull_i = sum_j e_ij b_j y_j.
 
-    d/dx_i log total = a_i / (sigma^2 total) * (pull_i - x_i mass_i), twice that for x against itself.
+    d/dx_i log total = a_i / (sigma^2 total) * (pull_i - x_i mass_i), twice that within one sample.
     pulled: the points times their factors.
     """
 

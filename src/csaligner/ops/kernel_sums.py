@@ -1,7 +1,8 @@
-"""The kernel sum between two modalities, met a tile of products at a time, beside the softmaxes of the same tiles.
+"""Kernel sums between two modalities, accumulated from the same product tiles as the InfoNCE softmaxes.
 
-First pass: `add` every tile, then `log_mean`. Second pass: `gradient` returns a function that adds each tile's part.
-OnlineKernelSum is right for every kernel and bandwidth; FoldedKernelSum is for wide Gaussians, see folded.py.
+First pass: call `add` for every tile, then `log_mean`. Second pass: `gradient` returns a function that adds the
+contribution of each tile. OnlineKernelSum supports every kernel and bandwidth; FoldedKernelSum is the faster form for
+wide Gaussians (gaussian_factors.py).
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ AddTile = Callable[[Tile, Tensor, Tensor], None]
 
 
 class KernelSum(Protocol):
-    """gradient(factor): mass_x, mass_y, the sums of factor * r over columns and rows, filled while the returned
-    function takes tiles in; it subtracts factor * r from w, where r_ij is the pair's part in the sum times its
-    slope, so that d/dx_i = factor * (x_i sum_j r_ij - sum_j r_ij y_j).
+    """Accumulator of a kernel sum over tiles.
+
+    gradient(factor) returns (mass_x, mass_y, add): add(tile, w, work) subtracts factor * r from w and adds the sums of
+    factor * r over columns and rows to mass_x and mass_y. r_ij is the relative contribution of pair (i, j) times its
+    slope: d/dx_i = factor * (x_i sum_j r_ij - sum_j r_ij y_j).
     """
 
     def add(self, tile: Tile, work: Tensor) -> None: ...
@@ -36,14 +39,14 @@ class KernelSum(Protocol):
 
 
 def kernel_sum(pair: Pair, kernel: Kernel) -> KernelSum:
-    """The faster of the two that is exact for this pair."""
+    """Return the fastest accumulator that is exact for this pair."""
     if isinstance(kernel, Gaussian) and folds(kernel, pair.x.sample, pair.y.sample):
         return FoldedKernelSum(pair, kernel)
     return OnlineKernelSum(pair, kernel)
 
 
 class OnlineKernelSum:
-    """The sum is total * exp(top)."""
+    """Kernel sum total * exp(top), with a running maximum top."""
 
     def __init__(self, pair: Pair, kernel: Kernel) -> None:
         self._pair, self._kernel, self._top, self._total = pair, kernel, LOWEST, _zero(pair)
@@ -79,7 +82,7 @@ class OnlineKernelSum:
 
 
 class FoldedKernelSum:
-    """The sum is sum_ij a_i e_ij b_j with e_ij = exp(x_i.y_j / sigma^2)."""
+    """Gaussian kernel sum in factored form, sum_ij a_i e_ij b_j with e_ij = exp(x_i.y_j / sigma^2)."""
 
     def __init__(self, pair: Pair, kernel: Gaussian) -> None:
         self._pair, self._rate, self._total = pair, 1 / kernel.sigma**2, _zero(pair)

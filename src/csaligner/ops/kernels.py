@@ -1,7 +1,7 @@
-"""Kernels of the density estimate, as functions of the squared distance.
+"""Kernels of the density estimate (Gaussian, Laplacian, inverse multiquadric, mixtures).
 
-A kernel gives log k and its slope d(log k)/dt at t = |a - b|^2, which is all that value and gradient need:
-d log k / da = 2 * slope * (a - b). Everything is in the log domain, so no bandwidth underflows.
+A kernel is a function of t = |a - b|^2. It provides log k and its slope d(log k)/dt, from which values and gradients
+follow: d log k / da = 2 * slope * (a - b). All values are in the log domain, so small bandwidths do not underflow.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Kernel(Protocol):
     """k(a, b) = k(|a - b|^2), with k(a, a) = 1 and 0 < k <= 1."""
 
     def log_value(self, t: Tensor) -> Tensor:
-        """log k at the squared distances t, differentiable."""
+        """Return log k at the squared distances t; differentiable."""
         ...
 
     def log_value_and_slope(self, t: Tensor) -> tuple[Tensor, Tensor | float]:
-        """log k and d(log k)/dt, not differentiable; may overwrite t. A constant slope is a float."""
+        """Return log k and d(log k)/dt; not differentiable, may overwrite t. A constant slope is a float."""
         ...
 
 
@@ -47,7 +47,7 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Laplacian:
-    """k(a, b) = exp(-|a - b| / sigma). Its gradient at a = b, where it has a kink, is taken as 0."""
+    """k(a, b) = exp(-|a - b| / sigma). Its gradient at a = b, where it is not differentiable, is defined as 0."""
 
     sigma: float
 
@@ -63,7 +63,7 @@ class Laplacian:
 
 @dataclass(frozen=True)
 class InverseMultiquadric:
-    """k(a, b) = (1 + |a - b|^2 / (2 sigma^2))^(-1/2): Gaussian at short range, heavy tails."""
+    """k(a, b) = (1 + |a - b|^2 / (2 sigma^2))^(-1/2): Gaussian at short range, with heavy tails."""
 
     sigma: float
 
@@ -77,7 +77,7 @@ class InverseMultiquadric:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The mean of several kernels, such as one shape at several bandwidths."""
+    """The mean of several kernels, for example one kernel at several bandwidths."""
 
     parts: tuple[Kernel, ...]
 
@@ -97,7 +97,7 @@ class Mixture:
 
 
 def bandwidths(kernel: Any) -> Bandwidth | list[Bandwidth]:
-    """sigma of a kernel of this file; of a mixture those of its parts."""
+    """Return sigma of a kernel, or the list of sigmas of a mixture."""
     parts: tuple[Any, ...] = kernel.parts if isinstance(kernel, Mixture) else (kernel,)
     sigmas = [part.sigma for part in parts]
     return sigmas if isinstance(kernel, Mixture) else sigmas[0]
@@ -113,13 +113,13 @@ KERNELS: dict[str, type[Gaussian] | type[Laplacian] | type[InverseMultiquadric]]
 def make_kernel(
     name: str, bandwidth: Bandwidth | Sequence[Bandwidth], x: Tensor, y: Tensor, logit_scale: Any = None
 ) -> Kernel:
-    """The kernel of that name at that bandwidth; several bandwidths give the mean of their kernels.
+    """Return the kernel with this name and bandwidth; several bandwidths give a Mixture.
 
-    bandwidth: see resolve_bandwidth; x, y, logit_scale: what its rules look at. Raises InputError.
+    bandwidth: see resolve_bandwidth; x, y, logit_scale: inputs of its rules. Raises InputError.
     """
     shape = KERNELS[check_choice("kernel", name, KERNELS)]
     if isinstance(bandwidth, (str, Tensor)) or not isinstance(bandwidth, Sequence):
         return shape(resolve_bandwidth(bandwidth, x, y, logit_scale))
     if len(bandwidth) == 0:
-        raise InputError("bandwidth: an empty list; give at least one number")
+        raise InputError("bandwidth: got an empty list, wanted at least one number")
     return Mixture(tuple(shape(resolve_bandwidth(each, x, y, logit_scale)) for each in bandwidth))

@@ -1,9 +1,9 @@
-"""The two softmaxes of InfoNCE, over rows and over columns of the logits, met a tile at a time.
+"""Log-sum-exp of the InfoNCE logits over rows and columns, accumulated tile by tile, and its gradient.
 
-First pass: `add` every tile, then `info_nce`. Second pass: `coefficients` of every tile, from the same exponents as
-in the first, so that the shares of a row sum to 1 to the last digits whatever the size of the logits.
-OnlineSoftmaxes keeps a running maximum for each row and column: right at any temperature. SharedSoftmaxes takes one
-exponential for both directions, where float32 holds it as it is.
+First pass: call `add` for every tile, then `info_nce`. Second pass: `gradient` returns a function that writes the
+coefficients of each tile, computed from the same exponents as in the first pass, so that the softmax of a row sums to 1
+for logits of any size. OnlineSoftmaxes keeps a running maximum for each row and column and is exact at any temperature.
+SharedSoftmaxes uses one exponential for both directions, if float32 can represent it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from .contrastive import Pair, SortedSide
 from .tiles import LIMIT, totals_dtype
 
-# Stands for "nothing seen yet" where -inf would make NaN of a difference.
+# Initial maximum; with -inf, differences of maxima would be NaN.
 LOWEST = -1e30
 
 
@@ -26,7 +26,7 @@ LOWEST = -1e30
 class Tile:
     """One tile: products s of the centred points of rows i and columns j.
 
-    negative: where the ids differ, or None where the tile holds no positives.
+    negative: mask of the entries whose ids differ, or None if the tile contains no positives.
     """
 
     s: Tensor
@@ -36,19 +36,19 @@ class Tile:
 
 
 class LogSums:
-    """One log sum exp for each of N rows (or columns): the sum is total * exp(top)."""
+    """Log-sum-exp accumulators of N rows (or columns); each sum is total * exp(top)."""
 
     def __init__(self, side: SortedSide, top: float = LOWEST) -> None:
         self.top = torch.full_like(side.log_w, top, dtype=totals_dtype(side.log_w))
         self.total = torch.zeros_like(self.top)
 
     def add_online(self, e: Tensor, dim: int, where: slice) -> None:
-        """Takes in the exponents of a tile, summed over dim, and raises the maximum; overwrites e."""
+        """Add the exponents of a tile, summed over dim, and update the maximum; overwrites e."""
         top = e.amax(dim=dim).clamp_(min=LOWEST)
         self.merge(top, e.sub_(top.unsqueeze(dim)).exp_().sum(dim=dim), where)
 
     def merge(self, top: Tensor, total: Tensor, where: slice) -> None:
-        """Adds total * exp(top) to the sums of some rows."""
+        """Add total * exp(top) to the sums of the rows `where`."""
         raised = torch.maximum(self.top[where], top.to(self.top.dtype))
         self.total[where] *= (self.top[where] - raised).exp()
         self.total[where] += total * (top - raised).exp()
@@ -59,21 +59,21 @@ class LogSums:
 
 
 class Softmaxes:
-    """Sums of both directions, over all and over the positives, and the loss that they give."""
+    """Sums in both directions, over all entries and over the positives, and the resulting loss."""
 
     def __init__(self, pair: Pair, tops: tuple[float, float] = (LOWEST, LOWEST)) -> None:
         self.rows, self.rows_positive = LogSums(pair.x, tops[0]), LogSums(pair.x, tops[0])
         self.columns, self.columns_positive = LogSums(pair.y, tops[1]), LogSums(pair.y, tops[1])
 
     def info_nce(self, pair: Pair) -> Tensor:
-        """The loss; call it once all tiles are added."""
+        """Return the loss; call it after all tiles have been added."""
         rows = _mean_loss(pair.x, self.rows, self.rows_positive)
         columns = _mean_loss(pair.y, self.columns, self.columns_positive)
         return (rows + columns) / 2
 
 
 class OnlineSoftmaxes(Softmaxes):
-    """With a running maximum for each row and column."""
+    """Softmaxes with a running maximum for each row and column."""
 
     def add(self, pair: Pair, tile: Tile, work: Tensor) -> None:
         directions = (
@@ -87,7 +87,7 @@ class OnlineSoftmaxes(Softmaxes):
             every.add_online(torch.add(over, tile.s, alpha=pair.scale, out=work), dim, where)
 
     def gradient(self, pair: Pair, factor: float) -> Callable[[Tile, Tensor, Tensor], None]:
-        """A function that writes factor * [share_i (p_ij - q_ij) + share'_j (p'_ij - q'_ij)] of a tile into w.
+        """Return a function that writes factor * [share_i (p_ij - q_ij) + share'_j (p'_ij - q'_ij)] of a tile to w.
 
         p: softmax over all, q: over the positives, ': over columns; share: weight of the row in the mean.
         """
@@ -96,11 +96,11 @@ class OnlineSoftmaxes(Softmaxes):
         return self.gradient_by(pair, rows, columns)
 
     def gradient_by(self, pair: Pair, rows: Factors, columns: Factors) -> Callable[[Tile, Tensor, Tensor], None]:
-        """As gradient, where the factors are known: rows that are a part of all have shares in the whole mean."""
+        """Like gradient, with given factors: used by the ring, where shares refer to the rows of all ranks."""
         dtype = pair.x.log_w.dtype
 
         def exponential(tile: Tile, sums: LogSums, dim: int, out: Tensor) -> Tensor:
-            """e^(logit + log w - top), summed over dim; dim 1: the softmax of rows i over columns j."""
+            """Return e^(logit + log w - top), to be summed over dim; dim 1: softmax of rows i over columns j."""
             own, other, where = (tile.i, pair.y, tile.j) if dim else (tile.j, pair.x, tile.i)
             over = _over(other, where, pair.scale).unsqueeze(1 - dim)
             top = sums.top[own].to(dtype).unsqueeze(dim)
@@ -120,10 +120,10 @@ class OnlineSoftmaxes(Softmaxes):
 
 
 class SharedSoftmaxes(Softmaxes):
-    """With one exponential e_ij = exp(scale * s_ij) for both directions.
+    """Softmaxes with one exponential e_ij = exp(scale * s_ij) for both directions.
 
-    Row sums are e @ b and column sums a @ e, with a_i, b_j what the rows and columns bring along: the weights 1/m
-    and the part of the logit that centring took off.
+    Row sums are e @ b and column sums a @ e. The factors a_i and b_j of rows and columns contain the weights 1/m and
+    the part of the logit that centring removed.
     """
 
     def __init__(self, pair: Pair) -> None:
@@ -133,8 +133,8 @@ class SharedSoftmaxes(Softmaxes):
         super().__init__(pair, (top_y, top_x))
 
     @staticmethod
-    def can(pair: Pair) -> bool:
-        """Whether float32 holds the exponentials of all pairs."""
+    def supports(pair: Pair) -> bool:
+        """Return whether float32 can represent the exponentials of all pairs."""
         shifts = max(float(side.shift.max() - side.shift.min()) for side in (pair.x, pair.y))
         return pair.scale * (_radius(pair.x) * _radius(pair.y) + shifts) <= LIMIT
 
@@ -152,7 +152,7 @@ class SharedSoftmaxes(Softmaxes):
             self.columns_positive.total[j] += e.T @ self._a[i]
 
     def gradient(self, pair: Pair, factor: float) -> Callable[[Tile, Tensor, Tensor], None]:
-        """As OnlineSoftmaxes.gradient."""
+        """See OnlineSoftmaxes.gradient."""
         rows = factors(pair.x, self.rows, self.rows_positive, factor)
         columns = factors(pair.y, self.columns, self.columns_positive, factor)
         a, b = self._a[:, None], self._b
@@ -169,13 +169,13 @@ class SharedSoftmaxes(Softmaxes):
 
 
 def softmaxes(pair: Pair) -> OnlineSoftmaxes | SharedSoftmaxes:
-    """The faster of the two that holds the logits of this pair."""
-    return SharedSoftmaxes(pair) if SharedSoftmaxes.can(pair) else OnlineSoftmaxes(pair)
+    """Return the fastest accumulator that is exact for the logits of this pair."""
+    return SharedSoftmaxes(pair) if SharedSoftmaxes.supports(pair) else OnlineSoftmaxes(pair)
 
 
 @dataclass(frozen=True)
 class Factors:
-    """factor * share / total of each row, over all and over its positives; 0 for rows that enter no mean."""
+    """factor * share / total of each row, over all entries and over its positives; 0 for rows outside the mean."""
 
     every: Tensor
     positive: Tensor
@@ -190,7 +190,7 @@ def factors(side: SortedSide, every: LogSums, positive: LogSums, factor: float) 
 
 
 def _shares(side: SortedSide, positive: LogSums) -> Tensor:
-    """Weight of each row in the mean, 0 where it has no positive."""
+    """Return the weight of each row in the mean, 0 for rows without a positive."""
     w = side.log_w.to(positive.total.dtype).exp().masked_fill(positive.total == 0, 0)
     return w / w.sum()
 
@@ -202,10 +202,10 @@ def _mean_loss(side: SortedSide, every: LogSums, positive: LogSums) -> Tensor:
 
 
 def _over(side: SortedSide, where: slice, scale: float) -> Tensor:
-    """What a row brings to the exponent when the other side's softmax runs over it, beside scale * s."""
+    """Return the summand of each row in the exponents of the other modality's softmax, in addition to scale * s."""
     return scale * side.shift[where] + side.log_w[where]
 
 
 def _radius(side: SortedSide) -> float:
-    """Largest norm of the centred points."""
+    """Return the largest norm of the centred points."""
     return math.sqrt(float(side.sample.square_norms.max()))

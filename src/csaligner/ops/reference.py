@@ -1,7 +1,7 @@
-"""The readable truth: dense, differentiable, in the log domain, O(N M) memory.
+"""Reference implementation: kernel means, D_CS, MMD and InfoNCE with dense autograd in the log domain, O(N M) memory.
 
-Every fast path is tested against these functions in float64. They take features in the dtype to compute in
-and trust their callers: argument checks live in dispatch.py.
+All other implementations are tested against these functions in float64. They compute in the dtype of the features and
+do not check their arguments; see arguments.py.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from torch import Tensor
 
 from .kernels import Kernel
 
-ROUNDING = 16.0  # machine epsilons of |x|^2 + |y|^2 that |x|^2 + |y|^2 - 2 x.y may be off by
+ROUNDING = 16.0  # error bound of |x|^2 + |y|^2 - 2 x.y, in machine epsilons of |x|^2 + |y|^2
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """|x_i - y_j|^2, (N, d), (M, d) -> (N, M).
 
-    The common mean is taken off first: distances stay, and clouds far from the origin keep their digits.
+    The common mean is subtracted first, which avoids cancellation for samples far from the origin.
     """
     lengths, products = _lengths_and_products(x, y)
     return (lengths - 2 * products).clamp_min(0)
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:
-    """|x_i - y_j|, (N, d), (M, d) -> (N, M); 0, with gradient 0, where its square is within its own rounding error.
+    """|x_i - y_j|, (N, d), (M, d) -> (N, M); 0, with gradient 0, if the square is within its rounding error.
 
-    The square root would make 1e-8 of an error of 1e-16: a point would not lie where it lies itself.
+    Otherwise the square root would turn a rounding error of 1e-16 into a distance of 1e-8 between equal points.
     """
     lengths, products = _lengths_and_products(x, y)
     t = lengths - 2 * products
@@ -35,7 +35,7 @@ def distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _lengths_and_products(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """|x_i|^2 + |y_j|^2 and x_i.y_j around the common mean."""
+    """Return |x_i|^2 + |y_j|^2 and x_i.y_j, relative to the common mean."""
     centre = torch.cat([x.detach(), y.detach()]).mean(dim=0)
     x, y = x - centre, y - centre
     return x.square().sum(dim=1)[:, None] + y.square().sum(dim=1), x @ y.T
@@ -49,10 +49,10 @@ def log_kernel_mean(
     weights_y: Tensor | None = None,
     diagonal: bool = True,
 ) -> Tensor:
-    """log sum_ij a_i b_j k(x_i, y_j), with a and b the weights divided by their sums. Scalar.
+    """Return log sum_ij a_i b_j k(x_i, y_j), with weights a and b normalised to sum to 1. Scalar.
 
     x: (N, d); y: (M, d), or None for x against itself. weights: (N,) and (M,), positive; None: all equal.
-    diagonal=False (only for x against itself) leaves i = j out:
+    diagonal=False (only for x against itself) excludes i = j:
     log [sum_{i != j} a_i a_j k(x_i, x_j) / (1 - sum_i a_i^2)].
     Source: the three means of CS-Aligner (arXiv 2502.17028) eq. 8.
     """
@@ -72,7 +72,7 @@ def log_kernel_mean(
 def cauchy_schwarz(
     x: Tensor, y: Tensor, kernel: Kernel, weights_x: Tensor | None = None, weights_y: Tensor | None = None
 ) -> Tensor:
-    """D_CS = log mean k(x, x) + log mean k(y, y) - 2 log mean k(x, y) (CS-Aligner eq. 8), diagonal kept."""
+    """D_CS = log mean k(x, x) + log mean k(y, y) - 2 log mean k(x, y) (CS-Aligner eq. 8), diagonal included."""
     within_x = log_kernel_mean(x, None, kernel, weights_x)
     within_y = log_kernel_mean(y, None, kernel, weights_y)
     return within_x + within_y - 2 * log_kernel_mean(x, y, kernel, weights_x, weights_y)
@@ -95,12 +95,12 @@ def mmd(
 def info_nce(x: Tensor, y: Tensor, scale: Tensor | float, ids_x: Tensor, ids_y: Tensor) -> Tensor:
     """Multi-positive symmetric InfoNCE. Scalar.
 
-    S_ij = scale * x_i . y_j, features as given (normalise before). w = 1/m, m = rows of that modality with
-    the same id, so that a repeated caption changes nothing. P(i) = the j with the id of i. Id -1: unpaired,
-    takes no part at all (w = 0).
+    S_ij = scale * x_i . y_j; features are not normalised here. w = 1/m, m = number of rows of that modality with the
+    same id, so that repeating a caption has no effect. P(i) = the j with the id of i. Id -1: unpaired, excluded
+    (w = 0).
     Row i:  l_i = lse_j (S_ij + log w_j) - lse_{j in P(i)} (S_ij + log w_j), and likewise for columns;
-    loss = 1/2 (weighted mean of l over rows + over columns). A row without a positive is in no mean, but
-    stays a negative of the others. Unique ids: the loss of CLIP (Radford et al. 2021, fig. 3).
+    loss = 1/2 (weighted mean of l over rows + over columns). A row without a positive is excluded from
+    the mean but is a negative of the others. Unique ids: the loss of CLIP (Radford et al. 2021, fig. 3).
     Source: MIL-NCE (Miech et al. 2020, eq. 1), in both directions.
     """
     w_x, w_y = id_weights(ids_x).to(x.dtype), id_weights(ids_y).to(x.dtype)
@@ -112,7 +112,7 @@ def info_nce(x: Tensor, y: Tensor, scale: Tensor | float, ids_x: Tensor, ids_y: 
 
 
 def _direction(logits: Tensor, positive: Tensor, w_rows: Tensor, w_columns: Tensor) -> Tensor:
-    """Weighted mean over the rows that have a positive of -log (share of the positives in the softmax)."""
+    """Return the weighted mean of -log (softmax mass of the positives) over the rows that have a positive."""
     has = positive.any(dim=1)
     logits, positive, w_rows = logits[has] + w_columns.log(), positive[has], w_rows[has]
     loss = logits.logsumexp(dim=1) - logits.masked_fill(~positive, -torch.inf).logsumexp(dim=1)
@@ -120,14 +120,14 @@ def _direction(logits: Tensor, positive: Tensor, w_rows: Tensor, w_columns: Tens
 
 
 def log_weights(x: Tensor, weights: Tensor | None) -> Tensor:
-    """log of the weights divided by their sum, (N,), in the dtype of x; None: all equal."""
+    """Return the log of the weights normalised to sum to 1, (N,), in the dtype of x; None: all equal."""
     if weights is None:
         return x.new_full((len(x),), 1 / len(x)).log()
     return (weights.double() / weights.double().sum()).log().to(x.dtype)
 
 
 def id_weights(ids: Tensor, unpaired: float = 0.0) -> Tensor:
-    """1/m for each row, m = how many rows carry its id; `unpaired` where the id is negative. (N,) float64."""
+    """Return 1/m for each row, m = number of rows with its id; `unpaired` for negative ids. (N,) float64."""
     _, inverse, counts = torch.unique(ids, return_inverse=True, return_counts=True)
     weights: Tensor = counts[inverse].double().reciprocal()
     return weights.masked_fill(ids < 0, unpaired)

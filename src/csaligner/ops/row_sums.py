@@ -1,7 +1,6 @@
-"""Sums over the other sample, one value a row, by blocks of rows: O(N d + b M) memory.
+"""Log densities and mean distances: one sum over the other sample per row, in blocks of b rows, O(N d + b M) memory.
 
-Autograd does the gradient; where the tiled implementation is chosen each block is computed again in backward
-instead of being kept.
+Gradients use autograd; with the tiled implementation, each block is recomputed in backward instead of stored.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from .tiles import CPU_BLOCK, no_autocast, uncompiled
 
 
 def log_density(x: Tensor, y: Tensor, kernel: Kernel, log_b: Tensor, impl: str = "auto") -> Tensor:
-    """log sum_j exp(log_b_j) k(x_i, y_j) for each i. x: (N, d), y: (M, d), log_b: (M,) -> (N,)."""
+    """Return log sum_j exp(log_b_j) k(x_i, y_j) for each i. x: (N, d), y: (M, d), log_b: (M,) -> (N,)."""
 
     def block(rows: Tensor, others: Tensor, offsets: Tensor) -> Tensor:
         return torch.logsumexp(kernel.log_value(squared_distances(rows, others)) + offsets, dim=1)
@@ -30,7 +29,7 @@ def log_density(x: Tensor, y: Tensor, kernel: Kernel, log_b: Tensor, impl: str =
 def mean_distance(
     x: Tensor, y: Tensor, weights_x: Tensor | None, weights_y: Tensor | None, impl: str = "auto"
 ) -> Tensor:
-    """sum_ij a_i b_j |x_i - y_j|, weights divided by their sums. Scalar. The gradient at x_i = y_j is 0."""
+    """Return sum_ij a_i b_j |x_i - y_j|, weights normalised to sum to 1. Scalar. The gradient at x_i = y_j is 0."""
 
     def block(rows: Tensor, others: Tensor, b: Tensor) -> Tensor:
         return distances(rows, others) @ b

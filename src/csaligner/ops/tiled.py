@@ -1,9 +1,9 @@
-"""Exact log kernel means and their gradients in O(N d) memory: the kernel matrix lives one tile at a time.
+"""Exact log kernel means and their gradients in O(N d) memory, computed one tile of the kernel matrix at a time.
 
-The gradient is made in the forward sweep, from the same tiles as the value, and only scaled in backward:
-6 N M d flops for x against y, 3 N^2 d for x against itself (each tile stands for its mirror image too).
-Numbers: features are centred (distances do not change), products run in the dtype of the features (float32 or
-float64), a running maximum keeps every bandwidth finite, and totals are float64.
+The gradient is computed in the forward sweep, from the same tiles as the value, and only scaled in backward:
+6 N M d flops for x against y, 3 N^2 d for x against itself (each tile also represents its transpose).
+Precision: features are centred (distances do not change), products use the dtype of the features (float32 or
+float64), a running maximum avoids underflow at every bandwidth, and totals are float64.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def log_kernel_mean(
     diagonal: bool = True,
     mixed: bool = False,
 ) -> Tensor:
-    """As reference.log_kernel_mean; the value is float64 whatever the dtype of x.
+    """See reference.log_kernel_mean; the value is float64 for every dtype of x.
 
-    mixed: products of the gradient in bfloat16, the value stays exact.
+    mixed: compute the products of the gradient in bfloat16; the value is exact.
     """
     value: Tensor = _LogKernelMean.apply(  # type: ignore[no-untyped-call]
         x, y, (weights_x, weights_y), kernel, diagonal, mixed
@@ -49,7 +49,7 @@ def log_kernel_mean(
 
 
 class _LogKernelMean(torch.autograd.Function):
-    """Value and gradient in one sweep; a second derivative is refused."""
+    """Value and gradient in one sweep. Second derivatives raise InputError."""
 
     @staticmethod
     def forward(
@@ -115,18 +115,18 @@ def _between(x: PreparedSample, y: PreparedSample, kernel: Kernel, gradient: tup
 
 
 def squared_distances(x: PreparedSample, y: PreparedSample, i: slice, j: slice, buffers: Buffers) -> Tensor:
-    """|x_i - y_j|^2 of one tile, in buffer 0."""
+    """Return |x_i - y_j|^2 of one tile, in buffer 0."""
     t = buffers.lend(0, i.stop - i.start, j.stop - j.start)
     torch.addmm(y.square_norms[j], x.points[i], y.points[j].T, alpha=-2, out=t)
     return t.add_(x.square_norms[i][:, None]).clamp_(min=0)
 
 
 class _Sums:
-    """Running sums over tiles, all relative to exp(self.top): the total, and what the gradients need.
+    """Running sums over tiles, relative to exp(self.top): the total, and the sums for the gradients.
 
     With p_ij = exp(log_k_ij - top) and r_ij = p_ij * slope_ij the gradient of log sum k is
     d/dx_i = 2/total * [x_i * sum_j r_ij - sum_j r_ij y_j], and likewise in y.
-    For x against itself both sides are the same tensors, and each tile above the diagonal counts twice.
+    For x against itself, x and y share their tensors, and each tile above the diagonal counts twice.
     """
 
     def __init__(self, x: PreparedSample, y: PreparedSample, gradient: tuple[bool, bool]) -> None:
@@ -143,7 +143,7 @@ class _Sums:
             self.pull_y, self.mass_y = _zeros(y) if gradient[1] else nothing
 
     def add(self, log_k: Tensor, slope: Tensor | float, i: slice, j: slice) -> None:
-        """Takes one tile in; overwrites log_k."""
+        """Add one tile; overwrites log_k."""
         raised = must_rise(self.top, log_k, self.x, self.y)
         if raised is not None:
             self._raise_top(raised)
@@ -179,7 +179,7 @@ class _Sums:
         return self.total.log() + (self.top + self.x.log_constant + self.y.log_constant - math.log(share))
 
     def gradients(self) -> tuple[Tensor | None, Tensor | None]:
-        """Of log_mean in x and y; for x against itself all in x. Call once: the sums become the gradients."""
+        """Return the gradients of log_mean in x and y; within one sample, in x only. Call once: overwrites the sums."""
         factor = 2 * self.slope / float(self.total)
         grad_x = _gradient(self.x, self.pull_x, self.mass_x, 2 * factor if self.within else factor)
         grad_y = None if self.within else _gradient(self.y, self.pull_y, self.mass_y, factor)

@@ -1,9 +1,8 @@
-"""InfoNCE, alone or together with the log kernel mean of the same points, in O(N d) memory.
+"""Tiled InfoNCE, alone or fused with the log kernel mean of the same points, in O(N d) memory.
 
-Each tile of x y^T is computed once a pass and serves the softmax over its rows, the softmax over its columns
-and the kernel. Two passes: the normalisers (2 N M d flops, all that a value needs) and the gradient (6 N M
-d, less the products that the first pass kept); the second runs in backward, where the weight of each output is
-known. Up to KEPT_BYTES of products are kept from the first pass to the second, whatever N and M.
+Each tile of x y^T is computed once per pass and used for the softmax over its rows, the softmax over its columns and
+the kernel. There are two passes: the normalisers (2 N M d flops, sufficient for the value) and, in backward, the
+gradient (6 N M d flops, less for the products kept by the first pass). At most KEPT_BYTES of products are kept.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ KEPT_BYTES = 256 * 2**20
 
 
 def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, mixed: bool = False) -> Tensor:
-    """As reference.info_nce; the value is float64 whatever the dtype of x. mixed: gradient products in bfloat16."""
+    """See reference.info_nce; the value is float64 for every dtype of x. mixed: gradient products in bfloat16."""
     value: Tensor = _Contrastive.apply(x, y, scale, rows, None, mixed)[0]  # type: ignore[no-untyped-call]
     return value
 
@@ -33,13 +32,13 @@ def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, mixed: bool = F
 def fused(
     x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Kernel, mixed: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """reference.info_nce and reference.log_kernel_mean of x against y, from the same tiles. Both float64."""
+    """Return reference.info_nce and reference.log_kernel_mean of x against y, from the same tiles. Both float64."""
     nce, log_mean = _Contrastive.apply(x, y, scale, rows, kernel, mixed)  # type: ignore[no-untyped-call]
     return nce, log_mean
 
 
 class _Contrastive(torch.autograd.Function):
-    """Value in forward, gradient in backward; a second derivative is refused."""
+    """Value in forward, gradient in backward. Second derivatives raise InputError."""
 
     @staticmethod
     def forward(
@@ -55,7 +54,7 @@ class _Contrastive(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_nce: Tensor, grad_kernel: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        pair: Pair = ctx.pair  # centred copies: what the caller does to x meanwhile does not matter
+        pair: Pair = ctx.pair  # centred copies, unaffected by in-place changes of x
         with no_autocast(pair.x.sample.points):
             sweep = _Gradient(pair, ctx.norms, (float(grad_nce), float(grad_kernel)))
             grad_x, grad_y, grad_scale = sweep.run(scale_too=ctx.needs_input_grad[2])
@@ -64,7 +63,7 @@ class _Contrastive(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Norms:
-    """What the first pass leaves behind; kept: the products of the first tiles."""
+    """Result of the first pass; kept: the products of the first tiles."""
 
     softmaxes: OnlineSoftmaxes | SharedSoftmaxes
     kernel: KernelSum | None
@@ -76,7 +75,7 @@ def _first_pass(pair: Pair, kernel: Kernel | None, keep_bytes: int) -> _Norms:
     buffers = Buffers.between(pair.x.sample.points, pair.y.sample.points, 2)
     kept = _Kept(keep_bytes)
     for i, j, may_be_positive in pair.tiles():
-        out = kept.room_for(buffers.lend(0, i.stop - i.start, j.stop - j.start))
+        out = kept.tensor_for(buffers.lend(0, i.stop - i.start, j.stop - j.start))
         s = torch.mm(pair.x.sample.points[i], pair.y.sample.points[j].T, out=out)
         tile = Tile(s, i, j, pair.negatives(i, j) if may_be_positive else None)
         work = buffers.lend(1, *tile.s.shape)
@@ -87,14 +86,14 @@ def _first_pass(pair: Pair, kernel: Kernel | None, keep_bytes: int) -> _Norms:
 
 
 class _Kept:
-    """Tiles for the second pass, in the order of the sweep, as many as the bytes allow."""
+    """Product tiles stored for the second pass, in sweep order, up to a number of bytes."""
 
     def __init__(self, bytes_left: int) -> None:
         self.tiles: list[Tensor] = []
         self._left = bytes_left
 
-    def room_for(self, buffer: Tensor) -> Tensor:
-        """A new tensor like the buffer, to be kept, or the buffer itself where there is no room."""
+    def tensor_for(self, buffer: Tensor) -> Tensor:
+        """Return a new tensor that is kept, or the buffer itself if the limit is reached."""
         self._left -= buffer.nbytes
         if self._left < 0:
             return buffer
@@ -105,7 +104,7 @@ class _Kept:
 class _Gradient:
     """The second pass: coefficients w_ij on y_j for x_i and on x_i for y_j, times the upstream gradients.
 
-    InfoNCE: w_ij = scale/2 * [share_i (p_ij - q_ij) + share'_j (p'_ij - q'_ij)], see softmaxes.py; kernel: see
+    InfoNCE: w_ij = scale/2 * [share_i (p_ij - q_ij) + share'_j (p'_ij - q'_ij)], see logsumexp.py; kernel: see
     kernel_sums.py.
     """
 
@@ -113,11 +112,11 @@ class _Gradient:
         self.pair, self.norms, self.upstream = pair, norms, upstream
         x, y = pair.x.sample.points, pair.y.sample.points
         self.grad_x, self.grad_y = torch.zeros_like(x), torch.zeros_like(y)
-        self.mass_x, self.mass_y = x.new_zeros(len(x)), y.new_zeros(len(y))  # sums of w, InfoNCE alone
+        self.mass_x, self.mass_y = x.new_zeros(len(x)), y.new_zeros(len(y))  # sums of w, InfoNCE only
         self.grad_scale = torch.zeros((), dtype=totals_dtype(x), device=x.device)
 
     def run(self, scale_too: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients in x and y (rows in the caller's order) and in the scale."""
+        """Return the gradients in x and y (rows in the caller's order) and in the scale."""
         x, y = self.pair.x, self.pair.y
         buffers = Buffers.between(x.sample.points, y.sample.points, 3)
         write_info_nce = self.norms.softmaxes.gradient(self.pair, self.upstream[0] * self.pair.scale / 2)
@@ -145,7 +144,7 @@ class _Gradient:
         )
 
     def _tiles(self, buffers: Buffers) -> Iterator[Tile]:
-        """All tiles with their products, kept ones or new ones in buffer 0."""
+        """Yield all tiles with their products, stored or recomputed in buffer 0."""
         kept = iter(self.norms.kept)
         for i, j, may_be_positive in self.pair.tiles():
             s = next(kept, None)
@@ -154,7 +153,7 @@ class _Gradient:
             yield Tile(s, i, j, self.pair.negatives(i, j) if may_be_positive else None)
 
     def _finish(self, side: SortedSide, grad: Tensor, mass: Tensor, kernel_mass: Tensor | None) -> Tensor:
-        """Adds the terms along the centre and along the row itself."""
+        """Add the terms along the centre and along the row itself."""
         grad.addcmul_(mass[:, None], self.pair.centre)
         if kernel_mass is not None:
             grad.addcmul_(side.sample.points, kernel_mass[:, None])

@@ -1,4 +1,4 @@
-"""What the tiled sweeps share: blocks of rows, reused buffers, centred samples with their weights."""
+"""Shared parts of the tiled implementations: row blocks, reused buffers, prepared samples, dtype rules."""
 
 from __future__ import annotations
 
@@ -17,43 +17,42 @@ from csaligner.checks import InputError
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# RowInfo in a tile. On the CPU a few tiles fit in the cache beside the features they meet; a GPU wants large
-# products.
+# Largest number of rows in a tile. CPU tiles fit in the cache; a GPU is more efficient with large products.
 CPU_BLOCK = 512
 GPU_BLOCK = 4096
 
-# Largest exponent that is taken as it is: sums of 1e9 terms e^60 are finite in float32, and e^-60 is a normal number.
+# Largest exponent used without a maximum: a sum of 1e9 terms e^60 is finite in float32, and e^-60 is a normal number.
 LIMIT = 60.0
 
-# How far log k may rise above the running maximum before the sums are rescaled; float32 holds e^20 with ease.
+# Largest excess of log k over the running maximum before the sums are rescaled.
 SLACK = 20.0
 
 
 def block_size(rows: int, device: torch.device) -> int:
-    """RowInfo in a tile: blocks of one size, in steps of 32 for the sake of the products."""
+    """Return the number of rows in a tile: blocks of equal size, a multiple of 32 for fast products."""
     largest = CPU_BLOCK if device.type == "cpu" else GPU_BLOCK
     even = math.ceil(rows / math.ceil(rows / largest))
     return min(largest, 32 * math.ceil(even / 32))
 
 
 def blocks(x: Tensor) -> Iterator[slice]:
-    """Consecutive slices of rows; the last may be short."""
+    """Yield consecutive slices of rows; the last may be shorter."""
     size = block_size(len(x), x.device)
     for start in range(0, len(x), size):
         yield slice(start, min(start + size, len(x)))
 
 
 def no_autocast(x: Tensor) -> AbstractContextManager[None]:
-    """Half-precision logits are wrong, not merely rough: autocast is switched off inside the ops."""
+    """Return a context that disables autocast: half-precision logits are too inaccurate for the losses."""
     return torch.autocast(x.device.type, enabled=False)
 
 
 def uncompiled(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """torch.compile calls it as it is: its loops over tiles are no use to a compiler that would unroll them."""
+    """Exclude a function from torch.compile, which would unroll its loops over tiles."""
 
     @wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        if torch.compiler.is_compiling():  # the compiler is loaded then; disable() would load it at import
+        if torch.compiler.is_compiling():  # not at import: disable() imports the compiler
             result: _T = torch.compiler.disable(function)(*args, **kwargs)  # type: ignore[no-untyped-call]
             return result
         return function(*args, **kwargs)
@@ -62,29 +61,31 @@ def uncompiled(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 def refuse_second_derivative() -> None:
-    """For the start of a backward: it runs with gradients on only where create_graph=True was asked for."""
+    """Raise InputError in a backward with create_graph=True, the only case where gradients are enabled there."""
     if torch.is_grad_enabled():
-        raise InputError('impl: tiles have no second derivative (create_graph=True); use impl="reference"')
+        raise InputError(
+            'impl: only the reference implementation has second derivatives (create_graph=True); use impl="reference"'
+        )
 
 
 def totals_dtype(x: Tensor) -> torch.dtype:
-    """float64 for the few scalars and vectors of totals, where the device has it."""
+    """Return the dtype of totals: float64 if the device supports it, else float32."""
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """float64 for float64 features, float32 for all others."""
+    """Return float64 for float64 features, float32 otherwise."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 @dataclass(frozen=True)
 class PreparedSample:
-    """One sample, ready for the sweep.
+    """One sample prepared for the tiled implementations.
 
-    points: (N, d), centred. square_norms: (N,). log_weights: (N,) or None where all are equal.
-    log_constant: the log weight that all share (0 where log_weights are given).
-    log_heaviest: the largest of log_weights, 0 without. sum_of_squared_weights: sum_i a_i^2. half: points in
-    bfloat16, for the gradients of the mixed mode; None in the exact one.
+    points: (N, d), centred. square_norms: (N,). log_weights: (N,) or None if all are equal.
+    log_constant: the log weight common to all rows (0 if log_weights are given).
+    log_heaviest: the largest log weight, 0 without log_weights. sum_of_squared_weights: sum_i a_i^2. half: points in
+    bfloat16, for the gradients of the mixed mode; None in exact mode.
     """
 
     points: Tensor
@@ -110,9 +111,9 @@ class PreparedSample:
 
 
 def must_rise(top: float, log_k: Tensor, x: PreparedSample, y: PreparedSample) -> float | None:
-    """The new maximum of a running sum, where log_k may lie more than SLACK above the old one; else None.
+    """Return the new maximum of a running sum if log_k exceeds the old one by more than SLACK, else None.
 
-    Kernels are at most 1, so that close clouds need to look at their first tile alone.
+    Kernels are at most 1, so for close samples only the first tile is scanned for its maximum.
     """
     if x.log_heaviest + y.log_heaviest <= top + SLACK:
         return None
@@ -126,9 +127,9 @@ def add_products(
     y: tuple[Tensor | None, PreparedSample, slice],
     exact: bool = False,
 ) -> None:
-    """grad_x[i] += w y[j] and grad_y[j] += w' x[i]; each side is (gradient or None, sample, rows).
+    """Compute grad_x[i] += w y[j] and grad_y[j] += w' x[i]; each argument is (gradient or None, sample, rows).
 
-    Mixed mode: both factors in bfloat16, with sums in float32 inside a tile and over tiles; not where exact is set.
+    Mixed mode uses bfloat16 factors and float32 sums, unless exact is set.
     """
     (grad_x, sample_x, i), (grad_y, sample_y, j) = x, y
     if sample_x.half is not None and sample_y.half is not None and not exact:
@@ -145,7 +146,7 @@ def add_products(
 
 
 class Buffers:
-    """A few tile-sized buffers, made once and lent out as contiguous (rows, columns) views."""
+    """Tile-sized buffers, allocated once and reused through contiguous (rows, columns) views."""
 
     def __init__(self, like: Tensor, rows: int, columns: int, count: int) -> None:
         self._flat = [like.new_empty(rows * columns) for _ in range(count)]
@@ -159,7 +160,7 @@ class Buffers:
 
 
 def add_log_weights(log_k: Tensor, x: PreparedSample, y: PreparedSample, i: slice, j: slice) -> Tensor:
-    """log k + log a_i + log b_j, in place; equal weights are left to the totals."""
+    """Add log a_i + log b_j to log k in place; equal weights are applied to the totals instead."""
     if x.log_weights is not None:
         log_k.add_(x.log_weights[i][:, None])
     if y.log_weights is not None:

@@ -1,8 +1,8 @@
-"""D_CS of B small pairs of samples, each with its own length: value and gradient in one sweep over the pairs.
+"""Token-level D_CS of B pairs of small samples of different lengths: value and gradient in one sweep over the pairs.
 
-The V tokens of one side and the L of the other are joined into one cloud z of V + L points. One product z z^T holds
-all three Gram matrices, and one product of its weights with z all gradients: 4 (V + L)^2 d flops a pair. Pairs are
-cut to their true lengths, so that padding is never touched; no (B, V, L) tensor exists.
+The V tokens of x and the L tokens of y are concatenated into z with V + L points. One product z z^T contains all three
+Gram matrices, and one product of its weights with z all gradients: 4 (V + L)^2 d flops per pair. Pairs are cut to their
+true lengths, so padding is never read; no (B, V, L) tensor is allocated.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .tiles import LIMIT, SLACK, no_autocast, refuse_second_derivative, totals_d
 
 
 def dense(x: Tensor, y: Tensor, mask_x: Tensor, mask_y: Tensor, kernel: Kernel) -> Tensor:
-    """The readable truth: mean over b of D_CS(x[b][mask_x[b]], y[b][mask_y[b]]). x: (B, V, d), y: (B, L, d)."""
+    """Reference implementation: mean over b of D_CS(x[b][mask_x[b]], y[b][mask_y[b]]). x: (B, V, d), y: (B, L, d)."""
     pairs = zip(x, y, mask_x, mask_y, strict=True)
     with no_autocast(x):
         return torch.stack([reference.cauchy_schwarz(a[m], b[n], kernel) for a, b, m, n in pairs]).mean()
@@ -27,16 +27,16 @@ def dense(x: Tensor, y: Tensor, mask_x: Tensor, mask_y: Tensor, kernel: Kernel) 
 
 @uncompiled
 def tiled(x: Tensor, y: Tensor, mask_x: Tensor, mask_y: Tensor, kernel: Kernel) -> Tensor:
-    """As dense, same arguments; the value is float64, features may be of any floating dtype."""
+    """Same arguments and result as dense; the value is float64, features may have any floating dtype."""
     value: Tensor = _TokenDivergence.apply(x, y, mask_x, mask_y, kernel)  # type: ignore[no-untyped-call]
     return value
 
 
 class _TokenDivergence(torch.autograd.Function):
-    """Value and gradient in one sweep; a second derivative is refused.
+    """Value and gradient in one sweep. Second derivatives raise InputError.
 
-    The first backward hands out the gradients themselves, scaled in place: copies of all tokens are too dear. Walking
-    the graph again sweeps again.
+    The first backward returns the stored gradients, scaled in place, to avoid copies of all tokens. A second backward
+    through the same graph recomputes them.
     """
 
     @staticmethod
@@ -64,7 +64,7 @@ Grads = tuple[Tensor | None, Tensor | None]
 def _sweep(
     x: Tensor, y: Tensor, masks: tuple[Tensor, Tensor], kernel: Kernel, need: tuple[bool, bool]
 ) -> tuple[Tensor, Grads]:
-    """The mean over pairs and its gradients, where needed."""
+    """Return the mean over pairs and the required gradients."""
     grads = (torch.empty_like(x) if need[0] else None, torch.empty_like(y) if need[1] else None)
     total = torch.zeros((), dtype=totals_dtype(x), device=x.device)
     with no_autocast(x):
@@ -77,7 +77,7 @@ def _sweep(
 
 
 class _Sweep:
-    """Buffers for the largest pair, reused for all."""
+    """One pair at a time, in buffers sized for the largest pair."""
 
     def __init__(self, x: Tensor, y: Tensor, kernel: Kernel) -> None:
         most = x.shape[1] + y.shape[1]
@@ -89,7 +89,7 @@ class _Sweep:
         self.pairs = len(x)
 
     def pair(self, x: Tensor, y: Tensor) -> Tensor:
-        """D_CS of one pair (v, d), (l, d); leaves the weights w of its gradient in self.w."""
+        """Return D_CS of one pair (v, d), (l, d); stores the weights w of its gradient in self.w."""
         v, n, d = len(x), len(x) + len(y), x.shape[1]
         self.v, self.z = v, self._z[: n * d].view(n, d)
         self.w = self._t[: n * n].view(n, n)
@@ -102,8 +102,8 @@ class _Sweep:
         return self._online(norms)
 
     def _folded(self, norms: Tensor, rate: float) -> Tensor:
-        """With k_ij = a_i e_ij a_j and e_ij = exp(z_i.z_j / sigma^2), as in folded.py: all weights are e_ij times
-        a factor of its row and one of its column."""
+        """Factored form k_ij = a_i e_ij a_j with e_ij = exp(z_i.z_j / sigma^2), see gaussian_factors.py: the weights
+        are e_ij times a row factor and a column factor."""
         v, a = self.v, norms.mul_(-0.5 * rate).exp_()
         e, x, y = self.w, self.z[:v], self.z[v:]
         for own, other, block in ((x, x, e[:v, :v]), (x, y, e[:v, v:]), (y, y, e[v:, v:])):
@@ -116,17 +116,17 @@ class _Sweep:
         e[:v].mul_(torch.cat([a[:v] * (factor / within_x), a[v:] * (-factor / between)]).to(a.dtype))
         e[v:].mul_(torch.cat([a[:v] * (-factor / between), a[v:] * (factor / within_y)]).to(a.dtype))
         e.mul_(a[:, None])
-        return within_x.log() + within_y.log() - 2 * between.log()  # the numbers of tokens cancel
+        return within_x.log() + within_y.log() - 2 * between.log()  # the token counts cancel
 
     def _online(self, norms: Tensor) -> Tensor:
-        """For every kernel and bandwidth."""
+        """General form for every kernel and bandwidth."""
         v = self.v
         t = torch.addmm(norms, self.z, self.z.T, alpha=-2, out=self.w)
         t.add_(norms[:, None]).clamp_(min=0).fill_diagonal_(0.0)
         p, slope = self.kernel.log_value_and_slope(t)
         between, mirrored = p[:v, v:], p[v:, :v]
         top = float(between.max())
-        top = top if top < -SLACK else 0.0  # within a side, and for close sides, k itself is large enough
+        top = top if top < -SLACK else 0.0  # k is large enough within a sample, and between close samples
         if top:
             between.sub_(top)
             mirrored.sub_(top)
@@ -141,7 +141,7 @@ class _Sweep:
         return log_means[0] + log_means[1] - 2 * (log_means[2] + top)
 
     def write_gradient(self, grads: list[Tensor | None], places: tuple[Tensor | slice, Tensor | slice]) -> None:
-        """d/dz_i = sum_j w_ij (z_j - z_i), where w_ij = -4/B slope_ij k_ij / sum k, + within a side, - between."""
+        """Write d/dz_i = sum_j w_ij (z_j - z_i); w_ij = -4/B slope_ij k_ij / sum k, + within a sample, - between."""
         mass = self.w.sum(dim=1, keepdim=True)
         for grad, rows, part in zip(grads, places, (slice(0, self.v), slice(self.v, None)), strict=True):
             if grad is None:
@@ -156,7 +156,7 @@ class _Sweep:
 
 
 def _places(masks: Tensor) -> list[Tensor | slice]:
-    """Where the tokens of each pair lie: a slice if they come first, else their numbers."""
+    """Return the token positions of each pair: a slice if they come first, else their indices."""
     counts = masks.sum(dim=1)
     first = torch.arange(masks.shape[1], device=masks.device) < counts[:, None]
     leading = (masks == first).all(dim=1)

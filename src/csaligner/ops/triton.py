@@ -1,14 +1,14 @@
-"""The loss on GPUs: reductions and gradient coefficients in two Triton kernels, gradients through library products.
+"""GPU implementation: log kernel means and InfoNCE with two Triton kernels and library matrix products.
 
-Both kernels see blocks of x y^T: `sum_kernel` reduces them to the sums of the first pass, `weight_kernel` turns them
-into the coefficients w of the gradient, which are written once and multiplied with the points by the library. 14 N^2 d
-flops, O(N) memory beside one chunk of products. Half-precision products come from the library, in float32; float32
-features are multiplied inside the kernels. Sums are kept for each block and added up afterwards in a fixed order: no
-atomics, the same bits in every run; nothing waits for the host. With TRITON_INTERPRET=1 it runs on a CPU.
+Both kernels process blocks of x y^T: `sum_kernel` reduces them to the sums of the first pass, `weight_kernel` converts
+them to the gradient coefficients w, which are multiplied with the points by the matrix library. 14 N^2 d flops, O(N)
+memory plus one chunk of products. Half-precision products are computed by the library, with float32 output; float32
+products are computed inside the kernels. Block sums are added in a fixed order without atomics, so results are
+bitwise reproducible; there is no synchronisation with the host. TRITON_INTERPRET=1 runs the kernels on a CPU.
 
-Limits: the Gaussian kernel; float32, bfloat16 or float16 features. Half-precision features go into the products as they
-are (uncentred); bfloat16 features also take bfloat16 coefficients. float32 features are centred; their products run in
-three TF32 parts (error as in float32) and, for the gradients, in float32.
+Limits: the Gaussian kernel; float32, bfloat16 or float16 features. Half-precision features are not centred; bfloat16
+features use bfloat16 coefficients. float32 features are centred; their products use three TF32 terms (float32
+accuracy) and, for the gradients, float32.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from .kernels import Gaussian
 from .tiles import no_autocast, refuse_second_derivative
 from .triton_kernels import sum_kernel, weight_kernel
 
-BLOCK = 128  # samples are filled up to a multiple of it, so that kernels need no masks
-CHUNK_ENTRIES = 2**26  # products that are held at once, 256 MB in float32 and half of that for their coefficients
-LOWEST, HIGHEST = -1e30, 1e30  # stand for infinities, which would make NaN of a difference
+BLOCK = 128  # samples are padded to a multiple of it, so that kernels need no masks
+CHUNK_ENTRIES = 2**26  # entries of a chunk: 256 MB of float32 products, plus half of that for the coefficients
+LOWEST, HIGHEST = -1e30, 1e30  # replace infinities, whose differences would be NaN
 
-# Blocks of the kernels: of products that the library made, and of those that the kernels make themselves.
+# Kernel launch options: for products computed by the library, and for products computed in the kernel.
 LOADED = {"SIZE": 64, "num_warps": 4, "num_stages": 1}
 OWN = {"SIZE": 128, "num_warps": 8, "num_stages": 3}
 
@@ -45,32 +45,32 @@ def log_kernel_mean(
     weights_y: Tensor | None = None,
     diagonal: bool = True,
 ) -> Tensor:
-    """As reference.log_kernel_mean; the value is float64 whatever the dtype of x. diagonal=False runs tiled."""
+    """See reference.log_kernel_mean; the value is float64 for every dtype of x. diagonal=False uses tiled."""
     if not diagonal:
         return tiled.log_kernel_mean(x.float(), y, kernel, weights_x, diagonal=False)
     if y is None:
         value: Tensor = _Within.apply(x, weights_x, kernel)  # type: ignore[no-untyped-call]
         return value
-    nobody = torch.zeros(0, dtype=torch.int64, device=x.device)
-    rows = RowInfo(nobody, nobody, weights_x, weights_y)
+    no_ids = torch.zeros(0, dtype=torch.int64, device=x.device)
+    rows = RowInfo(no_ids, no_ids, weights_x, weights_y)
     between: Tensor = _Between.apply(x, y, x.new_ones(()), rows, (False, kernel))[1]  # type: ignore[no-untyped-call]
     return between
 
 
 def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo) -> Tensor:
-    """As reference.info_nce; the value is float64 whatever the dtype of x."""
+    """See reference.info_nce; the value is float64 for every dtype of x."""
     value: Tensor = _Between.apply(x, y, scale, rows, (True, None))[0]  # type: ignore[no-untyped-call]
     return value
 
 
 def fused(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Gaussian) -> tuple[Tensor, Tensor]:
-    """reference.info_nce and reference.log_kernel_mean of x against y, from the same products. Both float64."""
+    """Return reference.info_nce and reference.log_kernel_mean of x against y, from the same products. Both float64."""
     nce, log_mean = _Between.apply(x, y, scale, rows, (True, kernel))  # type: ignore[no-untyped-call]
     return nce, log_mean
 
 
 class _Within(torch.autograd.Function):
-    """x against itself, the diagonal kept: log k + log a + log b <= 0 needs no maximum."""
+    """x against itself, diagonal included; no maximum is needed since log k + log a + log b <= 0."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor | None, kernel: Gaussian) -> Tensor:
@@ -98,7 +98,7 @@ class _Within(torch.autograd.Function):
 
 
 class _Between(torch.autograd.Function):
-    """InfoNCE (if asked for) and the log kernel mean (if there is a kernel) of x against y."""
+    """InfoNCE (optional) and the log kernel mean (with a kernel) of x against y."""
 
     @staticmethod
     def forward(
@@ -124,13 +124,13 @@ class _Between(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Side:
-    """One sample, filled up to a multiple of BLOCK with rows that count nothing, and what the kernels read of each row.
+    """One sample, padded to a multiple of BLOCK with rows of weight 0, and the per-row inputs of the kernels.
 
-    points: (N, d), contiguous, centred if float32, sorted by id. planes: (7, N) float32; 0: what the row adds to the
-    other side's exponents; 1, 2: maximum and factor of its softmax; 3: square norm; 4: log of its kernel weight; 5, 6:
-    maximum and factor over its positives. ids: (N,) ascending, or none without InfoNCE. shift: (N,), what centring
-    took off each logit of the row, over the scale. share: (N,) 1/m. order: what sorted the rows. log_constant: the log
-    weight that all rows share. count: rows of the sample itself.
+    points: (N, d), contiguous, centred if float32, sorted by id. planes: (7, N) float32; 0: summand of the row in the
+    exponents of the other sample; 1, 2: maximum and factor of its softmax; 3: square norm; 4: log of its kernel weight;
+    5, 6: maximum and factor over its positives. ids: (N,) ascending, empty without InfoNCE. shift: (N,), the amount
+    that centring subtracts from each logit of the row, divided by the scale. share: (N,) 1/m. order: the permutation
+    that sorted the rows. log_constant: the log weight common to all rows. count: number of rows without padding.
     """
 
     points: Tensor
@@ -144,7 +144,7 @@ class _Side:
 
     @classmethod
     def of(cls, x: Tensor, centre: Tensor, ids: Tensor | None, weights: Tensor | None, filling: int = 2**62) -> _Side:
-        """filling: the id of the rows that fill up, another one on each side."""
+        """filling: the id of padding rows, different for x and y."""
         order, count = None if ids is None else torch.argsort(ids, stable=True), len(x)
         if ids is not None and order is not None:
             x, ids, weights = x[order], ids[order], None if weights is None else weights[order]
@@ -170,13 +170,13 @@ class _Side:
         return cls(points, planes, all_ids, shift, share, order, log_constant, count)
 
     def chunks(self, other: _Side) -> Iterator[slice]:
-        """Rows whose products with the other side are held at once, a multiple of BLOCK."""
+        """Yield slices of rows whose products with the other sample form one chunk, a multiple of BLOCK."""
         rows = BLOCK * max(1, CHUNK_ENTRIES // (BLOCK * len(other.points)))
         for start in range(0, len(self.points), rows):
             yield slice(start, min(start + rows, len(self.points)))
 
     def restore(self, rows: Tensor) -> Tensor:
-        """Rows of the sample in the caller's order."""
+        """Return rows without padding, in the caller's order."""
         rows = rows[: self.count]
         return rows if self.order is None else torch.empty_like(rows).index_copy_(0, self.order, rows)
 
@@ -203,8 +203,8 @@ class _Pair:
 
 @dataclass(frozen=True)
 class _Sums:
-    """The first pass: maxima over all and over positives, then sums over all and over positives, of each row and
-    column; the sum of the kernel is kernel_total * exp(kernel_top)."""
+    """Result of the first pass: maxima over all and over positives, then sums over all and over positives, of each row
+    and column; the kernel sum is kernel_total * exp(kernel_top)."""
 
     rows: tuple[Tensor, ...]
     columns: tuple[Tensor, ...]
@@ -244,7 +244,7 @@ def _first_pass(pair: _Pair, kernel: Gaussian | None) -> _Sums:
 def _second_pass(
     pair: _Pair, sums: _Sums, kernel: Gaussian | None, upstream: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients in x, y and the scale."""
+    """Return the gradients in x, y and the scale."""
     x, y = pair.x, pair.y
     if pair.nce:
         factor = upstream[0] * pair.scale / 2
@@ -269,8 +269,8 @@ def _second_pass(
 
 
 class _WeightSums:
-    """What the weight kernel leaves of each block: (2, blocks, rows) and (2, blocks, columns) sums of w of InfoNCE and
-    of the kernel, (blocks,) sums of w s."""
+    """Block sums written by the weight kernel: (2, blocks, rows) and (2, blocks, columns) sums of w of InfoNCE and of
+    the kernel, (blocks,) sums of w s."""
 
     def __init__(self, x: _Side, y: _Side, nce: bool) -> None:
         size = _options(x)["SIZE"]
@@ -288,9 +288,9 @@ def _weights(
     sums: _WeightSums,
     kernel: Gaussian | None,
 ) -> Tensor:
-    """w of a chunk of rows against all columns, or against those from `within` on, x and y being one sample.
+    """Return w of a chunk of rows against all columns, or, within one sample, against the columns from `within` on.
 
-    numbers: scale, maximum and factor of the kernel. Fills in the sums of the chunk.
+    numbers: scale, maximum and factor of the kernel. Writes the sums of the chunk to `sums`.
     """
     x, y = sides
     n, m, first_column = len(x.points), len(y.points), within or 0
@@ -309,14 +309,14 @@ def _weights(
 
 
 def _options(side: _Side) -> dict[str, Any]:
-    """Blocks of the kernels, the same for both, so that their products are."""
+    """Return the launch options, the same for both kernels, so that their products are equal."""
     own = side.points.dtype == torch.float32
     options = {"DIM": side.points.shape[1], "OWN": own, **(OWN if own else LOADED)}
     return options | {"SIZE": min(options["SIZE"], BLOCK)}
 
 
 def _library_products(x: _Side, y: _Side, i: slice, first_column: int) -> Tensor:
-    """Products of a chunk in float32, for features in half precision; those of float32 the kernels make themselves."""
+    """Return the float32 products of a chunk of half-precision features; a placeholder for float32 features."""
     if x.points.dtype == torch.float32:
         return x.planes
     return _matmul(x.points[i], y.points[first_column:].T)
@@ -327,7 +327,7 @@ def _slope(kernel: Gaussian | None) -> float:
 
 
 def _put_softmax(side: _Side, sums: tuple[Tensor, ...], factor: Tensor) -> None:
-    """Maxima and factors of the rows for the second pass: factor * share / total, 0 for rows that enter no mean."""
+    """Set maxima and factors of the rows for the second pass: factor * share / total, 0 for rows outside the mean."""
     top, positive_top, total, positive_total = sums
     scaled = factor * _shares(side, positive_total)
     in_a_mean = scaled != 0
@@ -337,7 +337,7 @@ def _put_softmax(side: _Side, sums: tuple[Tensor, ...], factor: Tensor) -> None:
 
 
 def _shares(side: _Side, positive_total: Tensor) -> Tensor:
-    """Weight of each row in the mean, 0 where it has no positive."""
+    """Return the weight of each row in the mean, 0 for rows without a positive."""
     w = torch.where(positive_total == 0, 0, side.share)
     return w / w.sum()
 
@@ -350,13 +350,13 @@ def _mean_loss(side: _Side, sums: tuple[Tensor, ...]) -> Tensor:
 
 
 def _combined(tops: Tensor, totals: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Maxima and sums of blocks, which lie along dim -> maxima and float64 sums of all."""
+    """Combine maxima and sums of the blocks along dim into overall maxima and float64 sums."""
     top = tops.amax(dim=dim)
     return top, (tops - top.unsqueeze(dim)).exp_().mul_(totals).sum(dim=dim, dtype=torch.float64)
 
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b in float32, from half-precision factors where both are."""
+    """Return a @ b in float32, from half-precision factors if both are half precision."""
     if a.dtype == b.dtype != torch.float32 and a.is_cuda:
         return torch.mm(a, b, out_dtype=torch.float32)
     return a.float() @ b.float()

@@ -1,7 +1,7 @@
-"""Triton kernels of the loss: sums of the first pass, coefficients of the gradient. See triton.py, which calls them.
+"""Triton kernels for sums and gradient coefficients of InfoNCE and kernel means; called from triton.py.
 
-Samples are filled up to a multiple of the block, so that nothing is masked; rows that fill up, and unpaired rows, have
--1e30 in place of their exponents.
+Samples are padded to a multiple of the block size, so no masks are needed; the exponents of padding rows and of
+unpaired rows are -1e30.
 """
 
 # mypy: disable-error-code="no-untyped-def,untyped-decorator"
@@ -32,7 +32,7 @@ def _products(s_at, points_x, points_y, local, i, j, stride, DIM: tl.constexpr, 
 
 @triton.jit
 def _sums_along(e, out, plane, count, rows, index, block, axis: tl.constexpr):
-    """Largest e and sum of exp(e - largest) along an axis, to planes `plane` and `plane + 1` of out."""
+    """Write max e and sum exp(e - max e) along an axis to planes `plane` and `plane + 1` of out."""
     top = tl.max(e, axis)
     total = tl.sum(tl.exp(e - (top[:, None] if axis == 1 else top[None, :])), axis)
     place = (plane * count + block) * rows + index
@@ -49,7 +49,7 @@ def _nothing(out, plane, count, rows, index, block, SIZE: tl.constexpr):
 
 @triton.jit
 def _log_kernel(s, i, j, x, y, rows, columns, slope, WITHIN: tl.constexpr):  # noqa: PLR0913, PLR0917
-    """log of weighted k; planes 3 and 4 of x and y: square norms, log weights."""
+    """Return the log of the weighted kernel; planes 3 and 4 of x and y: square norms, log weights."""
     norm_x, norm_y = tl.load(x + 3 * rows + i)[:, None], tl.load(y + 3 * columns + j)[None, :]
     t = tl.maximum(norm_x + norm_y - 2 * s, 0.0)
     if WITHIN:
@@ -59,7 +59,7 @@ def _log_kernel(s, i, j, x, y, rows, columns, slope, WITHIN: tl.constexpr):  # n
 
 @triton.jit
 def _may_be_positive(ids_x, ids_y, first_i, first_j, SIZE: tl.constexpr):
-    """Whether a block of sorted ids can hold a pair."""
+    """Return whether a block of sorted ids may contain a pair."""
     low_x, high_x = tl.load(ids_x + first_i), tl.load(ids_x + first_i + SIZE - 1)
     low_y, high_y = tl.load(ids_y + first_j), tl.load(ids_y + first_j + SIZE - 1)
     return (low_x <= high_y) & (low_y <= high_x)
@@ -88,7 +88,7 @@ def sum_kernel(  # noqa: PLR0913, PLR0917
     OWN: tl.constexpr,
     SIZE: tl.constexpr,
 ):
-    """Sums of one SIZE x SIZE block of the chunk that starts at row `first`. x, y: planes of vectors, see _Side."""
+    """Compute the sums of one SIZE x SIZE block of the chunk that starts at row `first`. x, y: planes, see _Side."""
     count_i, count_j = rows // SIZE, columns // SIZE
     block_i, block_j = first // SIZE + tl.program_id(1), tl.program_id(0)
     i, j = block_i * SIZE + tl.arange(0, SIZE), block_j * SIZE + tl.arange(0, SIZE)
@@ -116,7 +116,7 @@ def sum_kernel(  # noqa: PLR0913, PLR0917
 
 @triton.jit
 def _softmax_part(e, planes, stride, index, top_plane, axis: tl.constexpr):
-    """factor * exp(e - top), with top and factor of each row (axis 1) or column in planes top_plane and the next."""
+    """Return factor * exp(e - top); top and factor of each row (axis 1) or column: planes top_plane, top_plane + 1."""
     top, factor = tl.load(planes + top_plane * stride + index), tl.load(planes + (top_plane + 1) * stride + index)
     if axis == 1:
         return tl.exp(e - top[:, None]) * factor[:, None]
@@ -152,10 +152,10 @@ def weight_kernel(  # noqa: PLR0913, PLR0917
     OWN: tl.constexpr,
     SIZE: tl.constexpr,
 ):
-    """w = InfoNCE - factor * k of one block of a chunk; row and column sums of both parts, sum w s of InfoNCE's.
+    """Compute w = InfoNCE - factor * k of one block, row and column sums of both parts, and sum w s of InfoNCE.
 
-    The chunk starts at row `first` and column `first_column`. WITHIN: x against itself, where columns before `stop` lie
-    in the chunk's own square and give no column sums.
+    The chunk starts at row `first` and column `first_column`. WITHIN: x against itself; columns before `stop` are in
+    the diagonal square of the chunk and have no column sums.
     """
     count_i, count_j = rows // SIZE, columns // SIZE
     block_i, block_j = first // SIZE + tl.program_id(1), first_column // SIZE + tl.program_id(0)

@@ -1,4 +1,4 @@
-"""Training: the trainer, its samplers, checkpoints and the feature cache for large batches."""
+"""Training: trainer, samplers, checkpoints, schedules, memory bank and gradient caching for large batches."""
 
 from __future__ import annotations
 

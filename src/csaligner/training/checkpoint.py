@@ -1,8 +1,8 @@
-"""Training state on disk: step_K folders, with `latest` and `best` as links to two of them.
+"""Training checkpoints: step_K folders, with links `latest` and `best` to two of them.
 
-A step folder holds the model as its own `save` writes it (an Aligner: config.json, model.safetensors) and what an
-exact continuation needs: trainer.json, and trainer.safetensors with the trained weights, optimiser moments, random
-states of all processes and the memory bank. No pickle.
+A step folder contains the files of the model's `save` (an Aligner: config.json, model.safetensors) and the state for an
+exact resume: trainer.json, and trainer.safetensors with the trained weights, optimiser moments, RNG states of all
+processes and the memory bank. No pickle.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STATE, TENSORS = "trainer.json", "trainer.safetensors"
 
 @dataclass
 class TrainerState:
-    """Where a run stands after `step` optimiser steps. objective: see terms.ScheduledObjective.state."""
+    """State of a run after `step` optimiser steps. objective: see terms.ScheduledObjective.state."""
 
     step: int = 0
     best_step: int | None = None
@@ -40,7 +40,7 @@ class TrainerState:
 
 @dataclass(frozen=True)
 class Tensors:
-    """What a checkpoint holds beside TrainerState, by name. random: (processes, bytes) uint8."""
+    """Tensors of a checkpoint, by name. random: RNG states, (processes, bytes) uint8."""
 
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
@@ -55,7 +55,7 @@ class Checkpoints:
         self.folder = run / "checkpoints"
 
     def save(self, model: Any, state: TrainerState, tensors: Tensors) -> None:
-        """Write step_K, point `latest` (and `best`, where K is the best step) to it, drop what nothing points to."""
+        """Write step_K, link `latest` (and `best` if K is the best step) to it, and delete unlinked step folders."""
         name = f"step_{state.step}"
         groups = {"weights": tensors.weights, "optimizer": tensors.optimizer, "memory": tensors.memory}
         named = {f"{group}.{key}": t for group, part in groups.items() for key, t in part.items()}
@@ -86,7 +86,7 @@ class Checkpoints:
 
 
 def read_checkpoint(folder: Path) -> tuple[TrainerState, Tensors]:
-    """What `save` wrote to a step folder. Raises InputError."""
+    """Read a step folder written by `save`. Raises InputError."""
     state, owner = read_state(folder), _owner(folder)
     try:
         found = load_tensors(folder / TENSORS, owner)
@@ -103,7 +103,7 @@ def read_checkpoint(folder: Path) -> tuple[TrainerState, Tensors]:
 
 
 def read_state(folder: Path) -> TrainerState:
-    """As read_checkpoint, without the tensors."""
+    """Read the state of a checkpoint without its tensors."""
     if not folder.is_dir():
         raise InputError(f"checkpoint: no such folder: {folder}")
     return read_sealed(folder / STATE, _owner(folder), _state, made_by="`csaligner train`")
@@ -118,16 +118,16 @@ def _owner(folder: Path) -> ErrorContext:
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """All that a run changes: parameters that are trained, buffers, and single numbers, which may follow a schedule."""
+    """Return the state that training changes: trained parameters, buffers, and scalars, which may follow a schedule."""
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad and p.ndim}
     return {name: t for name, t in model.state_dict().items() if name not in frozen}
 
 
 def load_trained(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Put back what `trained_weights` gave. Raises InputError for another model's."""
+    """Load the result of `trained_weights`. Raises InputError if it belongs to a different model."""
     wanted = trained_weights(model)
     if set(wanted) != set(weights) or any(wanted[k].shape != weights[k].shape for k in wanted):
-        raise InputError(f"checkpoint: {where} holds the weights of another model; give the run's own settings")
+        raise InputError(f"checkpoint: {where} contains the weights of a different model; use the settings of that run")
     model.load_state_dict(dict(weights), strict=False)
 
 

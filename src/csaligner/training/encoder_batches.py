@@ -1,4 +1,4 @@
-"""A store whose encoders are trained (LoRA): captions and pictures in the place of cached features."""
+"""Batches of encoder inputs for LoRA training: captions and images in place of stored features."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from csaligner.types import Encoder, Inputs, Modality, PairedFeatures, Sampler, 
 from .samplers import EncoderRows, Pairs, PairSampler, Rows
 from .training_data import TrainingData, evenly, joined, with_unpaired
 
-CHUNK = 256  # pictures in memory at a time
+CHUNK = 256  # images in memory at a time
 
 
 @dataclass(frozen=True)
 class _EncoderRows:
-    """Rows that are read when they are asked for, as the encoder takes them."""
+    """Encoder inputs, loaded on access."""
 
     items: Sequence[Any]
     encoder: Encoder
@@ -49,14 +49,14 @@ class _Pairs:
 
 @dataclass(frozen=True)
 class TrainableStore:
-    """encoders: modality -> the store's own encoder, opened again; where it is missing, the store's features serve."""
+    """encoders: modality -> the encoder of the store; modalities without one use the stored features."""
 
     store: Store
     encoders: Mapping[Modality, Encoder]
 
     @classmethod
     def open(cls, store: Store, config: LoRAConfig) -> TrainableStore:
-        """Raises InputError where an encoder cannot be opened, is not the one of the store, or cannot be trained."""
+        """Raises InputError if an encoder cannot be opened, differs from that of the store, or cannot be trained."""
         sides: tuple[Modality, ...] = ("image", "text") if config.sides == "both" else (config.sides,)
         found: dict[Modality, Encoder] = {}
         for side in sides:
@@ -64,11 +64,11 @@ class TrainableStore:
             encoder = open_encoder(info.id, side)
             if encoder.info.fingerprint != info.fingerprint:
                 raise InputError(
-                    f"lora: {info.id} is not what the {side} features of {store.path} were made with "
+                    f"lora: {info.id} is not the encoder of the {side} features of {store.path} "
                     f"(revision {encoder.info.revision}, then {info.revision}); embed the data again"
                 )
             if not isinstance(encoder, TunableEncoder):
-                raise InputError(f"lora: {info.id} cannot be trained inside; choose an hf: encoder for the {side}")
+                raise InputError(f"lora: {info.id} does not support LoRA; use an hf: encoder for the {side}")
             found[side] = encoder
         return cls(store, found)
 
@@ -77,8 +77,8 @@ class TrainableStore:
         return {side: cast(TunableEncoder, encoder).tower for side, encoder in self.encoders.items()}
 
     def sampler(self, config: TrainConfig, data: TrainingData | None = None) -> Sampler:
-        """Batches of the train split: token ids, pixels, or features of a side that stays frozen. data: its unpaired
-        stores go in the same way."""
+        """Return batches of the train split: token ids, pixels, or features of a frozen modality. data: adds the
+        rows of its unpaired stores."""
         pairs = self.store.features("train")
         sides = {
             side: _EncoderRows(self._items(pairs, side), self.encoders[side], side)
@@ -94,11 +94,11 @@ class TrainableStore:
         return with_unpaired(sampler, images, texts, config.unpaired, config.seed)
 
     def with_store(self, store: Store) -> TrainableStore:
-        """Another store of the same encoders, through the same towers."""
+        """Return another store with the same encoders and towers."""
         return replace(self, store=store)
 
     def features(self, split: Split | None, images: int | None = None) -> PairedFeatures:
-        """Pairs of a split (None: all), encoded as the encoders are now; images: at most so many, at even steps."""
+        """Return the pairs of a split (None: all), encoded with the current weights; images: their maximum number."""
         pairs = _thinned(self.store.features(split), images)
         found = {side: self._encode(pairs, side) for side in self.encoders}
         return PairedFeatures(
@@ -116,8 +116,10 @@ class TrainableStore:
         for store in stores:
             found = store.items(side, store.rows_of(side, "train"))
             if None in found:
-                what = "captions" if side == "text" else "pictures"
-                raise InputError(f"lora: {store.path} does not know its {what}, only features; embed the data itself")
+                what = "captions" if side == "text" else "images"
+                raise InputError(
+                    f"lora: {store.path} contains only features, no {what}; embed the data to train with LoRA"
+                )
             items += found
         return _EncoderRows(items, self.encoders[side], side)
 
@@ -125,12 +127,16 @@ class TrainableStore:
         if side == "text":
             captions = pairs.captions
             if captions is None or not any(captions):
-                raise InputError(f"lora: {self.store.path} holds no captions, only features; embed the data itself")
+                raise InputError(
+                    f"lora: {self.store.path} contains only features, no captions; embed the data to train with LoRA"
+                )
             return captions
         sources = self.store.image_sources
         missing = next((image_id for image_id in pairs.image_ids if image_id not in sources), None)
         if missing is not None:
-            raise InputError(f"lora: {self.store.path} does not know the picture of {missing!r}; embed the data itself")
+            raise InputError(
+                f"lora: {self.store.path} has no image source for {missing!r}; embed the data to train with LoRA"
+            )
         return [sources[image_id] for image_id in pairs.image_ids]
 
     def _encode(self, pairs: PairedFeatures, side: Modality) -> Tensor:

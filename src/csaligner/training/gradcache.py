@@ -1,8 +1,9 @@
-"""Large batches through encoders that do not fit: the features of all rows, the activations of a few.
+"""Gradient caching: contrastive training with batches larger than the encoder's activations allow.
 
-The loss needs the features of the whole batch, which are small; it is the encoder's activations that fill the memory.
-So they are thrown away after the forward pass of each chunk and made again, chunk by chunk, in the backward pass
-(GradCache, Gao et al. 2021, arXiv 2101.06983). Gradient accumulation is no substitute: it averages small losses.
+The loss needs the features of the whole batch, which are small; the memory is filled by the encoder's activations.
+They are discarded after the forward pass of each chunk and recomputed, chunk by chunk, in the backward pass
+(GradCache, Gao et al. 2021, arXiv 2101.06983). Gradient accumulation is not equivalent: it averages the losses of small
+batches.
 """
 
 from __future__ import annotations
@@ -24,25 +25,24 @@ def cached_features(encode: Encode, inputs: Any, chunk_size: int) -> Tensor:
 
         loss(cached_features(image_tower, pixels, 32), cached_features(text_tower, tokens, 32), scale).total.backward()
 
-    encode: anything that maps a chunk of n inputs to (n, d) and treats rows alone; a bound method or a function will
-    do, and it may be a DistributedDataParallel module. inputs: a tensor of N rows, a list or tuple of N items, or a
-    mapping of such (what a tokenizer returns). chunk_size: rows in a chunk, at least 1. Returns (N, d), for any loss;
-    call backward on it as usual. Each chunk is encoded once forward and once more in backward, under the random state
-    and the autocast settings of the first time, so that values and gradients are those of the line above, dropout
-    included. Where chunks and the whole batch draw the same random numbers, or none, they are those of the whole batch.
-    Layers that look across rows (batch normalisation in training) see chunks instead. DistributedDataParallel
-    with broadcast_buffers talks to the other ranks in every forward pass: give each rank as many chunks, or switch it
-    off. Raises InputError.
+    encode: a callable that maps a chunk of n inputs to (n, d), row by row; it may be a DistributedDataParallel module.
+    inputs: a tensor of N rows, a list or tuple of N items, or a mapping of these (as returned by a tokenizer).
+    chunk_size: rows per chunk, at least 1. Returns (N, d), for any loss; call backward on it as usual. Each chunk is
+    encoded once in forward and once in backward, with the same RNG state and autocast settings, so values and gradients
+    equal those of the expression above, including dropout. Without randomness they equal those of the whole batch.
+    Layers that combine rows (batch normalisation in training mode) operate on chunks. DistributedDataParallel with
+    broadcast_buffers communicates in every forward pass: use the same number of chunks on each rank, or disable it.
+    Raises InputError.
     """
     if chunk_size < 1:
         raise InputError(f"chunk_size: got {chunk_size}, wanted at least 1 row")
     rows = _rows(inputs)
     if rows == 0:
-        raise InputError("inputs: no rows; give at least one")
-    # checkpoint keeps the random state of the devices of its arguments; an encoder may move texts to a GPU itself.
-    witness = torch.empty(0, device="cuda") if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+        raise InputError("inputs: got no rows, wanted at least one")
+    # checkpoint saves the RNG state of the devices of its arguments; an encoder may move texts to a GPU itself.
+    cuda_marker = torch.empty(0, device="cuda") if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     parts = [
-        checkpoint(lambda chunk, _: encode(chunk), chunk, witness, use_reentrant=False)
+        checkpoint(lambda chunk, _: encode(chunk), chunk, cuda_marker, use_reentrant=False)
         for chunk in _chunks(inputs, rows, chunk_size)
     ]
     for part, start in zip(parts, range(0, rows, chunk_size), strict=True):
@@ -58,7 +58,7 @@ def _rows(inputs: Any) -> int:
         return len(inputs)
     lengths = {len(value) for value in inputs.values()}
     if len(lengths) != 1:
-        raise InputError(f"inputs: the entries hold {sorted(lengths)} rows; wanted as many in each")
+        raise InputError(f"inputs: the entries have {sorted(lengths)} rows; wanted the same number in each")
     return lengths.pop()
 
 

@@ -1,4 +1,4 @@
-"""A memory of past embeddings, so that the divergences see more rows than a batch holds."""
+"""Memory bank of past embeddings, which adds rows to the divergences of a batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from csaligner.types import TokenPairs
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Rows in the aligned space. image: (N, d), text: (M, d), ids as in types.Batch. tokens: of the own pairs."""
+    """Rows in the aligned space. image: (N, d), text: (M, d), ids as in types.Batch. tokens: of the local pairs."""
 
     image: Tensor
     text: Tensor
@@ -23,7 +23,7 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class _Side:
-    """Rows, oldest first, their ids, and the step that made each."""
+    """Rows, oldest first, with their ids and the step each was computed in."""
 
     rows: Tensor
     ids: Tensor
@@ -33,9 +33,8 @@ class _Side:
 class MemoryBank:
     """The last `size` embeddings of each modality that are at most `max_age` steps old, without their gradients.
 
-    The rows of another step come from other weights; the age limit bounds how stale they are. A row keeps its id, so an
-    image that stands in the memory and in the batch weighs as much as one (rows count 1/m). Source of the idea:
-    cross-batch memory (Wang et al. 2020).
+    Stored rows were computed with earlier weights; max_age bounds how stale they are. Rows keep their ids, so an image
+    in both the memory and the batch is weighted as one (1/m each). Source: cross-batch memory (Wang et al. 2020).
     """
 
     def __init__(self, size: int, max_age: int) -> None:
@@ -43,11 +42,11 @@ class MemoryBank:
         self._sides: dict[str, _Side] = {}
 
     def __len__(self) -> int:
-        """Rows of both modalities together."""
+        """Total number of rows of both modalities."""
         return sum(len(side.rows) for side in self._sides.values())
 
     def add(self, rows: Embeddings, step: int) -> None:
-        """Remember the rows of that step; the oldest make room."""
+        """Store the rows of a step and drop the oldest rows beyond `size`."""
         if not self.size:
             return
         for name, new, ids in (("image", rows.image, rows.image_ids), ("text", rows.text, rows.text_ids)):
@@ -57,7 +56,7 @@ class MemoryBank:
             self._sides[name] = _Side(*(t[-self.size :] for t in _tensors(parts)))
 
     def with_memory(self, rows: Embeddings, step: int) -> Embeddings:
-        """The rows with what is remembered at that step behind them; rows that are too old are dropped."""
+        """Return the rows followed by the stored rows; drops rows older than max_age at that step."""
         for name, side in self._sides.items():
             young = step - side.steps <= self.max_age
             self._sides[name] = _Side(*(t[young] for t in _tensors(side)))
@@ -72,7 +71,7 @@ class MemoryBank:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything it holds, by name."""
+        """Return the state as tensors, by name."""
         return {
             f"{name}.{part}": tensor.contiguous()
             for name, side in self._sides.items()
@@ -80,7 +79,7 @@ class MemoryBank:
         }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """What `tensors` gave."""
+        """Restore the result of `tensors`."""
         names = sorted({name.partition(".")[0] for name in tensors})
         self._sides = {name: _Side(*(tensors[f"{name}.{part}"] for part in ("rows", "ids", "steps"))) for name in names}
 

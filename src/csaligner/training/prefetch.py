@@ -1,4 +1,4 @@
-"""Reading the next batches while the present one is worked on."""
+"""Batch prefetching in a thread, and measurement of the time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from csaligner.types import Batch
 
 
 def read_ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
-    """The same batches in the same order; a thread holds up to `depth` of them ready. 0: no thread."""
+    """Yield the same batches in the same order; a thread prefetches up to `depth` of them. 0: no thread."""
     if depth == 0:
         yield from batches
         return
@@ -23,7 +23,7 @@ def read_ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
 
 
 class Waiting:
-    """The batches of an iterator, and how long their user has waited for them."""
+    """Total time spent waiting for the batches of an iterator."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

@@ -1,6 +1,7 @@
-"""From features to batches. Stateless: epoch e of seed s is always the same, so a run resumes exactly.
+"""Batch samplers for paired and unpaired rows, and row access to stores.
 
-Across ranks every process draws the same global batches and reads its own rows of them alone.
+Samplers are stateless: epoch e of seed s is always the same, so a run resumes exactly. All ranks draw the same global
+batches, and each reads its local rows only.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ UNPAIRED = -1
 
 
 class Rows(Protocol):
-    """Features that are read by row number: a tensor, or rows that stay on disk."""
+    """Features indexed by row number: a tensor, or rows on disk."""
 
     def __len__(self) -> int: ...
 
@@ -29,7 +30,7 @@ class Rows(Protocol):
 
 
 class EncoderRows(Protocol):
-    """The same for an encoder that is trained: what it takes, read by row number."""
+    """Inputs of a trained encoder, indexed by row number."""
 
     def __len__(self) -> int: ...
 
@@ -37,8 +38,8 @@ class EncoderRows(Protocol):
 
 
 class Pairs(Protocol):
-    """PairedFeatures, or the same on disk. text_to_image: (M,) int64, the row in `image` of each caption. tokens: they
-    go into the batches where they are there."""
+    """PairedFeatures, in memory or on disk. text_to_image: (M,) int64, the row in `image` of each caption. tokens:
+    included in the batches if present."""
 
     @property
     def image(self) -> Rows: ...
@@ -55,7 +56,7 @@ class Pairs(Protocol):
 
 @dataclass(frozen=True)
 class StoredRows:
-    """Rows of one side of a store, read from its files when they are asked for."""
+    """Rows of one modality of a store, read from its files on access."""
 
     store: Store
     side: Modality
@@ -70,7 +71,7 @@ class StoredRows:
 
 @dataclass(frozen=True)
 class StoredPairs:
-    """The pairs of a store, their features left on disk."""
+    """The pairs of a store, with features on disk."""
 
     image: StoredRows
     text: StoredRows
@@ -79,7 +80,7 @@ class StoredPairs:
 
     @classmethod
     def of(cls, store: Store, split: Split | None = None, tokens: PairedTokens | None = None) -> StoredPairs:
-        """Raises InputError where the split is empty or the store holds one modality."""
+        """Raises InputError if the split is empty or the store contains only one modality."""
         pairing = store.pairing(split)
         image, text = (
             StoredRows(store, "image", pairing.image_rows),
@@ -89,7 +90,7 @@ class StoredPairs:
 
 
 class JoinedRows:
-    """Rows of several sources, one after the other."""
+    """Concatenated rows of several sources."""
 
     def __init__(self, sources: Sequence[Rows]) -> None:
         self._sources = sources
@@ -108,20 +109,20 @@ class JoinedRows:
             values = source[rows[here] - (int(self._ends[number]) - len(source))]
             found = values.new_empty(len(rows), values.shape[1]) if found is None else found
             found[here] = values
-        assert found is not None  # there is a first source
+        assert found is not None  # there is at least one source
         return found
 
 
 def own_part(rows: Tensor) -> Tensor:
-    """This rank's rows of a global batch; the first ranks have one more where they do not divide it."""
+    """Return this rank's rows of a global batch; the first ranks have one more if the split is uneven."""
     return torch.tensor_split(rows, world_size())[rank()]
 
 
 class PairSampler:
     """Batches of images with one random caption each, or with all of them.
 
-    N images make ceil(N / batch_size) batches of nearly equal size; no image is left out of an epoch. batch_size
-    counts the images of all ranks together.
+    N images give ceil(N / batch_size) batches of nearly equal size; an epoch includes every image. batch_size
+    is the number of images over all ranks.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class PairSampler:
         self.batches_per_epoch = -(-n // batch_size)
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of one pass over the images, numbered from 0."""
+        """Yield the batches of epoch `number` (from 0)."""
         generator = torch.Generator().manual_seed((self._seed << 32) + number)
         order = torch.randperm(len(self._counts), generator=generator)
         choice = torch.rand(len(self._counts), generator=generator)
@@ -164,17 +165,17 @@ class PairSampler:
 
 @dataclass(frozen=True)
 class UnpairedRows:
-    """Rows of one modality without partners, and how many of them go into each global batch."""
+    """Unpaired rows of one modality, and their number in each global batch."""
 
     rows: Rows | EncoderRows
     per_batch: int
 
 
 class UnpairedSampler:
-    """The batches of another sampler with unpaired rows beside them, which have the id -1.
+    """Adds unpaired rows, with id -1, to the batches of another sampler.
 
-    Each side goes through its rows in an order that is drawn anew for every pass, over the borders of epochs, so that
-    no row is seen twice before all were seen once.
+    Each modality is reshuffled for every pass over its unpaired rows, independently of epochs, so that no row occurs
+    twice before all have occurred once.
     """
 
     def __init__(
@@ -186,27 +187,27 @@ class UnpairedSampler:
         self.batches_per_epoch = paired.batches_per_epoch
 
     def epoch(self, number: int) -> Iterator[Batch]:
-        """The batches of one pass over the pairs, numbered from 0."""
+        """Yield the batches of epoch `number` (from 0)."""
         for position, batch in enumerate(self._paired.epoch(number), number * self.batches_per_epoch):
             image, image_ids, text, text_ids = batch.image, batch.image_ids, batch.text, batch.text_ids
             if self._image and len(own := self._image.own(position)):
-                image, image_ids = _beside(image, image_ids, self._image[own], len(own))
+                image, image_ids = _append_unpaired(image, image_ids, self._image[own], len(own))
             if self._text and len(own := self._text.own(position)):
-                text, text_ids = _beside(text, text_ids, self._text[own], len(own))
+                text, text_ids = _append_unpaired(text, text_ids, self._text[own], len(own))
             yield Batch(image, text, image_ids, text_ids, batch.tokens)
 
 
-def _beside(paired: Inputs, ids: Tensor, unpaired: Inputs, count: int) -> tuple[Inputs, Tensor]:
+def _append_unpaired(paired: Inputs, ids: Tensor, unpaired: Inputs, count: int) -> tuple[Inputs, Tensor]:
     all_ids = torch.cat([ids, ids.new_full((count,), UNPAIRED)])
     if isinstance(paired, Tensor):
-        assert isinstance(unpaired, Tensor)  # a side is features or an encoder's inputs throughout
+        assert isinstance(unpaired, Tensor)  # a modality is either features or encoder inputs
         return torch.cat([paired, unpaired.to(paired.dtype)]), all_ids
     assert not isinstance(unpaired, Tensor)
     return {key: _stacked(value, unpaired[key]) for key, value in paired.items()}, all_ids
 
 
 def _stacked(x: Tensor, y: Tensor) -> Tensor:
-    """Rows of y under those of x. Texts of other lengths are filled up with zeros, which their masks leave out."""
+    """Concatenate rows. Texts of unequal lengths are padded with zeros, which their masks exclude."""
     longest = x if x.ndim < 2 or x.shape[1] >= y.shape[1] else y
     if x.ndim == 2 and x.shape != y.shape:
         x, y = (pad(each, (0, longest.shape[1] - each.shape[1])) for each in (x, y))
@@ -214,7 +215,7 @@ def _stacked(x: Tensor, y: Tensor) -> Tensor:
 
 
 class _Shuffled:
-    """An endless stream of rows: pass k over them in the order that seed and k give."""
+    """An infinite stream of rows; pass k is shuffled by seed and k."""
 
     def __init__(self, unpaired: UnpairedRows, seed: int) -> None:
         self._rows = unpaired.rows
@@ -223,11 +224,11 @@ class _Shuffled:
         self._order: tuple[int, Tensor] | None = None
 
     def own(self, position: int) -> Tensor:
-        """This rank's part of the global batch at that position: numbers in the stream."""
+        """Return the stream positions of this rank's part of the global batch `position`."""
         return own_part(torch.arange(position * self._size, (position + 1) * self._size))
 
     def __getitem__(self, own: Tensor) -> Inputs:
-        """The rows that stand at these numbers of the stream."""
+        """Return the rows at these stream positions."""
         passes, places = own // len(self._rows), own % len(self._rows)
         rows = [self._pass(int(k))[places[passes == k]] for k in torch.unique(passes)]
         return self._rows[torch.cat(rows)]

@@ -1,4 +1,4 @@
-"""What a scheduled number is at a point of the run."""
+"""Schedules of numbers over a run, and the learning rate factor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from csaligner.config import Schedule
 
 
 def value_at(number: float | Schedule, progress: float) -> float:
-    """progress runs from 0 to 1: start + (end - start) * s, s = progress or (1 - cos(pi * progress)) / 2."""
+    """Return the value at `progress` (0 to 1): start + (end - start) * s, s = p or (1 - cos(pi * p)) / 2."""
     if not isinstance(number, Schedule):
         return number
     s = progress if number.shape == "linear" else (1 - math.cos(math.pi * progress)) / 2
@@ -16,7 +16,7 @@ def value_at(number: float | Schedule, progress: float) -> float:
 
 
 def warmup_cosine(step: int, warmup: int, total: int) -> float:
-    """Factor on the learning rate at `step` (from 0): a line up over `warmup` steps, then half a cosine to 0."""
+    """Return the learning rate factor at `step` (from 0): linear over `warmup` steps, then half a cosine to 0."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))

@@ -1,4 +1,4 @@
-"""The objective at a point of the run: scheduled and balanced weights, the bandwidth, the memory."""
+"""The objective of a training step: scheduled and balanced weights, bandwidth, and memory bank."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from .schedules import value_at
 
 
 class ScheduledObjective:
-    """config.objective with what changes while a run goes on.
+    """config.objective with the quantities that change during a run.
 
-    Called once per step, with the embeddings of all ranks (exchange gather) or with the own ones (ring). All that is
-    measured (the median bandwidth, gradient norms) is measured every `measure_every` steps, carries no gradient, is the
-    same on all ranks and is part of the checkpoint.
+    Called once per step, with the embeddings of all ranks (exchange gather) or the local ones (ring). The median
+    bandwidth and the gradient norms are measured every `measure_every` steps; they carry no gradient, are equal on all
+    ranks and are part of the checkpoint.
     """
 
     def __init__(self, config: ObjectiveConfig, memory: MemoryConfig) -> None:
@@ -43,7 +43,7 @@ class ScheduledObjective:
     def __call__(
         self, rows: Embeddings, scale: Tensor, progress: float, step: int
     ) -> tuple[LossTerms, dict[str, float]]:
-        """The loss at `step` (from 0; progress: 0 to 1), and the numbers in use by the names they are logged under."""
+        """Return the loss at `step` (from 0; progress: 0 to 1), and the current settings by the names used in logs."""
         wider = self.memory.with_memory(rows, step)
         due = step % self._config.measure_every == 0
         sigma = self._bandwidth(rows, scale, progress, due)
@@ -58,7 +58,7 @@ class ScheduledObjective:
         return loss, logged | {"logit_scale": float(scale.detach()), "bandwidth": sigma}
 
     def state(self) -> dict[str, Any]:
-        """What was measured, as JSON; `memory.tensors()` is the rest."""
+        """Return the measured values as JSON; `memory.tensors()` is the rest of the state."""
         return {"median": self._median, "norms": dict(self._balance.averages)}
 
     def restore(self, state: Mapping[str, Any], memory: dict[str, Tensor]) -> None:
@@ -79,7 +79,7 @@ class ScheduledObjective:
         return self._median
 
     def _measure(self, rows: Embeddings, wider: Embeddings, scale: Tensor, sigma: float) -> None:
-        """The gradient norm of each term alone with respect to the embeddings of the batch, of all ranks."""
+        """Measure the gradient norm of each term with respect to the embeddings of the global batch."""
         norms = {}
         n, m = len(rows.image), len(rows.text)
         for name in (INFO_NCE, *self._automatic):
@@ -103,7 +103,7 @@ class ScheduledObjective:
     def _loss(
         self, weights: Mapping[str, float], sigma: float, rows: Embeddings, wider: Embeddings, scale: Tensor
     ) -> LossTerms:
-        """Divergences see the wider rows, losses of pairs those of the batch alone; in one sweep where these agree."""
+        """Compute divergences on `wider` and paired losses on `rows`, in one sweep if these are equal."""
         wide = {name: weight for name, weight in weights.items() if name in DIVERGENCES}
         narrow = {name: weight for name, weight in weights.items() if name not in DIVERGENCES}
         if wider is rows or not wide or not narrow:
@@ -121,19 +121,19 @@ class ScheduledObjective:
 
 
 def _over_ranks(norm: float, device: torch.device) -> float:
-    """The norm of the gradient in the rows of all ranks, from that in the own rows: R times the loss's there."""
+    """Return the gradient norm over all ranks from the local one, whose gradient is R times that of the loss."""
     squares = gather_ids(torch.tensor([norm], dtype=torch.float64, device=device).square())
     return float(squares.sum().sqrt()) / world_size()
 
 
 def _with_tokens(loss: LossTerms, tokens: TokenPairs | None, weight: float, sigma: float) -> LossTerms:
-    """The loss with the token-level term beside it, a mean over the pairs of all ranks.
+    """Return the loss plus the token-level term, a mean over the pairs of all ranks.
 
-    Each rank computes it for its own pairs. Gradients are averaged over R ranks, so the mean over n_r of N pairs counts
-    R n_r / N; the value is that of all ranks.
+    Each rank computes it for its local pairs. Gradients are averaged over R ranks, so the mean over n_r of N pairs has
+    weight R n_r / N; the value is that of all ranks.
     """
     if tokens is None:
-        raise InputError(f"terms: {TOKEN_TERM} needs tokens, and these pairs have none; embed with --tokens")
+        raise InputError(f"terms: {TOKEN_TERM} needs tokens, but these pairs have none; embed with --tokens")
     image, text = tokens.image, tokens.text
     if own := len(image.mask):
         mean = token_cauchy_schwarz(image.states, text.states, image.mask, text.mask, bandwidth=sigma)

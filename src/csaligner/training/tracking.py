@@ -1,4 +1,4 @@
-"""Numbers for people's dashboards, through accelerate's trackers, and the JSON lines that are always written."""
+"""Experiment trackers (through accelerate) and JSON lines of metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """InputError for a tracker that is not known or whose package is not installed."""
+    """Raise InputError for an unknown tracker, or if its package is not installed."""
     for name in names:
         check_choice("report_to", name, TRACKERS)
         alternatives = (name, "tensorboardX") if name == "tensorboard" else (name,)
@@ -23,14 +23,16 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def check_used(wanted: Sequence[str], used: Sequence[Any]) -> None:
-    """InputError where accelerate has left out a tracker, which it does without a word."""
-    left_out = set(wanted) - {str(name) for name in used}
-    if left_out:
-        raise InputError(f"report_to: accelerate cannot use {sorted(left_out)[0]}; is the package installed whole?")
+    """Raise InputError if accelerate silently skipped a tracker."""
+    skipped = set(wanted) - {str(name) for name in used}
+    if skipped:
+        raise InputError(
+            f"report_to: accelerate cannot use {sorted(skipped)[0]}; check the installation of its package"
+        )
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Nested settings as one level of `outer.inner` keys, which trackers take."""
+    """Flatten nested settings to `outer.inner` keys, as trackers expect."""
     found: dict[str, str | int | float | bool] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
@@ -41,7 +43,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | f
 
 
 def json_line(values: Mapping[str, float]) -> str:
-    """One line of JSON; what is no finite number is null."""
+    """Return one line of JSON; non-finite numbers become null."""
     return json.dumps(finite(values), allow_nan=False) + "\n"
 
 
@@ -50,5 +52,5 @@ def finite(values: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def read_values(values: Mapping[str, float | None]) -> dict[str, float]:
-    """What `finite` made, null as NaN."""
+    """Invert `finite`: null becomes NaN."""
     return {name: math.nan if value is None else float(value) for name, value in values.items()}

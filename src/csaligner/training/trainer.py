@@ -1,4 +1,4 @@
-"""The one training loop, on one process or several, on Hugging Face Accelerate's devices and trackers."""
+"""The training loop, for one or several processes, with the devices and trackers of Hugging Face Accelerate."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ METRICS = "metrics.jsonl"
 
 
 class Model(Protocol):
-    """What is trained: an nn.Module of this shape, Aligner for one.
+    """Protocol of trainable models, an nn.Module such as Aligner.
 
-    Called with a batch's image and text it returns (N, d) and (M, d), rows of length 1. log_logit_scale: a scalar
-    parameter, its exponential is the scale of InfoNCE. save: writes what is needed to use the model to a new folder.
+    Maps the images and texts of a batch to unit rows (N, d) and (M, d). log_logit_scale: a scalar parameter, the log of
+    the logit scale of InfoNCE. save: writes the model to a new folder.
     """
 
     log_logit_scale: nn.Parameter
@@ -72,7 +72,7 @@ def silent(step: int, total: int, values: Mapping[str, float]) -> None:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a run may call out to, on the main process alone.
+    """Callbacks of a run, called on the main process only.
 
     evaluate: validation metrics of the model, by name. report: called after each step with (step, total steps,
     values); the values hold the losses and, after an evaluation, the metrics.
@@ -84,10 +84,10 @@ class Hooks:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is carried out; nothing here changes its numbers.
+    """Options of a run that do not affect its results.
 
-    workers: batches that a thread reads ahead, 0 for none. report_to: tensorboard, wandb, trackio. resume: a
-    checkpoint folder to go on from; none: the run folder's latest, where there is one.
+    workers: number of batches prefetched by a thread, 0 for none. report_to: tensorboard, wandb, trackio. resume: the
+    checkpoint folder to resume from; default: the latest of the run folder, if there is one.
     """
 
     workers: int = 2
@@ -98,14 +98,14 @@ class RunOptions:
 class Trainer:
     """Trains a model on the batches of a sampler.
 
-    `folder` is the run folder for metrics.jsonl and checkpoints/; without one nothing is written. With a folder that
-    already holds checkpoints, training goes on from the latest and ends at the same bits as a run that was never
-    interrupted (same devices, thread count and number of processes).
+    `folder` is the run folder for metrics.jsonl and checkpoints/; without one, nothing is written. If the folder
+    contains checkpoints, training resumes from the latest, and the result is bitwise identical to that of an
+    uninterrupted run (with the same devices, thread count and number of processes).
 
-    On R processes each works on its own rows of the same global batch. Embeddings and ids are gathered, or travel
-    around the ring (objective.exchange), every process computes the global loss, gradients are averaged
-    (csaligner.distributed.gather says why): the numbers are those of one process, but for dropout, which each process
-    draws for its own rows.
+    With R processes, each processes its local rows of the same global batch. Embeddings and ids are gathered or sent
+    around the ring (objective.exchange), every process computes the global loss, and gradients are averaged (see
+    csaligner.distributed.gather): results equal those of a single process, except for dropout, which each process draws
+    for its local rows.
     """
 
     def __init__(
@@ -129,8 +129,11 @@ class Trainer:
         self._waiting = Waiting()
 
     def fit(self) -> TrainerState:
-        """Run to the end (or to the early stop). Afterwards the model holds the weights that the monitor
-        chose, or the last ones without a monitor; it is in evaluation mode, on the CPU."""
+        """Train to the end (or to the early stop) and return the final state.
+
+        Afterwards the model has the weights selected by the monitor, or the last ones without a monitor; it is in
+        evaluation mode, on the CPU.
+        """
         self._accelerator = make_accelerator(log_with=list(self._options.report_to) or None, project_dir=self._folder)
         if self._options.report_to and is_main():
             check_used(self._options.report_to, self._accelerator.log_with)
@@ -143,8 +146,8 @@ class Trainer:
         state = self._restore()
         self._train(state)
         for tracker in self._accelerator.trackers if is_main() else ():
-            tracker.finish()  # end_training would leave the group of processes too
-        wait_for_all()  # the last checkpoint is there for every process
+            tracker.finish()  # end_training would also destroy the process group
+        wait_for_all()  # until the last checkpoint is written
         if self._best is not None:
             load_trained(self._module, self._best, "best")
         elif self._checkpoints and state.best_step is not None:
@@ -199,8 +202,8 @@ class Trainer:
         return {"step": float(state.step), "lr": lr, **_named(loss), **in_use}
 
     def _embed(self, batch: Batch) -> Embeddings:
-        """The embeddings of all ranks' rows, or of the own ones (exchange ring), in the precision of the logit
-        scale or in that of the Triton kernels."""
+        """Return the embeddings of the rows of all ranks, or of the local rows (exchange ring), in the dtype of the
+        logit scale or, for the Triton kernels, in bfloat16."""
         from accelerate.utils import send_to_device
 
         device, dtype = self._accelerator.device, self._model.log_logit_scale.dtype
@@ -210,7 +213,7 @@ class Trainer:
         c = self._config
         gathers = c.objective.exchange == "gather"
         if c.precision == "bf16" and gathers and choose(c.objective.impl, image, text) == "triton":
-            dtype = torch.bfloat16  # the products of the loss run in it
+            dtype = torch.bfloat16  # supported by the products of the loss
         image, text = image.to(dtype), text.to(dtype)
         image_ids, text_ids = batch.image_ids.to(device), batch.text_ids.to(device)
         if gathers:
@@ -219,7 +222,7 @@ class Trainer:
         return Embeddings(image, text, image_ids, text_ids, tokens)
 
     def _embed_tokens(self, tokens: TokenPairs) -> TokenPairs:
-        """Every token through the adapter of its side, as a feature of its own; those that do not count are zeros."""
+        """Map every token with the adapter of its modality; masked tokens become zeros."""
         device, dtype = self._accelerator.device, self._model.log_logit_scale.dtype
         masks = [side.mask.to(device) for side in (tokens.image, tokens.text)]
         states = [side.states.to(device, dtype) for side in (tokens.image, tokens.text)]
@@ -245,7 +248,7 @@ class Trainer:
                 self._accelerator.log(dict(values), step=step)
 
     def _evaluate(self, state: TrainerState, values: dict[str, float]) -> dict[str, float]:
-        """Validate on the main process, so that all agree on what comes next, and write."""
+        """Validate on the main process, share the metrics, and save a checkpoint."""
         if self._hooks.evaluate is not None:
             self._module.eval()
             evaluate = self._hooks.evaluate
@@ -253,7 +256,7 @@ class Trainer:
             values |= {f"val/{name}": value for name, value in metrics.items()}
             if self._config.monitor is not None:
                 self._compare(state, metrics, self._config.monitor)
-        values = on_main(lambda: values)  # times differ
+        values = on_main(lambda: values)  # step times differ between processes
         state.history.append(values)
         self._save(state)
         return values
@@ -273,7 +276,7 @@ class Trainer:
         return patience is not None and state.evaluations_without_gain >= patience
 
     def _save(self, state: TrainerState) -> None:
-        random = gather_ids(_random_state(self._accelerator.device)[None])  # all processes take part
+        random = gather_ids(_random_state(self._accelerator.device)[None])  # a collective call of all processes
         if self._folder is None or self._checkpoints is None or not is_main():
             return
         state = replace(state, objective=self._objective.state())
@@ -285,7 +288,7 @@ class Trainer:
             file.write(json_line(state.history[-1]))
 
     def _restore(self) -> TrainerState:
-        """The state to go on from, with model, optimiser, objective and random state set to it."""
+        """Return the state to resume from; restores model, optimiser, objective and RNG state."""
         if self._checkpoints and is_main():
             recover(self._checkpoints.folder)
         path = self._options.resume or (self._checkpoints and self._checkpoints.latest)
@@ -294,7 +297,7 @@ class Trainer:
             state, tensors = read_checkpoint(path)
             self._load(path, state, tensors)
         if on_main(lambda: state.step) != state.step:
-            raise InputError("checkpoint: processes read different ones; put the run folder where all can see it")
+            raise InputError("checkpoint: processes read different ones; use a run folder shared by all processes")
         if self._folder and is_main():
             self._rewrite_metrics(self._folder, state)
         return state
@@ -306,29 +309,29 @@ class Trainer:
             )
         device = self._accelerator.device
         if self._checkpoints is None or path.resolve().parent != self._checkpoints.folder.resolve():
-            state.best_step, state.best_score = None, None  # those weights lie in another folder
+            state.best_step, state.best_score = None, None  # those weights are in another folder
         load_trained(self._module, tensors.weights, str(path))
         load_optimizer(self._optimizer, tensors.optimizer)
         memory = {name: t.to(device) for name, t in tensors.memory.items()}
         self._objective.restore(state.objective, memory)
         if len(tensors.random) == world_size():
             _set_random_state(tensors.random[rank()], device)
-        else:  # another number of processes: new random numbers, the same for each such continuation
+        else:  # different number of processes: reseed, deterministically
             torch.manual_seed(self._config.seed + state.step + (rank() << 32))
 
     def _rewrite_metrics(self, folder: Path, state: TrainerState) -> None:
-        """metrics.jsonl may be ahead of the checkpoint that a run continues from; the checkpoint is right."""
+        """Rewrite metrics.jsonl from the checkpoint, since it may contain later steps."""
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / METRICS, "".join(map(json_line, state.history)))
 
 
 def _as_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    """Features in that precision; what an encoder takes is left as it is."""
+    """Convert features to the dtype; encoder inputs are unchanged."""
     return inputs.to(dtype) if isinstance(inputs, Tensor) else inputs
 
 
 def _gathered(rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of all ranks in the order of one process: pairs before unpaired rows."""
+    """Gather the rows of all ranks in the order of a single process: paired rows before unpaired rows."""
     if world_size() == 1:
         return rows, ids
     rows, ids = gather_rows(rows), gather_ids(ids)
@@ -337,7 +340,7 @@ def _gathered(rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _random_state(device: torch.device) -> Tensor:
-    """Of the CPU, and behind it of the GPU; (bytes,) uint8, where collectives can take it."""
+    """Return the CPU RNG state, followed by the GPU's; (bytes,) uint8, on a device that collectives support."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
@@ -346,13 +349,13 @@ def _random_state(device: torch.device) -> Tensor:
 
 def _set_random_state(state: Tensor, device: torch.device) -> None:
     size = len(torch.get_rng_state())
-    torch.set_rng_state(state[:size].cpu().clone())  # a view of other rows is misread
+    torch.set_rng_state(state[:size].cpu().clone())  # torch misreads views
     if device.type == "cuda" and len(state) > size:
         torch.cuda.set_rng_state(state[size:].cpu().clone(), device)
 
 
 def _parameter_groups(model: nn.Module, wd: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: centres, offsets, biases and the logit scale keep their size."""
+    """Apply weight decay to matrices only, not to centres, offsets, biases and the logit scale."""
     learnt = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in learnt if p.ndim > 1], "weight_decay": wd},

@@ -1,4 +1,4 @@
-"""The stores of one training run: pairs, and images and texts without partners."""
+"""The stores of a training run: paired, validation and unpaired data."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from .samplers import EncoderRows, JoinedRows, PairSampler, Rows, StoredPairs, S
 
 @dataclass(frozen=True)
 class TrainingData:
-    """pairs: the train split is trained on, the val split validates. val: another store whose pairs, all of them,
-    validate instead. unpaired_images, unpaired_texts: stores whose images or texts, those of their train split, go into
-    the divergences without partners; any store will do, one of pairs for either or both.
+    """Stores for training and validation.
+
+    pairs: its train split is used for training, its val split for validation. val: a store whose pairs, of all splits,
+    are used for validation instead. unpaired_images, unpaired_texts: stores whose train split adds unpaired images or
+    texts to the divergences; stores of pairs may be used for either or both.
     """
 
     pairs: Store
@@ -30,7 +32,7 @@ class TrainingData:
     unpaired_texts: tuple[Store, ...] = ()
 
     def check(self) -> None:
-        """InputError unless all stores were made by the encoders of the pairs."""
+        """Raise InputError unless all stores were created with the encoders of the pairs."""
         image, text = self.pairs.image_fingerprint, self.pairs.text_fingerprint
         for store in self.unpaired_images:
             store.require(image=image)
@@ -40,7 +42,7 @@ class TrainingData:
             self.val.require(image=image, text=text)
 
     def sampler(self, config: TrainConfig) -> Sampler:
-        """Batches that are read from the stores as they are needed."""
+        """Return a sampler that reads batches from the stores on demand."""
         tokens = read_tokens(self.pairs, "train") if config.objective.sees_tokens else None
         stored = StoredPairs.of(self.pairs, "train", tokens)
         pairs = PairSampler(stored, config.batch_size, config.captions, config.seed)
@@ -48,13 +50,13 @@ class TrainingData:
         return with_unpaired(pairs, images, texts, config.unpaired, config.seed)
 
     def validation(self, config: TrainConfig) -> PairedFeatures:
-        """At most config.val_images images with their captions."""
+        """Return at most config.val_images images with their captions."""
         if self.val is not None:
             return some_pairs(self.val, None, config.val_images)
         return some_pairs(self.pairs, "val", config.val_images)
 
     def record(self) -> dict[str, Any]:
-        """What a run folder records of the stores: where they were and what was in them."""
+        """Return the provenance of the stores for the run folder: their paths and checksums."""
         more = {
             "val": _entries([self.val] if self.val else []),
             "unpaired_images": _entries(self.unpaired_images),
@@ -71,7 +73,7 @@ def with_unpaired(
     config: UnpairedConfig,
     seed: int,
 ) -> Sampler:
-    """The pairs alone where there is nothing unpaired."""
+    """Return the sampler with unpaired rows added, or unchanged if there are none."""
     if images is None and texts is None:
         return pairs
     return UnpairedSampler(
@@ -83,7 +85,7 @@ def with_unpaired(
 
 
 def some_pairs(store: Store, split: Split | None, images: int | None) -> PairedFeatures:
-    """Pairs of a split with at most that many images, taken at even steps, with all their captions."""
+    """Return the pairs of a split, with at most `images` evenly spaced images and all their captions."""
     pairing = store.pairing(split)
     n = len(pairing.image_rows)
     if images is None or n <= images:
@@ -95,8 +97,8 @@ def some_pairs(store: Store, split: Split | None, images: int | None) -> PairedF
 
 
 def evenly(n: int, count: int, text_to_image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`count` of n images at even steps: their positions (count,), those of their captions, and the place of each
-    caption's image among the `count`; all int64."""
+    """Select `count` of n images, evenly spaced: their positions (count,), those of their captions, and the index of
+    each caption's image in the selection; all int64."""
     taken = torch.linspace(0, n - 1, count, dtype=torch.float64).round().long()
     place = torch.full((n,), -1)
     place[taken] = torch.arange(count)
@@ -106,7 +108,7 @@ def evenly(n: int, count: int, text_to_image: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def joined(stores: Iterable[Store], side: Modality) -> Rows | None:
-    """One side of the train splits, one after the other; None where there is no store."""
+    """Concatenate one modality of the train splits; None without stores."""
     parts = [StoredRows(store, side, store.rows_of(side, "train")) for store in stores]
     return JoinedRows(parts) if parts else None
 
