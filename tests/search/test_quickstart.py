@@ -1,4 +1,4 @@
-"""The first run of a newcomer: with captions it trains, without it takes what is shipped."""
+"""quickstart: trains with enough captions, else uses the bundled aligner."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from csaligner.quickstart import QuickstartResult, quickstart
 
 @pytest.fixture
 def start(world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """quickstart with the colour encoders, and their aligner as the shipped one."""
+    """quickstart with the colour encoders, and their aligner as the bundled one."""
     names = {encoder.info.id: encoder for encoder in world.encoders}
     names |= {encoders.IMAGE_ENCODER: world.images, encoders.TEXT_ENCODER: world.texts}
     for place in (model, runs):
