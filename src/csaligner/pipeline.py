@@ -138,7 +138,9 @@ def _train(data: TrainingData, config: TrainConfig, out: Path, how: tuple[Report
 
 
 def starts_of(pairs: PairedFeatures, config: TrainConfig, out: Path | None = None) -> Starts | None:
-    """The chosen starts where start.kind is chosen, else None. out: a folder to record the choice in."""
+    """Return the starts selected by cross-validation if start.kind is chosen, else None.
+
+    out: folder in which to record the choice."""
     if config.start.kind != "chosen":
         return None
     choice = choose_start(pairs, config, seed=config.seed)
