@@ -1,4 +1,4 @@
-"""Settings of the test session, and the fixtures that several rooms use; what they are made of: tests/support."""
+"""Settings of the test session and shared fixtures; helpers are in tests/support."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import gc
 import os
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: the workers share the cores
+if "PYTEST_XDIST_WORKER" in os.environ:  # before importing torch: workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-if not torch.cuda.is_available():  # before anything imports triton: its own functions are made for one of the two
+if not torch.cuda.is_available():  # before importing triton, whose functions are built for one of the two
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from csaligner.registry import Registry
@@ -25,8 +25,8 @@ from tests.support.colours import World, make_world
 from tests.support.encoders import FakeImageEncoder, FakeTextEncoder, Listed, MakeItems, make_items
 from tests.support.models import make_model
 
-FIRST = ("faults", "docs", "fuzz", "security", "recipes", "examples")  # the slow folders, for an even end
-TOGETHER = ("faults",)  # folders whose modules share what is costly to make
+FIRST = ("faults", "docs", "fuzz", "security", "recipes", "examples")  # slow folders first, to balance the workers
+TOGETHER = ("faults",)  # folders whose modules share costly fixtures
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,14 +35,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """For -n auto: a worker for each core that this process may use, and no more than memory has room for."""
+    """Number of workers for -n auto: one per available core, limited by memory."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, 8)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One module, one worker: what a module shares is made once. So, too, for a folder in TOGETHER."""
+    """Run each module, and each folder in TOGETHER, on one worker, so that shared fixtures are created once."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByModule(LoadScopeScheduling):  # type: ignore[misc]
@@ -56,7 +56,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
-    """(name, make) -> the folder that make(folder) filled, once for all workers of a test run."""
+    """(name, make) -> folder filled by make(folder), once for all workers of a test run."""
     base = tmp_path_factory.getbasetemp()
     root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once"
 
@@ -74,14 +74,14 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[P
 
 @pytest.fixture(scope="session")
 def tiny_model(once: Callable[[str, Callable[[Path], object]], Path]) -> Callable[[str], Path]:
-    """Family -> the folder of a tiny model, made on first use."""
+    """Family -> folder of a small model, created on first use."""
     pytest.importorskip("transformers")
     return lambda family: once(family, lambda folder: make_model(family, folder))
 
 
 @pytest.fixture
 def registries() -> Iterator[None]:
-    """What a test registers is forgotten after it."""
+    """Undo registrations after a test."""
     tables = [table for table in gc.get_objects() if isinstance(table, Registry)]
     before = [{name: copy.copy(value) for name, value in vars(table).items()} for table in tables]
     yield
@@ -91,19 +91,19 @@ def registries() -> Iterator[None]:
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    """Images of one colour, texts that name one, and an aligner that is right about them."""
+    """Images of one colour, texts that name one, and an aligner that matches them."""
     return make_world(tmp_path)
 
 
 @pytest.fixture
 def write(world: World) -> Callable[[str, str], Path]:
-    """(name, text) -> a file in the folder of the world."""
+    """(name, text) -> file in the folder of the world."""
     return world.write
 
 
 @pytest.fixture(name="make_items")
 def items_in_folder(tmp_path: Path) -> MakeItems:
-    """n -> items whose images lie in a folder of this test: see tests.support.encoders.make_items."""
+    """n -> items with images in a folder of this test; see tests.support.encoders.make_items."""
     return lambda n: make_items(tmp_path / "pictures", n)
 
 

@@ -1,7 +1,7 @@
 """Deliberate faults in the numerics, each of which must break a test: `make mutants` or `python tests/mutants.py`.
 
-Every fault is applied alone to a copy of the sources, and the tests of the numerics run against the copy until one
-fails. Exit code 1 where a fault survives, or where its text is no longer found in the sources.
+Each fault is applied to a copy of the sources, and the tests of the numerics run on the copy until one fails. Exit code
+1 if a fault survives, or if its text is not found in the sources.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TESTS = ("ops", "divergences", "losses", "distributed", "training/test_gradcache
 
 @dataclass(frozen=True)
 class Mutant:
-    """In src/csaligner/`file`, the first `old` becomes `new`."""
+    """Replaces the first `old` by `new` in src/csaligner/`file`."""
 
     what: str
     file: str
@@ -148,7 +148,7 @@ MUTANTS = [
 
 
 def survives(mutant: Mutant, folder: Path) -> str | None:
-    """None where a test failed, as it should; else what is wrong."""
+    """Return None if a test failed, as expected, else a description."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(ROOT / "src", folder, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     path = folder / "csaligner" / mutant.file

@@ -1,4 +1,4 @@
-"""Runs a function on several gloo processes: what the tests across ranks share."""
+"""Runs a function on several gloo processes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch.multiprocessing.spawn import start_processes
 
 
 def on_ranks(size: int, worker: Callable[..., None], *args: Any) -> None:
-    """worker(*args) on `size` processes of one group; an error of one of them is raised here.
+    """Run worker(*args) on `size` processes of one group; an error of any process is raised here.
 
-    worker: a function at the top of a module. The processes are forked from a server that has imported everything
-    once, and what an optimiser of torch imports when it is made (torch._dynamo), which takes seconds.
+    worker: a module-level function. Processes are forked from a server that has imported csaligner and torch._dynamo,
+    which takes seconds.
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload(["torch._dynamo", "csaligner.training.trainer"])
     with tempfile.TemporaryDirectory() as folder:

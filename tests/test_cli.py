@@ -1,4 +1,4 @@
-"""The program from outside: exit codes, one-line errors, and the whole way from a table to a report."""
+"""Command line: exit codes, one-line errors, and the way from a table to a report."""
 
 from __future__ import annotations
 

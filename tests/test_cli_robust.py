@@ -1,4 +1,4 @@
-"""The program under poor conditions: other encodings, closed pipes, unexpected errors, earlier option names."""
+"""Command line under adverse conditions: encodings, closed pipes, unexpected errors, earlier option names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configs: unknown keys, values out of range, overrides, and that what is saved reads back the same."""
+"""Configuration: unknown keys, values out of range, overrides, and round trip."""
 
 from __future__ import annotations
 

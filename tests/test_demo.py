@@ -1,4 +1,4 @@
-"""The demo from pictures to report, on a small folder, with the real encoders."""
+"""demo, from images to report, on a small folder with the bundled encoders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages say works, and their tables come from the JSON beside them."""
+"""Documentation: links, and tables generated from JSON results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSAligner on plain arrays, and what it reaches on real CLIP features."""
+"""CSAligner estimator on plain arrays and on CLIP features."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_fit_transform_save_load_score(tmp_path: Path) -> None:
     image, text = pairs()
     before = torch.get_rng_state()
     aligner = CSAligner(epochs=3).fit(image, text)
-    assert torch.equal(torch.get_rng_state(), before)  # the caller's random state is left alone
+    assert torch.equal(torch.get_rng_state(), before)  # the caller's random state is not changed
     x, y = aligner.transform_image(image), aligner.transform_text(text)
     assert x.shape == y.shape == (30, 5)
     np.testing.assert_allclose(np.linalg.norm(np.concatenate([x, y]), axis=1), 1, atol=1e-6)
@@ -158,7 +158,7 @@ def test_fit_transform_gives_both_sides() -> None:
 
 @pytest.mark.skipif(not CLIP.exists(), reason="clip_coco_500.npy is not here; set CSALIGNER_SHARED to its folder")
 def test_default_settings_close_the_gap_of_real_clip_features() -> None:
-    """One fold of the protocol in docs/results.md: 400 pairs to train, 100 to test."""
+    """One fold of the protocol in docs/results.md: 400 training pairs, 100 test pairs."""
     image, text = np.load(CLIP)
     test = np.random.RandomState(0).permutation(500)[0::5]
     train = np.setdiff1d(np.arange(500), test)

@@ -1,4 +1,4 @@
-"""Nothing is left half written."""
+"""Atomic writes."""
 
 from __future__ import annotations
 
@@ -58,12 +58,12 @@ def test_a_link_moves_from_one_target_to_the_next(tmp_path: Path) -> None:
 def test_a_folder_that_was_being_replaced_is_put_back(tmp_path: Path) -> None:
     target = tmp_path / "a"
     write_folder(target, partial(_write_one, "old"))
-    target.rename(tmp_path / ".a.replaced")  # as a process that dies between two renames leaves it
+    target.rename(tmp_path / ".a.replaced")  # state after a kill between two renames
     (tmp_path / ".a.0123abcd.tmp").mkdir()
     recover(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     assert (target / "one").read_text() == "old"
-    (tmp_path / ".a.replaced").mkdir()  # it died after the second
+    (tmp_path / ".a.replaced").mkdir()  # killed after the second
     recover(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     assert (target / "one").read_text() == "old"

@@ -1,4 +1,4 @@
-"""Files that know when they were damaged."""
+"""Checksums of JSON, tensor files and folders."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_sealed_json_comes_back_and_tells_of_a_change(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_sealed(path, VALUE)
     assert read(path) == {"a": 1.5, "b": ["x", None], "c": {"d": [1, 2]}}
-    write_sealed(path, read(path))  # what was read can be written again
+    write_sealed(path, read(path))  # it can be written again
     assert read(path)["c"] == {"d": [1, 2]}
     path.write_text(path.read_text().replace("1.5", "1.6"))
     with pytest.raises(InputError, match=r"^thing: .*a\.json.*make it again$"):
@@ -98,7 +98,7 @@ def test_tensors_without_a_digest_are_read(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "t.safetensors")
     assert load_tensors(tmp_path / "t.safetensors", OWNER)["a"].equal(torch.ones(2))
     save_tensors({"a": torch.ones(2)}, tmp_path / "t.safetensors")
-    assert load_file(tmp_path / "t.safetensors")["a"].equal(torch.ones(2))  # anybody reads them
+    assert load_file(tmp_path / "t.safetensors")["a"].equal(torch.ones(2))  # world-readable
 
 
 def test_checksums_of_a_folder(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_checksums_of_a_folder(tmp_path: Path) -> None:
     assert (sorted(found["files"]), found["version"]) == (["in/small", "large"], [1, 2])
     check_checksums(tmp_path, OWNER)
     large.write_bytes(b"1235")
-    check_checksums(tmp_path, OWNER, up_to=3)  # larger ones by their size alone
+    check_checksums(tmp_path, OWNER, up_to=3)  # larger files by size only
     with pytest.raises(InputError, match="large"):
         check_checksums(tmp_path, OWNER, above=3)
     large.write_bytes(b"123")

@@ -1,4 +1,4 @@
-"""AlignedModel: what it opens, what it gives, and that every route sees the same pixels through the same encoders."""
+"""AlignedModel: sources, outputs, and equal preprocessing on every route."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ DRAWING = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 60">
 
 
 def draw(folder: Path, count: int = 18) -> list[Item]:
-    """Images of one colour each, with a caption."""
+    """Write images of one colour each, with captions."""
     folder.mkdir(exist_ok=True)
     items = []
     for i in range(count):
@@ -66,7 +66,7 @@ def draw(folder: Path, count: int = 18) -> list[Item]:
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run whose store is gone. aligned: its test split as evaluate_run sees it."""
+    """A finished run without its store. aligned: its test split as in evaluate_run."""
 
     run: Path
     images: Path
@@ -116,7 +116,7 @@ def test_a_lora_run_is_indexed_searched_and_served(both: Trained, tiny_model: Ti
     data.mkdir()
     for path in paths_of(both):
         shutil.copy(path, data)
-    given = (open_encoder(f"hf:{tiny_model('clip')}", "image"),)  # frozen: it must not stand in for the trained one
+    given = (open_encoder(f"hf:{tiny_model('clip')}", "image"),)  # frozen: must not replace the trained one
     build_index(str(data), tmp_path / "ix", str(run), encoders=given)
     shutil.rmtree(run)
     index = Index.open(tmp_path / "ix", given)
@@ -151,14 +151,14 @@ def test_a_lora_run_is_exported_for_the_hub(both: Trained, tmp_path: Path) -> No
     export(both.run, tmp_path / "hub", "hub", "mit")
     card = (tmp_path / "hub/README.md").read_text()
     assert "listed: 10 images with 10 captions" in card
-    assert "| mean_recall@10 |" in card  # of the validation, which run.json records
+    assert "| mean_recall@10 |" in card  # validation metrics from run.json
     again = AlignedModel.open(tmp_path / "hub")
     assert again.fingerprint == AlignedModel.open(both.run).fingerprint
     np.testing.assert_allclose(again.encode_text(both.aligned.captions or ()), both.aligned.text, atol=1e-5)
 
 
 class Recorder:
-    """A decoder that keeps what it was asked to draw."""
+    """Decoder that records its embeddings."""
 
     def __init__(self, contract: Contract) -> None:
         self.contract, self.side = contract, 8
@@ -199,7 +199,7 @@ def test_a_lora_run_is_drawn_from(
 def test_same_pixels_on_every_route(
     side: int, tmp_path: Path, decoder: Callable[[Encoder], Recorder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A JPEG of more than 2,000 px and a drawing give one encoder the same features, wherever they are read."""
+    """A JPEG of more than 2,000 px and an SVG have the same features on every route."""
     pytest.importorskip("lancedb")
     torch.manual_seed(0)
     make_clip(tmp_path / "clip", side)
@@ -233,7 +233,7 @@ def test_same_pixels_on_every_route(
     torch.testing.assert_close(normalize(index.features(upload), dim=0), wanted[0], atol=1e-6, rtol=0)
     if side != 224:
         other = normalize(image.encode([image.prepare(load_image(path, 224)) for path in paths]), dim=1)
-        assert ((other - wanted).abs().amax(dim=1) > 1e-4).all()  # else nothing was tested
+        assert ((other - wanted).abs().amax(dim=1) > 1e-4).all()  # else the test is void
 
 
 def test_exported_folders_see_the_same_pixels(tiny_model: Tiny, tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_batches_change_nothing_and_nothing_gives_no_rows(both: Trained) -> None
 
 
 def test_an_older_run_is_read_with_its_store(tiny_model: Tiny, tmp_path: Path) -> None:
-    """csaligner 0.1 recorded no encoders in run.json, and an index kept no encoders.json."""
+    """csaligner 0.1 wrote no encoders to run.json, and no encoders.json to an index."""
     encoders = (open_encoder(f"hf:{tiny_model('clip')}", "image"), open_encoder(f"hf:{tiny_model('bert')}", "text"))
     store = embed(Listed(draw(tmp_path / "images")), *encoders, tmp_path / "store", ExtractSettings(workers=0))
     train(store, build_config(TrainConfig, FAST | {"dim": 4}), tmp_path / "run")
@@ -314,7 +314,7 @@ def test_an_older_run_is_read_with_its_store(tiny_model: Tiny, tmp_path: Path) -
     np.testing.assert_array_equal(model.encode_text(CAPTIONS), wanted)
     export(tmp_path / "run", tmp_path / "hub", "hub")
     shutil.rmtree(store.path)
-    with pytest.raises(InputError, match="trained on texts of the encoder"):
+    with pytest.raises(InputError, match="trained on text features"):
         AlignedModel.open(tmp_path / "run").encode_text(CAPTIONS)
     named = AlignedModel.open(tmp_path / "run", [f"hf:{tiny_model('bert')}"])
     np.testing.assert_array_equal(named.encode_text(CAPTIONS), wanted)
@@ -353,7 +353,7 @@ def test_threads_share_one_encoder(both: Trained, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("nowhere", "no such folder"), (".", "no run folder and no saved aligner"), ("hf:./nowhere", "no such folder")],
+    [("nowhere", "no such folder"), (".", "not a run folder"), ("hf:./nowhere", "no such folder")],
 )
 def test_what_is_no_model_is_one_line(name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -363,11 +363,11 @@ def test_what_is_no_model_is_one_line(name: str, words: str, tmp_path: Path, mon
 
 def test_wrong_inputs_are_one_line(both: Trained, tiny_model: Tiny, tmp_path: Path) -> None:
     model = AlignedModel.open(both.run)
-    with pytest.raises(InputError, match="one string"):
+    with pytest.raises(InputError, match="string"):
         model.encode_text("a red cat")
     with pytest.raises(InputError, match="batch_size"):
         model.encode_text(CAPTIONS, batch_size=0)
     with pytest.raises(ImageError, match="no such file"):
         model.encode_image([tmp_path / "gone.png"])
-    with pytest.raises(InputError, match="trained on images of the encoder"):
+    with pytest.raises(InputError, match="trained on image features"):
         AlignedModel.open(both.run, [f"hf:{tiny_model('dinov2')}"])

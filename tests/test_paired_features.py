@@ -1,4 +1,4 @@
-"""Who belongs to whom: the three forms of ids, and what is refused."""
+"""Matching rows of images and texts by id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public names: what is importable, what importing costs, and that the documentation uses nothing else."""
+"""Public API: importable names, import time, and names used in the documentation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_package_exports_its_names(package: str) -> None:
     module = importlib.import_module(f"csaligner.{package}")
     assert module.__all__ == sorted(module.__all__)
     for name in module.__all__:
-        for _ in range(2):  # importing its module must not put another thing in its place
+        for _ in range(2):  # importing the submodule must not replace it
             assert callable(getattr(module, name)), name
     with pytest.raises(ImportError, match="no_such_name"):
         exec(f"from csaligner.{package} import no_such_name")

@@ -1,4 +1,4 @@
-"""Names of things that do not come with the package: registered by a script, or offered by an installed package."""
+"""Third-party components: registered by a script or by the entry points of a package."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUILT_IN = {"own": "csaligner.checks:nearest"}
 
 
 def installed(folder: Path, lines: str) -> None:
-    """What pip leaves of a package with entry points."""
+    """Installed files of a package with entry points."""
     info = folder / "more-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: more\nVersion: 1.0\n")
@@ -72,7 +72,7 @@ def pair_distance(x: Tensor, y: Tensor) -> Tensor:
 
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Registries that forget after the test what it registers."""
+    """Registries whose registrations are undone after the test."""
     for table in (DIVERGENCES, PAIRED_LOSSES):
         for attribute in ("_known", "_adapted"):
             monkeypatch.setattr(table, attribute, dict(getattr(table, attribute)))

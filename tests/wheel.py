@@ -1,4 +1,4 @@
-"""What a wheel and a source archive must hold, and nothing else.
+"""Checks the contents of the wheel and the source archive.
 
 python tests/wheel.py DIST
 """
@@ -17,13 +17,13 @@ IN_THE_ARCHIVE = {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "py
 
 
 def tracked() -> set[str]:
-    """Files of the package in the repository: `csaligner/...`."""
+    """Return the files of the package in the repository: `csaligner/...`."""
     listed = subprocess.run(["git", "ls-files", "src/csaligner"], cwd=ROOT, capture_output=True, text=True, check=True)
     return {line.removeprefix("src/") for line in listed.stdout.splitlines()}
 
 
 def problems(wheel: Path, archive: Path, wanted: set[str]) -> list[str]:
-    """A line for each thing that is wrong."""
+    """Return one line per problem."""
     with zipfile.ZipFile(wheel) as file:
         inside = {name for name in file.namelist() if not name.split("/")[0].endswith(".dist-info")}
         licence = any(name.endswith("LICENSE") for name in file.namelist())

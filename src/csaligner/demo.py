@@ -29,9 +29,9 @@ FIGURE = "before_after.png"
 def demo(
     out: Path, data: str, seeds: int, *, workers: int, console: Console, quiet: bool = False
 ) -> list[MethodResult]:
-    """Run `csaligner demo`; results are also written to results.json and report.html in `out`.
+    """Run the demo and return its results; writes results.json, report.html and before_after.png in `out`.
 
-    A second call reuses the store and the finished runs.
+    A second call reuses the store and finished runs.
     """
     with progress(console, f"embed {data}", quiet) as update:
         settings = ExtractSettings(workers=workers)

@@ -1,4 +1,4 @@
-"""AlignedModel: encoders and the adapters behind them, from images and texts to unit rows of one space."""
+"""AlignedModel: an aligner with its encoders; encodes images and texts into one embedding space."""
 
 from __future__ import annotations
 
@@ -49,9 +49,10 @@ class AlignedModel:
         model = AlignedModel.open("runs/coco")
         scores = model.encode_image(["cat.jpg", "dog.jpg"]) @ model.encode_text(["a cat"]).T  # cosines
 
-    Encoders are opened on first use; LoRA that the run trained is put into them. Safe to call from several threads.
-    `name` says where it came from, `aligner` holds the adapters, `infos` the encoders that are known so far, `lora` the
-    modalities whose encoder was trained.
+    Encoders are opened on first use, with the LoRA weights of the run. Thread-safe.
+
+    Attributes: name: source of the model; aligner: the adapters; infos: encoders by modality, as far as known; lora:
+    modalities whose encoder has LoRA weights.
     """
 
     def __init__(
@@ -64,13 +65,13 @@ class AlignedModel:
         name: str = "the aligner",
         use_bundled: bool = False,
     ) -> None:
-        """Use AlignedModel.open for what lies on the disk.
+        """Use AlignedModel.open for a model on disk.
 
-        encoders: open ones; infos: those to open by name when they are needed; folder: what the aligner was loaded
-        from, with its LoRA. use_bundled: a modality that neither names has the bundled encoder. An encoder that is
-        given for a modality with LoRA is not changed: it is opened again.
+        encoders: open encoders; infos: encoders to open by name on first use; folder: folder of the aligner and its
+        LoRA weights; use_bundled: use the bundled encoder for a modality in neither `encoders` nor `infos`. For a
+        modality with LoRA, an encoder given here is not modified; a second instance is opened.
 
-        Raises InputError for an encoder that is not the one of `infos` or of the aligner.
+        Raises InputError for an encoder that does not match `infos` or the aligner.
         """
         self.aligner, self.folder, self.name = aligner.eval(), folder, name
         self.lora: tuple[Modality, ...] = lora_sides(folder) if folder is not None else ()
@@ -89,11 +90,13 @@ class AlignedModel:
 
     @classmethod
     def open(cls, name: str | Path | tuple[str, str], encoders: Iterable[Encoder | str] = ()) -> AlignedModel:
-        """name: a run folder, a folder that `save` or Aligner.save wrote (also one of the hub), "bundled", or, without
-        an aligner, the name of an encoder with two towers or the names of an image and a text encoder of equal
-        dimension. encoders: to use instead of those that the folder names, open or by name.
+        """Open a model by name.
 
-        Raises InputError for another folder, a damaged one, and encoders that the aligner was not trained with.
+        name: a run folder; a folder written by `save` or Aligner.save (also downloaded from the hub); "bundled"; or,
+        without an aligner, the name of an encoder with two towers or the names of an image and a text encoder of equal
+        dimension. encoders: open encoders or their names, instead of those recorded in the folder.
+
+        Raises InputError for any other folder, a damaged folder, and encoders that the aligner was not trained with.
         """
         given = [open_encoder(encoder) if isinstance(encoder, str) else encoder for encoder in encoders]
         if isinstance(name, tuple):
@@ -103,21 +106,21 @@ class AlignedModel:
             return cls.of_encoders(*(open_encoder(str(name), side) for side in sides), name=str(name))
         folder, infos = _folder(name), dict(_infos(name))
         infos |= {encoder.info.modality: encoder.info for encoder in given}
-        whole = BUNDLED if name == BUNDLED else str(Path(name).resolve())
-        return cls(Aligner.load(folder), given, infos=infos, folder=folder, name=whole, use_bundled=True)
+        source = BUNDLED if name == BUNDLED else str(Path(name).resolve())
+        return cls(Aligner.load(folder), given, infos=infos, folder=folder, name=source, use_bundled=True)
 
     @classmethod
     def of_encoders(cls, *encoders: Encoder, name: str = "") -> AlignedModel:
-        """Encoders without adapters: their features, divided by their length.
+        """Return a model without adapters: encoder features, scaled to unit length.
 
-        Raises InputError where their dimensions differ.
+        Raises InputError if the encoders have different dimensions.
         """
         infos = {encoder.info.modality: encoder.info for encoder in encoders}
         dims = {info.dim for info in infos.values()}
         if len(dims) != 1:
             raise InputError(
                 f"model: {' and '.join(info.id for info in infos.values())} have different dimensions "
-                f"({', '.join(map(str, sorted(dims)))}); train an aligner on them and open its run"
+                f"({', '.join(map(str, sorted(dims)))}); train an aligner on them and open its run folder"
             )
         (dim,), same = dims, AdapterConfig(name="identity")
         prints = {f"{side}_encoder": info.fingerprint for side, info in infos.items()}
@@ -128,12 +131,12 @@ class AlignedModel:
 
     @property
     def dim(self) -> int:
-        """Dimensions of an aligned row."""
+        """Dimension of the aligned space."""
         return self.aligner.config.dim
 
     @property
     def fingerprint(self) -> str:
-        """Of the weights that were trained (adapters and LoRA), 16 hexadecimal digits."""
+        """Fingerprint of the trained weights (adapters and LoRA), 16 hexadecimal digits."""
         if self.folder is not None:
             return fingerprint_of(self.folder)
         with tempfile.TemporaryDirectory() as scratch:
@@ -142,67 +145,69 @@ class AlignedModel:
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """What can be encoded: "image", "text" or both."""
+        """Modalities that can be encoded: "image", "text" or both."""
         return tuple(side for side in MODALITIES if self._can_encode(side))
 
     def info(self, side: Modality) -> EncoderInfo:
-        """Of the encoder of that modality, which is opened only where nothing names it. Raises InputError."""
+        """Return the EncoderInfo of a modality; opens the encoder only if none is recorded. Raises InputError."""
         return self.infos[side] if side in self.infos else self.encoder(side).info
 
     def encoder(self, side: Modality) -> Encoder:
-        """The encoder of that modality, with its LoRA. Raises InputError where it cannot be opened."""
+        """Return the encoder of a modality, with its LoRA weights. Raises InputError if it cannot be opened."""
         with self._opening:
             if side not in self._encoders:
                 self._encoders[side] = self._open(side)
             return self._encoders[side]
 
     def encode_image(self, images: Sequence[ImageLike], batch_size: int = IMAGES_AT_ONCE) -> NDArray[np.float32]:
-        """(N, dim) float32, rows of length 1. images: paths, parts of archives (types.StoredImage) or PIL images.
+        """Encode images to (N, dim) float32 unit rows.
 
-        Raises ImageError for one that cannot be read, InputError where the model has no image encoder.
+        images: paths, images inside archives or tables (types.StoredImage), or PIL images.
+
+        Raises ImageError for an unreadable image, InputError if the model has no image encoder.
         """
         return self._rows("image", self.features_image(images, batch_size))
 
     def encode_text(self, texts: Sequence[str], batch_size: int = TEXTS_AT_ONCE) -> NDArray[np.float32]:
-        """(N, dim) float32, rows of length 1. Raises InputError where the model has no text encoder."""
+        """Encode texts to (N, dim) float32 unit rows. Raises InputError if the model has no text encoder."""
         return self._rows("text", self.features_text(texts, batch_size))
 
     def features_image(self, images: Sequence[ImageLike], batch_size: int = IMAGES_AT_ONCE) -> Tensor:
-        """(N, dim_image) float32, what the image encoder gives: not normalised, not adapted."""
+        """Return features of the image encoder, (N, dim_image) float32, before normalisation and adapter."""
         return self._features("image", images, batch_size)
 
     def features_text(self, texts: Sequence[str], batch_size: int = TEXTS_AT_ONCE) -> Tensor:
-        """(N, dim_text) float32, what the text encoder gives: not normalised, not adapted."""
+        """Return features of the text encoder, (N, dim_text) float32, before normalisation and adapter."""
         return self._features("text", texts, batch_size)
 
     def prepare(self, side: Modality, item: Any) -> Any:
-        """What the encoder takes of one image or text. Raises ImageError for an image that cannot be read."""
+        """Preprocess one image or text for the encoder. Raises ImageError for an unreadable image."""
         return prepared(self.encoder(side), Path(item) if side == "image" and isinstance(item, str) else item, side)
 
     def encode_prepared(self, side: Modality, ready: Sequence[Any]) -> Tensor:
-        """B items from `prepare`, B > 0 -> features (B, dim_image or dim_text) float32 on the CPU."""
+        """Encode B > 0 items from `prepare` to features (B, dim_image or dim_text), float32, on the CPU."""
         encoder = self.encoder(side)
         batch = torch.stack(list(ready)) if isinstance(ready[0], Tensor) else list(ready)
         with self._encoding:
             return encoder.encode(cast(Sequence[Any], batch)).float()
 
     def align(self, side: Modality, features: Tensor) -> Tensor:
-        """Features (N, dim_image or dim_text) -> (N, dim), rows of length 1, on the CPU."""
+        """Map features (N, dim_image or dim_text) to unit rows (N, dim), on the CPU."""
         return encode(self.aligner, side, features)
 
     @property
     def image_size(self) -> int:
-        """Pixels of a side that the image encoder wants; larger files are decoded for it."""
+        """Input size of the image encoder in pixels; larger images are reduced when decoded."""
         return wanted_size(self.info("image"))
 
     def trained_on(self, side: Modality) -> str | None:
-        """The fingerprint of the encoder whose features the adapter learned from, before LoRA; None: not known."""
+        """Return the fingerprint of the encoder the adapter was trained with, without LoRA; None if not recorded."""
         found: str | None = getattr(self.aligner.config, f"{side}_encoder")
         return found and found.removesuffix(MARK)
 
     def save(self, folder: Path, readme: str = "") -> None:
-        """Write adapters, LoRA, the names of the encoders, and README.md where it has text; `open` reads the folder,
-        which appears whole or not at all."""
+        """Write adapters, LoRA weights, encoder names and, if not empty, README.md; the write is atomic. `open` reads
+        the folder."""
 
         def write(temporary: Path) -> None:
             if self.folder is None:
@@ -218,7 +223,7 @@ class AlignedModel:
         write_folder(folder, write)
 
     def merge_lora(self) -> None:
-        """Add LoRA to the weights of the encoders for good: faster, and equal up to rounding."""
+        """Merge LoRA into the encoder weights, irreversibly: faster, equal up to rounding."""
         for side in self.lora:
             self.encoder(side)
             if side in self._peft:
@@ -231,7 +236,7 @@ class AlignedModel:
         if batch_size < 1:
             raise InputError(f"batch_size: got {batch_size}, wanted at least 1")
         if isinstance(items, str):
-            raise InputError(f"{side}s: got one string, wanted a list of them")
+            raise InputError(f"{side}s: got a string, wanted a list of {side}s")
         chunks = (items[start : start + batch_size] for start in range(0, len(items), batch_size))
         parts = [self.encode_prepared(side, [self.prepare(side, item) for item in chunk]) for chunk in chunks]
         return torch.cat(parts) if parts else torch.empty(0, getattr(self.aligner.config, f"dim_{side}"))
@@ -258,22 +263,25 @@ class AlignedModel:
         side, wanted = found.modality, self.infos.get(found.modality)
         if wanted is not None and wanted.fingerprint != found.fingerprint:
             raise InputError(
-                f"encoder: {found.id} ({found.fingerprint}) did not make the {side}s of {self.name}, {wanted.id} "
-                f"({wanted.fingerprint}) did; use that one"
+                f"encoder: got {found.id} ({found.fingerprint}), {self.name} uses {wanted.id} "
+                f"({wanted.fingerprint}) for {side}s; use that one"
             )
         trained_on = self.trained_on(side)
         if trained_on is not None and trained_on != found.fingerprint:
             raise InputError(
-                f"encoder: {self.name} was trained on {side}s of the encoder {trained_on}, {found.id} is "
-                f"{found.fingerprint}; give the right one (encoders=)"
+                f"encoder: {self.name} was trained on {side} features of encoder {trained_on}, got {found.id} "
+                f"({found.fingerprint}); give the right one (encoders=)"
             )
         dim = getattr(self.aligner.config, f"dim_{side}")
         if found.dim != dim:
-            raise InputError(f"encoder: {self.name} maps {dim}-d {side}s, {found.id} gives {found.dim} dimensions")
+            raise InputError(
+                f"encoder: {self.name} wants {side} features of {dim} dimensions, {found.id} returns {found.dim}"
+            )
 
 
 def fingerprint_of(folder: Path) -> str:
-    """Of the weights that were trained in a folder of Aligner.save or LoRAAligner.save, 16 hexadecimal digits."""
+    """Return the fingerprint of the trained weights in a folder written by Aligner.save or LoRAAligner.save, 16
+    hexadecimal digits."""
     digest = sha256_of(folder / WEIGHTS)
     for side in lora_sides(folder):
         digest += sha256_of(folder / FOLDERS[side] / "adapter_model.safetensors")
@@ -288,8 +296,10 @@ def _folder(name: str | Path) -> Path:
         return model_folder(folder)
     if (folder / WEIGHTS).is_file():
         return folder
-    what = "is no run folder and no saved aligner" if folder.is_dir() else "no such folder"
-    raise InputError(f"run: {name}: {what}; give one, 'bundled' or an encoder such as hf:openai/clip-vit-base-patch32")
+    what = "not a run folder or a saved aligner" if folder.is_dir() else "no such folder"
+    raise InputError(
+        f"run: {name}: {what}; give a run folder, 'bundled' or an encoder such as hf:openai/clip-vit-base-patch32"
+    )
 
 
 def _infos(name: str | Path) -> Mapping[Modality, EncoderInfo]:
@@ -303,7 +313,7 @@ def _infos(name: str | Path) -> Mapping[Modality, EncoderInfo]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """The files of the model alone: a checkpoint also holds the state of its training."""
+    """Copy the files of the model, without the training state of a checkpoint."""
     target.mkdir()
     for name in (CONFIG, WEIGHTS, CHECKSUMS):
         if (source / name).is_file():

@@ -1,4 +1,4 @@
-"""The main jobs as functions: embed_dataset, train, evaluate_run."""
+"""Main pipeline steps: embed_dataset, train, evaluate_run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ SELECTION = "selection.json"  # what start.kind=chosen chose, and why
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model with what it was trained from. With LoRA, `model` is the heads and `lora` the whole."""
+    """A trained model with its settings and history. With LoRA, `model` holds the adapters and `lora` adapters and
+    encoders."""
 
     model: Aligner
     config: TrainConfig
@@ -75,11 +76,11 @@ def embed_dataset(
     runner: Literal["local", "ray"] = "local",
     ray_actors: int | None = None,
 ) -> Store:
-    """Features of a dataset in a store at `out`; a finished store of the same data and encoders is reused.
+    """Embed a dataset into a feature store at `out`; a finished store of the same data and encoders is reused.
 
-    data: a name or a path for open_dataset (docs/data.md), or a dataset; options: for its reader; encoders: of the
-    pictures and the texts, None for a store without that side; settings: for store.embed.embed. runner: this
-    process (and the other ranks under torchrun), or Ray actors, ray_actors of them.
+    data: a dataset, or a name or path for open_dataset (docs/data.md); options: arguments of its reader; encoders:
+    names of the image and the text encoder, None to skip a modality; settings: see store.embed.embed. runner: "local"
+    (this process and its torchrun ranks) or "ray" with `ray_actors` actors.
     """
     check_choice("runner", runner, ("local", "ray"))
     dataset = open_dataset(data, **(options or {})) if isinstance(data, str) else data
@@ -93,7 +94,7 @@ def embed_dataset(
 
 
 def open_encoders(names: tuple[str | None, str | None]) -> Encoders:
-    """The encoders of those names, each as the modality that it is wanted for."""
+    """Open the image and the text encoder by name; None skips a modality."""
     image, text = names
     return Encoders(open_encoder(image, "image") if image else None, open_encoder(text, "text") if text else None)
 
@@ -105,10 +106,11 @@ def train(
     report: Report = silent,
     options: RunOptions | None = None,
 ) -> Run:
-    """Train on the train split, choose on val; an interrupted run in `out` goes on where it stopped.
+    """Train on the train split and select the checkpoint on val; an interrupted run in `out` is resumed.
 
-    data: a store of pairs, or that with others (see TrainingData). Under torchrun or accelerate launch every process
-    calls this; the first of them writes. Raises InputError where `out` holds a run of other settings or other stores.
+    data: a store of pairs, or several stores (see TrainingData). Under torchrun or accelerate launch, every process
+    calls this function and the main process writes. Raises InputError if `out` contains a run with other settings or
+    stores.
     """
     data = data if isinstance(data, TrainingData) else TrainingData(data)
     data.check()
@@ -118,7 +120,7 @@ def train(
 
 
 def _train(data: TrainingData, config: TrainConfig, out: Path, how: tuple[Report, RunOptions | None]) -> Run:
-    """As train, in a folder that this run holds."""
+    """Train in a claimed run folder."""
     report, options = how
     store = data.pairs
     torch.manual_seed(config.seed)
@@ -136,7 +138,9 @@ def _train(data: TrainingData, config: TrainConfig, out: Path, how: tuple[Report
 
 
 def starts_of(pairs: PairedFeatures, config: TrainConfig, out: Path | None = None) -> Starts | None:
-    """The chosen starts where start.kind is chosen, else None. out: a folder to record the choice in."""
+    """Return the starts selected by cross-validation if start.kind is chosen, else None.
+
+    out: folder in which to record the choice."""
     if config.start.kind != "chosen":
         return None
     choice = choose_start(pairs, config, seed=config.seed)
@@ -148,7 +152,7 @@ def starts_of(pairs: PairedFeatures, config: TrainConfig, out: Path | None = Non
 def _train_lora(
     data: TrainingData, config: TrainConfig, out: Path, heads: Aligner, how: tuple[Report, RunOptions | None]
 ) -> Run:
-    """As train, with the store's encoders inside the model; validation encodes anew each time."""
+    """Train with LoRA in the store's encoders; each validation encodes the val split again."""
     assert config.lora is not None
     tuned = TrainableStore.open(data.pairs, config.lora)
     model = LoRAAligner(heads, tuned.towers, config.lora)
@@ -164,7 +168,7 @@ def _train_lora(
 
 
 def _finished(out: Path, state: TrainerState, run: Run) -> Run:
-    """Record the validation metrics of the checkpoint to use: the best, else the last."""
+    """Record the validation metrics of the best checkpoint, else of the last."""
     if is_main() and state.history:
         chosen = next((row for row in state.history if row.get("step") == state.best_step), state.history[-1])
         found = {name.removeprefix("val/"): value for name, value in chosen.items() if name.startswith("val/")}
@@ -173,28 +177,29 @@ def _finished(out: Path, state: TrainerState, run: Run) -> Run:
 
 
 def no_metrics(model: Any) -> dict[str, float]:
-    """The evaluation of a process that does not evaluate."""
+    """Return no metrics: evaluation hook of processes other than the main one."""
     return {}
 
 
 def validate(model: Aligner, val: PairedFeatures) -> dict[str, float]:
-    """All metrics of evaluation.evaluate, and `score`: see TrainConfig.monitor."""
+    """Return all metrics of evaluation.evaluate, and `score` (see TrainConfig.monitor)."""
     metrics = evaluate(align(model, val), intervals=False).metrics
     return metrics | {"score": (metrics["mean_recall@10"] + metrics["mixed_image_recall@10"]) / 2}
 
 
 def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[MethodResult]:
-    """Metrics of a finished run on a split of its store (or of another store of the same encoders), with the free
-    baselines beside it. Also written to results.json and report.html in the run folder."""
+    """Evaluate a finished run and the untrained baselines on a split of its store, or of `store` (same encoders).
+
+    Writes results.json and report.html in the run folder."""
     record = {k: v for k, v in read_record(run).items() if k not in {"encoders", "data", "metrics"}}
     trained_on = Path(record["store"])
     store = store or Store.open(trained_on)
     config = read_config(run)
-    model, theirs = load_run(run, store, split)
-    own = Store.open(trained_on) if trained_on.exists() else store  # a store may hold a test split alone
+    model, features = load_run(run, store, split)
+    own = Store.open(trained_on) if trained_on.exists() else store  # `store` may have only a test split
     train_features, test = some_pairs(own, "train", config.start.images), store.features(split)
     start = Aligner.fit_start(train_features, config, starts=starts_of(train_features, config)).eval()
-    aligned = {START: align(start, test), OURS: align(model, theirs)}
+    aligned = {START: align(start, test), OURS: align(model, features)}
     history = read_state(run / CHECKPOINTS / "latest").history
     ours = measure(OURS, config.seed, aligned[OURS], Run(model, config, history))
     free = baselines(train_features, test, config.seed, aligned[START])
@@ -205,8 +210,8 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[Me
 
 
 def load_run(run: Path, store: Store, split: Split) -> tuple[Aligner, PairedFeatures]:
-    """The adapters of a finished run, and the features of a split that they take: the store's own, or with LoRA those
-    of the run's encoders. Raises InputError where the store was made by other encoders."""
+    """Return the adapters of a finished run and their input features for a split: those of the store or, with LoRA,
+    of the run's encoders. Raises InputError if the store was made with other encoders."""
     model = AlignedModel.open(run)
     store.require(image=model.trained_on("image"), text=model.trained_on("text"))
     if not model.lora:
@@ -215,7 +220,7 @@ def load_run(run: Path, store: Store, split: Split) -> tuple[Aligner, PairedFeat
 
 
 def measure(name: str, seed: int, features: PairedFeatures, run: Run | None = None) -> MethodResult:
-    """All metrics with their intervals, as one record."""
+    """Return all metrics with their confidence intervals."""
     found = evaluate(features)
     history = run.history if run else []
     return MethodResult(name, seed, found.metrics, found.intervals, history, run.seconds if run else None)
@@ -224,9 +229,10 @@ def measure(name: str, seed: int, features: PairedFeatures, run: Run | None = No
 def baselines(
     train_features: PairedFeatures, test: PairedFeatures, seed: int, start: PairedFeatures
 ) -> list[MethodResult]:
-    """What costs no training: raw features and mean-centring where the dimensions agree, and the untrained baseline.
+    """Measure baselines without training: raw features and mean-centring if the dimensions agree, and the untrained
+    baseline.
 
-    start: the test pairs through Aligner.fit_start.
+    start: test pairs aligned with Aligner.fit_start.
     """
     results = []
     if test.image.shape[1] == test.text.shape[1]:

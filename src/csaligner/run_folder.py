@@ -1,4 +1,4 @@
-"""The file format of a run folder: config.yaml, run.json, the checkpoints, and the names of the results."""
+"""Run folder format: config.yaml, run.json, checkpoints and result files."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from .types import EncoderInfo, Modality
 
 CONFIG, RECORD, RESULTS, REPORT = "config.yaml", "run.json", "results.json", "report.html"
 CHECKPOINTS = "checkpoints"
-START, OURS = "closed-form start", "CS-Aligner"  # names of methods in results.json
-MORE_STORES = ("val", "unpaired_images", "unpaired_texts")  # keys of run.json beside `store`
-OWNER = ErrorContext("run", "put the file back, or choose another folder and train again")
+START, OURS = "closed-form start", "CS-Aligner"  # method names in results.json
+MORE_STORES = ("val", "unpaired_images", "unpaired_texts")  # keys of run.json in addition to `store`
+OWNER = ErrorContext("run", "restore the file, or choose another folder and train again")
 
 
 @contextmanager
 def claimed(out: Path, config: TrainConfig, pairs: Store, stores: Mapping[str, Any], processes: int) -> Iterator[None]:
-    """claim_run, with `out` held against other processes."""
+    """Call claim_run and lock `out` against other processes."""
     with only_writer(out):
         claim_run(out, config, pairs, stores, processes)
         yield
 
 
 def claim_run(out: Path, config: TrainConfig, pairs: Store, stores: Mapping[str, Any], processes: int = 1) -> None:
-    """Make `out` this run's folder: write config.yaml and run.json, or check that they are the same.
+    """Create the run folder `out` (config.yaml, run.json), or check that it holds the same run.
 
-    pairs: the store that is trained on; stores: TrainingData.record(), where it and the others are. Raises InputError
-    where `out` holds a run with other settings or other stores, or anything but a run.
+    pairs: the training store; stores: paths and checksums of all stores, from TrainingData.record(). Raises InputError
+    if `out` contains a run with other settings or stores, or anything else.
     """
     if out.is_dir():
         recover(out)
@@ -52,7 +52,7 @@ def claim_run(out: Path, config: TrainConfig, pairs: Store, stores: Mapping[str,
         _check_same(out, config, stores)
         return
     if out.exists() and (not out.is_dir() or any(p.name not in {CONFIG, *LOCKS} for p in out.iterdir())):
-        raise InputError(f"out: {out} exists and holds no csaligner run; choose an empty or a new folder")
+        raise InputError(f"out: {out} exists and is not a csaligner run; choose an empty or a new folder")
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / CONFIG, dump_config(config))
     record: dict[str, Any] = {"processes": processes, "config_sha256": sha256_of(out / CONFIG)}
@@ -61,15 +61,15 @@ def claim_run(out: Path, config: TrainConfig, pairs: Store, stores: Mapping[str,
 
 
 def _check_same(out: Path, config: TrainConfig, stores: Mapping[str, Any]) -> None:
-    record, theirs = read_record(out), read_config(out)
-    if theirs != config:
-        changed = [k for k, v in config.model_dump().items() if theirs.model_dump()[k] != v]
+    record, existing = read_record(out), read_config(out)
+    if existing != config:
+        changed = [k for k, v in config.model_dump().items() if existing.model_dump()[k] != v]
         raise InputError(f"out: {out} holds a run with other settings ({', '.join(changed)}); choose another folder")
     if record["store_sha256"] != stores["store_sha256"]:
         raise InputError(f"out: {out} holds a run on another store ({record['store']}); choose another folder")
     for name in MORE_STORES:
         if _digests(record, name) != _digests(stores, name):
-            raise InputError(f"out: {out} holds a run with other stores as {name}; choose another folder")
+            raise InputError(f"out: {out} holds a run with other stores for {name}; choose another folder")
 
 
 def _digests(record: Mapping[str, Any], name: str) -> list[str]:
@@ -77,12 +77,12 @@ def _digests(record: Mapping[str, Any], name: str) -> list[str]:
 
 
 def read_record(run: Path) -> dict[str, Any]:
-    """What claim_run wrote to run.json: provenance, stores and their SHA-256, encoders. Raises InputError."""
+    """Read run.json: provenance, stores and their SHA-256, encoders. Raises InputError if missing or damaged."""
     return read_sealed(run / RECORD, OWNER, _record, made_by="`csaligner train`")
 
 
 def _record(value: dict[str, Any]) -> dict[str, Any]:
-    """TypeError or ValueError where what others read from it has another type."""
+    """Check the types of run.json. Raises TypeError or ValueError."""
     _ = Path(value["store"]), dict(value.get("versions", {})), _encoders(value)
     return value
 
@@ -92,20 +92,20 @@ def _encoders(record: Mapping[str, Any]) -> Mapping[Modality, EncoderInfo]:
 
 
 def describe(store: Store) -> dict[str, Any]:
-    """What run.json says of the training data, for model cards: name, attribution, images and captions."""
+    """Describe the training data for run.json and model cards: name, attribution, numbers of images and captions."""
     images, captions = store.counts.get("train", (0, 0))
     return {"name": store.dataset, "attribution": store.attribution, "images": images, "captions": captions}
 
 
 def write_metrics(run: Path, metrics: Mapping[str, float]) -> None:
-    """Add to run.json the validation metrics of the checkpoint that model_folder returns."""
+    """Add the validation metrics of the checkpoint of model_folder to run.json."""
     record = read_record(run)
     if record.get("metrics") != metrics:
         write_sealed(run / RECORD, record | {"metrics": metrics})
 
 
 def read_config(run: Path) -> TrainConfig:
-    """The settings of a run. Raises InputError where config.yaml was changed since."""
+    """Read the settings of a run. Raises InputError if config.yaml was changed after training started."""
     wanted = read_record(run).get("config_sha256")
     if wanted is not None and (not (run / CONFIG).is_file() or sha256_of(run / CONFIG) != wanted):
         raise damaged(run / CONFIG, OWNER)
@@ -113,9 +113,9 @@ def read_config(run: Path) -> TrainConfig:
 
 
 def encoders_of(run: Path) -> Mapping[Modality, EncoderInfo]:
-    """The encoders whose features the run was trained on, by modality.
+    """Return the encoders of the training features, by modality.
 
-    Runs of csaligner 0.1 do not record them: then those of the run's store, and none where the store is gone.
+    Runs of csaligner 0.1 do not record them: their store is read, and the result is empty if it no longer exists.
     """
     record = read_record(run)
     recorded, store = _encoders(record), Path(record["store"])
@@ -127,15 +127,15 @@ def encoders_of(run: Path) -> Mapping[Modality, EncoderInfo]:
 
 
 def model_folder(run: Path) -> Path:
-    """The checkpoint of a run to use: the one that the monitor chose, else the last."""
+    """Return the checkpoint folder to use: the best by the monitored metric, else the last. Raises InputError."""
     for name in ("best", "latest"):
         if (run / CHECKPOINTS / name).exists():
             return run / CHECKPOINTS / name
-    raise InputError(f"run: {run} holds no checkpoint yet; run `csaligner train` to its end first")
+    raise InputError(f"run: {run} has no checkpoint; finish `csaligner train` first")
 
 
 def provenance(seed: int) -> dict[str, Any]:
-    """Versions, hardware, commit and seed, to be stored beside every result."""
+    """Return versions, hardware, commit and seed, stored with every result."""
     packages = ("csaligner", "torch", "numpy", "accelerate")
     return {
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages},
@@ -146,7 +146,7 @@ def provenance(seed: int) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree this package runs from, None for an installed one."""
+    """Return the commit of the source tree, None for an installed package."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)

@@ -1,4 +1,4 @@
-"""Aligners saved for the hub and read back; the hub itself is played."""
+"""Saving aligners for the Hugging Face hub and loading them again; the hub is simulated."""
 
 from __future__ import annotations
 

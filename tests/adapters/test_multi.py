@@ -1,3 +1,5 @@
+"""MultiAligner: projection of several modalities into one space."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -16,7 +18,7 @@ from csaligner.types import PairedFeatures
 
 
 def views(n: int = 400, noise: float = 0.3) -> dict[str, Tensor]:
-    """Three noisy linear views, of different dimensions, of the same 3-d points."""
+    """Return three noisy linear views, of different dimensions, of the same 3-d points."""
     g = torch.Generator().manual_seed(0)
     z = torch.randn(n, 3, generator=g)
     return {
@@ -37,7 +39,7 @@ def test_two_modalities_start_as_the_projection_of_two() -> None:
     found = fit_joint_start({"image": x["image"], "english": x["english"]}, dim=4)
     for start, name in zip(wanted, ("image", "english"), strict=True):
         a, b = apply(start, x[name]), apply(found[name], x[name])
-        torch.testing.assert_close(a @ a.T, b @ b.T, rtol=1e-3, atol=1e-4)  # a rotation or a sign is free
+        torch.testing.assert_close(a @ a.T, b @ b.T, rtol=1e-3, atol=1e-4)  # unique up to rotation or sign
 
 
 def test_it_finds_what_three_views_share() -> None:

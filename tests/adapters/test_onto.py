@@ -1,4 +1,4 @@
-"""Landing on a fixed side."""
+"""Alignment onto a fixed modality."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from csaligner.types import PairedFeatures
 
 
 def cones(n: int = 300, dim: int = 24) -> PairedFeatures:
-    """Pairs in two cones, as CLIP's: a large mean for each modality, and some of its direction in every row."""
+    """Return pairs in two cones, as of CLIP: each modality has a large mean."""
     g = torch.Generator().manual_seed(0)
     signal = torch.randn(n, dim, generator=g)
     means = 6 * normalize(torch.randn(2, dim, generator=g), dim=1)

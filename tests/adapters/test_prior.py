@@ -1,3 +1,5 @@
+"""ECLIPSE text prior."""
+
 from __future__ import annotations
 
 import pytest
@@ -15,7 +17,7 @@ SMALL = AdapterConfig(name="prior", hidden=16, blocks=2)
 
 
 def adapter() -> PriorAdapter:
-    """Small, with a last layer that is not zero, as after training."""
+    """Return a small prior whose last layer is not zero, as after training."""
     torch.manual_seed(0)
     prior = PriorAdapter(Affine(torch.zeros(6), torch.randn(6, 4), torch.zeros(4)), SMALL).eval()
     torch.nn.init.normal_(prior.out.weight)
@@ -54,7 +56,7 @@ def test_tokens_matter_and_masked_ones_do_not() -> None:
 
 
 def test_the_mask_is_causal() -> None:
-    """A later token leaves the states of earlier ones alone: seen at the first layer's output."""
+    """A later token does not change the states of earlier tokens in the first layer's output."""
     prior = adapter()
     h = torch.randn(1, 4, 16)
     changed = h.clone()
@@ -96,7 +98,7 @@ def test_standardise_fixes_the_image_side_and_gives_raw_embeddings_back(text: st
 
 
 def test_the_text_side_lands_on_the_standardised_images() -> None:
-    """The texts are the standardised images, rotated: ridge regression turns them back."""
+    """The texts are rotated standardised images: ridge regression finds the inverse rotation."""
     f = raw_features()
     z = (f.image - f.image.mean(dim=0)) / f.image.std(dim=0)
     rotation = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(2)))[0]

@@ -1,4 +1,4 @@
-"""The closed-form starts against what they promise."""
+"""Closed-form initialisation of the adapters."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_identity_is_the_centred_features_themselves() -> None:
 
 
 def test_moments_match_the_covariances_half_way() -> None:
-    """With almost no shrinkage, both sides get the covariance P^(1/2), P the pooled one, up to a scale."""
+    """With almost no shrinkage, both modalities get the covariance P^(1/2), P the pooled covariance, up to a scale."""
     f = pairs(n=2000)
     starts = fit_starts(f, StartConfig(kind="moments", shrinkage=1e-6))
     units = [normalize(x.double(), dim=1) for x in (f.image, f.text)]

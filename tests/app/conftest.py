@@ -1,4 +1,4 @@
-"""An index of the world of colours (tests/support/colours.py)."""
+"""Index of plain colours (tests/support/colours.py)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOSTILE = (
 
 @pytest.fixture
 def index(world: Any, write: Any, tmp_path: Path) -> Index:
-    """40 pictures with captions, a document, and a picture whose name and caption are hostile."""
+    """Index of 40 images with captions, a document, and an image with a malicious name and caption."""
     world.many(40)
     world.picture("<b>bold & \x1b[31m.png", (250, 250, 5), HOSTILE)
     write("notes/read me.md", "A long story.\n\n" + "Words and words. " * 60)

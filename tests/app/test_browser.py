@@ -1,4 +1,4 @@
-"""The page in a real browser: Debian's chromium, driven by Playwright. Screenshots go to build/screenshots."""
+"""Search page in Debian's Chromium, driven by Playwright; screenshots are written to build/screenshots."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_a_bad_file_is_told_and_nothing_breaks(browser: Any, url: str) -> None:
     page.get_by_role("alert").wait_for()
     assert "not a readable image" in page.get_by_role("alert").inner_text()
     page.screenshot(path=str(SHOTS / "bad-file-light.png"))
-    page.evaluate("() => { state.about.max_upload = 1_000_000; }")  # 10 MB would be slow to hand over
+    page.evaluate("() => { state.about.max_upload = 1_000_000; }")  # instead of uploading 10 MB
     page.get_by_label("Search by an image file").set_input_files(
         {"name": "big.png", "mimeType": "image/png", "buffer": b"\0" * 2_000_000}
     )

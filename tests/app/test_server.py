@@ -1,4 +1,4 @@
-"""What the server answers, and what it refuses."""
+"""Search server: responses, rejected requests and access control."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def png(colour: tuple[int, int, int], size: tuple[int, int] = (8, 8)) -> bytes:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG that says how large it is and holds almost nothing."""
+    """Return a PNG with a large size in its header and almost no data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,4 +1,4 @@
-"""The comparison: parts that never mix, settings that never see the test part, the same budget for all."""
+"""Method comparison: folds, tuning without the test fold, equal budgets, reports."""
 
 from __future__ import annotations
 

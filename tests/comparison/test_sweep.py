@@ -1,4 +1,4 @@
-"""The sweep: every point once, settings that arrive in the config, pages that show them."""
+"""Parameter sweep: grids, resuming and result pages."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_sweep_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest
         sweep_small()
     kept = sorted((out / UNFINISHED).iterdir())
     assert len(kept) == 4
-    kept[0].write_bytes(kept[0].read_bytes()[:-20])  # this one is done again
+    kept[0].write_bytes(kept[0].read_bytes()[:-20])  # this one is computed again
     ran.append(0.0)
     again = sweep_small()
     assert len(ran) == 5 + points - 3

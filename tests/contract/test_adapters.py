@@ -1,4 +1,4 @@
-"""What every registered adapter must do; a new one is checked with no further work."""
+"""Contract of registered adapters; runs for every registered adapter."""
 
 from __future__ import annotations
 

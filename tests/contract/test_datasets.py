@@ -1,4 +1,4 @@
-"""What every registered reader must do; a new one is checked once it is given a tiny sample here."""
+"""Contract of registered dataset readers; each reader needs a small sample here."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_one_sample_found_by_its_path_alone(name: str, tmp_path: Path) -> None:
     (item,) = dataset.items()
     assert item.captions == ("x",)
     assert item.group
-    travelled = pickle.loads(pickle.dumps(item))  # to a worker
+    travelled = pickle.loads(pickle.dumps(item))  # as for a worker
     assert travelled == item
     assert stamp_of(travelled.image) == stamp_of(open_dataset(str(path)).items()[0].image)
     if name == "texts":

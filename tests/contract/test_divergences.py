@@ -1,4 +1,4 @@
-"""What every registered divergence promises; a new one is checked with no further work."""
+"""Contract of registered divergences; runs for every registered divergence."""
 
 from __future__ import annotations
 

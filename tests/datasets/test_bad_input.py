@@ -1,4 +1,4 @@
-"""Whatever is broken: one line says what, and the rest of the work is done."""
+"""Damaged input: one-line errors, and the remaining items are processed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def picture() -> bytes:
 
 
 def huge_png() -> bytes:
-    """50,000 x 50,000 pixels, which would be 7.5 GB, in the 60 bytes of a header."""
+    """Return 60 bytes of a PNG header with 50,000 x 50,000 pixels (7.5 GB decoded)."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -43,7 +43,7 @@ def huge_png() -> bytes:
 
 
 def table(folder: Path, last: str, content: bytes | None = None) -> Path:
-    """Three good rows and `last`, whose picture z.png has that content."""
+    """Write a table of three valid rows and `last`, with the given content of its image z.png."""
     for name in "abc":
         (folder / f"{name}.png").write_bytes(picture())
     if content is not None:

@@ -1,4 +1,4 @@
-"""check_data counts what is there and names what should be mended."""
+"""check_data: counts and problems found in a dataset."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def in_split(items: Sequence[Item], split: Split) -> list[Item]:
 
 
 class Words:
-    """Counts words; may cut at three."""
+    """Counts words; can truncate after three."""
 
     info = EncoderInfo("words", "1", "text", 1, {})
     max_tokens = 3

@@ -1,4 +1,4 @@
-"""What every dataset passes on its way in."""
+"""Cleaning of dataset items: captions, duplicates and ids."""
 
 from __future__ import annotations
 

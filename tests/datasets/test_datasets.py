@@ -1,4 +1,4 @@
-"""Each reader finds the right pictures and captions, and says in one line what is wrong with its source."""
+"""Dataset readers and open_dataset: images, captions, splits and one-line errors."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_identical_drawings_share_a_group_and_so_do_their_bases() -> None:
         groups.setdefault(read_bytes(item.image), set()).add(item.group)
         points = [int(p, 16) for p in item.image_id.removeprefix("openmoji/").split("-")]
         bases.setdefault(base_of(points), set()).add(item.group)
-    assert len(groups) < len(items)  # there are such drawings
+    assert len(groups) < len(items)  # such files exist
     assert all(len(shared) == 1 for shared in [*groups.values(), *bases.values()])
 
 

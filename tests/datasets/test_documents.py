@@ -1,4 +1,4 @@
-"""What is found in folders and tables, and what is left out."""
+"""Images and texts found in folders and tables for an index."""
 
 from __future__ import annotations
 

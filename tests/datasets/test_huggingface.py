@@ -1,4 +1,4 @@
-"""Hugging Face `datasets`: saved folders, whose pictures workers read, and streams, gone through once."""
+"""Reader of Hugging Face `datasets`: saved folders, streams and generators."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def test_a_store_gives_the_pictures_of_a_saved_folder_back(
     found = store.image_sources
     names = [f"{part}/{n}" if part else str(n) for n in range(2)]
     assert [load_image(found[name]).getpixel((0, 0)) for name in names] == [(255, 0, 0), (0, 0, 255)]
-    assert not store.image_paths  # they are no files of their own
-    with pytest.raises(ImageError, match="cannot be read"):
+    assert not store.image_paths  # they are not separate files
+    with pytest.raises(ImageError, match="read"):
         load_image(from_uri(str(found[names[0]]).replace("[0]", "[9]")))
 
 
@@ -100,7 +100,7 @@ def test_a_generator_of_every_kind_of_picture(tmp_path: Path) -> None:
     dataset = HuggingFace(rows(tmp_path), image_root=tmp_path)
     items = dataset.items()
     assert [item.captions for item in items[:4]] == [("pil",), ("bytes",), ("dict",), ("path",)]
-    assert dataset.items() == items  # though the generator is at its end
+    assert dataset.items() == items  # although the generator is exhausted
     assert [load_image(i.image).getpixel((0, 0)) for i in items[:4]] == [
         (255, 0, 0),
         (0, 0, 255),

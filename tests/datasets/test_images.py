@@ -1,4 +1,4 @@
-"""Every kind of picture becomes the right pixels, or an ImageError that names the file."""
+"""Image loading: formats, colour modes, size limits and errors."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_float_grey_is_stretched(tmp_path: Path) -> None:
 def test_exif_orientation(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     Image.fromarray(np.array([[[1, 1, 1]], [[2, 2, 2]]], dtype=np.uint8)).save(path, exif=exif)
     assert pixels(path)[:, :, 0].tolist() == [[2, 1]]
 
@@ -194,7 +194,7 @@ def test_white_on_transparent_is_seen(tmp_path: Path) -> None:
     rgba[2:6, 2:6] = 255
     Image.fromarray(rgba).save(tmp_path / "white.png")
     assert (pixels(tmp_path / "white.png") == rgba[..., :3]).all()
-    rgba[3, 3] = [0, 0, 0, 255]  # anything dark is seen on white
+    rgba[3, 3] = [0, 0, 0, 255]  # dark pixels are visible on white
     Image.fromarray(rgba).save(tmp_path / "both.png")
     assert pixels(tmp_path / "both.png")[0, 0].tolist() == [255, 255, 255]
     rgba[..., :] = [0, 0, 0, 9]  # a faint shadow

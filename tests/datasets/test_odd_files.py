@@ -1,4 +1,4 @@
-"""What people bring: one odd file, row or member never costs the rest, and nothing is lost without being counted."""
+"""Unusual files, rows and archive members: skipped and counted, without losing the others."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ COUNT = odd_files.COUNT
 
 
 def items(data: Path, **options: Any) -> tuple[list[Item], list[str], tuple[str, ...]]:
-    """Good items, reasons of the bad ones, notes; the same through check-data and, for ids, through the index."""
+    """Return valid items, reasons of skipped ones, notes; checks that check-data and index (ids) agree."""
     found = clean_items(open_dataset(str(data), **options), sides=("image",))
     good = [item for item in found.items if not isinstance(item.image, Unusable)]
     bad = [item.image.reason for item in found.items if isinstance(item.image, Unusable)]

@@ -1,4 +1,4 @@
-"""Pictures inside a parquet table: found, read in place, checked, and embedded as files are."""
+"""Images in cells of a parquet table."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_another_table_in_its_place_is_seen(tmp_path: Path) -> None:
 
 
 def huge() -> bytes:
-    """A header that claims 50,000 x 50,000 pixels."""
+    """Return a PNG header with 50,000 x 50,000 pixels."""
     whole = bytearray(png("red"))
     whole[16:24] = (50_000).to_bytes(4, "big") * 2
     whole[29:33] = zlib.crc32(bytes(whole[12:29])).to_bytes(4, "big")

@@ -1,4 +1,4 @@
-"""What an encoder or a dataset may offer beyond the least, and what holds where it does not."""
+"""Optional attributes of encoders and datasets, and their defaults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each format as its makers write it, with the odd cases that their files hold."""
+"""Readers of published dataset formats, with the special cases in their files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def picture(colour: Any = "red", kind: str = "JPEG") -> bytes:
 
 
 def check(reasons: Sequence[str], patterns: Sequence[str]) -> None:
-    """One reason for each pattern, in order."""
+    """Check that there is one reason per pattern, in order."""
     assert len(reasons) == len(patterns), reasons
     for reason, pattern in zip(reasons, patterns, strict=True):
         assert re.search(pattern, reason), reason
@@ -199,7 +199,7 @@ def test_sharegpt4v(tmp_path: Path) -> None:
 
 
 def write_tar(path: Path, members: Sequence[tuple[str, bytes | None]]) -> Path:
-    """None: a symbolic link to /etc/passwd."""
+    """Write a tar file; content None: a symbolic link to /etc/passwd."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as file:
         for name, content in members:
@@ -240,7 +240,7 @@ def test_webdataset(tmp_path: Path) -> None:
     ]
     wanted = [r"\b003\b", r"004\.jpg.*empty", r"005\.json.*Expecting", r"'\.\./006\.jpg'.*outside", r"007\.jpg.*link"]
     check(bad(dataset), wanted)
-    again = pickle.loads(pickle.dumps(good(dataset)[1].image))  # as it travels to a worker
+    again = pickle.loads(pickle.dumps(good(dataset)[1].image))  # as for a worker
     assert load_image(again).getpixel((0, 0)) == (0, 0, 255)
     assert from_uri(to_uri(again)) == again
     for spec in ("shards/00000.tar", "shards/{00000..00001}.tar"):

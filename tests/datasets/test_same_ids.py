@@ -1,4 +1,4 @@
-"""The same files have the same ids and the same split through every command: embed, index, check-data, quickstart."""
+"""The same files have the same ids and splits in embed, index, check-data and quickstart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The split rule must never change; these examples were frozen on the first day."""
+"""Split rule: frozen examples, which must not change."""
 
 from __future__ import annotations
 

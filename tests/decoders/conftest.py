@@ -1,4 +1,4 @@
-"""Decoders of the very classes that people download, tiny and random, saved in the format of diffusers."""
+"""Small random decoders of the supported classes, saved in the diffusers format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def diffusers() -> Any:
 
 @pytest.fixture(scope="session")
 def kandinsky(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As kandinsky-2-2-decoder: a MoVQ with spatial norms, a UNet that predicts its variance, DDPM."""
+    """Save a decoder like kandinsky-2-2-decoder: MoVQ with spatial norms, UNet with predicted variance, DDPM."""
     torch.manual_seed(0)
     movq = diffusers.VQModel(
         block_out_channels=(32, 32),
@@ -149,7 +149,7 @@ def _unclip_scheduler(diffusers: Any, variance: str) -> Any:
 
 
 def _clip(tmp_path_factory: pytest.TempPathFactory, *, projected: bool) -> dict[str, Any]:
-    """A CLIP of two dozen numbers a layer: the parts that the pipelines want beside the decoder."""
+    """Return a small CLIP: the other parts that the pipelines require."""
     import transformers
 
     words = tmp_path_factory.mktemp("tokenizer")

@@ -1,3 +1,5 @@
+"""open_decoder: contracts, seeds and one-line errors of decoder folders."""
+
 from __future__ import annotations
 
 import json
@@ -24,7 +26,7 @@ def embeddings(n: int = 2) -> torch.Tensor:
 
 
 def same(a: Image.Image, b: Image.Image) -> bool:
-    """Up to the rounding of another batch."""
+    """Compare images up to rounding differences between batch sizes."""
     return int(np.abs(np.asarray(a, dtype=int) - np.asarray(b, dtype=int)).max()) <= 1
 
 

@@ -1,3 +1,5 @@
+"""Training of the micro decoder."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Gathering features of all ranks with gradients."""
+
 from __future__ import annotations
 
 import pytest
@@ -14,7 +16,7 @@ ROWS = (3, 0, 1, 2)
 
 
 def own(x: Tensor) -> slice:
-    """The rows of this rank where rank r holds ROWS[r] of them."""
+    """Return the rows of this rank; rank r has ROWS[r] rows."""
     start = sum(ROWS[: rank()])
     return slice(start, start + ROWS[rank()])
 
@@ -24,7 +26,7 @@ def everything() -> Tensor:
 
 
 def loss(x: Tensor) -> Tensor:
-    """No mean over rows: every row meets every other."""
+    """Loss over all pairs of rows, not a mean over rows."""
     return (x @ x.T).exp().sum().log()
 
 

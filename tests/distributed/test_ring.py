@@ -1,4 +1,4 @@
-"""The loss of all ranks, gathered and around the ring, against dense autograd on one process."""
+"""Distributed loss, gathered and by ring exchange, against dense autograd in one process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BOTH = {"info_nce": 1.0, "cauchy_schwarz": 0.7}
 
 @dataclass(frozen=True)
 class Case:
-    """first: parts of the rows that rank 0 holds; rank r holds r more."""
+    """first: parts of the rows of rank 0; rank r has r more."""
 
     terms: dict[str, float]
     bandwidth: Any = 0.5
@@ -52,7 +52,7 @@ CASES = [
 
 
 def own(rows: int, first: int) -> slice:
-    """Uneven shares: rank r holds (r + first) parts."""
+    """Return the rows of this rank, (r + first) parts of all."""
     parts = [0, *itertools.accumulate(r + first if world_size() > 1 else 1 for r in range(world_size()))]
     bounds = [rows * part // parts[-1] for part in parts]
     return slice(bounds[rank()], bounds[rank() + 1])

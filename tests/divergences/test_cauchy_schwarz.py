@@ -1,4 +1,4 @@
-"""Every exact answer that is known about D_CS."""
+"""Cauchy-Schwarz divergence: closed forms, invariances, weights, precision and errors."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_it_grows_as_the_clouds_part() -> None:
 
 
 def gauss_hermite(mean: Tensor, covariance: Tensor, nodes: int = 40) -> tuple[Tensor, Tensor]:
-    """Points and weights whose weighted sums are the integrals over N(mean, covariance) in the plane."""
+    """Return Gauss-Hermite points and weights for integrals over N(mean, covariance) in two dimensions."""
     points, weights = (torch.from_numpy(part) for part in np.polynomial.hermite_e.hermegauss(nodes))
     grid = torch.cartesian_prod(points, points)
     return mean + grid @ torch.linalg.cholesky(covariance).T, torch.outer(weights, weights).flatten()

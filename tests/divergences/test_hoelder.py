@@ -1,4 +1,4 @@
-"""The divergence of several samples: D_CS for two, Hölder's inequality for more."""
+"""Hoelder divergence of several samples; equal to D_CS for two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MMD^2 against written-out means, a closed form and geomloss."""
+"""MMD^2 against explicit means, a closed form and geomloss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Sinkhorn divergence against an independent solver, its two limits and geomloss."""
+"""Sinkhorn divergence against an independent solver, its two limits and geomloss."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def clouds(n: int = 20, m: int = 15) -> tuple[Array, Array]:
 
 
 def matrix_scaling(x: Array, y: Array, epsilon: float) -> float:
-    """OT by the textbook iteration on the kernel matrix, and the primal value of its plan."""
+    """Solve entropic OT by matrix scaling; returns the primal value of the plan."""
     cost = cdist(x, y, "sqeuclidean") / 2
     a, b, k = np.full(len(x), 1 / len(x)), np.full(len(y), 1 / len(y)), np.exp(-cost / epsilon)
     v = np.ones(len(y))

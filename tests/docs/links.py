@@ -1,4 +1,4 @@
-"""Every link, anchor, picture and script of a built site leads somewhere inside it; nothing is loaded from elsewhere.
+"""Link checker of a built site: links, anchors, images and scripts exist in it; nothing is loaded from other hosts.
 
 python tests/docs/links.py FOLDER
 """
@@ -15,7 +15,7 @@ FETCHED_RELS = {"stylesheet", "icon", "preload", "prefetch", "preconnect", "dns-
 
 
 class Page(HTMLParser):
-    """The anchors of a page, what it links to, and what a browser fetches for it."""
+    """Anchors, links and fetched resources of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -36,12 +36,12 @@ class Page(HTMLParser):
 
 
 def problems(site: Path) -> list[str]:
-    """A line for each thing that is wrong; [] where all is well."""
+    """Return one line per problem."""
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
     found = []
     for path, page in pages.items():
         name = path.relative_to(site)
-        here = site if name.name == "404.html" else path.parent  # shown at any address, so its links are from the root
+        here = site if name.name == "404.html" else path.parent  # served at any address, so its links are absolute
         found += [f"{name}: loads {url}" for url in page.fetched if urlsplit(url).netloc]
         for url in [*page.links, *page.fetched]:
             parts = urlsplit(url)

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
 NOT_RUN = {"model hub": 1, "model hub and a GPU": 1, "several machines": 4}  # reasons, and how many blocks have each
 BLOCK = re.compile(r"^(?:<!-- not run: (.*?) -->\n)?```(\w+)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-SMALLER = {  # options that anybody may give; what a page says comes first, so these win
+SMALLER = {  # appended to the page's options, which they override
     "compare": ["--quick", "--epochs", "1", "--jobs", "1", "--methods", "none,infonce"],
     "embed": ["--workers", "0"],
     "generate": ["--steps", "2"],
@@ -126,7 +126,7 @@ def run_shell(text: str) -> None:
 
 
 def check_failures(text: str) -> None:
-    """`$ command` lines, each followed by the one line that it must end with."""
+    """Check `$ command` lines, each followed by its one-line error."""
     for command, wanted in re.findall(r"^\$ (.*)\n(.*)$", text, re.MULTILINE):
         words = shlex.split(command)
         assert words[0] == "csaligner"

@@ -1,4 +1,4 @@
-"""The checks of the built site and of the archives find what they are for."""
+"""Checks of the built site and of the archives."""
 
 from __future__ import annotations
 

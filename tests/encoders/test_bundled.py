@@ -1,4 +1,4 @@
-"""The two bundled encoders on a few real pictures, against the plain networks they wrap."""
+"""Bundled encoders against the plain networks."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_embed_with_the_real_encoders(
     captions = [caption for item in emoji for caption in item.captions]
     assert (found.text - text_encoder.encode(captions)).abs().max() < 1e-5
     store.require(image=image_encoder.info, text=text_encoder.info)
-    assert capfd.readouterr() == ("", "")  # no bars and warnings from underneath
+    assert capfd.readouterr() == ("", "")  # no progress bars or warnings of libraries
 
 
 def test_an_unknown_encoder() -> None:

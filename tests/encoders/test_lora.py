@@ -1,4 +1,4 @@
-"""LoRA inside tiny real-format encoders, trained end to end, saved as PEFT's files."""
+"""LoRA in small encoders: training, resuming, PEFT files and evaluation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ THINGS = ["cat", "dog", "house"]
 
 
 class Squares:
-    """Pictures of one colour with a caption that names it and something else; splits by number."""
+    """Images of one colour, with captions of a colour and a thing; splits by number."""
 
     name, attribution = "squares", ""
 
@@ -66,7 +66,7 @@ def config(sides: str = "both", **settings: Any) -> TrainConfig:
 
 
 def base_weights(tower: EncoderTower) -> dict[str, torch.Tensor]:
-    """The frozen weights inside a tower: what training must leave as it is."""
+    """Return the frozen weights of a tower, which training must not change."""
     return {name: p.detach() for name, p in tower.backbone.named_parameters() if not p.requires_grad}
 
 
@@ -101,7 +101,7 @@ def test_one_side_may_stay_cached(store: Store) -> None:
 
 @pytest.fixture(scope="module")
 def run(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LoRAAligner, dict[Any, dict[str, Any]]]:
-    """A trained run: its folder, the model, and the weights of the encoders before it."""
+    """Return a trained run: its folder, the model, and the encoder weights before training."""
     out = tmp_path_factory.mktemp("runs") / "lora"
     tuned = TrainableStore.open(store, LoRAConfig(sides="both"))
     before = {side: base_weights(tower) for side, tower in tuned.towers.items()}
@@ -136,6 +136,9 @@ def test_only_adapter_files_are_saved_and_peft_reads_them(
     folder = run[0] / "checkpoints" / "latest"
     for side in ("image_lora", "text_lora"):
         assert sorted(p.name for p in (folder / side).iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+        targets = json.loads((folder / side / "adapter_config.json").read_text())["target_modules"]
+        assert targets == sorted(targets)
+        assert len(targets) > 1
     base = cast(TunableEncoder, open_encoder(store.encoders["image"].id)).tower.backbone
     theirs = peft.PeftModel.from_pretrained(base, folder / "image_lora").eval()
     encoder = open_encoder(store.encoders["image"].id)

@@ -1,4 +1,4 @@
-"""LoRA with a validation store of its own and with pictures and texts that have no partner."""
+"""LoRA with a separate validation store and with unpaired images and texts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SETTINGS |= {"lora": {"sides": "both", "rank": 2}, "unpaired": {"images": 3, "te
 
 
 class Drawn:
-    """Pictures of one grey each; the captions grow with the number."""
+    """Images of one grey value each; captions grow with the item's number."""
 
     name, attribution = "drawn", ""
 
@@ -76,7 +76,7 @@ def test_unpaired_items_stand_under_the_pairs(data: TrainingData) -> None:
     with torch.no_grad():
         images, texts = (tuned.towers[side](getattr(batch, side)).pooled for side in ("image", "text"))
     known = torch.cat([store.rows("text", store.rows_of("text", "train")) for store in data.unpaired_texts])
-    nearest = torch.cdist(texts[-4:], known).min(dim=1).values  # what the frozen encoder made of the same texts
+    nearest = torch.cdist(texts[-4:], known).min(dim=1).values  # features of the frozen encoder
     assert nearest.max() < 1e-5
     (only,) = data.unpaired_images
     nearest = torch.cdist(images[-3:], only.rows("image", only.rows_of("image", "train"))).min(dim=1).values

@@ -1,4 +1,4 @@
-"""open_clip's real interface, played by a small module: the package itself is not needed here."""
+"""open_clip encoders; a small module replaces the package."""
 
 from __future__ import annotations
 

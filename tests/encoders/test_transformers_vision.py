@@ -1,4 +1,4 @@
-"""Image encoders on tiny real-format models, against the transformers model called by hand."""
+"""transformers image encoders against direct calls of small models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features that several tests measure."""
+"""Features shared by the tests of the metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def make_captioned(n: int, extra: int, d: int, *, noise: float = 1.0, seed: int = 0) -> PairedFeatures:
-    """n images, each with one caption or more (`extra` more in all), in an order that mixes them."""
+    """Return features of n images with n + `extra` captions in random order, at least one per image."""
     g = torch.Generator().manual_seed(seed)
     image = torch.randn(n, d, generator=g, dtype=torch.float64)
     owner = torch.cat([torch.arange(n), torch.randint(n, (extra,), generator=g)])
@@ -27,7 +27,7 @@ def make_captioned(n: int, extra: int, d: int, *, noise: float = 1.0, seed: int 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Many small decompositions: a second thread costs more than it brings where cores are shared."""
+    """Run on one thread: faster for many small decompositions on shared cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -42,7 +42,7 @@ def captioned() -> Callable[..., PairedFeatures]:
 
 @pytest.fixture(scope="session")
 def clip_coco() -> tuple[torch.Tensor, torch.Tensor]:
-    """(500, 512) image and text features of CLIP ViT-B/32, row i pairs with row i."""
+    """(500, 512) image and text features of CLIP ViT-B/32; row i matches row i."""
     path = Path(os.environ.get("CSALIGNER_SHARED", ROOT.parent / "shared")) / "data" / "clip_coco_500.npy"
     if not path.exists():
         pytest.skip("clip_coco_500.npy is not here; set CSALIGNER_SHARED to the folder that holds data/")

@@ -1,4 +1,4 @@
-"""Mean-centring: fitted on training features, applied to others, and as strong as it is known to be."""
+"""Mean-centring, standardisation, Procrustes and CCA baselines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals: as wide as theory says, over images and not over captions, around what was measured."""
+"""Bootstrap confidence intervals over images."""
 
 from __future__ import annotations
 

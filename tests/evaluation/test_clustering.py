@@ -1,4 +1,4 @@
-"""Clusters of the union: by content where modalities mix, by modality where a gap is there."""
+"""Clustering of the union of images and texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One call, all metrics: names, intervals, and what must not change them."""
+"""evaluate(): metric names, intervals and invariances."""
 
 from __future__ import annotations
 

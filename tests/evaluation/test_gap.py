@@ -1,4 +1,4 @@
-"""The numbers of the gap against formulas written out in numpy, and exact answers on CLIP's features."""
+"""Modality gap metrics against NumPy formulas and exact values on CLIP features."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_one_sample_twice_has_no_gap() -> None:
 
 def test_collapse_shows_in_rank_and_uniformity() -> None:
     x = torch.randn(1, 5, generator=torch.Generator().manual_seed(0)).expand(20, 5)
-    for noise in (0.0, 1e-7):  # what float32 leaves of a collapse is not rank
+    for noise in (0.0, 1e-7):  # float32 rounding of collapsed rows does not count as rank
         found = gap_metrics(x, x + noise * torch.randn(20, 5, generator=torch.Generator().manual_seed(1)))
         assert found["effective_rank/image"] == pytest.approx(1, abs=1e-4)
         assert found["effective_rank/text"] == pytest.approx(1, abs=1e-4)

@@ -1,3 +1,5 @@
+"""Metrics of generated images: FID, KID, CMMD and text agreement."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Search in one index of images and texts: by hand, against scikit-learn's nDCG, and where everything collapses."""
+"""Mixed search metrics: by hand, against scikit-learn's nDCG, and for collapsed embeddings."""
 
 from __future__ import annotations
 
@@ -90,4 +90,4 @@ def test_chunks_change_nothing(several: PairedFeatures, monkeypatch: pytest.Monk
 def test_one_pair_is_found() -> None:
     found = mixed_search_metrics(torch.ones(1, 2), torch.ones(1, 2))
     assert found["mixed_image_recall@10"] == found["mixed_ndcg@10"] == found["mixed_ndcg@10/image_query"] == 1
-    assert found["modality_bias@10"] == 0  # the only candidate is of the other kind: no choice, no bias
+    assert found["modality_bias@10"] == 0  # the only candidate is of the other modality: no bias

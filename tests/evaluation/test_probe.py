@@ -1,4 +1,4 @@
-"""The linear probe: the fit against scikit-learn, and what it says of clouds whose separation is known."""
+"""Linear probe: fit against scikit-learn, and accuracy on distributions with known separation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_overlapping_clouds_give_the_best_possible_rate() -> None:
 
 
 def test_one_distribution_is_blind_and_close_pairs_do_not_push_below() -> None:
-    # a caption on top of its picture: with the two in different halves the probe would be wrong nearly always
+    # captions equal to their images: if pairs were split over both halves, the probe would nearly always be wrong
     found = []
     for seed in range(8):
         image = torch.nn.functional.normalize(cloud(100, 64, seed=seed), dim=1)

@@ -1,4 +1,4 @@
-"""Recall and ranks: by hand, against a loop over all orders of the ties, and where every score is the same."""
+"""Recall and ranks: by hand, against all orders of ties, and for constant scores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_by_hand_with_two_captions_for_one_image() -> None:
     # images at 0 and 90 degrees; captions of the first at 10 and 80, of the second at 60
     found = retrieval_metrics(directions([0, 90]), directions([10, 80, 60]), [1, 2], text_image_ids=[1, 1, 2])
     assert found["image_to_text_recall@1"] == 0.5  # the second image finds the 80 degree caption first
-    assert found["text_to_image_recall@1"] == pytest.approx(2 / 3)  # the 80 degree caption goes astray
+    assert found["text_to_image_recall@1"] == pytest.approx(2 / 3)  # the 80 degree caption finds the other image
     assert found["image_to_text_mean_rank"] == 1.5
     assert found["text_to_image_mean_rank"] == pytest.approx(4 / 3)
     assert (found["image_to_text_median_rank"], found["text_to_image_median_rank"]) == (1.5, 1.0)

@@ -1,4 +1,4 @@
-"""examples/three_modalities.py on a few pictures: it runs to the end and D_CS brings the three samples together."""
+"""examples/three_modalities.py on a few images: D_CS reduces the distance of the three samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""examples/toy.py: the estimate meets the closed form, and mutual information does not see the shift."""
+"""examples/toy.py: the estimate equals the closed form; mutual information does not depend on the shift."""
 
 from __future__ import annotations
 

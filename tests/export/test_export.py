@@ -1,4 +1,4 @@
-"""Exports give what the model gives, in programs that know nothing of csaligner."""
+"""Exported adapters give the outputs of the model, without csaligner."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def features(dims: tuple[int, int], n: int = 60) -> PairedFeatures:
 
 
 def model(dims: tuple[int, int] = (8, 8), **settings: Any) -> Aligner:
-    """A start with every parameter moved, as if trained."""
+    """Return an untrained model with all parameters changed, as after training."""
     found = Aligner.fit_start(features(dims), build_config(TrainConfig, settings)).eval()
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():

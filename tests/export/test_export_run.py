@@ -1,4 +1,4 @@
-"""The export command on a real finished run, LoRA included."""
+"""`csaligner export` on a finished run, with and without LoRA."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process to start commands from at little cost, and small data for them."""
+"""Process that starts commands quickly, and small data for them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class Kill:
-    """When a command dies: before its n-th operation on a file, or some seconds after its first one."""
+    """Time of the kill: before the n-th file operation, or some seconds after the first."""
 
     operation: int | None = None
     seconds: float | None = None
@@ -49,8 +49,8 @@ class Kill:
 
 @dataclass(frozen=True)
 class Outcome:
-    """code: minus the signal where one ended it; said: its output; operations, seconds: on files, and from the first
-    of them to the end, of a command that came to its own end."""
+    """code: exit code, negative for a signal; said: output; operations, seconds: number of file operations, and time
+    from the first one to the end, of a command that was not killed."""
 
     code: int
     said: str
@@ -59,13 +59,13 @@ class Outcome:
 
 
 class Starter:
-    """Starts commands in forks of one process that has imported everything."""
+    """Starts commands in forks of a process that has imported everything."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process, self._log = process, log
 
     def __call__(self, words: list[str], watched: Path, kill: Kill | None = None, *, powers: bool = True) -> Outcome:
-        """powers: False: without those of root, for whom the permissions of files do not hold."""
+        """powers: False: drop the capabilities of root, so that file permissions apply."""
         kill = kill or Kill()
         job = {"words": words, "watched": str(watched), "log": str(self._log), "die_at": kill.operation}
         job["powers"] = powers or os.geteuid() != 0
@@ -84,7 +84,7 @@ class Starter:
                 if kill.seconds is not None:
                     pid = pid or self._answer()[1]
                     time.sleep(kill.seconds)
-                    with contextlib.suppress(ProcessLookupError):  # it came to its own end before
+                    with contextlib.suppress(ProcessLookupError):  # it finished before the kill
                         os.kill(pid, signal.SIGKILL)
             else:
                 said = self._log.read_text(encoding="utf-8", errors="replace")
@@ -119,8 +119,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
 
 @dataclass(frozen=True)
 class Data:
-    """pictures: a folder of pictures and captions; features: a store of 300 pairs; store, run: made of the pictures by
-    the commands `embed` and `train`."""
+    """pictures: folder of images and captions; features: store of 300 pairs; store, run: results of `embed` and `train`
+    on the images."""
 
     pictures: Path
     features: Path
@@ -128,7 +128,7 @@ class Data:
     run: Path
 
     def words(self, command: str, out: Path) -> list[str]:
-        """The command as a user would type it, less the name of the program."""
+        """Return the arguments of the command."""
         return [command, "--out", str(out), "-q", *COMMANDS[command].format(d=self).split()]
 
 
@@ -156,7 +156,7 @@ def data(start: Starter, tmp_path_factory: pytest.TempPathFactory) -> Data:
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """What each command leaves when nothing happens; made once."""
+    """Results of each command without interruption; computed once."""
 
     start: Starter
     data: Data

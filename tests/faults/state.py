@@ -1,4 +1,4 @@
-"""What a command leaves behind, without what differs between two undisturbed runs."""
+"""Results of a command on disk, without parts that differ between two uninterrupted runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# times, the commit of the source tree (which may move on while a test runs), and digests over the two
+# times, commit of the source tree (may change during a test), and checksums that include them
 VOLATILE = {"steps_per_second", "data_wait", "seconds", "commit", "sha256"}
 SECONDS = re.compile(r"<td[^>]*>[\d.]+ s</td>")
 
@@ -22,7 +22,7 @@ def without_volatile(value: Any) -> Any:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Every file to the byte; links as what they point to."""
+    """Return the contents of all files, and the targets of links."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -34,20 +34,20 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def records(folder: Path) -> dict[str, Any]:
-    """As files, JSON without what is volatile."""
+    """Return files(), without the volatile fields of JSON."""
     found: dict[str, Any] = {}
     for name, content in files(folder).items():
         if name.endswith((".json", ".jsonl")):
             lines = content.splitlines() if name.endswith(".jsonl") else [content]
             found[name] = [without_volatile(json.loads(line)) for line in lines]
-        elif not name.endswith(".html"):  # made of the JSON beside it, with times and the commit
+        elif not name.endswith(".html"):  # generated from the JSON file, with times and commit
             found[name] = content
     return found
 
 
 def index(folder: Path) -> dict[str, Any]:
-    """The rows of both tables by id with their vectors to the bit, what was measured on them, and the aligner. The
-    files of LanceDB have random names; its versions count the writes."""
+    """Return the rows of both tables by id with their vectors, the calibration and the aligner, without LanceDB's
+    random file names and version numbers."""
     from csaligner.search.lance_table import Items
 
     columns = ["id", "path", "text", "caption", "owner", "source", "size", "mtime_ns", "sha256", "vector", "raw"]

@@ -1,5 +1,4 @@
-"""One bit flipped, half a file, no file: whoever reads next names the file, or makes it again; nothing is silently
-wrong."""
+"""Damaged files (flipped bit, truncated, missing): detected and named, or created again."""
 
 from __future__ import annotations
 
@@ -28,12 +27,12 @@ from tests.faults.conftest import PICTURES, Data, Starter, Undisturbed
 from tests.faults.state import files
 from tests.faults.zygote import TinyImages, TinyTexts
 
-FLIPS = int(os.environ.get("CSALIGNER_FAULT_KILLS", "1"))  # a file; `make faults` asks for more
+FLIPS = int(os.environ.get("CSALIGNER_FAULT_KILLS", "1"))  # per file; more in `make faults`
 
 
 @dataclass(frozen=True)
 class Whole:
-    """ask: what the next reader makes of such a folder, comparable with ==; wanted: what it makes of this one."""
+    """ask: reads a folder, to a value comparable with ==; wanted: value for the intact folder."""
 
     folder: Path
     ask: Callable[[Path], Any]
@@ -41,7 +40,7 @@ class Whole:
 
 
 def plain(value: Any) -> Any:
-    """Tensors as bytes, so that == compares every bit."""
+    """Convert tensors to bytes, for bitwise comparison."""
     if isinstance(value, Tensor):
         return value.detach().numpy().tobytes()
     if isinstance(value, dict):
@@ -92,7 +91,7 @@ def whole(request: pytest.FixtureRequest, data: Data, undisturbed: Undisturbed) 
 
 @pytest.fixture(scope="module")
 def lora(data: Data, tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with LoRA in its text encoder."""
+    """Return a run with LoRA in its text encoder."""
     pytest.importorskip("peft", reason="peft is not installed")
     folder = tmp_path_factory.mktemp("lora")
     text = open_encoder(f"hf:{tiny_model('bert')}", "text")
@@ -104,7 +103,7 @@ def lora(data: Data, tiny_model: Callable[[str], Path], tmp_path_factory: pytest
 
 
 def harm_each(whole: Whole, tmp_path: Path, harm: Callable[[Path, int], None], times: int) -> int:
-    """Harm each file of a copy `times` times, ask after each, and put it back; how often the reader refused."""
+    """Damage each file of a copy `times` times, read and restore it; returns how often the reader refused."""
     copy = tmp_path / whole.folder.name
     shutil.copytree(whole.folder, copy, symlinks=True)
     refused = 0
@@ -127,7 +126,7 @@ def harm_each(whole: Whole, tmp_path: Path, harm: Callable[[Path, int], None], t
 
 
 def answer(whole: Whole, folder: Path) -> tuple[Any, str]:
-    """What the reader finds, or why it refuses."""
+    """Return the reader's value or its error."""
     try:
         return whole.ask(folder), ""
     except InputError as error:
@@ -135,7 +134,7 @@ def answer(whole: Whole, folder: Path) -> tuple[Any, str]:
 
 
 def named(path: Path, folder: Path, message: str) -> bool:
-    """Does the message name the file, or a folder that it lies in below the one that was given?"""
+    """Return whether the message names the file or one of its parents below the given folder."""
     inner = [path, *(parent for parent in path.parents if parent != folder and parent.is_relative_to(folder))]
     return any(str(p) in message or str(p.relative_to(folder)) in message for p in inner)
 
@@ -169,7 +168,7 @@ def test_embed_makes_a_lost_shard_again(data: Data, tmp_path: Path) -> None:
         Store.open(copy)
     encoder = Counts()
     embed(open_dataset(str(data.pictures)), encoder, TinyTexts(), copy, ExtractSettings(batch_size=3, workers=0))
-    assert encoder.seen == 5  # the pictures of one shard
+    assert encoder.seen == 5  # the images of one shard
     assert files(copy) == files(data.store)
 
 
@@ -225,7 +224,7 @@ def test_training_starts_over_where_its_checkpoints_are_gone(data: Data, start: 
 
 
 def test_a_saved_aligner_of_an_older_version_is_read(data: Data, tmp_path: Path) -> None:
-    """Files without a digest are read as they are."""
+    """Files without checksums are read without verification."""
     from safetensors.torch import load_file, save_file
 
     from csaligner.files import write_json
@@ -247,7 +246,7 @@ def test_a_saved_aligner_of_an_older_version_is_read(data: Data, tmp_path: Path)
     ids=["weights", "settings"],
 )
 def test_a_damaged_lora_of_an_older_version_is_refused(lora: Path, tmp_path: Path, name: str, content: bytes) -> None:
-    """Without a list of checksums, by what does not parse."""
+    """Without checksums, damage is detected by parsing."""
     copy = tmp_path / "run"
     shutil.copytree(lora, copy, symlinks=True)
     checkpoint = copy / "checkpoints" / "latest"
@@ -290,5 +289,5 @@ def test_check_reads_the_large_files_of_an_index_too(
     opened = module.Index.open(copy, (TinyImages(), TinyTexts()))
     with pytest.raises(InputError, match=path.name):
         opened.check()
-    with pytest.raises(InputError, match=path.name):  # and so does a question
+    with pytest.raises(InputError, match=path.name):  # and by a query
         opened.search("picture number 3")

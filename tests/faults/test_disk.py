@@ -1,5 +1,4 @@
-"""A disk that fills up or cannot be written to: one line, nothing half done under a final name, and the same command
-finishes once there is room."""
+"""Full or failing disks: one-line errors, no partial files, and the command resumes once there is space."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from tests.faults.conftest import Data, Starter, Undisturbed
 from tests.faults.state import NEEDS, STATE, files
 
 PAGE = 4096
-COMMANDS = list(STATE) if "CSALIGNER_FAULT_KILLS" in os.environ else ["embed"]  # `make faults` tries all
+COMMANDS = list(STATE) if "CSALIGNER_FAULT_KILLS" in os.environ else ["embed"]  # all in `make faults`
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Every long command, killed at random moments and given again, ends as if nothing had happened."""
+"""Commands killed at random moments: running them again gives the result of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from csaligner.run_folder import provenance
 from tests.faults.conftest import Data, Kill, Starter, Undisturbed
 from tests.faults.state import STATE
 
-KILLS = int(os.environ.get("CSALIGNER_FAULT_KILLS", "2"))  # `make faults` asks for more
-RECORD = os.environ.get("CSALIGNER_FAULT_RECORD")  # a JSON file for what was found
+KILLS = int(os.environ.get("CSALIGNER_FAULT_KILLS", "2"))  # more in `make faults`
+RECORD = os.environ.get("CSALIGNER_FAULT_RECORD")  # JSON file of results
 
 
 @pytest.mark.parametrize("command", list(STATE))
@@ -30,7 +30,7 @@ def test_killed_and_given_again(
         draw = random.Random(f"{command} {number}")
         out = tmp_path / f"killed-{number}"
         killed = 0
-        for _ in range(1 + number // 2 % 3):  # some are killed again while they recover
+        for _ in range(1 + number // 2 % 3):  # some are killed again while resuming
             kill = drawn(draw, number, usual.operations, usual.seconds)
             killed += start(data.words(command, out), out, kill).code == -9
         again = start(data.words(command, out), out)
@@ -44,13 +44,13 @@ def test_killed_and_given_again(
 
 
 def record(path: Path, command: str, found: dict[str, int]) -> None:
-    """That all trials of a command ended as the undisturbed run, beside what earlier runs wrote of other commands."""
+    """Record the trials of a command in the JSON file, with earlier records of other commands."""
     before = json.loads(path.read_text(encoding="utf-8"))["commands"] if path.exists() else {}
     write_json(path, {"provenance": provenance(0), "commands": before | {command: found}})
 
 
 def drawn(draw: random.Random, number: int, operations: int, seconds: float) -> Kill:
-    """One half before an operation on a file, where most can go wrong, the other half at any moment."""
+    """Draw kill times: half of them before a file operation, half at any moment."""
     if number % 2:
         return Kill(seconds=draw.uniform(0, seconds))
     return Kill(operation=draw.randint(2, operations))

@@ -1,4 +1,4 @@
-"""Files and folders that the user has no right to: one line, nothing half done, nothing left out in silence."""
+"""Missing file permissions: one-line errors, no partial files, nothing skipped silently."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.faults.conftest import Data, Starter, Undisturbed
 from tests.faults.state import NEEDS, STATE, files
 
-COMMANDS = list(STATE) if "CSALIGNER_FAULT_KILLS" in os.environ else ["train", "index"]  # `make faults` tries all
+COMMANDS = list(STATE) if "CSALIGNER_FAULT_KILLS" in os.environ else ["train", "index"]  # all in `make faults`
 pytestmark = pytest.mark.skipif(
     os.name != "posix" or (os.geteuid() == 0 and sys.platform != "linux"), reason="permissions do not hold here"
 )
@@ -48,7 +48,7 @@ def test_a_folder_that_may_not_be_written_to(
 
 
 def copied(data: Data, name: str, folder: Path) -> Path:
-    """One of the `data` in `folder`."""
+    """Copy one part of `data` to `folder`."""
     return Path(shutil.copytree(getattr(data, name), folder / name, symlinks=True))
 
 

@@ -1,9 +1,9 @@
 """Runs commands of csaligner in forks of one process that has imported everything: python zygote.py
 
-A line of JSON on standard input starts one: words, the folder `watched`, the file `log` for what it says, `die_at`, the
-number of the operation on a file below `watched` before which the process kills itself (null: none), and `powers`,
-whether it keeps those of root, for whom the permissions of files do not hold. The answers are lines: `pid N`; `writing`
-before the first such operation; `operations N` after a command's own end; `end STATUS`.
+A line of JSON on standard input starts a command: `words`, its arguments; `watched`, a folder; `log`, a file for its
+output; `die_at`, the number of the file operation below `watched` before which the process kills itself (null: none);
+`powers`, whether it keeps the capabilities of root, which bypass file permissions. Responses are lines: `pid N`;
+`writing` before the first such operation; `operations N` if the command was not killed; `end STATUS`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.symlink", "os.t
 
 
 class TinyImages:
-    """A picture as 4 x 4 grey values."""
+    """Encodes an image as 4 x 4 grey values."""
 
     info = EncoderInfo("tiny-image", "1", "image", DIM, {"size": 4})
 
@@ -57,7 +57,7 @@ class TinyImages:
 
 
 class TinyTexts:
-    """A text as numbers that its words give."""
+    """Encodes a text as numbers derived from its words."""
 
     info = EncoderInfo("tiny-text", "1", "text", DIM, {})
 
@@ -70,19 +70,19 @@ class TinyTexts:
 
 
 def import_everything() -> None:
-    """What the commands import, but LanceDB: it starts a thread, which a fork would lose."""
+    """Import everything the commands need, except LanceDB, whose thread does not survive a fork."""
     for name in MODULES:
-        with contextlib.suppress(ImportError):  # of an extra that is not installed
+        with contextlib.suppress(ImportError):  # optional dependency not installed
             importlib.import_module(name)
     with contextlib.suppress(ImportError):
         from diffusers import DDIMScheduler, KandinskyV22Pipeline, UNet2DConditionModel, VQModel  # noqa: F401
     from csaligner.search import build
 
-    build.A_WRITE = {"image": 4, "text": 6}  # so that there are writes to be killed between
+    build.A_WRITE = {"image": 4, "text": 6}  # more writes to be killed between
 
 
 def watch(folder: str, die_at: int | None, say: Callable[[str], None]) -> list[int]:
-    """Count the operations on files below `folder` from now on, in the list of one number that is returned."""
+    """Count file operations below `folder`; returns a list with the current count."""
     count = [0]
 
     def seen(event: str, arguments: tuple[Any, ...]) -> None:
@@ -107,7 +107,7 @@ def _below(folder: str, arguments: tuple[Any, ...]) -> bool:
 
 
 def run(words: list[str]) -> int:
-    """The exit code of `csaligner words`."""
+    """Run `csaligner words`; returns the exit code."""
     from csaligner.cli import main
 
     sys.argv = ["csaligner", *words]
@@ -122,7 +122,7 @@ def run(words: list[str]) -> int:
 
 
 def give_up_powers() -> None:
-    """All capabilities of Linux: root becomes a user like any other, to whom root's files belong."""
+    """Drop all Linux capabilities, so that file permissions apply to root."""
     library = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of the call; this process
     if library.capset(header, (ctypes.c_uint32 * 6)()):
@@ -130,7 +130,7 @@ def give_up_powers() -> None:
 
 
 def child(job: dict[str, Any]) -> None:
-    """One command, in this fork, to the end of the process."""
+    """Run one command in this fork and end the process."""
     answers = os.dup(1)
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)

@@ -1,6 +1,6 @@
-"""python -m tests.fuzz [--seconds 600] [--seed 0] [--only NAME]: every reader in turn, until the time is up.
+"""Fuzzer of all readers, in turn until the time is up: python -m tests.fuzz [--seconds 600] [--seed 0] [--only NAME]
 
-Prints each thing that must not be, once, with the seed that makes it again; exit code 1 where there was one.
+Prints each distinct failure once, with the seed that reproduces it; exit code 1 if there was one.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def _mark(outcome: Outcome) -> str:
-    """Findings with one last line and place are one."""
+    """Return the key of a finding: its last line and place."""
     lines = [line for line in outcome.text.splitlines() if line.strip()]
     places = [line.strip() for line in lines if line.strip().startswith("File ")]
     return outcome.kind + "".join(places[-1:]) + (lines[-1][:60] if lines else "")

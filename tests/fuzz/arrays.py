@@ -1,4 +1,4 @@
-"""What people hand to a function of two samples, good and bad, for hypothesis."""
+"""hypothesis strategies: valid and invalid arguments of functions of two samples."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ seeds = st.integers(0, 2**31 - 1)
 
 @st.composite
 def clouds(draw: Any, most: int = 9, scales: tuple[float, float] = (-2, 2)) -> tuple[Tensor, Tensor]:
-    """Two samples in one space, float64, of different sizes and places; scale 10 ** scales."""
+    """Return two float64 samples in one space with different sizes and locations, scaled by 10 ** scales."""
     n, m, d = draw(st.integers(1, most)), draw(st.integers(1, most)), draw(st.integers(1, 6))
     generator = torch.Generator().manual_seed(draw(seeds))
     scale = 10.0 ** draw(st.floats(*scales))
@@ -46,7 +46,7 @@ ODD = st.sampled_from(
 
 @st.composite
 def plain(draw: Any, rows: st.SearchStrategy[int] | None = None) -> Any:
-    """(N, 4) in any dtype and layout that must do."""
+    """Return (N, 4) arrays of all supported dtypes and memory layouts."""
     n = draw(rows if rows is not None else st.integers(1, 8))
     x = torch.randn(n, 4, generator=torch.Generator().manual_seed(draw(seeds)))
     x = x * 10.0 ** draw(st.sampled_from((-30, -6, 0, 3, 12)))

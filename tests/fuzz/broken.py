@@ -1,4 +1,4 @@
-"""python -m tests.fuzz.broken: readers that do what none may, to see whether the harness tells."""
+"""Self-test of the fuzzer with deliberately faulty readers: python -m tests.fuzz.broken"""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def main() -> None:
         patient = sandbox.SECONDS
         sandbox.IMPORTS = 0.0
         for read in readers:
-            sandbox.SECONDS = 2.0 if read is _hang else patient  # to fill a gigabyte takes seconds on a busy machine
+            sandbox.SECONDS = 2.0 if read is _hang else patient  # allocating a gigabyte takes seconds on a busy machine
             seeds = [0] if read is not Path.read_bytes else [1]
             for outcome in sandbox.fuzz(Target(words, read), seeds, template):
                 print(outcome.kind)

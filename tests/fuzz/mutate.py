@@ -1,4 +1,4 @@
-"""Valid inputs made wrong: bytes changed, cut, inserted and doubled, and fields of JSON and YAML exchanged."""
+"""Mutations of valid inputs: bytes changed, cut, inserted and repeated; JSON and YAML fields replaced."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 import yaml
 
-# what stands in a field instead of the right value
+# replacement values of fields
 STRANGE: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 10**30, 1e308, -1e308, 0.5, float("nan"), float("inf")),
     *("", " ", "x", "\x00", "a\x1b[31mb", "../../etc/passwd", "/etc/passwd", "/dev/zero", "é" * 300, "x" * 5000, "1"),
     *([], {}, [[]], [None], {"a": 1}, {"": None}, ["x"] * 3, [1, 2, 3], "img_emb/../../x.npy", "\ud800"),
 )
 BYTES = (b"\x00", b"\xff", b"\xff\xff\xff\xff", b"\x00\x00\x00\x80", b"\x7f\xff\xff\xff", b"<", b"&", b"{", b"[", b'"')
-SEALS = ("sha256", "config_sha256")  # a stranger would make them right, or leave them out
+SEALS = ("sha256", "config_sha256")  # an attacker would correct or remove them
 TEXTS = {".json": "json", ".jsonl": "lines", ".jsonlines": "lines", ".yaml": "yaml"}
 
 
 def mutate(path: Path, chance: random.Random) -> str:
-    """Change one file at or below `path`; returns what was done, for people."""
+    """Change one file at or below `path`; returns a description of the change."""
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     if not files:
         return "nothing"
@@ -67,7 +67,7 @@ def _bytes(content: bytearray, chance: random.Random) -> str:
 
 
 def _place(size: int, chance: random.Random) -> int:
-    """Headers and footers tell more than what is between them."""
+    """Draw a position, preferably in the header or footer."""
     third = chance.random()
     if third < 0.4:
         return chance.randrange(min(size, 256))

@@ -1,4 +1,4 @@
-"""A child process with bounds on memory and time, in which an input is read, and what came of it."""
+"""Child process with memory and time limits that reads an input and reports the outcome."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from csaligner.checks import CSAlignerError
 from .mutate import mutate
 from .targets import Target
 
-MEMORY = 1 << 30  # bytes beyond what the process has before
-RESERVED = 4 << 30  # bytes of address space that allocators of libraries keep and do not use
-IMPORTS = 10.0  # seconds, of libraries, before the first input
-SECONDS = 10.0  # for one input
+MEMORY = 1 << 30  # bytes in addition to those before
+RESERVED = 4 << 30  # bytes of address space reserved by allocators
+IMPORTS = 10.0  # seconds, for imports before the first input
+SECONDS = 10.0  # seconds per input
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """kind: read, refused (with one line), or what must not be: crash, memory, hang, died. text: the line, or the
-    traceback. seed: makes the input again."""
+    """kind: read, refused (one-line error), or a failure: crash, memory, hang, died. text: the error line or the
+    traceback. seed: reproduces the input."""
 
     kind: str
     text: str
@@ -63,7 +63,7 @@ def outcome_of(read: Any, path: Path) -> tuple[str, str]:
 
 
 def fuzz(target: Target, seeds: list[int], template: Path) -> Iterator[Outcome]:
-    """An outcome for each seed: a copy of the valid input in `template`, one change by the seed, read in a child."""
+    """Return an outcome per seed: a mutated copy of the valid input in `template`, read in a child process."""
     left = list(seeds)
     while left:
         done = 0
@@ -74,7 +74,7 @@ def fuzz(target: Target, seeds: list[int], template: Path) -> Iterator[Outcome]:
 
 
 def _batch(target: Target, seeds: list[int], template: Path) -> Iterator[Outcome]:
-    """Until the child ends, or is ended: then the last outcome says why."""
+    """Return outcomes until the child ends or is killed; the last one gives the reason."""
     out, into = os.pipe()
     child = os.fork()
     if child == 0:
@@ -97,7 +97,7 @@ def _batch(target: Target, seeds: list[int], template: Path) -> Iterator[Outcome
 
 
 def wait(pipe: BinaryIO, child: int, seconds: float) -> bool:
-    """Until there is something to read, or the child has worked for so long, or slept for six times that."""
+    """Wait for output, at most the time limit of CPU time, or six times as long of wall time."""
     start, end = _worked(child), time.monotonic() + 6 * seconds
     while not select.select([pipe], [], [], 0.5)[0]:
         if _worked(child) - start > seconds or time.monotonic() > end:
@@ -128,7 +128,7 @@ def _child(target: Target, seeds: list[int], template: Path, pipe: BinaryIO) -> 
 
 
 def mutated(target: Target, seed: int, template: Path, scratch: Path) -> tuple[Path, str]:
-    """The input of a seed, in `scratch`."""
+    """Return the mutated input of a seed, in `scratch`."""
     name = (template / ".path").read_text(encoding="utf-8")
     shutil.copytree(template, scratch / "input", symlinks=True)
     (scratch / "input" / ".path").unlink()
@@ -137,7 +137,7 @@ def mutated(target: Target, seed: int, template: Path, scratch: Path) -> tuple[P
 
 
 def prepare(target: Target, template: Path) -> None:
-    """Make the valid input of a target, in a child, so that no library starts its threads in this process."""
+    """Create the valid input of a target in a child process, so that this process stays single-threaded."""
     template.mkdir(parents=True)
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""Everything that reads what a stranger may have written, as name -> (how a valid one is made, how it is read)."""
+"""Fuzz targets: all readers of untrusted files, as name -> (generator of a valid input, reader)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from . import valid
 
 @dataclass(frozen=True)
 class Target:
-    """read: goes through all that a user of the input would. heavy: loads a large library; fewer rounds."""
+    """read: reads the input as a user would; heavy: loads a large library, fewer rounds."""
 
     make: valid.Make
     read: Callable[[Path], Any]
@@ -143,7 +143,7 @@ def _run(path: Path) -> None:
 
 
 def _goes_on(path: Path) -> None:
-    """Training goes on in the run folder."""
+    """Resume training in the run folder."""
     from csaligner.config import TrainConfig
     from csaligner.pipeline import train
     from csaligner.store.store import Store

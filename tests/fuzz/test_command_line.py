@@ -1,4 +1,4 @@
-"""Every command with words that are no use: an end in one line, whatever they are."""
+"""Commands with invalid arguments exit with a one-line error."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from tests.support.commands import csaligner
 from .arrays import few
 
 COMMANDS: Any = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
-ALONE = {"demo": "--data", "generate": "--decoder", "generate-grid": ""}  # what must be wrong, or they would do much
-# none of them may be what a command would work on, and none a place outside of the folder where it runs; a system
-# passes no zero byte to a program
+ALONE = {"demo": "--data", "generate": "--decoder", "generate-grid": ""}  # always invalid, else the commands run
+# no valid inputs, and no paths outside the working folder; arguments of programs cannot contain null bytes
 STRANGE = st.one_of(
     st.sampled_from(
         (
@@ -40,7 +39,7 @@ STRANGE = st.one_of(
 
 @st.composite
 def words(draw: Any, command: str) -> list[str]:
-    """Most of what the command needs, a few other options of it, and words that it does not know."""
+    """Draw arguments of a command: most required ones, other options, and unknown words."""
     options = [option for option in COMMANDS[command].params if option.opts[0].startswith("-")]
     needed = [option for option in options if option.required or option.opts[0] == ALONE.get(command)]
     groups = []
@@ -56,14 +55,14 @@ def words(draw: Any, command: str) -> list[str]:
 
 
 def run(given_: list[str], folder: Path) -> tuple[int, str, str]:
-    """The exit code of `csaligner` with these words in `folder`, and what it says."""
+    """Run `csaligner` in `folder`; returns exit code and output."""
     done = csaligner(*given_, folder=folder)
     return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
 def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a few things that some commands can read."""
+    """Folder with some inputs of commands."""
     root = tmp_path_factory.mktemp("things")
     (root / "folder").mkdir()
     for kind in ("dat", "csv", "json"):
@@ -80,11 +79,11 @@ def test_wrong_words_end_in_one_line(command: str, things: Path, data: st.DataOb
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(shutil.copytree(things, Path(scratch) / "here"))
         code, out, err = run([command, *drawn], folder)
-        if code == 1 and command == "check-data" and out:  # what it found is on standard output
+        if code == 1 and command == "check-data" and out:  # its result is on standard output
             return
         assert code in (0, 1, 2)
         assert "Traceback" not in err
-        assert "unexpected" not in err, err  # the last resort of cli.main
+        assert "unexpected" not in err, err  # unexpected error in cli.main
         if code:
             said = [line for line in err.splitlines() if line.startswith("csaligner: ")]
             assert len(said) == 1, err

@@ -1,4 +1,4 @@
-"""A short fuzz of the light readers, always the same; `make fuzz` takes ten minutes and goes through all of them."""
+"""Short deterministic fuzz test of the fast readers; `make fuzz` tests all readers for ten minutes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHORT = ("csv", "jsonl", "parquet table", "karpathy", "webdataset", "svg", "npy"
 
 
 def test_readers_take_anything(tmp_path: Path) -> None:
-    """In a process of its own, which forks: none with threads may."""
+    """Runs in a separate single-threaded process, which can fork safely."""
     out = tmp_path / "found.json"
     command = [sys.executable, "-m", "tests.fuzz", "--rounds", "1", "--out", str(out), "--only", *SHORT]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
@@ -28,7 +28,7 @@ def test_readers_take_anything(tmp_path: Path) -> None:
 
 
 def test_what_must_not_be_is_found(tmp_path: Path) -> None:
-    """The harness itself: a crash, a hang, a death and too much memory are told apart."""
+    """Self-test: the harness distinguishes crash, hang, death and excessive memory."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.broken"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
@@ -74,7 +74,7 @@ for place in range(len(content) - 8 - int.from_bytes(content[-8:-4], "little"), 
 
 
 def test_no_damaged_footer_ends_the_process(tmp_path: Path) -> None:
-    """pyarrow aborts where it is asked for the columns of some."""
+    """pyarrow aborts when reading columns of some damaged files."""
     from .valid import img2dataset
 
     path = img2dataset(tmp_path) / "00000.parquet"

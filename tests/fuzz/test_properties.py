@@ -1,6 +1,6 @@
-"""Every public function and registered divergence or loss: nothing but documented errors, finite answers, invariances.
+"""Property tests of public functions, divergences and losses: documented errors only, finite results, invariances.
 
-CSALIGNER_FUZZ_EXAMPLES=500 tries more, and new ones each time.
+CSALIGNER_FUZZ_EXAMPLES=500 runs more examples, which differ between runs.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from .arrays import ODD, clouds, few, plain, seeds
 
 Function = Callable[..., Any]
 NAMES = sorted(DIVERGENCES)
-WITH_KERNEL = ("cauchy_schwarz", "mmd", "hoelder")  # their bandwidth scales with the points
-LINEAR = {"energy": 1, "bures_wasserstein": 2}  # they grow with this power of the scale
+WITH_KERNEL = ("cauchy_schwarz", "mmd", "hoelder")  # bandwidth scales with the points
+LINEAR = {"energy": 1, "bures_wasserstein": 2}  # value grows with this power of the scale
 RAW: Mapping[str, Function] = {name: load("divergence", DIVERGENCES, name) for name in NAMES}
 
 
 def where_defined(name: str) -> Function:
-    """gaussian_kl wants covariances that can be inverted: other samples are passed over."""
+    """Skip samples with singular covariances for gaussian_kl."""
 
     def call(*samples: Tensor, **words: Any) -> Tensor:
         try:
@@ -55,7 +55,7 @@ def of_objective(x: Any, y: Any) -> Any:
     return csaligner.CSAlignerLoss()(x, y, 10.0).total
 
 
-# all of two samples; CSAligner has a test of its own
+# of two samples; CSAligner has a separate test
 FUNCTIONS: Mapping[str, Function] = {
     **{f"divergence {name}": function for name, function in RAW.items()},
     **{f"loss {name}": lambda x, y, n=name: Objective({n: 1.0})(x, y, 10.0).total for name in PAIRED_LOSSES},
@@ -73,7 +73,7 @@ def test_every_public_name_is_tried() -> None:
 
 
 def answer(call: Function) -> Any:
-    """What it gives, or None where it refuses in one line."""
+    """Return the result, or None for a one-line error."""
     try:
         return call()
     except CSAlignerError as error:
@@ -101,7 +101,7 @@ def test_what_is_no_sample_is_refused_in_one_line(name: str, bad: Any, good: Any
 @given(data=st.data(), rows=st.integers(1, 8))
 @few
 def test_any_dtype_layout_and_scale_is_taken(name: str, data: st.DataObject, rows: int) -> None:
-    """Or refused in one line (one pair has no retrieval, say); numbers that come out are finite."""
+    """The result is finite, or the error is one line (for example retrieval of one pair)."""
     x, y = data.draw(plain(st.just(rows))), data.draw(plain(st.just(rows)))
     found = answer(lambda: FUNCTIONS[name](x, y))
     if isinstance(found, Tensor):  # a metric that does not exist for so few rows is NaN

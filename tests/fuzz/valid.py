@@ -1,4 +1,4 @@
-"""Small valid inputs of every kind that csaligner reads, written into an empty folder: where fuzzing starts."""
+"""Small valid inputs of every format, written to an empty folder: seeds of the fuzzer."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ def estimator(folder: Path) -> Path:
 
 
 def run(folder: Path) -> Path:
-    """A short training, so that all files of a run folder are there."""
+    """Train briefly, to create all files of a run folder."""
     from csaligner.config import TrainConfig
     from csaligner.pipeline import train
     from csaligner.store.store import Store

@@ -1,4 +1,4 @@
-"""Encoders that can be understood, an aligner on them, and a decoder of random numbers."""
+"""Simple encoders, an aligner on them, and a decoder of random numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DIM = 6
 
 
 class Letters:
-    """(a, b, c): how often the letters stand in a text."""
+    """Encodes a text as (a, b, c): counts of these letters."""
 
     info = EncoderInfo("letters", "1", "text", 3, {"max_tokens": 5})
 

@@ -1,3 +1,5 @@
+"""Evaluation of generated images."""
+
 from __future__ import annotations
 
 import json
@@ -22,7 +24,7 @@ COLOURS = [(10 * i, 250 - 9 * i, (37 * i) % 255) for i in range(N)]
 
 @pytest.fixture
 def store(pixels: Encoder, letters: Encoder, tmp_path: Path) -> Store:
-    """Pictures of one colour each; half of them are for the test."""
+    """Store of images of one colour each; half of them in the test split."""
     pictures = [Image.new("RGB", (16, 16), colour) for colour in COLOURS]
     paths = {}
     for i, picture in enumerate(pictures):

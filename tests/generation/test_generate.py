@@ -1,3 +1,5 @@
+"""Image generation from prompts and images."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,3 +1,5 @@
+"""Training data of a decoder."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -26,7 +28,7 @@ class Plain:
 
 @pytest.fixture
 def store(pixels: Encoder, tmp_path: Path) -> Store:
-    """Pictures without captions; the left half of each has another colour than the right."""
+    """Store of images without captions, with different colours in the left and the right half."""
     items = []
     for i in range(40):
         picture = Image.new("RGB", (16, 16), (5 * i, 0, 200))
@@ -46,5 +48,5 @@ def test_pictures_without_captions_teach_a_decoder(
     straight, mirrored = found.pixels[:n], found.pixels[n : 2 * n]
     assert torch.equal(mirrored, straight.flip(3))
     assert torch.equal(found.embeddings[:n], store.rows("image", store.rows_of("image", "train")))
-    first = straight.float().mean(dim=(2, 3)) / 50  # what Pixels makes of a picture, up to rounding
+    first = straight.float().mean(dim=(2, 3)) / 50  # as encoded by Pixels, up to rounding
     torch.testing.assert_close(found.embeddings[:n, :3], first, atol=0.3, rtol=0)

@@ -1,3 +1,5 @@
+"""Prompts: parsing, weights and interpolation."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,4 @@
-"""Every recipe of text to image, run at tiny size: its own objective and adapters, on features made here."""
+"""Text-to-image recipes at small size: objective, adapters and results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_recipe_is_read_and_trains_its_text_side_alone(path: Path) -> None:
     assert recipe.decoder in NAMES
     assert recipe.dim == {"kandinsky-2.2": 1280, "karlo": 768, "stable-unclip": 1024}[recipe.decoder]
     small = recipe.config.model_dump(exclude_unset=True) | {"batch_size": 20, "epochs": 2, "precision": "fp32"}
-    small.pop("lora", None)  # inside the encoder: tests/adapters
+    small.pop("lora", None)  # LoRA: tests/adapters
     if small["text_adapter"]["name"] == "prior":
         small["text_adapter"] |= {"hidden": 16, "blocks": 2}
     config = build_config(TrainConfig, small)

@@ -1,4 +1,4 @@
-"""Every door under torch.compile, under autocast, and asked for a gradient of a gradient."""
+"""Integration losses under torch.compile, autocast and double backward."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Embeds(nn.Module):
 
 
 def door(name: str, impl: str) -> Door:
-    """(x, y) of unit rows -> the total, InfoNCE + 0.7 D_CS in all of them."""
+    """(x, y) of unit rows -> total loss, InfoNCE + 0.7 D_CS for every integration."""
     if name == "plain":
         plain = CSAlignerLoss(0.7, impl=impl)
         return lambda x, y: plain(x, y, SCALE).total
@@ -69,7 +69,7 @@ def test_torch_compile_gives_the_same_numbers(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", TILED)
 def test_half_precision_features_under_autocast_lose_nothing_more(name: str, dtype: torch.dtype) -> None:
-    """Rounding the features to bfloat16 is the caller's choice; logits and kernels in bfloat16 would be off by 1e-2."""
+    """Only the features are rounded to bfloat16; logits and kernels in bfloat16 would have errors of 1e-2."""
     x, y = rows(dtype)
     with torch.autocast("cpu", dtype=dtype):
         total = door(name, "tiled")(x, y)

@@ -1,4 +1,4 @@
-"""The method names of LangChain and LlamaIndex over an aligned model."""
+"""Embedding interface of LangChain and LlamaIndex."""
 
 from __future__ import annotations
 

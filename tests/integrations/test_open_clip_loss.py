@@ -1,4 +1,4 @@
-"""A stand-in for open_clip: a model with its outputs, and a training step that treats losses as its trainer does."""
+"""Loss for open_clip in a training step as in its trainer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS = 12
 
 
 class Clip(nn.Module):
-    """Two linear towers that return what open_clip's models do with output_dict=True."""
+    """Two linear towers with the outputs of open_clip models for output_dict=True."""
 
     def __init__(self, with_bias: bool = False) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ def two_ranks_equal_one_process(exchange: str) -> None:
 
 
 class SingleProcess(nn.Module):
-    """What one process computes, without asking the ranks."""
+    """Loss of one process, without communication."""
 
     def forward(self, **out: Any) -> dict[str, Tensor]:
         out.pop("output_dict")

@@ -1,4 +1,4 @@
-"""The real all-MiniLM-L6-v2, trained with sentence-transformers' own trainer."""
+"""Losses in the trainer of sentence-transformers, with all-MiniLM-L6-v2."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_its_trainer_brings_the_loss_and_the_divergence_down(model: Any, tmp_pat
 
 
 class Lookup(torch.nn.Module):
-    """A model whose features are its embeddings."""
+    """Model whose features are its embedding weights."""
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"sentence_embedding": features["x"]}

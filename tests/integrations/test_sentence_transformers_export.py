@@ -1,4 +1,4 @@
-"""Both modalities in one SentenceTransformer folder, read by a process that has no csaligner."""
+"""Both modalities in one SentenceTransformer folder, loaded in a process without csaligner."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def read_elsewhere(*folders: Path) -> list[Any]:
 
 
 def test_both_modalities_without_csaligner(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
-    """CLIP on both sides in one model, and two models of which one knows pictures only."""
+    """CLIP for both modalities, and two models, one for images only."""
     folders, wanted = [], []
     for image_family, text_family in (("clip", "clip"), ("dinov2", "siglip")):
         image = open_encoder(f"hf:{tiny_model(image_family)}", "image")

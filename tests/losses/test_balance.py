@@ -1,4 +1,4 @@
-"""Weights from gradients: two quadratics, whose gradients are known."""
+"""Loss weights from gradient norms, on quadratics with known gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""InfoNCE at its public door."""
+"""InfoNCE."""
 
 from __future__ import annotations
 

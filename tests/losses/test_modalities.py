@@ -1,3 +1,5 @@
+"""Alignment loss of several modalities."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,4 +1,4 @@
-"""Weighted named terms, and the module that sums InfoNCE and D_CS."""
+"""Weighted sum of named loss terms, and CSAlignerLoss."""
 
 from __future__ import annotations
 

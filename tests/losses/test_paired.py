@@ -1,4 +1,4 @@
-"""Losses of pairs beside InfoNCE, against sums written out and against scipy's optimum."""
+"""Other paired losses against explicit sums and scipy's optimum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The token-level term: equal to D_CS pair by pair, and blind to what is masked."""
+"""Token-level D_CS: equal to D_CS pair by pair, and independent of masked tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rules that set sigma."""
+"""Bandwidth rules for sigma."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which implementation runs, and what is said where one cannot."""
+"""Selection of the implementation, and errors if it cannot run."""
 
 from __future__ import annotations
 

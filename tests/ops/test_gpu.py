@@ -1,6 +1,6 @@
-"""The loss on a CUDA device: every implementation and dtype against float64, determinism, and no waits for the host.
+"""Loss on a CUDA device: implementations and dtypes against float64, determinism, no host synchronisation.
 
-`make gpu` runs it. It imports the numerics alone, so that torch, triton and pytest are enough.
+Run by `make gpu`. Imports the numerics only: requires torch, triton and pytest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def cloud(rows: int, dim: int, seed: int, dtype: torch.dtype) -> Tensor:
 
 
 def row_info(n: int, m: int, kind: str) -> RowInfo:
-    """Row i with row i; or captions, unpaired rows and weights."""
+    """Return row ids: row i matches row i, or captions with unpaired rows and weights."""
     if kind == "plain":
         ids = torch.arange(max(n, m), device="cuda")
         return RowInfo(ids[:n], ids[:m])
@@ -41,7 +41,7 @@ def row_info(n: int, m: int, kind: str) -> RowInfo:
 
 
 def value_of(impl: str, x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, sigma: float) -> Tensor:
-    """InfoNCE + D_CS by one implementation, with weights that tell the parts apart."""
+    """Return InfoNCE + D_CS of one implementation, with different weights."""
     kernel = Gaussian(sigma)
     op = dispatch.implementation(impl, x, y, kernel)
     nce, between = op.fused(x, y, scale, rows, kernel)

@@ -1,4 +1,4 @@
-"""Kernels: their formulas, their slopes, and the doors that name them."""
+"""Kernels: formulas, derivatives and names."""
 
 from __future__ import annotations
 

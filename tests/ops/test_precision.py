@@ -1,4 +1,4 @@
-"""Error budget: against float64 no worse than dense torch in the same dtype, plus a tolerance."""
+"""Rounding errors against float64: at most those of dense torch in the same dtype, plus a tolerance."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def clouds(kind: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def dense(x: Tensor, y: Tensor, sigma: float) -> Tensor:
-    """What a user would write: exact log-domain formulas, no centring."""
+    """Plain log-domain formulas, without centring."""
 
     def mean(a: Tensor, b: Tensor) -> Tensor:
         t = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T
@@ -76,7 +76,7 @@ def test_error_budget(kind: str, dtype: torch.dtype, sigma: float) -> None:
     rounding = 2**-8 if dtype == torch.bfloat16 else 0.0
     assert value <= peer_value + 2e-6
     assert grad <= peer_grad + 2e-5 + rounding
-    # Not only no worse than a poor peer: good in itself.
+    # The absolute error is small too.
     assert value <= 1e-5
     assert grad <= 1e-4 + rounding
 
@@ -97,7 +97,7 @@ def test_mixed_mode_keeps_the_value_and_rounds_the_gradient() -> None:
 
 
 def test_mixed_mode_leaves_the_tiles_with_pairs_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pairs that are near carry the largest gradients; rounding them alone would make most of the error."""
+    """Close pairs have the largest gradients, so their rounding dominates the error."""
     monkeypatch.setattr(tiles, "CPU_BLOCK", 32)
     g = torch.Generator().manual_seed(0)
     x = normalize(torch.randn(256, 64, generator=g), dim=1).requires_grad_()

@@ -1,4 +1,4 @@
-"""The dense truth against written-out sums and an independent library."""
+"""Dense reference implementation against explicit sums and an independent library."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_info_nce_by_hand_with_two_captions_of_one_image_and_an_unpaired_row() -
     x, y = cloud(2), cloud(4, seed=1)
     value = reference.info_nce(x, y, 1.5, torch.tensor([0, 1]), torch.tensor([0, 0, 1, -1]))
     e = (1.5 * x @ y.T).exp()
-    half = (e[:, 0] + e[:, 1]) / 2  # the two captions of image 0 count half each
+    half = (e[:, 0] + e[:, 1]) / 2  # the two captions of image 0 have weight 1/2
     rows = -((half[0] / (half[0] + e[0, 2])).log() + (e[1, 2] / (half[1] + e[1, 2])).log()) / 2
     columns = -(
         (e[0, 0] / e[:, 0].sum()).log() / 2 + (e[0, 1] / e[:, 1].sum()).log() / 2 + (e[1, 2] / e[:, 2].sum()).log()

@@ -1,4 +1,4 @@
-"""The tiled sweep equals the dense truth, value and gradient, whatever the shape of the tiles."""
+"""Tiled implementation against the dense reference, values and gradients, for any tile size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["online", "shared"])
 def softmax(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Runs a test with either way to sum the softmaxes."""
+    """Run a test with both implementations of the softmax sums."""
     for module in (softmaxes, folded):
         monkeypatch.setattr(module, "LIMIT", {"online": 0.0, "shared": 300.0}[request.param])
     return str(request.param)
@@ -50,7 +50,7 @@ def ids(rows: int, seed: int, low: int = -1) -> Tensor:
 def assert_same(
     fast: Callable[..., Tensor], truth: Callable[..., Tensor], *inputs: Tensor, tolerance: float = 1e-10
 ) -> None:
-    """Values and gradients of both functions agree to `tolerance`, relative to the largest entry."""
+    """Check that values and gradients agree to `tolerance`, relative to the largest entry."""
     results = []
     for function in (fast, truth):
         leaves = [t.clone().requires_grad_() for t in inputs]

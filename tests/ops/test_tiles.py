@@ -1,4 +1,4 @@
-"""How rows are cut into tiles."""
+"""Division of rows into tiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Triton kernels against the dense truth: on a GPU where there is one, else in Triton's interpreter."""
+"""Triton kernels against the dense reference, on a GPU if available, else in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 @pytest.fixture
 def ops(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """ops.triton with blocks and tiles small enough for several of each, off the grid."""
+    """ops.triton with small blocks and tiles that do not divide the sizes."""
     from csaligner.ops import triton
 
     monkeypatch.setattr(triton, "BLOCK", 16)
@@ -52,7 +52,7 @@ def weights(rows: int, seed: int = 0) -> Tensor:
 def assert_within_budget(
     fast: Callable[..., Tensor], truth: Callable[..., Tensor], dtype: torch.dtype, *inputs: Tensor
 ) -> None:
-    """Value to 1e-5 and gradients to the tolerance of the dtype, relative, against float64 on the same inputs."""
+    """Check the value to 1e-5 and gradients to the dtype's tolerance, relative to float64 on the same inputs."""
     leaves = [t.clone().requires_grad_() for t in inputs]
     exact = [t.detach().double().requires_grad_() for t in inputs]
     value, wanted = fast(*leaves), truth(*exact)

@@ -1,4 +1,4 @@
-"""Every retrieval recipe on tiny models and tiny data in the real formats, and the table that it fills."""
+"""Retrieval recipes on small models and data in the real formats, and their results table."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def caption(number: int) -> str:
 
 
 def make_data(root: Path) -> dict[str, Path]:
-    """CC3M-like tar, Karpathy's JSON, Urban1k's two folders, DOCCI's lines."""
+    """Write small data in the formats of CC3M (tar), Karpathy splits (JSON), Urban1k and DOCCI."""
     with tarfile.open(root / "00000.tar", "w") as tar:
         for i in range(40):
             for suffix, content in ((".png", picture(i)), (".txt", caption(i).encode())):

@@ -1,4 +1,4 @@
-"""The page of a run shows the pictures of its store, wherever they lie."""
+"""Images of a store in the report of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Maps and histograms show what the numbers say."""
+"""Maps and histograms of the report."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_before_after_png_has_its_size_and_the_two_colours(tmp_path: Path) -> No
         (blue[:, :600].sum(0) @ columns[:600]) / blue[:, :600].sum()
         - (orange[:, :600].sum(0) @ columns[:600]) / orange[:, :600].sum()
     )
-    assert before_gap > 100  # two heaps, far apart, on the left
+    assert before_gap > 100  # two distant groups on the left
 
 
 def test_before_after_needs_two_maps(tmp_path: Path) -> None:

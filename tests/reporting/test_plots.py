@@ -1,4 +1,4 @@
-"""Drawings of many methods: every name is there, and one that is far off does not crowd the others."""
+"""Plots of many methods: labels and outliers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NEAR = [(f"near{i}", 70.0 + i, 90.0 + i / 2, 0.1, i % 2 == 0) for i in range(6)]
 
 
 def ticks(svg: str) -> list[float]:
-    """The numbers along the axes."""
+    """Return the tick values of the axes."""
     return [float(t.replace("\u2212", "-")) for t in re.findall(r">([\u2212-]?\d+(?:\.\d+)?)<", svg)]
 
 
@@ -28,7 +28,7 @@ def test_without_outliers_nothing_moves() -> None:
 
 
 def test_methods_at_one_point_keep_readable_names() -> None:
-    """No name lies on another, however many share their place."""
+    """Labels do not overlap, even for points at the same place."""
     names = [f"same-method-{i:02}" for i in range(12)]
     svg = scatter_panel([(name, 70.0, 90.0, 0.1, False) for name in names], "R@1", "mixed")
     places = []

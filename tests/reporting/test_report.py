@@ -1,4 +1,4 @@
-"""The page: complete, self-contained, safe, truthful, and whole where pieces are missing."""
+"""Report page: complete, self-contained, escaped, and correct if parts are missing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SECTIONS = ("results", "map", "cosines", "training", "gallery", "settings")
 
 
 class Page(HTMLParser):
-    """Reads a page strictly: every tag closed in order, every id once; collects what the tests ask for."""
+    """Strict HTML parser: tags are closed in order, ids are unique; collects elements for the tests."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ def test_style_sheet_asks_for_nothing_and_knows_the_dark(data: ReportData) -> No
 
 def test_pictures_are_small_and_described(page: Page) -> None:
     images = page.all("img")
-    assert len(images) == 4  # two methods, one picture each; one text-to-image hit; one query
+    assert len(images) == 4  # two methods, one image each; one text-to-image hit; one query
     assert [a["alt"] for a in images] == [EVIL, "query image", EVIL, EVIL]
     for attributes in images:
         raw = base64.b64decode(attributes["src"].partition("base64,")[2])
@@ -186,7 +186,7 @@ def test_hits_are_marked_by_modality_and_right_ones_framed(page: Page) -> None:
     assert classes == ["hit image right", *(["hit image right", "hit text", "hit image"] * 2)]
     assert page.text.count("\u2713") == 3
     assert "relevant image at rank 1" in page.text  # the text-to-image query
-    assert "no relevant text in top 3" in page.text  # the mixed query is a picture: right pictures do not count
+    assert "no relevant text in top 3" in page.text  # the mixed query is an image: matching images do not count
 
 
 def test_facts_of_the_run_are_shown(page: Page) -> None:

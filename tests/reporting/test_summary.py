@@ -1,4 +1,4 @@
-"""What may be claimed from several runs, and what may not."""
+"""Summary of several runs: means, significance and headline."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIXED, GAP = "mixed_image_recall@10", "gap/centroid"
 
 
 def runs(name: str, values: list[float], key: str = MIXED, half: float | None = None) -> list[MethodResult]:
-    """One run a value; an interval of value +- half where half is given."""
+    """Return one run per value; with `half`, intervals of value +- half."""
     return [
         MethodResult(name, seed, {key: v}, {} if half is None else {key: [v - half, v + half]})
         for seed, v in enumerate(values)

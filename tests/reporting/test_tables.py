@@ -1,4 +1,4 @@
-"""The terminal's table and results.json."""
+"""Terminal table and results.json."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_table_shows_means_spreads_and_the_rule() -> None:
     assert "±0.001" in text
     assert "12 s" in text
     assert "mean ± sd over 2 seeds" in text
-    assert "Probe" not in text  # nobody measured it
+    assert "Probe" not in text  # not measured
 
 
 def test_only_a_clear_best_is_bold() -> None:

@@ -1,4 +1,4 @@
-"""Pictures that are no good, files that vanish, and two processes that write: each is told, and the rest is there."""
+"""Damaged images, deleted files and concurrent writers while indexing: reported, without losing the others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from csaligner.search.index import Index
 
 
 def bomb(side: int) -> bytes:
-    """A PNG that claims side x side pixels in the 60 bytes of a header."""
+    """Return a PNG of 60 bytes with side x side pixels in its header."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -98,7 +98,7 @@ def test_a_writer_in_another_process_is_heard_of(world: Any, tmp_path: Path) -> 
     assert other.stdout.readline() == b"held\n"
     with pytest.raises(CSAlignerError, match="another process"):
         build(world, tmp_path / "ix")
-    assert len(Index.open(tmp_path / "ix", world.encoders).search("255 0 0")) == 1  # readers go on
+    assert len(Index.open(tmp_path / "ix", world.encoders).search("255 0 0")) == 1  # readers still work
     other.kill()
     other.wait()
     build(world, tmp_path / "ix")  # a killed writer leaves no lock

@@ -1,4 +1,4 @@
-"""Scores of two modalities on one scale, and the bias that is left."""
+"""Calibration of scores across modalities, and the remaining bias."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from csaligner.types import Modality
 
 
 def two_cones(n: int = 300, m: int = 200, seed: int = 0) -> dict[Modality, Tensor]:
-    """Pictures and texts that lie apart, and texts closer together than pictures."""
+    """Return image and text vectors with a gap, texts with less variance than images."""
     g = torch.Generator().manual_seed(seed)
     image = torch.randn(n, 16, generator=g) + 2 * torch.eye(16)[0]
     text = torch.randn(m, 16, generator=g) * 0.6 + 1.5 * torch.eye(16)[1]

@@ -1,4 +1,4 @@
-"""Other databases find what the index finds."""
+"""Export of an index to other vector databases."""
 
 from __future__ import annotations
 

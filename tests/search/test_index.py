@@ -1,4 +1,4 @@
-"""Answers: exact, comparable over both modalities, and refused where they would be wrong."""
+"""Search results: exactness, calibration, approximate search and one-line errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_order_is_that_of_exact_cosines(world: Any, index: Index) -> None:
         words = hit.text or hit.caption
         colour = np.array([float(word) for word in words.split()])
         cosine = query @ colour / np.linalg.norm(query) / np.linalg.norm(colour)
-        assert hit.score == hit.cosine == pytest.approx(cosine, abs=0.01)  # colours are rounded by the file
+        assert hit.score == hit.cosine == pytest.approx(cosine, abs=0.01)  # files round colours
     scores = [hit.score for hit in hits]
     assert scores == sorted(scores, reverse=True)
 
@@ -129,7 +129,7 @@ def test_pictures_alone_have_one_space_and_no_bias(world: Any, tmp_path: Path) -
     assert index.spaces == ("aligned",)
     assert index.bias["aligned"] == {}
     assert index.search("160 10 10", k=1)[0].id == "2"
-    with pytest.raises(InputError, match="shown"):
+    with pytest.raises(InputError, match="space"):
         index.search("x", space="raw")
 
 

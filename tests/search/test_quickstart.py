@@ -1,4 +1,4 @@
-"""The first run of a newcomer: with captions it trains, without it takes what is shipped."""
+"""quickstart: trains with enough captions, else uses the bundled aligner."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from csaligner.quickstart import QuickstartResult, quickstart
 
 @pytest.fixture
 def start(world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """quickstart with the colour encoders, and their aligner as the shipped one."""
+    """quickstart with the colour encoders, and their aligner as the bundled one."""
     names = {encoder.info.id: encoder for encoder in world.encoders}
     names |= {encoders.IMAGE_ENCODER: world.images, encoders.TEXT_ENCODER: world.texts}
     for place in (model, runs):
@@ -39,7 +39,7 @@ def start(world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
-def test_few_captions_take_the_shipped_aligner(world: Any, start: Any, tmp_path: Path) -> None:
+def test_few_captions_use_the_bundled_aligner(world: Any, start: Any, tmp_path: Path) -> None:
     world.many(20)
     result, said = start(tmp_path / "out")
     assert result.run == "bundled"
@@ -55,13 +55,13 @@ def test_many_captions_train_and_the_better_aligner_is_taken(world: Any, start: 
     assert set(result.scores) == {"trained", "bundled"}
     best = max(result.scores, key=lambda name: result.scores[name])
     assert (result.run == "bundled") == (best == "bundled")
-    assert any("captions held out" in line for line in said)
+    assert any("held-out captions" in line for line in said)
     again, said = start(tmp_path / "out")
     assert (again.report.added, again.report.unchanged) == (0, 180)
     assert any("only what changed" in line for line in said)
 
 
-def test_the_shipped_aligner_fits_the_bundled_encoders_and_is_small() -> None:
+def test_the_bundled_aligner_matches_the_bundled_encoders_and_is_small() -> None:
     weights = model.ASSET / "model.safetensors"
     assert weights.stat().st_size < 3_000_000
     config = Aligner.load(model.ASSET).config

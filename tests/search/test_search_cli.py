@@ -1,4 +1,4 @@
-"""The commands index, search and index-export, as people type them."""
+"""Commands index, search and index-export."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from csaligner.encoders import IMAGE_ENCODER, TEXT_ENCODER
 
 @pytest.fixture
 def run(world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The command line, with the colour encoders in place of the bundled ones."""
+    """Run the command line with the colour encoders instead of the bundled ones."""
     by_id = {encoder.info.id: encoder for encoder in world.encoders}
     names = {IMAGE_ENCODER: world.images, TEXT_ENCODER: world.texts} | by_id
     monkeypatch.setattr(model, "open_encoder", lambda name, modality: names[name])

@@ -1,4 +1,4 @@
-"""python -m tests.security [--out FILE]: every malicious input once, each in a child with bounds; JSON of what came."""
+"""Reads all malicious inputs in limited child processes; JSON results: python -m tests.security [--out FILE]"""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Result:
-    """outcome: as in fuzzing; seconds and megabytes: of reading alone, megabytes beyond what the process had."""
+    """outcome: as in fuzzing; seconds, megabytes: time and additional memory of reading."""
 
     kind: str
     tries: str
@@ -64,7 +64,7 @@ def _read(case: Case, path: Path) -> dict[str, Any]:
 
 
 def _child(work: Any, *, limited: bool) -> dict[str, Any] | None:
-    """What `work` gives in a child; None where the child died or was too slow."""
+    """Return the result of `work` in a child process; None if it died or timed out."""
     out, into = os.pipe()
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""How malicious inputs are made; malicious.py says what each is for."""
+"""Generators of malicious inputs; malicious.py describes each."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from PIL import Image
 
 from tests.fuzz import valid
 
-HARMED = "HARMED"  # left behind by code that was run
-SECRET = "secret.png"  # a picture beside the input that it must not reach
+HARMED = "HARMED"  # created by executed code
+SECRET = "secret.png"  # an image outside the input, which must not be read
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="9" height="9">{}</svg>'
 PICTURE = '<image xlink:href="{}" width="9" height="9"/>'
 
 
 def changed(make: valid.Make, file: str, change: Callable[[Any], Any]) -> valid.Make:
-    """A valid input whose JSON `file` was changed, without its seal."""
+    """Change the JSON `file` of a valid input and remove its seal."""
 
     def made(folder: Path) -> Path:
         path = make(folder)
@@ -126,7 +126,7 @@ def tar(*members: tuple[str, dict[str, Any], bytes]) -> valid.Make:
 
 
 def sparse_tar(folder: Path) -> Path:
-    """A member that claims a terabyte and has none of it."""
+    """Write a tar member with a size of one terabyte in its header and no data."""
     info = tarfile.TarInfo("a.png")
     info.size = 1 << 40
     (folder / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
@@ -134,7 +134,7 @@ def sparse_tar(folder: Path) -> Path:
 
 
 def many_rows(folder: Path) -> Path:
-    """Three million rows of one word, in 80 kilobytes."""
+    """Write three million rows of one word, in 80 kilobytes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -169,7 +169,7 @@ def code_model(folder: Path) -> Path:
 
 
 def proof(folder: Path) -> str:
-    """Python that leaves a trace when it is run."""
+    """Return Python code that creates a file when run."""
     return f"open({str(folder / HARMED)!r}, 'w').write('x')\n"
 
 
@@ -210,7 +210,7 @@ def pickled_lora(path: Path) -> Any:
 
     tower: Any = torch.nn.Identity()
     tower.backbone = torch.nn.Identity()
-    return LoRAAligner.load(path, {"text": tower})  # it is refused before the model is asked
+    return LoRAAligner.load(path, {"text": tower})  # refused before the model is loaded
 
 
 def lora_folder(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Inputs made to harm: what each tries, how it is made, how it is read. docs/trust.md prints this list."""
+"""Malicious inputs: description, generator and reader of each; source of the list in docs/trust.md."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ from .makers import (
 
 @dataclass(frozen=True)
 class Case:
-    """kind: what is given; tries: what it is up to; answer: a piece of the line that refuses it, None where it is read
-    without harm (`harmless` says why). make: writes it below an empty folder; read: as in fuzzing."""
+    """kind: type of input; tries: the attack; answer: part of the error message, None if the input is read without harm
+    (reason in `harmless`); make: writes the input to an empty folder; read: as in fuzzing."""
 
     kind: str
     tries: str

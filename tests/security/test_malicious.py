@@ -1,4 +1,4 @@
-"""Inputs made to harm are refused in one line, or read without harm; see malicious.CASES."""
+"""Malicious inputs are rejected in one line or read without harm; see malicious.CASES."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .makers import hidden_svg, secret_svg
 from .malicious import CASES
 
 ROOT = Path(__file__).parents[2]
-# what loads transformers: `make nightly` asks for it
+# loads transformers: run by `make nightly`
 HEAVY = "CSALIGNER_HEAVY" in os.environ and importlib.util.find_spec("transformers") is not None
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """One process for all of them: it forks a child for each, which none with threads may."""
+    """Run all cases in one single-threaded process, which forks a child for each."""
     out = tmp_path_factory.mktemp("malicious") / "found.json"
     command = [sys.executable, "-m", "tests.security", "--out", str(out), *(["--heavy"] if HEAVY else [])]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)

@@ -1,4 +1,4 @@
-"""What the source of the package must not contain, by its syntax tree: a grep would stumble over words in texts."""
+"""Forbidden calls in the source of the package, found in its syntax tree."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OF_MODULES = {
 }
 XML = ("xml.etree", "xml.dom", "xml.sax", "lxml")  # they expand entities
 
-# each with its reason in SECURITY.md
+# reasons in SECURITY.md
 EXPLAINED = {
     "openclipart.py": ["import xml.etree.ElementTree"],  # files of a Debian package; expat stops entity bombs
     "parsing.py": ["yaml.load()"],  # with a loader below SafeLoader
@@ -29,7 +29,7 @@ EXPLAINED = {
 
 
 def forbidden(source: str) -> list[str]:
-    """ "line: what" for each thing that must not be there."""
+    """Return "line: what" for each forbidden call."""
     return [f"{line}: {what}" for node in ast.walk(ast.parse(source)) for line, what in _of(node)]
 
 

@@ -1,4 +1,4 @@
-"""A client that tries to get out of the collection, in from another page, or to wear the server out."""
+"""Malicious clients of the search server: path traversal, cross-site requests, resource exhaustion."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_many_uploads_are_decoded_a_few_at_a_time(index: Index, monkeypatch: pyt
 
 
 def test_captions_reach_the_page_as_text(client: Any) -> None:
-    """As JSON, put into the page by textContent alone; the policy runs no script but the page's own."""
+    """As JSON, inserted with textContent only; the policy allows only the page's own script."""
     answer = client.get("/api/search", params={"q": "60 9 9", "k": 8})
     assert answer.headers["content-type"].startswith("application/json")
     assert any("<script>" in hit["text"] for hit in answer.json()["hits"])

@@ -1,4 +1,4 @@
-"""The parts of a small `embed` that other processes can run too: they load this file by its path."""
+"""A small `embed` job that other processes load by its path."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from csaligner.types import EncoderInfo, Item
 
 
 class MeanColour:
-    """killed_once: a file; while it is not there, the first batch makes it and kills the process."""
+    """killed_once: a file; if it does not exist, the first batch creates it and kills the process."""
 
     info = EncoderInfo("mean", "1", "image", 3, {"size": 8})
 
@@ -47,7 +47,7 @@ class Length:
 
 
 class Pictures:
-    """0.png, 1.png, ... of a folder."""
+    """Dataset of 0.png, 1.png, ... in a folder."""
 
     name, attribution = "pictures", ""
 

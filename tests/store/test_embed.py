@@ -1,4 +1,4 @@
-"""From a dataset to a store, with everything that goes wrong on the way."""
+"""embed: from a dataset to a feature store, with all failures on the way."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def check_content(store: Store, items: Sequence[Item], text_features: Callable[[str], Tensor]) -> None:
-    """Every item's picture and captions, and nothing else."""
+    """Check that the store has the images and captions of all items, and nothing else."""
     found = store.features()
     assert found.captions is not None
     rows = zip(found.captions, found.text_to_image.tolist(), found.text, strict=True)
@@ -172,8 +172,8 @@ def test_too_many_broken_pictures_stop_the_run_and_lose_nothing(
     items = broken_items(make_items, 20, [5, 7])
     with pytest.raises(InputError, match=r"2 of 20.*max_bad.*0\.05.*5\.png.*7\.png"):
         embed(listed(items), image_encoder, text_encoder, out, ONE)
-    assert image_encoder.seen == 6  # it did not go on to the third shard
-    with pytest.raises(InputError, match="2 of 20"):  # again, at once
+    assert image_encoder.seen == 6  # it stopped before the third shard
+    with pytest.raises(InputError, match="2 of 20"):  # again, immediately
         embed(listed(items), image_encoder, text_encoder, out, ONE)
     assert image_encoder.seen == 6
     store = embed(listed(items), image_encoder, text_encoder, out, dataclasses.replace(ONE, max_bad=0.1))
@@ -208,7 +208,7 @@ def test_left_out_captions_are_told(
 
 
 class Odd:
-    """An encoder of some modality that returns what it is told to."""
+    """Encoder with a given output."""
 
     def __init__(self, modality: Any, returns: Callable[[int], Tensor]) -> None:
         self.info = EncoderInfo("odd", "1", modality, 3, {})

@@ -1,4 +1,4 @@
-"""The words of `csaligner embed` that need no picture."""
+"""Options of `csaligner embed` that need no images."""
 
 from __future__ import annotations
 

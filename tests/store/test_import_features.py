@@ -1,4 +1,4 @@
-"""Features that somebody has already become a store, through the library and the command line."""
+"""Import of existing features into a store, from Python and the command line."""
 
 from __future__ import annotations
 

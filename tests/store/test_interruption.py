@@ -1,4 +1,4 @@
-"""Killed, interrupted, damaged: the next call goes on, and ends with the bytes of an undisturbed run."""
+"""Interrupted or damaged embed runs: the next call resumes, with bit-identical results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 class Stops:
-    """An encoder that raises in its n-th call of encode."""
+    """Encoder that raises in its n-th call of encode."""
 
     def __init__(self, encoder: Any, calls: int, error: type[BaseException] = KeyboardInterrupt) -> None:
         self.info, self.prepare, self._encoder = encoder.info, encoder.prepare, encoder
@@ -54,7 +54,7 @@ def test_ctrl_c_at_any_batch(
     image_encoder.seen = 0
     embed(dataset, image_encoder, text_encoder, broken, SETTINGS)
     finished = 4 * ((call - 1) // 2)
-    assert image_encoder.seen == 11 - finished  # no finished shard is done twice
+    assert image_encoder.seen == 11 - finished  # finished shards are not embedded again
     assert files(broken) == files(whole)
 
 
@@ -165,11 +165,11 @@ def test_a_killed_process(tmp_path: Path, make_items: MakeItems, number: signal.
     assert killed.returncode == -number, killed.stderr
     assert (broken / "img_emb/img_emb_0.npy").exists()
     assert not (broken / "img_emb/img_emb_1.npy").exists()
-    (broken / "img_emb/.img_emb_1.npy.0.tmp").write_bytes(b"half")  # what a kill while writing leaves
+    (broken / "img_emb/.img_emb_1.npy.0.tmp").write_bytes(b"half")  # left by a kill during a write
     part = runpy.run_path(str(script))
     encoder = part["Image"]()
     embed(part["Pictures"](folder), encoder, part["Text"](), broken, SETTINGS)
-    assert encoder.calls == 4  # 7 pictures, 2 at a time, in shards of 4 and 3
+    assert encoder.calls == 4  # 7 images, 2 at a time, in shards of 4 and 3
     embed(part["Pictures"](folder), part["Image"](), part["Text"](), whole, SETTINGS)
     assert files(broken) == files(whole)
 

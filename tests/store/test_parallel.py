@@ -1,4 +1,4 @@
-"""Many processes and one folder: ranks, Ray workers, and those that must keep out."""
+"""Several processes on one store: ranks, Ray workers and locked-out writers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def job() -> dict[str, Any]:
 
 @pytest.fixture
 def pictures(make_items: MakeItems) -> Path:
-    """11 of them, one of which is broken."""
+    """Dataset of 11 images, one of them damaged."""
     items = make_items(11)
     Path(str(items[5].image)).write_bytes(b"no picture")
     return Path(str(items[0].image)).parent
@@ -89,7 +89,7 @@ def test_ranks_make_the_store_of_one_process(
 
 
 def start_ranks(ranks: int, words: list[str]) -> list[tuple[int, str, str]]:
-    """As torchrun does: exit code, output and errors of each."""
+    """Start ranks as torchrun does; returns exit code, output and errors of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -141,11 +141,11 @@ def test_ray_workers_make_the_same_store_though_one_is_killed(
         return found
 
     settings = ExtractSettings(shard_size=2, batch_size=1, workers=0, max_bad=0.1)
-    with pytest.raises(KeyboardInterrupt):  # begun on one process
+    with pytest.raises(KeyboardInterrupt):  # started on one process
         embed(dataset, StopsAt(job["MeanColour"](), 4), job["Length"](), tmp_path / "out", settings)
     embed_on_ray(dataset, make, tmp_path / "out", settings, lambda done, all_: seen.append((done, all_)), actors=2)
     assert mark.exists()  # a worker was killed
-    assert (len(seen), seen[-1]) == (5, (11, 11))  # the first shard was not made again
+    assert (len(seen), seen[-1]) == (5, (11, 11))  # the first shard was not embedded again
     assert files(tmp_path / "out") == whole
 
     monkeypatch.setattr(ray_runner, "RETRIES", 0)
@@ -157,7 +157,7 @@ def test_ray_workers_make_the_same_store_though_one_is_killed(
 
 
 class StopsAt:
-    """Ctrl-C in the n-th call of encode."""
+    """Encoder that raises KeyboardInterrupt in its n-th call of encode."""
 
     def __init__(self, encoder: Any, calls: int) -> None:
         self.info, self.prepare, self._encoder, self._calls = encoder.info, encoder.prepare, encoder, calls
@@ -218,7 +218,7 @@ def test_a_folder_in_a_closed_parent_is_locked_inside(tmp_path: Path) -> None:
 def test_ten_times_killed_at_a_random_moment(
     tmp_path: Path, pictures: Path, job: dict[str, Any], whole: dict[str, bytes]
 ) -> None:
-    """A signal from a timer in the process, at a moment between its start and somewhat after its end."""
+    """Kills the process with a timer, at a time between its start and shortly after its end."""
     chance = random.Random(0)
     settings = ExtractSettings(shard_size=2, batch_size=1, workers=0, max_bad=0.1)
 
@@ -235,7 +235,7 @@ def test_ten_times_killed_at_a_random_moment(
     while killed < 10:
         code = exit_code(run, out, chance.uniform(0, duration), chance.choice([signal.SIGKILL, signal.SIGTERM]))
         killed += code < 0
-        if code == 0:  # it came to its end first: once more from the beginning
+        if code == 0:  # it finished before the kill: start again
             assert files(out) == whole
             shutil.rmtree(out)
     assert exit_code(run, out, None) == 0
@@ -243,7 +243,7 @@ def test_ten_times_killed_at_a_random_moment(
 
 
 def exit_code(call: Callable[..., None], *words: Any) -> int:
-    """Of a fork that makes this call, on one thread: a fork would wait for the threads that its parent has."""
+    """Return the exit code of a fork that makes this call; single-threaded, since threads do not survive a fork."""
 
     def alone() -> None:
         torch.set_num_threads(1)

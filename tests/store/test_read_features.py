@@ -1,4 +1,4 @@
-"""Anybody's arrays, from every kind of file."""
+"""Reading feature arrays from every file format."""
 
 from __future__ import annotations
 

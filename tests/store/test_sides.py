@@ -1,4 +1,4 @@
-"""Stores of one modality, rows by number, and folders that clip-retrieval wrote."""
+"""Stores of one modality, row access, and clip-retrieval folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The store gives back what was put in, knows who made it, and refuses what it cannot vouch for."""
+"""Feature store: round trip, checksums, encoder fingerprints and rejected input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXT = EncoderInfo("some-text", "2", "text", 3, {})
 
 
 def some_features(n: int = 40) -> PairedFeatures:
-    """n images with 1, 2, 3, 1, 2, ... captions in mixed order."""
+    """Return n images with 1, 2, 3, 1, 2, ... captions in random order."""
     generator = torch.Generator().manual_seed(0)
     owners = torch.tensor([i for i in range(n) for _ in range(1 + i % 3)])
     owners = owners[torch.randperm(len(owners), generator=generator)]
@@ -39,7 +39,7 @@ def some_features(n: int = 40) -> PairedFeatures:
 
 
 def pairs(features: PairedFeatures) -> dict[str | int, tuple[str, list[float], list[float]]]:
-    """caption -> image id, image row, text row."""
+    """Return caption -> image id, image row, text row."""
     captions: Any = features.captions or range(len(features.text))
     return {
         caption: (features.image_ids[i], features.image[i].tolist(), features.text[k].tolist())

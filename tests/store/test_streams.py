@@ -1,4 +1,4 @@
-"""Several batches at once come out in order, with the same features, and an error stops them all."""
+"""Several batches in flight: order, equal features, and errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from csaligner.types import Dataset, EncoderInfo, Item
 
 
 class Slow:
-    """Later batches are done sooner; counts how many are under way at once."""
+    """Encoder that finishes later batches sooner; counts batches in flight."""
 
     info = EncoderInfo("slow", "1", "image", 1, {"size": 8})
     concurrent = True

@@ -1,4 +1,4 @@
-"""Tokens beside a store: the right ones for every split, whole or not at all, and never another store's."""
+"""Token features of a store: splits, atomic writes and checks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MakeItems = Callable[[int], list[Item]]
 
 
 class WithTokens:
-    """Item i of a batch has tokens whose mean is its feature: the feature plus and minus (t + 1), t pairs of them."""
+    """Item i has pairs of tokens, its feature plus and minus (t + 1), whose mean is the feature."""
 
     def __init__(self, inner: Any, extra: int = 0) -> None:
         self._inner, self._extra = inner, extra
@@ -96,7 +96,7 @@ def test_other_peoples_and_damaged_tokens_are_refused(
     (other.path / TOKENS).write_bytes(whole)
     with pytest.raises(InputError, match=r"another store.*--tokens"):
         read_tokens(other)
-    embed_tokens(other, encoders, 2)  # mends it
+    embed_tokens(other, encoders, 2)  # repairs it
     assert len(read_tokens(other).image) == 20
     for broken in (whole[:-3], whole[:-3] + bytes(3 * [255])):
         (store.path / TOKENS).write_bytes(broken)

@@ -1,4 +1,4 @@
-"""A world of plain colours: pictures of one colour, texts that name one, and an aligner that is right about them."""
+"""Test data of plain colours: images of one colour, texts that name one, and an aligner that matches them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from csaligner.adapters.start import Affine
 from csaligner.config import AdapterConfig
 from csaligner.types import EncoderInfo
 
-GAP = 3.0  # how far apart pictures and texts lie, along the last of four dimensions
+GAP = 3.0  # distance of images and texts along the last of four dimensions
 
 
 class ColourImages:
-    """(r, g, b, GAP): the mean colour of a picture, and how many pictures were asked for."""
+    """Encodes an image as (r, g, b, GAP), its mean colour; counts images."""
 
     def __init__(self, revision: str = "1") -> None:
         self.info = EncoderInfo("colour-images", revision, "image", 4, {"size": 16})
@@ -36,7 +36,7 @@ class ColourImages:
 
 
 class ColourTexts:
-    """(r, g, b, -GAP) of "r g b", numbers up to 255; of other words, a colour by their letters."""
+    """Encodes a text "r g b" (up to 255) as (r, g, b, -GAP); other texts as a colour derived from their letters."""
 
     def __init__(self) -> None:
         self.info = EncoderInfo("colour-texts", "1", "text", 4, {})
@@ -59,7 +59,7 @@ def _colour(text: str) -> list[float]:
 
 @dataclass(frozen=True)
 class World:
-    """run: a saved aligner; encoders: fresh ones; pictures: colours -> files in a new folder."""
+    """run: a saved aligner; encoders: new encoders; pictures: writes image files of colours to a new folder."""
 
     folder: Path
     run: Path
@@ -85,13 +85,13 @@ class World:
         return path
 
     def many(self, count: int, seed: int = 0) -> None:
-        """Pictures of random colours, each with its colour as the caption."""
+        """Write images of random colours, with their colours as captions."""
         for n, colour in enumerate(np.random.default_rng(seed).integers(1, 255, (count, 3)).tolist()):
             self.picture(f"{n:03}.png", tuple(colour), " ".join(map(str, colour)))
 
 
 def save_aligner(folder: Path) -> Path:
-    """It forgets the last dimension, and with it the gap."""
+    """Save an aligner that removes the last dimension, and with it the gap."""
     linear = AdapterConfig(name="linear")
     config = AlignerConfig(
         dim_image=4,

@@ -1,4 +1,4 @@
-"""Runs `csaligner` in this process: what a user sees, without the seconds that a new Python takes to start."""
+"""Runs `csaligner` in this process, to save the start-up time of Python."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from csaligner import cli
 
 
 def csaligner(*words: object, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Exit code and both streams of `csaligner` with these words, called in `folder`."""
+    """Run `csaligner` in `folder`; returns exit code, standard output and standard error."""
     out, err = io.StringIO(), io.StringIO()
     command = ["csaligner", *map(str, words)]
     before, arguments = Path.cwd(), sys.argv

@@ -1,4 +1,4 @@
-"""Small images, a dataset in memory, and encoders that are quick and exact."""
+"""Small images, a dataset in memory, and fast deterministic encoders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from csaligner.types import EncoderInfo, Item
 
 
 class FakeImageEncoder:
-    """The mean colour of a picture, and how many pictures were asked for."""
+    """Encodes an image as its mean colour; counts images."""
 
     def __init__(self, revision: str = "1") -> None:
         self.info = EncoderInfo("fake-image", revision, "image", 3, {"size": 16})
@@ -30,7 +30,7 @@ class FakeImageEncoder:
 
 
 class FakeTextEncoder:
-    """Numbers from a hash of the text: another text, other numbers."""
+    """Encodes a text as numbers from its hash."""
 
     def __init__(self) -> None:
         self.info = EncoderInfo("fake-text", "1", "text", 8, {})
@@ -47,7 +47,7 @@ def text_features(text: str) -> Tensor:
 
 
 class Listed:
-    """A dataset from a list of items."""
+    """Dataset of a list of items."""
 
     def __init__(self, items: Sequence[Item], name: str = "listed") -> None:
         self.name, self.attribution, self._items = name, "Drawn by a test.", items
@@ -60,7 +60,7 @@ MakeItems = Callable[[int], list[Item]]
 
 
 def make_items(folder: Path, n: int) -> list[Item]:
-    """n images of colour (i, 2 i, 100) in a folder, the i-th with 1 + i % 3 captions."""
+    """Write n images of colour (i, 2 i, 100) to a folder, the i-th with 1 + i % 3 captions."""
     folder.mkdir(exist_ok=True)
     items = []
     for i in range(n):

@@ -1,4 +1,4 @@
-"""Tiny transformers models with random weights, saved in the real format with real tokenizers and processors."""
+"""Small transformers models with random weights, saved with real tokenizers and processors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Maker = Callable[[Path], None]
 
 
 def wordlevel(specials: list[str], template: tuple[str, str] | None, **kwargs: Any) -> Any:
-    """A fast tokenizer that knows WORDS; template: the special tokens before and after every text."""
+    """Return a fast tokenizer with vocabulary WORDS; template: special tokens before and after a text."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -144,7 +144,7 @@ MAKERS: dict[str, Maker] = {
 
 
 def make_model(family: str, folder: Path) -> Path:
-    """Saves the tiny model of a family in MAKERS; large random weights, so that errors show."""
+    """Save the small model of a family in MAKERS, with large random weights, so that errors are visible."""
     state = torch.get_rng_state()
     torch.manual_seed(0)
     MAKERS[family](folder)

@@ -1,4 +1,4 @@
-"""Makers of what people bring: folders, tables and tars with one odd member among good ones."""
+"""Generators of folders, tables and tar files with one unusual member among valid ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def patterns(folder: Path) -> Path:
 
 
 def mac(folder: Path) -> Path:
-    """As a Mac writes it to a foreign disk: a resource fork beside each file, and the folders of archives."""
+    """Write a folder as macOS does on other file systems: resource forks, and folders of archives."""
     patterns(folder)
     for path in sorted(folder.iterdir()):
         (folder / f"._{path.name}").write_bytes(b"\0\5\x16\7\0\2\0\0\xff")
@@ -38,7 +38,7 @@ def mac(folder: Path) -> Path:
 
 
 def twins(folder: Path) -> Path:
-    """Two images of one stem, and a name that looks like the id of one of them."""
+    """Write two images with equal stems, and a name equal to the id of one of them."""
     patterns(folder)
     Image.open(folder / "img00.jpg").save(folder / "img00.png")
     Image.open(folder / "img01.jpg").save(folder / "img00.jpg.gif")
@@ -52,7 +52,7 @@ def not_utf8_names(folder: Path) -> Path:
 
 
 def linked(folder: Path) -> Path:
-    """class1 leads to a folder elsewhere, which leads back; class2 leads to the same."""
+    """Write links class1 and class2 to a folder elsewhere, which links back."""
     folder.mkdir()
     other = patterns(folder.with_name(f"{folder.name}-other"))
     for name in ("class1", "class2"):
@@ -62,7 +62,7 @@ def linked(folder: Path) -> Path:
 
 
 def table(path: Path, separator: str, odd: str, encoding: str = "utf-8") -> Path:
-    """A row per image of `patterns`, with `odd` instead of the row of img05."""
+    """Write a table with one row per image of `patterns`, `odd` instead of the row of img05."""
     rows = [odd if n == 5 else f"img{n:02}.jpg{separator}p {n}" for n in range(COUNT)]
     path.write_bytes("\n".join([f"image{separator}caption", *rows, ""]).encode(encoding))
     return path

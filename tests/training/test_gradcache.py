@@ -1,3 +1,5 @@
+"""Gradient caching: large batches in chunks."""
+
 from __future__ import annotations
 
 import weakref
@@ -38,7 +40,7 @@ def inputs() -> tuple[Tensor, Tensor]:
 
 
 def kept(encode: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
-    """What cached_features stands for, with all activations kept."""
+    """Reference of cached_features, with all activations kept."""
     return torch.cat([encode(chunk) for chunk in torch.split(x, size)])
 
 
@@ -61,7 +63,7 @@ def test_dropout_included_it_is_the_batch_with_all_activations_kept(size: int) -
     total, gradients = run(kept, towers, size)
     after = torch.rand(3)
     cached_total, cached_gradients = run(cached_features, towers, size)
-    torch.testing.assert_close(torch.rand(3), after, rtol=0, atol=0)  # the random stream goes on as if nothing was
+    torch.testing.assert_close(torch.rand(3), after, rtol=0, atol=0)  # the random state is not changed
     torch.testing.assert_close(cached_total, total, rtol=0, atol=0)
     assert_same(cached_gradients, gradients)
 

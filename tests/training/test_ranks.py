@@ -1,4 +1,4 @@
-"""Several processes give the numbers of one: gradients, weights, measurements, and what a resumed run ends with."""
+"""Training on several processes: equal gradients, weights and metrics as on one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TOKENS: dict[str, Any] = {
 
 
 def features(n: int = 11, with_tokens: bool = False) -> PairedFeatures:
-    """The last batch of 3 leaves one of four ranks without a row."""
+    """Features whose last batch of 3 leaves one of four ranks without a row."""
     g = torch.Generator().manual_seed(0)
     owner = torch.arange(n).repeat_interleave(2)
     shared = torch.randn(n, 4, generator=g, dtype=torch.float64)
@@ -63,7 +63,7 @@ def config(epochs: int, batch_size: int, dropout: float = 0.0, **settings: Any) 
 
 
 def train(c: TrainConfig, folder: Path | None = None, fails_in: int | None = None) -> Aligner:
-    torch.manual_seed(rank())  # all processes must end up with the main one's weights
+    torch.manual_seed(rank())  # all processes must get the main process's weights
     model = Aligner.fit_start(features(), c).double()
     pairs = PairSampler(features(with_tokens=c.objective.sees_tokens), c.batch_size, c.captions)
     sampler = Breaking(UnpairedSampler(pairs, UnpairedRows(features().image + 1, 5)), fails_in)
@@ -77,7 +77,7 @@ class Stop(Exception):
 
 
 class Breaking:
-    """A sampler that fails in one epoch."""
+    """Sampler that fails in one epoch."""
 
     def __init__(self, sampler: Sampler, epoch: int | None) -> None:
         self._sampler, self._epoch = sampler, epoch
@@ -93,14 +93,14 @@ calls = [0]
 
 
 def score(model: Aligner) -> dict[str, float]:
-    """Called on the main process alone; the second of its values stays the best."""
+    """Validation on the main process; the second value is the best."""
     assert is_main()
     calls[0] += 1
     return {"score": float(min(calls[0], 2))}
 
 
 def numbers(model: Aligner) -> tuple[Numbers, Numbers]:
-    """Gradients of the last step, and weights."""
+    """Return gradients of the last step, and weights."""
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return grads, dict(model.state_dict())
 
@@ -114,7 +114,7 @@ def check_numbers(c: TrainConfig, grads: Mapping[str, Tensor], weights: Mapping[
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_gradients_of_one_step_are_those_of_one_process(size: int) -> None:
-    """Adam forgets the length of a gradient, so the gradients themselves are compared."""
+    """Compares gradients, since Adam is invariant to their scale."""
     c = config(1, 11)
     on_ranks(size, check_numbers, c, *numbers(train(c)))
 
@@ -159,7 +159,7 @@ def test_the_ring_takes_no_memory_and_the_terms_that_its_loss_takes() -> None:
 
 
 def check_resume(folder: Path) -> None:
-    """With dropout: each process goes on with its own random numbers."""
+    """With dropout: each process resumes its own random state."""
     c = config(4, 4, dropout=0.3, **EVERYTHING)
     whole = train(c, folder / "whole")
     with pytest.raises(Stop):

@@ -1,4 +1,4 @@
-"""Batches: whole epochs, the same for everyone, split over ranks, with unpaired rows beside the pairs."""
+"""Batch samplers: epochs, ranks and unpaired rows."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_unpaired_rows_have_no_id_and_come_once_a_pass() -> None:
         assert torch.equal(rows(batch.image)[:n], rows(plain.image))
         assert torch.equal(batch.image_ids[:n], plain.image_ids)
         assert batch.image_ids[n:].tolist() == [-1] * 3
-        assert batch.text_ids[n:].tolist() == [-1] * 2  # there are no more than two
+        assert batch.text_ids[n:].tolist() == [-1] * 2  # there are only two
         seen += rows(batch.image)[n:, 0].tolist()
     assert sorted(seen) == list(range(9))
     again = torch.cat([rows(b.image)[-3:, 0] for b in sampler.epoch(1)]).tolist()

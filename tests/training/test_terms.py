@@ -1,4 +1,4 @@
-"""The objective of a run: what unpaired rows and the memory change, and what is measured when."""
+"""Training objective: unpaired rows, memory, automatic weights and bandwidth."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_unpaired_rows_count_what_the_config_says() -> None:
 
 
 def test_a_memory_equals_a_larger_batch_while_weights_rest() -> None:
-    """Three batches one after the other, the third with the first two in memory; and gradients of the third alone."""
+    """Three batches, the third with the first two in memory; only the third has gradients."""
     parts = [rows(4, seed=s, first_id=4 * s) for s in range(3)]
     objective = live({"size": 8, "max_age": 5}, terms=BOTH)
     for step in (0, 1):

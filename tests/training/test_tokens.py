@@ -1,4 +1,4 @@
-"""The token-level term in training: its value, what it moves, and who must say no."""
+"""Token-level term in training."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ragged(n: int, dim: int, seed: int) -> TokenRows:
 
 
 def features(n: int = 30, seed: int = 0) -> PairedFeatures:
-    """Two captions an image; a feature is the mean of its tokens."""
+    """Features with two captions per image; a feature is the mean of its tokens."""
     owner = torch.arange(n).repeat_interleave(2)
     image, text = ragged(n, 6, seed), ragged(2 * n, 5, seed + 1)
     means = [
@@ -76,7 +76,7 @@ def test_a_batch_holds_the_tokens_of_its_own_pairs(captions: Any) -> None:
 
 
 def token_term(model: Aligner, f: PairedFeatures, captions: Tensor) -> float:
-    """By the definition: the mean over pairs of D_CS between their own adapted tokens, one pair at a time."""
+    """Return the term by definition: mean over pairs of D_CS between their adapted tokens."""
     assert f.tokens is not None
     values = []
     for caption in captions.tolist():

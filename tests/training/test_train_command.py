@@ -1,4 +1,4 @@
-"""`csaligner train` from outside: on two processes, with unpaired stores, and from a checkpoint."""
+"""`csaligner train`: several processes, unpaired stores and checkpoints."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_two_processes_train_what_one_does(stores: Path, tmp_path: Path) -> None
     words += ["--train-data", pairs.path, "--val-data", others.path, "-q", "--workers", "0", "--resume", "latest"]
     two = on_two_processes("train", *words, "--out", tmp_path / "two", *FAST, "unpaired.texts=7")
     assert two.returncode == 0, two.stderr
-    assert two.stdout.count("CS-Aligner") == 1  # one process talks
+    assert two.stdout.count("CS-Aligner") == 1  # only one process prints
     ours, wanted = weights(tmp_path / "two"), weights(tmp_path / "one")
     assert max(float((ours[k] - wanted[k]).abs().max()) for k in wanted) < 1e-4
     lines = [(tmp_path / run / METRICS).read_text().splitlines() for run in ("one", "two")]
@@ -85,7 +85,7 @@ def test_two_processes_train_what_one_does(stores: Path, tmp_path: Path) -> None
 
 
 def loads(lines: list[str]) -> list[dict[str, float]]:
-    """Strictly JSON: NaN is none."""
+    """Parse strict JSON, without NaN."""
 
     def refuse(word: str) -> None:
         raise ValueError(word)

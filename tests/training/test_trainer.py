@@ -1,4 +1,4 @@
-"""The training loop: deterministic, resumable to the bit, honest about what it keeps."""
+"""Trainer: determinism, resuming, checkpoints, monitoring and errors."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("at", [1, 4, 9, 17])
 def test_an_interrupted_run_ends_at_the_same_bits(at: int, tmp_path: Path) -> None:
-    """Dropout, optimiser moments, schedule, data order and the learnt scale all continue."""
+    """Dropout, optimiser state, schedule, data order and scale are resumed."""
 
     def stop(step: int, total: int, values: Mapping[str, float]) -> None:
         if step == at:
@@ -95,7 +95,7 @@ def test_the_best_checkpoint_by_validation_is_kept_and_patience_stops(tmp_path: 
         return {"score": next(scores)}
 
     model = train(config(patience=2, monitor="score"), tmp_path, Hooks(evaluate))
-    assert len(seen) == 4  # two evaluations without a gain after the best
+    assert len(seen) == 4  # two evaluations without improvement
     assert all(torch.equal(model.state_dict()[k], v) for k, v in seen[1].items())
     best = Aligner.load(tmp_path / "checkpoints" / "best")
     assert same(best, model)

@@ -1,4 +1,4 @@
-"""Unpaired rows through the estimator, and numbers for people's dashboards."""
+"""Unpaired rows in the estimator, and experiment trackers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_unpaired_rows_move_the_result_and_are_checked() -> None:
 
 
 def test_trackers_get_settings_and_numbers(tmp_path: Path) -> None:
-    """tensorboardX stands in by a few lines of its own; accelerate finds it as it finds the real one."""
+    """A small module replaces tensorboardX; accelerate finds it like the real package."""
     (tmp_path / "tensorboardX.py").write_text(WRITER)
     about = tmp_path / "tensorboardX-2.6.dist-info"
     about.mkdir()
@@ -79,7 +79,7 @@ def test_trackers_get_settings_and_numbers(tmp_path: Path) -> None:
 
 
 def track(folder: str) -> None:
-    """A short run in a process of its own: accelerate looks for trackers when it is imported."""
+    """Train briefly in a separate process, since accelerate looks for trackers on import."""
     c = config(epochs=2)
     model, sampler = Aligner.fit_start(features(), c), PairSampler(features(), c.batch_size)
     Trainer(model, sampler, c, Path(folder), options=RunOptions(report_to=("tensorboard",))).fit()
@@ -96,5 +96,5 @@ def test_what_is_no_number_is_null_in_the_metrics(tmp_path: Path) -> None:
     lines = (tmp_path / METRICS).read_text().splitlines()
     assert [json.loads(line)["val/score"] for line in lines] == [None, None]
     assert "NaN" not in (tmp_path / "checkpoints" / "latest" / "trainer.json").read_text()
-    train(config(epochs=2), tmp_path)  # and it is read again
+    train(config(epochs=2), tmp_path)  # and read again
     assert (tmp_path / METRICS).read_text().splitlines() == lines

@@ -1,4 +1,4 @@
-"""LoRA inside an encoder, trained together with the adapters behind it, saved as PEFT's own files."""
+"""LoRA in the encoders, trained together with the adapters and saved in PEFT's format."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ATTENTION = (
     *("qkv", "qkv_proj", "query_key_value", "Wqkv", "q", "k", "v"),
 )
 FOLDERS: Mapping[Modality, str] = {"image": "image_lora", "text": "text_lora"}
-MARK = "+lora"  # behind the fingerprint of an encoder that was changed: its frozen features do not fit any more
+MARK = "+lora"  # suffix of an encoder fingerprint: features of the frozen encoder do not match
 
 
 class Pooled(Protocol):
@@ -31,7 +31,7 @@ class Pooled(Protocol):
 
 
 class EncoderTower(Protocol):
-    """What runs inside an encoder: called with its inputs, it pools; LoRA goes into `backbone`."""
+    """Network of an encoder: returns pooled features of its inputs; LoRA is added to `backbone`."""
 
     @property
     def backbone(self) -> nn.Module: ...
@@ -41,7 +41,7 @@ class EncoderTower(Protocol):
 
 @runtime_checkable
 class TunableEncoder(Protocol):
-    """An encoder whose inside can be trained: `tower` turns what `inputs` makes of items into features."""
+    """An encoder that can be trained: `inputs` collates prepared items for `tower`, which returns features."""
 
     tower: nn.Module
 
@@ -49,19 +49,19 @@ class TunableEncoder(Protocol):
 
 
 class LoRAAligner(nn.Module):
-    """An Aligner with one encoder, or both, inside: W x becomes W x + (alpha / rank) B A x in the attention layers.
+    """An Aligner with LoRA in one or both encoders: W x becomes W x + (alpha / rank) B A x in the attention layers.
 
-    Hu et al., ICLR 2022. A is (rank, d_in), B is (d_out, rank) and starts at zero, so a new model computes what the
-    frozen encoder and the adapters compute. W is never changed, until `merge`.
+    Hu et al., ICLR 2022. A is (rank, d_in); B is (d_out, rank) and initialised to zero, so a new model is equal to the
+    frozen encoders with the adapters. W is changed only by `merge`.
 
-    towers: modality -> the encoder's own tower, changed in place: afterwards the encoder itself encodes with LoRA. A
-    side without a tower takes cached features.
+    towers: modality -> the encoder's tower, modified in place: the encoder then encodes with LoRA. A modality without
+    a tower takes cached features.
     """
 
     def __init__(self, heads: Aligner, towers: Mapping[Modality, EncoderTower], config: LoRAConfig) -> None:
         super().__init__()
         if not towers:
-            raise InputError("lora: no encoder was given; wanted that of the text, the image or both")
+            raise InputError("lora: got no encoder, wanted the image encoder, the text encoder or both")
         self.heads = heads
         self.towers = nn.ModuleDict({side: cast(nn.Module, tower) for side, tower in towers.items()})
         self._peft: dict[Modality, Any] = {side: _insert(tower.backbone, config) for side, tower in towers.items()}
@@ -77,48 +77,51 @@ class LoRAAligner(nn.Module):
         return self.heads.logit_scale
 
     def encode_image(self, image: Inputs) -> Tensor:
-        """Features (N, dim_image), or what the image encoder takes -> (N, dim), rows of length 1."""
+        """Map features (N, dim_image) or inputs of the image encoder to unit rows (N, dim)."""
         return self.heads.encode_image(self._features("image", image))
 
     def encode_text(self, text: Inputs) -> Tensor:
-        """Features (M, dim_text), or what the text encoder takes -> (M, dim), rows of length 1."""
+        """Map features (M, dim_text) or inputs of the text encoder to unit rows (M, dim)."""
         return self.heads.encode_text(self._features("text", text))
 
     def forward(self, image: Inputs, text: Inputs) -> tuple[Tensor, Tensor]:
         return self.encode_image(image), self.encode_text(text)
 
     def merge(self) -> None:
-        """Add B A to W for good: as fast as the plain encoder, equal up to rounding; no longer saved as LoRA."""
+        """Add (alpha / rank) B A to W, irreversibly: as fast as the plain encoder, equal up to rounding. A merged model
+        cannot be saved."""
         for model in self._peft.values():
             model.merge_and_unload()
         self._peft = {}
 
     def save(self, folder: Path) -> None:
-        """The heads as Aligner.save writes them, and for each tower a folder in PEFT's format (adapter_config.json,
-        adapter_model.safetensors) that PeftModel.from_pretrained reads. No weights of the encoders."""
+        """Write the adapters as Aligner.save does, and for each tower a folder in PEFT's format (adapter_config.json,
+        adapter_model.safetensors) for PeftModel.from_pretrained. Encoder weights are not written."""
         if not self._peft:
-            raise InputError("lora: merged already; save before merging")
+            raise InputError("lora: the model is merged; save it before merging")
 
         def write(temporary: Path) -> None:
             self.heads.save(temporary / "heads")
             move_up(temporary / "heads")
             for side, model in self._peft.items():
+                for config in model.peft_config.values():
+                    config.target_modules = sorted(config.target_modules)  # a set: its order varies between processes
                 model.save_pretrained(temporary / FOLDERS[side], safe_serialization=True)
-                (temporary / FOLDERS[side] / "README.md").unlink(missing_ok=True)  # a card with nothing filled in
+                (temporary / FOLDERS[side] / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
             write_checksums(temporary)
 
         write_folder(folder, write)
 
     @classmethod
     def load(cls, folder: Path, towers: Mapping[Modality, EncoderTower]) -> LoRAAligner:
-        """What `save` wrote, put into the towers of freshly opened encoders.
+        """Load a folder written by `save` into the towers of newly opened encoders.
 
-        Raises InputError where the folder has no LoRA for a tower, or has one for a side without a tower.
+        Raises InputError if the modalities with LoRA in the folder and those of `towers` differ.
         """
         sides = lora_sides(folder)
         if set(sides) != set(towers):
             raise InputError(
-                f"lora: {folder} holds LoRA of {' and '.join(sides) or 'no encoder'}, the towers given are "
+                f"lora: {folder} has LoRA weights for {' and '.join(sides) or 'no encoder'}, got towers for "
                 f"{' and '.join(sorted(towers)) or 'none'}"
             )
         model = cls.__new__(cls)
@@ -136,13 +139,14 @@ class LoRAAligner(nn.Module):
 
 
 def lora_sides(folder: Path) -> tuple[Modality, ...]:
-    """The modalities whose encoders have LoRA in a folder that LoRAAligner.save wrote; none in one of Aligner.save."""
+    """Return the modalities with LoRA weights in a folder written by LoRAAligner.save (empty for Aligner.save)."""
     return tuple(side for side, name in FOLDERS.items() if (folder / name).is_dir())
 
 
 def load_lora(folder: Path, side: Modality, tower: Any) -> Any:
-    """Put the LoRA of one modality that LoRAAligner.save wrote into the tower of a freshly opened encoder, which then
-    encodes with it. Returns PEFT's model around the tower's backbone. Raises InputError."""
+    """Load the LoRA weights of one modality, written by LoRAAligner.save, into the tower of a newly opened encoder.
+
+    Returns the PeftModel around the tower's backbone. Raises InputError."""
     check_checksums(folder, CHECKPOINT)
     model = _read(tower.backbone, folder / FOLDERS[side])
     cast(nn.Module, tower).eval()
@@ -157,7 +161,7 @@ def _mark(heads: Aligner, side: Modality) -> None:
 
 
 def _insert(backbone: nn.Module, config: LoRAConfig) -> Any:
-    """A PeftModel around `backbone`, whose attention layers it replaces in place."""
+    """Return a PeftModel around `backbone`; replaces its attention layers in place."""
     peft = _peft()
     settings = peft.LoraConfig(
         r=config.rank,
@@ -173,24 +177,24 @@ def _insert(backbone: nn.Module, config: LoRAConfig) -> Any:
 
 
 def _attention_layers(backbone: nn.Module) -> list[str]:
-    """The last names of the linear layers that make queries, keys and values."""
-    kinds = [n.rpartition(".")[2] for n, m in backbone.named_modules() if type(m).__name__ in {"Linear", "Conv1D"}]
-    found = sorted(set(kinds) & set(ATTENTION))
+    """Return the last name components of the linear layers for queries, keys and values."""
+    names = [n.rpartition(".")[2] for n, m in backbone.named_modules() if type(m).__name__ in {"Linear", "Conv1D"}]
+    found = sorted(set(names) & set(ATTENTION))
     if not found:
         raise InputError(
-            f"lora: no attention layer of {type(backbone).__name__} is known by name; set lora.targets, for example "
-            f"to {sorted(set(kinds))[:3]}"
+            f"lora: {type(backbone).__name__} has no attention layer with a known name; set lora.targets, for example "
+            f"to {sorted(set(names))[:3]}"
         )
     return found
 
 
 def _read(backbone: nn.Module, folder: Path) -> Any:
-    if not (folder / "adapter_model.safetensors").is_file():  # peft would take a pickled one, or ask the hub
+    if not (folder / "adapter_model.safetensors").is_file():  # else peft loads pickled weights or queries the hub
         raise InputError(f"lora: {folder} holds no adapter_model.safetensors; pickled weights are not read")
     try:
         return _peft().PeftModel.from_pretrained(backbone, str(folder), is_trainable=False)
     except (ValueError, TypeError, OSError, RuntimeError, KeyError, SafetensorError) as error:
-        raise InputError(f"lora: {folder} does not fit the encoder ({' '.join(str(error).split())[:160]})") from None
+        raise InputError(f"lora: {folder} does not match the encoder ({' '.join(str(error).split())[:160]})") from None
 
 
 def _peft() -> Any:

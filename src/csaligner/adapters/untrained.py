@@ -1,14 +1,14 @@
-"""Families of untrained alignments: closed-form affine maps, one for each candidate setting (evaluation chooses).
+"""Families of untrained alignments: closed-form affine maps, one per candidate setting.
 
-Rows x are normalised to length 1 first. N pairs, captions of one image weigh 1/m; K = (unpaired images + unpaired
-texts) / 2.
+Rows x are normalised to unit length first. N pairs, m captions of one image have weight 1/m each; K = (unpaired
+images + unpaired texts) / 2.
 
 mix (equal dimensions; w in MIX_WEIGHTS):
     M_s = S_s'^(-1/2) ((S_x + S_y)/2)'^(1/4): half-CORAL moments (Sun et al. 2016) of paired AND unpaired rows,
           shrinkage 20 / sqrt(N + K)
     P_s = canonical correlations of the pairs (Hotelling 1936) to the power 1, shrinkage 36 / sqrt(N)
-    R = polar(sum_i (P x_i)(M x_i)' + sum_j (P y_j)(M y_j)'): one rotation for both modalities, which changes no
-        cosine and brings P into the coordinates of M
+    R = polar(sum_i (P x_i)(M x_i)' + sum_j (P y_j)(M y_j)'): one rotation for both modalities, which keeps
+        cosines and maps P to the coordinates of M
     map_s = (1 - w) M_s + w P_s R, M_s and P_s scaled to root mean square length 1
 cca (any dimensions; c in CCA_SHRINKAGE, e in CCA_POWERS): canonical correlations to the power e, shrinkage c / sqrt(N).
 onto (one modality fixed; w in ONTO_WEIGHTS): (1 - w) CORAL with shrinkage 60 / sqrt(N) + w ridge regression onto the
@@ -41,7 +41,7 @@ Starts = tuple[Affine, Affine]  # of images, of texts
 
 @dataclass(frozen=True)
 class Family:
-    """candidates: by label; prior: the label to keep unless another candidate is clearly better."""
+    """candidates: by label; prior: label of the default candidate."""
 
     candidates: Mapping[str, Starts]
     prior: str
@@ -49,7 +49,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Moments:
-    """Of one modality, as sums in float64 over rows with weights, so that the moments of a fold are a difference.
+    """Moments of one modality, as weighted sums over rows in float64; moments without a fold are a difference.
 
     weight: sum of weights; first: (d,); second: (d, d).
     """
@@ -60,7 +60,7 @@ class Moments:
 
     @classmethod
     def of(cls, rows: Tensor, weights: Tensor | None = None) -> Moments:
-        """rows: (n, d) of length 1, float64; weights: (n,), or 1 each."""
+        """rows: (n, d) unit rows, float64; weights: (n,), default 1."""
         weighted = rows if weights is None else weights[:, None] * rows
         total = float(len(rows)) if weights is None else float(weights.sum())
         return cls(total, weighted.sum(dim=0), rows.T @ weighted)
@@ -82,8 +82,8 @@ class Moments:
 
 @dataclass(frozen=True)
 class PairMoments:
-    """What every family is computed from. image, text: of the pairs; cross: (d_image, d_text), sum over pairs of the
-    outer product; unpaired_image, unpaired_text: of the rows without a partner, if there are any."""
+    """Moments of pairs, from which families are computed. image, text: of the pairs; cross: (d_image, d_text), sum of
+    outer products over pairs; unpaired_image, unpaired_text: of unpaired rows, if any."""
 
     image: Moments
     text: Moments
@@ -99,16 +99,16 @@ class PairMoments:
         return cls(Moments.of(x), Moments.of(y, w), cross)
 
     def with_unpaired(self, image: Tensor | None, text: Tensor | None) -> PairMoments:
-        """image: (K, d_image), text: (L, d_text), features without partners."""
+        """Add unpaired features. image: (K, d_image); text: (L, d_text)."""
         return replace(self, unpaired_image=_moments(image), unpaired_text=_moments(text))
 
     def without(self, held: PairMoments) -> PairMoments:
-        """Less the pairs of `held`."""
+        """Subtract the pairs of `held`."""
         return replace(self, image=self.image - held.image, text=self.text - held.text, cross=self.cross - held.cross)
 
     @property
     def n(self) -> float:
-        """Images of the pairs."""
+        """Number of paired images."""
         return self.image.weight
 
     @property
@@ -122,17 +122,17 @@ class PairMoments:
 
     @property
     def everything(self) -> tuple[Moments, Moments]:
-        """Of all images and of all texts, paired or not."""
+        """Moments of all images and of all texts, paired or not."""
         image = self.image + self.unpaired_image if self.unpaired_image else self.image
         text = self.text + self.unpaired_text if self.unpaired_text else self.text
         return image, text
 
 
 def untrained_family(moments: PairMoments, dim: int | None = None, fixed: str | None = None) -> Family:
-    """The family for these moments. dim: output dimensions, None: as many as there are; fixed: "image" or "text".
+    """Return the family for these moments. dim: output dimension, None: maximum; fixed: "image" or "text".
 
-    onto for a fixed modality of the same dimension; mix for equal dimensions; cca for others. With a fixed modality of
-    another dimension, ridge regression is the one candidate.
+    onto for a fixed modality of equal dimension, ridge regression (one candidate) for one of another dimension; without
+    a fixed modality, mix for equal dimensions, else cca.
     """
     d_image, d_text = moments.cross.shape
     same = d_image == d_text and dim in (None, d_image)
@@ -151,7 +151,7 @@ def ridge_family(moments: PairMoments, fixed: str) -> Family:
 
 
 def mix_family(moments: PairMoments) -> Family:
-    """The mix of half-CORAL moments and canonical correlations; see the module."""
+    """Mix of half-CORAL moments and canonical correlations; see the module."""
     sides = moments.everything
     shrinkage = 20 / math.sqrt(moments.n + moments.unpaired)
     half = power((sides[0].cov + sides[1].cov) / 2, 0.25, shrinkage)
@@ -178,7 +178,7 @@ def cca_family(moments: PairMoments, dim: int | None = None) -> Family:
 
 
 def onto_family(moments: PairMoments, fixed: str) -> Family:
-    """Maps of one modality onto the other, which stays as it is. fixed: "image" or "text"; equal dimensions."""
+    """Maps of one modality onto the other, which is not changed. fixed: "image" or "text"; equal dimensions."""
     image, text = moments.everything
     own, target = (text, image) if fixed == "image" else (image, text)
     cross = moments.cross_cov.T if fixed == "image" else moments.cross_cov
@@ -198,16 +198,16 @@ def onto_family(moments: PairMoments, fixed: str) -> Family:
 
 
 def caption_shares(text_to_image: Tensor, n: int) -> Tensor:
-    """(M,) float64: 1/m for each caption, m captions of its image."""
+    """Return weights (M,), float64: 1/m for each caption, m captions of its image."""
     return 1.0 / torch.bincount(text_to_image, minlength=n)[text_to_image].double()
 
 
 class _Canonical:
-    """One decomposition of the pairs; maps(e) are both modalities' maps with correlations to the power e."""
+    """Canonical correlations of the pairs; maps(e): maps of both modalities, with correlations to the power e."""
 
     def __init__(self, moments: PairMoments, c: float, dim: int | None = None) -> None:
-        floor = c / math.sqrt(moments.n)
-        self._white = power(moments.image.cov, -0.5, floor), power(moments.text.cov, -0.5, floor)
+        shrinkage = c / math.sqrt(moments.n)
+        self._white = power(moments.image.cov, -0.5, shrinkage), power(moments.text.cov, -0.5, shrinkage)
         self._u, self._r, vh = torch.linalg.svd(
             self._white[0] @ moments.cross_cov @ self._white[1], full_matrices=False
         )
@@ -217,7 +217,7 @@ class _Canonical:
         k = len(self._r) if self._dim is None else min(self._dim, len(self._r))
         weights = self._r[:k] ** exponent
         maps = self._white[0] @ self._u[:, :k] * weights, self._white[1] @ self._v[:, :k] * weights
-        more = 0 if self._dim is None else self._dim - k  # more room than directions: the rest stays at zero
+        more = 0 if self._dim is None else self._dim - k  # further dimensions are zero
         return pad(maps[0], (0, more)), pad(maps[1], (0, more))
 
 
@@ -230,7 +230,7 @@ def _moments(rows: Tensor | None) -> Moments | None:
 
 
 def _scaled(map_: Tensor, cov: Tensor) -> Tensor:
-    """The map at which rows of that covariance have root mean square length 1."""
+    """Scale the map so that mapped rows of this covariance have root mean square length 1."""
     return map_ / (map_ * (cov @ map_)).sum().clamp_min(1e-24).sqrt()
 
 

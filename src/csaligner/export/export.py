@@ -1,4 +1,4 @@
-"""Adapters for programs without csaligner: safetensors, ONNX, plain NumPy arrays, a SentenceTransformer folder."""
+"""Export of adapters for use without csaligner: safetensors, ONNX, NumPy arrays, SentenceTransformer folders."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ ONNX_TOLERANCE = 1e-5
 
 NPZ_README = """# Adapters as arrays
 
-Each .npz holds mean (d_in,), map (d_in, d_out) and offset (d_out,){more}. Features x (N, d_in), as the encoder gives
-them, become rows of length 1 in the aligned space:
+Each .npz contains mean (d_in,), map (d_in, d_out) and offset (d_out,){more}. Map encoder features x (N, d_in) to unit
+vectors in the aligned space:
 
     x = x / np.linalg.norm(x, axis=1, keepdims=True)
     y = (x - mean) @ map + offset{line}; y /= np.linalg.norm(y, axis=1, keepdims=True)
@@ -41,16 +41,16 @@ them, become rows of length 1 in the aligned space:
 
 
 def export(run: Path, out: Path, format: str, licence: str = "unknown") -> tuple[Path, ...]:
-    """Write the adapters of a finished run into the new folder `out`; returns the files and folders written there.
+    """Export the adapters of a finished run to the new folder `out`; returns the files and folders written there.
 
-    format: safetensors (the weights of each adapter by name), onnx (features -> unit rows, any batch size; checked with
-    onnxruntime to 1e-5), npz (linear and identity adapters: three arrays), sentence-transformers (encoder and adapter
-    of the text side, and of the image side where its encoder is a transformers model, in one folder that
-    SentenceTransformer(out) loads without csaligner), hub (a folder for AlignedModel.open, LoRA included, with a model
-    card: metrics, data, licence). licence: for the card, SPDX.
+    format: safetensors (weights of each adapter by name), onnx (features -> unit rows, any batch size; checked with
+    onnxruntime to 1e-5), npz (arrays of linear adapters), sentence-transformers (text encoder and adapter, and the
+    image encoder and adapter if the encoder is a transformers model, in one folder for SentenceTransformer(out),
+    without csaligner), hub (a folder for AlignedModel.open with LoRA and a model card: metrics, data, licence).
+    licence: SPDX identifier for the model card.
 
-    Raises InputError: an unknown format, `out` exists, no finished run, an adapter that the format cannot hold, a
-    package that is not installed.
+    Raises InputError for an unknown format, an existing `out`, an unfinished run, an adapter that the format does not
+    support, and a package that is not installed.
     """
     check_choice("format", format, FORMATS)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -59,8 +59,8 @@ def export(run: Path, out: Path, format: str, licence: str = "unknown") -> tuple
     model = AlignedModel.open(run)
     if model.lora and format not in {"sentence-transformers", "hub"}:
         raise InputError(
-            f"format: {format} holds adapters alone, and this run changed its {' and '.join(model.lora)} encoder "
-            "(LoRA); use sentence-transformers or hub"
+            f"format: {format} contains adapters only, this run has LoRA in its {' and '.join(model.lora)} encoder; "
+            "use sentence-transformers or hub"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     if format == "sentence-transformers":
@@ -73,7 +73,7 @@ def export(run: Path, out: Path, format: str, licence: str = "unknown") -> tuple
 
 
 def _sentence_transformer(model: AlignedModel, out: Path) -> None:
-    """Texts, and images where sentence-transformers has a module for the encoder; LoRA merged into the weights."""
+    """Export texts, and images if sentence-transformers supports the encoder; LoRA is merged into the weights."""
     from .sentence_transformers import holds_images, save_sentence_transformer
 
     model.merge_lora()
@@ -84,21 +84,23 @@ def _sentence_transformer(model: AlignedModel, out: Path) -> None:
 
 
 def export_aligner(model: Aligner, out: Path, format: str) -> None:
-    """As export, for a model in memory and one of the formats safetensors, onnx and npz."""
+    """Export a model in memory as safetensors, onnx or npz."""
     writers = {"safetensors": _safetensors, "onnx": _onnx, "npz": _npz}
     check_choice("format", format, writers)
     write_folder(out, lambda folder: writers[format](model.eval(), folder))
 
 
 def linear_arrays(model: Aligner, side: str) -> dict[str, NDArray[np.float32]] | None:
-    """mean, map and offset (and spread) of a linear adapter, None for identity. Raises InputError for another kind."""
+    """Return mean, map and offset (and spread) of a linear adapter, None for identity. Raises InputError for other
+    adapters."""
     adapter = _adapter(model, side)
     if isinstance(adapter, IdentityAdapter):
         return None
     if not isinstance(adapter, LinearAdapter):
         name = getattr(model.config, f"{side}_adapter").name
         raise InputError(
-            f"format: npz holds linear adapters, the {side} adapter is {name}; use onnx, or train {side}_adapter=linear"
+            f"format: npz supports linear adapters, the {side} adapter is {name}; use onnx, or train with "
+            f"{side}_adapter=linear"
         )
     arrays = {name: getattr(adapter, name).detach().numpy() for name in ("mean", "map", "offset")}
     if adapter.log_spread is not None:
@@ -107,7 +109,7 @@ def linear_arrays(model: Aligner, side: str) -> dict[str, NDArray[np.float32]] |
 
 
 class _Side(nn.Module):
-    """One side as a graph: features -> rows of length 1."""
+    """Adapter and normalisation of one modality as a module: features -> unit rows."""
 
     def __init__(self, adapter: nn.Module) -> None:
         super().__init__()
@@ -122,7 +124,6 @@ def _adapter(model: Aligner, side: str) -> nn.Module:
 
 
 def _safetensors(model: Aligner, folder: Path) -> None:
-
     for side in SIDES:
         state = {k: v.contiguous() for k, v in _adapter(model, side).state_dict().items()}
         if state:
@@ -135,16 +136,16 @@ def _npz(model: Aligner, folder: Path) -> None:
     for side, found in arrays.items():
         if found is not None:
             np.savez(folder / f"{side}.npz", **found)  # type: ignore[arg-type]
-    landed = any(found is not None and "spread" in found for found in arrays.values())
-    untouched = [side for side, found in arrays.items() if found is None]
+    spread = any(found is not None and "spread" in found for found in arrays.values())
+    identity = [side for side, found in arrays.items() if found is None]
     text = NPZ_README.format(
-        more=", and a number spread" if landed else "",
+        more=", and a scalar spread" if spread else "",
         line="",
-        identity=f"\nThe {untouched[0]} side has no file: its rows are only divided by their length.\n"
-        if untouched
+        identity=f"\nThere is no file for {identity[0]} features: they are only scaled to unit length.\n"
+        if identity
         else "",
     )
-    if landed:
+    if spread:
         text = text.replace(
             "y = (x - mean) @ map + offset;",
             "u = (x - mean) @ map; y = spread * u / np.linalg.norm(u, axis=1, keepdims=True) + offset;",
@@ -199,7 +200,7 @@ def _name(model: Aligner, side: str) -> str:
 
 
 def model_card(run: Path, record: Mapping[str, Any], model: AlignedModel, licence: str) -> ModelCard:
-    """Filled in from run.json and results.json; for runs of csaligner 0.1, from their store."""
+    """Create a model card from run.json and results.json; data of runs of csaligner 0.1 is read from their store."""
     data = record.get("data") or describe(Store.open(Path(record["store"])))
     metrics, split = _metrics(run, record)
     words = f"{data['name']}: {data['images']} images with {data['captions']} captions (train split)."
@@ -208,7 +209,7 @@ def model_card(run: Path, record: Mapping[str, Any], model: AlignedModel, licenc
 
 
 def _metrics(run: Path, record: Mapping[str, Any]) -> tuple[Mapping[str, float], str]:
-    """Metrics of the trained model and their split: of results.json, else those of the validation in run.json."""
+    """Return metrics of the trained model and their split, from results.json, else validation metrics of run.json."""
     path = run / RESULTS
     ours = [result for result in read_results_json(path) if result.name == OURS] if path.is_file() else []
     if not ours:

@@ -1,4 +1,4 @@
-"""An aligned model as a SentenceTransformer folder, from that package's own modules alone."""
+"""Export of aligned models as SentenceTransformer folders."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from csaligner.encoders.transformers_vision import ImageEncoder
 from csaligner.files import write_folder, write_json, write_text
 from csaligner.types import Encoder
 
-TOLERANCE = 1e-4  # of unit vectors, between csaligner and the folder once it is written
+TOLERANCE = 1e-4  # maximum difference of unit vectors between csaligner and the exported folder
 TEXTS = ("a cat", "two dogs run on the grass", "7")
-TOWER_PREFIXES = ("", "text_model.", "vision_model.")  # of a tower's weights in those of the whole model
+TOWER_PREFIXES = ("", "text_model.", "vision_model.")  # of a tower's weights in the state dict of the full model
 TRANSFORMER_CONFIG = "sentence_bert_config.json"
 CARD = """---
 library_name: sentence-transformers
@@ -37,21 +37,21 @@ library_name: sentence-transformers
 
     SentenceTransformer(FOLDER).encode({what})
 
-Texts: {text}, aligned. Pictures: {image}. Rows have length 1; compare them by cosine. Made by csaligner.
+Text encoder: {text}. Image encoder: {image}. Embeddings have unit length; compare by cosine. Created with csaligner.
 """
 
 
 def save_sentence_transformer(
     model: Aligner, encoder: Encoder, out: Path, image_encoder: Encoder | None = None
 ) -> None:
-    """Write encoders and adapters so that SentenceTransformer(str(out)).encode(texts) equals
-    model.encode_text(encoder.encode(texts)) up to rounding; nothing of csaligner is needed to load it.
+    """Write encoders and adapters to `out`, so that SentenceTransformer(str(out)).encode(texts) equals
+    model.encode_text(encoder.encode(texts)) up to rounding; loading does not require csaligner.
 
-    encoder: of texts, a sentence encoder or the text tower of CLIP or SigLIP. image_encoder: an `hf:` encoder with a
-    pooled output of its own (CLIP, SigLIP, DINOv2); then encode(PIL images) gives aligned pictures, too. The folder is
-    read back and compared before it is kept.
+    encoder: a sentence encoder, or the text tower of CLIP or SigLIP. image_encoder: an `hf:` encoder with its own
+    pooled output (CLIP, SigLIP, DINOv2); encode(PIL images) then returns aligned image embeddings. The folder is loaded
+    and compared with csaligner before it is moved to `out`.
 
-    Raises InputError where an encoder is another one, or the adapter is not identity, linear or mlp.
+    Raises InputError for other encoders, and for adapters other than identity, linear and mlp.
     """
     _check_text(encoder)
     routes = {"text": [*_text_modules(encoder, image_encoder), *_adapter_modules(model.text_adapter)]}
@@ -71,9 +71,9 @@ def save_sentence_transformer(
     def write(folder: Path) -> None:
         whole.save_pretrained(str(folder), create_model_card=False)
         for config in folder.rglob(TRANSFORMER_CONFIG) if image_encoder else ():
-            found = json.loads(config.read_text(encoding="utf-8"))  # pixels do not depend on what is installed there
+            found = json.loads(config.read_text(encoding="utf-8"))  # same pixels with and without torchvision
             write_json(config, found | {"processor_kwargs": {"backend": "pil"}})
-        what, image = ("texts or PIL images", image_encoder.info.id) if image_encoder else ("texts", "not in here")
+        what, image = ("texts or PIL images", image_encoder.info.id) if image_encoder else ("texts", "none")
         write_text(folder / "README.md", CARD.format(what=what, text=encoder.info.id, image=image))
         _check(folder, model, encoder, image_encoder)
 
@@ -83,7 +83,7 @@ def save_sentence_transformer(
 
 
 def holds_images(encoder: Encoder) -> bool:
-    """Whether sentence-transformers has a module for this image encoder; EfficientNet and features from files: no."""
+    """Return whether sentence-transformers supports this image encoder (not EfficientNet or imported features)."""
     from importlib.util import find_spec
 
     return isinstance(encoder, ImageEncoder) and find_spec("sentence_transformers.base") is not None
@@ -92,14 +92,16 @@ def holds_images(encoder: Encoder) -> bool:
 def _check_text(encoder: Encoder) -> None:
     if not isinstance(encoder, TextEncoder) or not isinstance(encoder.tower, (SentenceTower, ProjectedTextTower)):
         raise InputError(
-            f"format: sentence-transformers needs a sentence encoder or the text side of CLIP or SigLIP, "
-            f"{encoder.info.id} is none"
+            f"format: sentence-transformers wants a sentence encoder or the text encoder of CLIP or SigLIP, "
+            f"got {encoder.info.id}; use onnx"
         )
     if encoder.how.long_text != "truncate":
-        raise InputError(f"format: sentence-transformers cuts long texts, {encoder.info.id} does not")
+        raise InputError(f"format: sentence-transformers truncates long texts, {encoder.info.id} does not; use onnx")
     named = getattr(getattr(encoder.tower, "model", None), "default_prompt_name", None)
     if encoder.how.prompt and not named:
-        raise InputError(f"format: the prompt of {encoder.info.id} has no place in the folder; encode without one")
+        raise InputError(
+            f"format: sentence-transformers cannot store the prompt of {encoder.info.id}; embed without a prompt"
+        )
 
 
 def _text_modules(encoder: Any, image_encoder: Encoder | None) -> list[nn.Module]:
@@ -114,13 +116,15 @@ def _text_modules(encoder: Any, image_encoder: Encoder | None) -> list[nn.Module
 
 
 def _image_config(encoder: Encoder) -> dict[str, Any]:
-    """What pooled output to take where the model has no method get_image_features."""
+    """Return settings that select the pooled output, for models without get_image_features."""
     assert isinstance(encoder, ImageEncoder)
     if encoder.info.preprocessing.get("pooling") != "auto":
-        raise InputError(f"format: sentence-transformers takes the model's own pooling, {encoder.info.id} another")
+        raise InputError(
+            f"format: sentence-transformers uses the model's own pooling, {encoder.info.id} does not; use onnx"
+        )
     folder = open_folder(*_place(encoder))
     if folder.model_type.startswith("siglip2"):
-        raise InputError(f"format: sentence-transformers does not read the patches of SigLIP 2 ({encoder.info.id})")
+        raise InputError(f"format: sentence-transformers does not support SigLIP 2 ({encoder.info.id}); use onnx")
     if hasattr(encoder.tower.backbone, "visual_projection") or folder.two_towers:
         return {}
     output = {"method": "forward", "method_output_name": "pooler_output"}
@@ -128,7 +132,7 @@ def _image_config(encoder: Encoder) -> dict[str, Any]:
 
 
 def _transformer(encoder: Encoder, settings: dict[str, Any]) -> nn.Module:
-    """sentence-transformers' module on the whole model in the encoder's folder, with the encoder's own weights."""
+    """Return sentence-transformers' Transformer module for the full model, with the weights of the encoder."""
     from sentence_transformers.base.modules import Transformer
 
     with quiet_loading():
@@ -143,12 +147,12 @@ def _transformer(encoder: Encoder, settings: dict[str, Any]) -> nn.Module:
 
 
 def _with_weights(module: Any, encoder: Encoder) -> nn.Module:
-    """The encoder's tower put into the whole model: after LoRA its weights are not the folder's."""
+    """Copy the weights of the encoder's tower into the full model; with LoRA they differ from those on disk."""
     state = encoder.tower.backbone.state_dict()  # type: ignore[attr-defined]
     whole = module.model.state_dict()
     prefix = next((p for p in TOWER_PREFIXES if all(p + name in whole for name in state)), None)
     if prefix is None:
-        raise InputError(f"format: sentence-transformers opens {encoder.info.id} as another model; export as onnx")
+        raise InputError(f"format: sentence-transformers loads {encoder.info.id} as another model; use onnx")
     module.model.load_state_dict({prefix + name: value for name, value in state.items()}, strict=False)
     return module  # type: ignore[no-any-return]
 
@@ -156,7 +160,9 @@ def _with_weights(module: Any, encoder: Encoder) -> nn.Module:
 def _place(encoder: Encoder) -> tuple[str, str | None]:
     base, options = split_name(encoder.info.id)
     if not base.startswith("hf:"):
-        raise InputError(f"format: sentence-transformers has no module for {encoder.info.id}; wanted an hf: encoder")
+        raise InputError(
+            f"format: sentence-transformers does not support {encoder.info.id}, wanted an hf: encoder; use onnx"
+        )
     return base.removeprefix("hf:"), options.get("revision")
 
 
@@ -175,8 +181,8 @@ def _check(folder: Path, model: Aligner, encoder: Encoder, image_encoder: Encode
         error = float((found - wanted).abs().max()) if found.shape == wanted.shape else float("inf")
         if not error < TOLERANCE:
             raise InputError(
-                f"format: sentence-transformers reads {made_by.info.id} otherwise than csaligner (by {error:.1e}); "
-                "export as onnx"
+                f"format: embeddings of {made_by.info.id} differ between sentence-transformers and csaligner (by "
+                f"{error:.1e}); use onnx"
             )
 
 
@@ -197,7 +203,7 @@ def _adapter_modules(adapter: nn.Module) -> list[nn.Module]:
     linear = adapter.start if isinstance(adapter, MLPAdapter) else adapter
     if not isinstance(linear, LinearAdapter):
         raise InputError(
-            f"format: sentence-transformers holds no {type(adapter).__name__}; use identity, linear or mlp"
+            f"format: sentence-transformers does not support {type(adapter).__name__}; use identity, linear or mlp"
         )
     blocks = (
         [layer for block in adapter.blocks for layer in _residual(block)] if isinstance(adapter, MLPAdapter) else []
@@ -208,8 +214,8 @@ def _adapter_modules(adapter: nn.Module) -> list[nn.Module]:
             modules = [normalize(), _dense(linear.map.T, linear.offset - centre), *blocks]
         else:
             stretch = linear.log_spread.exp() * torch.eye(len(linear.offset))
-            landing = [normalize(), _dense(stretch, linear.offset)]
-            modules = [normalize(), _dense(linear.map.T, -centre), normalize(), *blocks, *landing]
+            last = [normalize(), _dense(stretch, linear.offset)]
+            modules = [normalize(), _dense(linear.map.T, -centre), normalize(), *blocks, *last]
     return [*modules, normalize()]
 
 
@@ -236,7 +242,7 @@ def _dense(weight: Tensor, bias: Tensor, activation: nn.Module | None = None) ->
 
 
 def _module(name: str) -> Any:
-    """A module class of sentence-transformers, which moved them in version 5.4."""
+    """Return a module class of sentence-transformers; their location changed in version 5.4."""
     import importlib
     from importlib.util import find_spec
 

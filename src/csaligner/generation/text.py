@@ -1,4 +1,4 @@
-"""From words to the raw image embeddings that a decoder takes."""
+"""Prompts to raw image embeddings, the input of a decoder."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ BUNDLED_RUNS = ("infonce", "eclipse", "cs-aligner")
 
 
 def bundled_run(name: str = "cs-aligner") -> Path:
-    """An aligner that comes with the package, for the micro decoder."""
+    """Return the folder of a bundled aligner for the micro decoder."""
     return Path(str(resources.files("csaligner"))) / "assets" / "micro-priors" / name
 
 
 class TextToEmbedding:
-    """Prompts -> raw image embeddings, one forward pass a prompt. model: image side fixed, text side trained."""
+    """Maps prompts to raw image embeddings, one forward pass per prompt. model: with a fixed image adapter."""
 
     def __init__(self, model: AlignedModel) -> None:
         fixed = model.aligner.config.image_adapter.name
         if fixed not in ("standardise", "identity"):
             raise InputError(
-                f"run: its image side has the adapter {fixed!r}, so it makes no embeddings of the image encoder; "
+                f"run: its image adapter is {fixed!r}, which does not keep the embeddings of the image encoder; "
                 "train with image_adapter=standardise"
             )
         self.model = model
 
     @classmethod
     def open(cls, run: Path) -> TextToEmbedding:
-        """run: a run folder or a saved aligner. Raises InputError for another folder."""
+        """Open a run folder or a saved aligner. Raises InputError for any other folder."""
         return cls(AlignedModel.open(run))
 
     @property
@@ -46,17 +46,17 @@ class TextToEmbedding:
         return self.model.dim
 
     def check(self, contract: Contract) -> None:
-        """Raises InputError where the decoder wants other embeddings than this makes."""
+        """Raise InputError if the decoder takes other embeddings."""
         config = self.model.aligner.config
         contract.check_source(self.dim, config.image_encoder)
         if config.image_adapter.name == "identity" and contract.norm is None:
             raise InputError(
-                f"run: knows directions only and {contract.decoder} does not say how long raw embeddings are; "
+                f"run: its embeddings have unit length, and {contract.decoder} has no norm of raw embeddings; "
                 "train with image_adapter=standardise"
             )
 
     def directions(self, prompts: Sequence[Prompt]) -> Tensor:
-        """(N, dim) unit rows in the aligned space. Raises InputError for an over-long prompt."""
+        """Encode prompts to (N, dim) unit rows of the aligned space. Raises InputError for an over-long prompt."""
         texts = list(dict.fromkeys(text for prompt in prompts for text in prompt.texts))
         for text in texts:
             check_length(text, self.model.encoder("text"))
@@ -64,7 +64,7 @@ class TextToEmbedding:
         return torch.stack([mix(torch.stack([found[t] for t in p.texts]), p.weights) for p in prompts])
 
     def raw(self, directions: Tensor, contract: Contract) -> Tensor:
-        """Unit rows -> embeddings with the mean, scale and length of real ones; length alone for an identity side."""
+        """Map unit rows to embeddings with the mean, scale and norm of real ones; norm only for an identity adapter."""
         adapter = self.model.aligner.image_adapter
         if isinstance(adapter, StandardiseAdapter):
             return adapter.raw(directions)

@@ -1,4 +1,4 @@
-"""An aligned model behind the method names that LangChain and LlamaIndex call; neither package is imported."""
+"""Embedding interface of LangChain and LlamaIndex for aligned models; neither package is imported."""
 
 from __future__ import annotations
 
@@ -14,25 +14,28 @@ Vectors = list[list[float]]
 
 
 class AlignedEmbeddings:
-    """Texts and image files to rows of length 1 in the aligned space.
+    """Embeds texts and image files as unit vectors in the aligned space.
 
-    LangChain: embed_documents, embed_query, embed_image, which its vector stores call. LlamaIndex: get_text_embedding,
-    get_text_embedding_batch, get_query_embedding, get_image_embedding, get_image_embedding_batch. Images are paths;
-    without an image encoder they are an InputError.
+    LangChain: embed_documents, embed_query, embed_image. LlamaIndex: get_text_embedding, get_text_embedding_batch,
+    get_query_embedding, get_image_embedding, get_image_embedding_batch. Images are paths; without an image encoder,
+    image methods raise InputError.
     """
 
     def __init__(
         self, model: AlignedModel | Aligner, text: Encoder | None = None, image: Encoder | None = None
     ) -> None:
-        """model: an AlignedModel, or an aligner with the encoders `text` and `image`. Raises InputError for an encoder
-        that the aligner was not trained with."""
+        """model: an AlignedModel, or an aligner with the encoders `text` and `image`.
+
+        Raises InputError for an encoder that the aligner was not trained with."""
         given = [encoder for encoder in (text, image) if encoder is not None]
         self._model = model if isinstance(model, AlignedModel) else AlignedModel(model, given)
 
     @classmethod
     def open(cls, run: Path | str) -> AlignedEmbeddings:
-        """run: what AlignedModel.open takes; its encoders are opened now. Raises InputError where it lacks one, such as
-        a run on features that were given."""
+        """Open a model and both encoders.
+
+        run: see AlignedModel.open. Raises InputError if an encoder is missing, for example for a run on imported
+        features."""
         model = AlignedModel.open(run)
         for side in ("image", "text"):
             model.encoder(side)

@@ -1,4 +1,4 @@
-"""Mixed search over images and texts: a LanceDB index with aligned, raw and centred vectors."""
+"""Search over a mixed index of images and texts: a LanceDB index with aligned, raw and centred vectors."""
 
 from __future__ import annotations
 

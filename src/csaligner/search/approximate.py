@@ -1,4 +1,4 @@
-"""An approximate index that is as exact as asked: its effort is chosen by measured recall."""
+"""Approximate nearest-neighbour index, tuned to a target recall."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from .calibration import MODALITIES
 from .index import Index
 from .manifest import Approximate
 
-TARGET = 0.95  # recall@10 that the smallest effort must reach
-K, QUERIES = 10, 32  # queries of each modality
-REFINE = 10  # candidates of a compressed index that are scored again with whole vectors, times k
+TARGET = 0.95  # recall@10 to reach with as few partitions as possible
+K, QUERIES = 10, 32  # queries per modality
+REFINE = 10  # candidates re-scored with uncompressed vectors, as a multiple of k
 
 
 def build_approximate(index: Index, kind: str) -> Approximate:
-    """Build LanceDB's index of that kind over the aligned vectors of each modality, with about sqrt(N) partitions, and
-    read as many of them a query as reach TARGET, or all."""
+    """Build a LanceDB index of type `kind` over the aligned vectors of each modality, with about sqrt(N) partitions.
+
+    nprobes, the number of partitions read per query, is doubled until recall reaches TARGET or all are read."""
     rows, partitions = len(index), 1
     for modality, count in index.counts.items():
         if count:
@@ -35,7 +36,7 @@ def build_approximate(index: Index, kind: str) -> Approximate:
 
 
 def measured_recall(index: Index, nprobes: int, refine: int) -> float:
-    """Share of the exact 10 nearest items of each modality that the approximate index finds, for queries of both."""
+    """Return recall@10 of the approximate index against exact search, averaged over query and item modalities."""
     space = index.space("aligned")
     generator = torch.Generator().manual_seed(0)
     shares = []

@@ -1,4 +1,4 @@
-"""From data to an index, and from new data to the same index: only what changed is embedded."""
+"""Building and updating an index; only new and changed entries are embedded."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ from .lance_table import INDEX_TYPES, Items, Row, Stamp
 from .manifest import IndexManifest, write_manifest
 from .vector_spaces import raw_dim, raw_vectors
 
-A_WRITE: Mapping[Modality, int] = {"image": 64, "text": 256}  # entries a write: what a kill can lose
-AUTO_ROWS = 200_000  # above, `auto` builds an approximate index
-Progress = Callable[[int, int], object]  # entries done, entries in all
+A_WRITE: Mapping[Modality, int] = {"image": 64, "text": 256}  # entries per write: at most this many are lost on a kill
+AUTO_ROWS = 200_000  # above this, `auto` builds an approximate index
+Progress = Callable[[int, int], object]  # entries done, total
 
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """entries: what of the data is indexed. approximate: exact, auto (ivf_sq above 200,000 rows), ivf_sq, ivf_pq or
-    hnsw. workers: threads that decode pictures. raw: keep raw vectors, for comparison (half a vector more)."""
+    """entries: which entries of the data to index. approximate: exact, auto (ivf_sq above 200,000 rows), ivf_sq,
+    ivf_pq or hnsw. workers: threads for image decoding. raw: also keep raw vectors in half precision, for
+    comparison."""
 
     entries: EntrySettings = field(default_factory=EntrySettings)
     approximate: str = "auto"
@@ -54,8 +55,8 @@ class BuildSettings:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """How many entries were added, embedded again, deleted, and left as they were; skipped: reasons, a line each;
-    notes: what the reader ignored or guessed."""
+    """Numbers of entries added, updated (embedded again), deleted and unchanged; skipped: reasons, one per line;
+    notes: what the reader ignored or inferred."""
 
     added: int
     updated: int
@@ -67,7 +68,7 @@ class BuildReport:
 
 @dataclass
 class _Plan:
-    embed: list[tuple[Entry, str]] = field(default_factory=list)  # with the digest
+    embed: list[tuple[Entry, str]] = field(default_factory=list)  # (entry, digest)
     restamp: dict[str, dict[str, Any]] = field(default_factory=dict)
     gone: list[str] = field(default_factory=list)
     new: set[str] = field(default_factory=set)
@@ -84,14 +85,14 @@ def build_index(
     settings: BuildSettings | None = None,
     progress: Progress | None = None,
 ) -> tuple[Index, BuildReport]:
-    """Index `data` at `out` with the aligner of `run`, or bring an index there up to date.
+    """Build an index of `data` at `out` with the aligner of `run`, or update the index at `out`.
 
-    data: see datasets.documents. run: what AlignedModel.open takes; not needed where the index exists. encoders:
-    instead of those that the run names. Entries of the same data that are gone are deleted; entries of other data
-    stay. Interrupted at any moment, the index opens, and the same call resumes.
+    data: see datasets.documents. run: see AlignedModel.open; not needed if the index exists. encoders: instead of
+    those recorded in the run. Entries removed from `data` are deleted; entries of other data are kept. After an
+    interruption the index can be opened, and the same call resumes.
 
-    Raises InputError for data without anything to index, an index of another run, encoders that are not the run's,
-    and while another process writes to `out`.
+    Raises InputError if there is nothing to index, the index belongs to another run, the encoders do not match the
+    run, or another process writes to `out`.
     """
     out, settings = Path(out), settings or BuildSettings()
     found = find_entries(data, settings.entries)
@@ -99,20 +100,22 @@ def build_index(
     with writing(out):
         if not (out / INDEX_FILE).exists():
             if model is None:
-                raise InputError(f"run: needed to make a new index at {out}; give a run folder, or 'bundled'")
+                raise InputError(f"run: required for a new index at {out}; give a run folder, or 'bundled'")
             create_index(out, model, raw=settings.raw)
         index = Index.open(out, encoders)
         if model is not None and model.fingerprint != index.manifest.fingerprint:
-            raise InputError(f"run: the index at {out} was made by another run ({index.manifest.run}); use another out")
+            raise InputError(
+                f"run: the index at {out} was made with another run ({index.manifest.run}); choose another out"
+            )
         report = _sync(index, found, settings, progress)
         finish(index, settings.approximate)
     return index, report
 
 
 def create_index(out: Path, model: AlignedModel, *, raw: bool = True) -> None:
-    """An empty index; it appears whole or not at all. Raises InputError where something else is at `out`."""
+    """Create an empty index; the write is atomic. Raises InputError if `out` contains anything else."""
     if out.exists() and (not out.is_dir() or any(p.name not in LOCKS for p in out.iterdir())):
-        raise InputError(f"out: {out} exists and holds no csaligner index; choose an empty or a new folder")
+        raise InputError(f"out: {out} exists and is not a csaligner index; choose an empty or a new folder")
     manifest = IndexManifest(
         run=model.name,
         fingerprint=model.fingerprint,
@@ -133,14 +136,14 @@ def create_index(out: Path, model: AlignedModel, *, raw: bool = True) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Hold the folder of an index, there or not, for writing; what a killed writer left in it is tidied up."""
+    """Lock an index folder for writing, existing or not, and clean up after an interrupted writer."""
     try:
         with only_writer(path, "index"):
             recover_folder(path)
             if (path / INDEX_FILE).exists():
                 recover(path)
             yield
-    except Exception as error:  # LanceDB raises RuntimeError and OSError of its own
+    except Exception as error:  # LanceDB raises its own RuntimeError and OSError
         known = disk_trouble(error, path)
         if known is None:
             raise
@@ -148,21 +151,21 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def delete(index: Index, ids: Sequence[str]) -> int:
-    """Delete items by id, and measure again; returns how many there were."""
+    """Delete items by id and recalibrate; returns the number deleted."""
     with writing(index.path):
         index.items = Items.open(index.path)
-        there = [row.id for row in index.items.by_id(ids)]
-        index.items.delete(there)
+        present = [row.id for row in index.items.by_id(ids)]
+        index.items.delete(present)
         finish(index, "exact" if index.manifest.approximate is None else index.manifest.approximate.kind)
-    return len(there)
+    return len(present)
 
 
 def add_features(
     index: Index, modality: Modality, ids: Sequence[str], features: Tensor, texts: Sequence[str] | None = None
 ) -> None:
-    """Add or replace items by the features (N, d_encoder) that their encoder gave; call `finish` at the end.
+    """Add or replace items by their encoder features (N, d_encoder); call `finish` after the last call.
 
-    texts: what they say (texts), or their captions (images).
+    texts: the texts, or captions of the images.
     """
     words = texts or [""] * len(ids)
     rows = [
@@ -186,7 +189,7 @@ def add_features(
 
 
 def finish(index: Index, approximate: str) -> None:
-    """Tidy the table, build the approximate index that is wanted, calibrate; the index is ready to be asked."""
+    """Compact the tables, build the approximate index if requested, and calibrate: completes an update."""
     index.items.tidy()
     index.forget()
     wanted = approximate
@@ -235,18 +238,18 @@ def _plan(stamps: dict[str, Stamp], found: Found) -> _Plan:
         stamp = stamps.get(entry.id)
         if stamp is not None and stamp.source != found.source:
             raise InputError(
-                f"data: the id {entry.id!r} is in the index already, from {stamp.source}; "
-                "index the folder above both, or give them ids of their own"
+                f"data: the id {entry.id!r} is already in the index, from {stamp.source}; "
+                "index their common parent folder, or use distinct ids"
             )
         if entry.modality == "image" and not (entry.path and _exists(entry.path)):
             plan.skipped.append(f"{shown(entry.id)}: no such file")
             continue
         try:
             _plan_entry(plan, entry, stamp)
-        except OSError as error:  # it went away since, or may not be read
+        except OSError as error:  # deleted since, or not readable
             plan.skipped.append(f"{entry.id}: {entry.path}: {error.strerror}")
             continue
-        except ImageError as error:  # a cell without a picture
+        except ImageError as error:  # a cell without an image
             plan.skipped.append(str(error))
             continue
         present.add(entry.id)
@@ -264,7 +267,7 @@ def _plan_entry(plan: _Plan, entry: Entry, stamp: Stamp | None) -> None:
         plan.embed.append((entry, digest))
         if stamp is None:
             plan.new.add(entry.id)
-        elif stamp.modality != entry.modality:  # it leaves one table for the other
+        elif stamp.modality != entry.modality:  # moves to the other table
             plan.gone.append(entry.id)
     elif any(getattr(stamp, name) != value for name, value in words.items()):
         plan.restamp[entry.id] = words
@@ -275,7 +278,7 @@ def _plan_entry(plan: _Plan, entry: Entry, stamp: Stamp | None) -> None:
 def _embed(
     index: Index, modality: Modality, part: list[tuple[Entry, str]], plan: _Plan, source: str, workers: int
 ) -> set[str]:
-    """Encode and write one batch; returns the ids that could be."""
+    """Encode and write one batch; returns the ids that succeeded."""
     prepared: list[Any] = []
     rows: list[Row] = []
     with ThreadPoolExecutor(workers) as pool:
@@ -305,7 +308,7 @@ def _put(index: Index, modality: Modality, rows: list[Row], features: Tensor, *,
 
 
 def _prepare(model: AlignedModel, entry: Entry) -> Any:
-    """What the encoder takes of an entry, or the ImageError that says why there is none."""
+    """Preprocess an entry for the encoder; an ImageError is returned, not raised."""
     try:
         return model.prepare(entry.modality, entry.text if entry.modality == "text" else entry.path)
     except ImageError as error:

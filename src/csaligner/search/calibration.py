@@ -1,15 +1,15 @@
-"""Scores of pictures and texts made comparable, from the index itself and without knowing any pair.
+"""Calibration of scores across modalities, estimated from the vectors of an index without pairs.
 
-A text is nearer to the nearest of the texts than to the nearest of the pictures, however well the two are aligned:
-a cosine means something else in each. For queries of one modality (a sample of the index's own items, each with its
-own row left out) and items of modality m, let F_m(p) be the mean, over the queries, of the cosine that a share p of
-the items reaches. A cosine s of m becomes
+Even with good alignment, the cosines of a text with its nearest texts are higher than those with its nearest images,
+so cosines of the two modalities are not comparable. For queries of one modality (a sample of the items of the index,
+each excluded from its own candidates) and items of modality m, let F_m(p) be the cosine reached by a fraction p of the
+items, averaged over the queries. A cosine s of an item of modality m is mapped to
 
     c_m(s) = F(p)   where F_m(p) = s,   F = (F_image + F_text) / 2
 
-that is, the cosine which as rare an item has on average over both modalities. The map is increasing, so the order
-inside a modality never changes. What is left of modality_bias@10 on the sample is taken out by one number that is
-added to the query's own modality.
+the mean over both modalities of the cosine at the same quantile. The map is increasing, so the order within a modality
+does not change. The remaining modality_bias@10 on the sample is removed by a constant offset, added to the scores of
+the query's modality.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from csaligner.parsing import checked
 from csaligner.types import Modality
 
 MODALITIES: tuple[Modality, Modality] = ("image", "text")
-MIN_ITEMS = 2 * K  # of each modality; below, cosines stay as they are
+MIN_ITEMS = 2 * K  # per modality; with fewer, cosines are not calibrated
 QUERIES, CANDIDATES, KNOTS = 256, 20_000, 33
-STEPS = 30  # of the bisection for the offset: the last is 2^-30 wide
+STEPS = 30  # of the bisection for the offset: final width 2^-30
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """curves[query][item]: cosines F_item(p) at falling p; shared[query]: F(p); offset[query]: added to items of the
-    query's own modality."""
+    """curves[query][item]: cosines F_item(p) at increasing p; shared[query]: F(p); offset[query]: added to items of
+    the query's modality."""
 
     curves: Mapping[str, Mapping[str, list[float]]]
     shared: Mapping[str, list[float]]
@@ -44,7 +44,7 @@ class Calibration:
 
     @classmethod
     def fit(cls, vectors: Mapping[Modality, Tensor], seed: int = 0) -> Calibration | None:
-        """vectors: unit rows (N, d) of "image" and "text". None where one of them has fewer than MIN_ITEMS."""
+        """Fit to the unit rows (N, d) of both modalities. Returns None if one has fewer than MIN_ITEMS rows."""
         if min(len(vectors[m]) for m in MODALITIES) < MIN_ITEMS:
             return None
         sample = {m: _sample(vectors[m], CANDIDATES, seed) for m in MODALITIES}
@@ -61,7 +61,7 @@ class Calibration:
         return cls(curves, shared, offset)
 
     def apply(self, query: Modality, item: Modality, cosines: Tensor) -> Tensor:
-        """Any shape, the same shape back. Beyond the ends of the curve it goes on with slope 1; -inf stays."""
+        """Calibrate cosines of any shape. Extrapolates with slope 1 beyond the curve; -inf is kept."""
         x = cosines.numpy()
         xp, fp = np.array(self.curves[query][item])[::-1], np.array(self.shared[query])[::-1]
         y = np.interp(x, xp, fp)
@@ -75,10 +75,10 @@ class Calibration:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Calibration:
-        """Raises ValueError for what to_json did not write."""
+        """Read the output of to_json. Raises ValueError for any other value."""
         found = checked(cls, value)
-        whole = all(set(part) == set(MODALITIES) for part in (found.curves, found.shared, found.offset))
-        if not whole or any(set(curves) != set(MODALITIES) for curves in found.curves.values()):
+        complete = all(set(part) == set(MODALITIES) for part in (found.curves, found.shared, found.offset))
+        if not complete or any(set(curves) != set(MODALITIES) for curves in found.curves.values()):
             raise ValueError("a modality is missing")
         if len({len(curve) for q in MODALITIES for curve in (found.shared[q], *found.curves[q].values())} - {0}) != 1:
             raise ValueError("its curves differ in length")
@@ -88,8 +88,8 @@ class Calibration:
 def bias_of(
     vectors: Mapping[Modality, Tensor], calibration: Calibration | None = None, seed: int = 1
 ) -> dict[str, float]:
-    """modality_bias@10 for text and for image queries: the share of the query's own modality in the first 10, less
-    its share of the candidates. The queries are items of the index, drawn with `seed`, their own rows left out."""
+    """Return modality_bias@10 for image and text queries: fraction of the query's modality in the top 10, minus its
+    fraction of the candidates. Queries are items of the index sampled with `seed`, excluded from their candidates."""
     if min(len(vectors[m]) for m in MODALITIES) < MIN_ITEMS:
         return {}
     sample = {m: _sample(vectors[m], CANDIDATES, seed) for m in MODALITIES}
@@ -98,8 +98,8 @@ def bias_of(
 
 @dataclass(frozen=True)
 class _Best:
-    """The K best cosines of each modality for every query, all that decides on the first K of both; base: the own
-    modality's share of the candidates."""
+    """The K best cosines of each modality for every query, which determine the top K over both; base: fraction of
+    candidates of the query's modality."""
 
     query: Modality
     best: Mapping[Modality, Tensor]
@@ -107,17 +107,19 @@ class _Best:
 
     @classmethod
     def of(cls, scores: Mapping[Modality, Tensor], query: Modality) -> _Best:
-        own, every = scores[query].shape[1] - 1, sum(s.shape[1] for s in scores.values()) - 1
-        return cls(query, {m: s.topk(K, dim=1).values for m, s in scores.items()}, own / every)
+        own, total = scores[query].shape[1] - 1, sum(s.shape[1] for s in scores.values()) - 1
+        return cls(query, {m: s.topk(K, dim=1).values for m, s in scores.items()}, own / total)
 
     def bias(self, calibration: Calibration | None) -> float:
         parts = [calibration.apply(self.query, m, x) if calibration else x for m, x in self.best.items()]
         own = torch.cat([torch.full_like(x, m == self.query, dtype=torch.bool) for m, x in self.best.items()], dim=1)
-        share = modality_bias(torch.cat(parts, dim=1), own) + 0.5  # half of the 2 K candidates here are its own
+        share = (
+            modality_bias(torch.cat(parts, dim=1), own) + 0.5
+        )  # half of the 2 K candidates here are of the query's modality
         return float(share.mean()) - self.base
 
     def offset(self, calibration: Calibration) -> float:
-        """What to add to the own modality for no bias, by bisection."""
+        """Return the offset of the query's modality with zero bias, by bisection."""
         low, high = -1.0, 1.0
         for _ in range(STEPS):
             middle = (low + high) / 2
@@ -127,13 +129,13 @@ class _Best:
 
 
 def _sample(vectors: Tensor, most: int, seed: int) -> Tensor:
-    """At most `most` rows, in random order."""
+    """Return at most `most` rows, in random order."""
     order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))
     return vectors[order[:most]]
 
 
 def _scores(sample: Mapping[Modality, Tensor], query: Modality) -> dict[Modality, Tensor]:
-    """Cosines of the first QUERIES rows of `query` with every row of each modality; -inf with themselves."""
+    """Return cosines of the first QUERIES rows of `query` with all rows of each modality; -inf with itself."""
     queries = sample[query][:QUERIES]
     scores = {m: queries @ sample[m].T for m in MODALITIES}
     scores[query].fill_diagonal_(-torch.inf)
@@ -141,7 +143,7 @@ def _scores(sample: Mapping[Modality, Tensor], query: Modality) -> dict[Modality
 
 
 def _mean_curve(scores: Tensor, levels: Tensor) -> Tensor:
-    """(Q, N) -> (K,): the cosine that a share levels[k] of the N items reaches, averaged over the queries."""
+    """Map (Q, N) to (K,): the cosine reached by a fraction levels[k] of the N items, averaged over the queries."""
     ordered = scores.sort(dim=1, descending=True).values
     last = ((ordered > -torch.inf).sum(dim=1) - 1)[:, None]  # (Q, 1)
     place = levels * last

@@ -1,4 +1,4 @@
-"""The aligned vectors in the forms that other databases take."""
+"""Export of aligned vectors to other vector databases: Parquet, NumPy, Qdrant, pgvector."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from .index import Index
 from .lance_table import ALIGNED
 
 COLUMNS = ("id", "modality", "path", "text", "caption", "owner")
-NAMESPACE = uuid.UUID("5b2f6c1e-3b7c-5a1d-9f5e-0d8f0a7c9e11")  # ids of ours as the UUIDs that Qdrant wants
+NAMESPACE = uuid.UUID("5b2f6c1e-3b7c-5a1d-9f5e-0d8f0a7c9e11")  # of the UUIDs that Qdrant requires as ids
 BATCH = 256
-GUIDE = """Vectors are unit length: inner product and cosine rank alike. Queries must pass the same model
-(`Index.open(FOLDER).model.encode_text` or `encode_image`). Scores here are plain cosines, without calibration.
+GUIDE = """Vectors have unit length: inner product and cosine give the same ranking. Encode queries with the same model
+(`Index.open(FOLDER).model.encode_text` or `encode_image`). Scores are plain cosines, without calibration.
 """
 
 
 def export_index(index: Index, out: Path, kind: str) -> list[str]:
-    """Write all items to the folder `out`; returns a line for each file.
+    """Write all items to the folder `out`; returns one line per file.
 
     parquet: items.parquet (id, modality, path, text, caption, owner, vector). npy: vectors.npy (N, d) float32,
     ids.json and items.jsonl in the order of the rows (FAISS, Milvus). qdrant: points.jsonl for Qdrant's
     client and REST interface. pgvector: items.csv and load.sql for psql.
 
-    Raises InputError for another kind, an empty index, and where `out` exists.
+    Raises InputError for an unknown format, an empty index, and if `out` exists.
     """
     check_choice("format", kind, WRITERS)
     if out.exists():
         raise InputError(f"out: {out} exists; choose another folder or delete it")
     if not len(index):
-        raise InputError(f"index: {index.path} is empty; there is nothing to export")
+        raise InputError(f"index: {index.path} is empty; index some data first")
     table = index.items.to_arrow([*COLUMNS, ALIGNED])
     out.parent.mkdir(parents=True, exist_ok=True)
 
@@ -51,7 +51,7 @@ def export_index(index: Index, out: Path, kind: str) -> list[str]:
 
 
 def point_id(item_id: str) -> str:
-    """The UUID that stands for an item in Qdrant; the item's own id is in the payload."""
+    """Return the UUID of an item in Qdrant; the payload contains the item's id."""
     return str(uuid.uuid5(NAMESPACE, item_id))
 
 
@@ -80,7 +80,7 @@ def _pgvector(table: Any, folder: Path) -> None:
     with (folder / "items.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         for row, vector in _rows(table):
-            words = [row[name].replace("\0", "") for name in COLUMNS]  # PostgreSQL's text holds no zero byte
+            words = [row[name].replace("\0", "") for name in COLUMNS]  # PostgreSQL's text type has no null bytes
             writer.writerow([*words, "[" + ",".join(f"{v:.8g}" for v in vector) + "]"])
     dim = table.schema.field(ALIGNED).type.list_size
     columns = ", ".join(COLUMNS)

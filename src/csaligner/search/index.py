@@ -1,4 +1,4 @@
-"""A mixed index of pictures and texts that answers both kinds of query without preferring their own."""
+"""Search in a mixed index of images and texts, by text or by image, with scores comparable across modalities."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from .vector_spaces import SPACES, Space, SpaceName, load_space, raw_vectors
 
 ALIGNER, CALIBRATION = "aligner", "calibration.json"
 ONLY: Mapping[str, tuple[Modality, ...]] = {"images": ("image",), "texts": ("text",)}
-SMALL = 1 << 20  # bytes: larger files are read whole when vectors are loaded, not when the index is opened
-REMEMBERED = 1024  # text queries whose features are kept
+SMALL = 1 << 20  # bytes: checksums of larger files are verified when vectors are loaded, not when the index is opened
+CACHED = 1024  # text queries with cached features
 
 Query = str | Path | Image.Image
 Only = Literal["images", "texts"]
@@ -37,10 +37,9 @@ Only = Literal["images", "texts"]
 
 @dataclass(frozen=True)
 class Hit:
-    """score: comparable over both modalities (see search.calibration), equal to the cosine where there is nothing to
-    calibrate by. path: the picture (FILE#COLUMN[ROW] for one inside a parquet table), or the file that the text is
-    from; "" for texts of a table. owner: the id of the picture that a text describes. missing: the file is not there
-    any more."""
+    """score: comparable across modalities (see search.calibration); equal to the cosine without calibration. path: the
+    image file (FILE#COLUMN[ROW] for an image in a parquet table) or the file of the text; "" for texts of a table.
+    owner: id of the image that a text describes. missing: the file no longer exists."""
 
     id: str
     modality: Modality
@@ -55,8 +54,8 @@ class Hit:
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """only: one modality; space: aligned, raw or centred; calibrated: aligned scores made comparable;
-    approximate: None takes the approximate index where there is one (aligned space only)."""
+    """only: restrict results to one modality; space: aligned, raw or centred; calibrated: calibrate scores (aligned
+    space only); approximate: use the approximate index (aligned space only), None: if there is one."""
 
     only: Only | None = None
     space: SpaceName = "aligned"
@@ -70,14 +69,13 @@ class SearchOptions:
 
 
 class Index:
-    """An index folder, open for questions.
+    """An open index folder.
 
         index = Index.open("my-index")
         for hit in index.search("a red apple", k=5):
             print(hit.score, hit.modality, hit.path or hit.text)
 
-    Vectors of a space are read into memory when it is first asked (exact search), unless an approximate index was
-    built. Safe to ask from several threads.
+    For exact search, the vectors of a space are read into memory on first use. Searching is thread-safe.
     """
 
     def __init__(
@@ -87,42 +85,44 @@ class Index:
         items: Items,
         model: AlignedModel,
     ) -> None:
-        """Use Index.open, or build_index."""
+        """Use Index.open or build_index."""
         self.path, self.manifest, self.items, self.model = path, manifest, items, model
         self._spaces: dict[str, Space] = {}
         self._measured: dict[str, Any] | None = None
         self._checked = False
         self._lock = threading.RLock()
-        self._text_features = lru_cache(REMEMBERED)(lambda words: model.features_text([words])[0])
+        self._text_features = lru_cache(CACHED)(lambda text: model.features_text([text])[0])
 
     @classmethod
     def open(cls, path: Path | str, encoders: Iterable[Encoder] = ()) -> Index:
-        """encoders: to ask with, if not those that the index names; each must have the same fingerprint.
+        """Open an index folder.
 
-        Raises InputError for a folder that is no index, a damaged one, and an encoder that does not match.
+        encoders: query encoders instead of those recorded in the index; fingerprints must match.
+
+        Raises InputError for a folder that is not an index, a damaged index, and an encoder that does not match.
         """
         path = Path(path)
         manifest = read_manifest(path)
         weights = path / ALIGNER / "model.safetensors"
         if not weights.is_file() or fingerprint_of(path / ALIGNER) != manifest.fingerprint:
-            raise InputError(f"index: {weights} is not the aligner that made these vectors; {OWNER.advice}")
+            raise InputError(f"index: {weights} is missing or not the aligner of these vectors; {OWNER.advice}")
         infos: dict[Modality, EncoderInfo] = {"image": manifest.image, "text": manifest.text}
         aligner = Aligner.load(path / ALIGNER)
         model = AlignedModel(aligner, encoders, infos=infos, folder=path / ALIGNER, name=f"the index {path}")
         try:
             items = Items.open(path)
         except InputError:
-            check_checksums(path, OWNER)  # which file it is
+            check_checksums(path, OWNER)  # names the damaged file
             raise
         index = cls(path, manifest, items, model)
         index.check(up_to=SMALL)
         return index
 
     def check(self, *, above: int = 0, up_to: int | None = None) -> None:
-        """InputError where a file of the tables is gone, or not as it was when the index was finished.
+        """Raise InputError if a table file is missing or has changed since the index was finished.
 
-        Sizes of all files are compared, and the SHA-256 of those of `above` < bytes <= `up_to`; nothing while an
-        interrupted or another writer has gone on from there.
+        Compares the sizes of all files, and the SHA-256 of files with `above` < bytes <= `up_to`. Does nothing if the
+        tables were written to since then (interrupted or concurrent update).
         """
         listed = read_checksums(self.path, OWNER)
         if listed is not None and listed["version"] == self.items.version:
@@ -137,45 +137,45 @@ class Index:
 
     @property
     def spaces(self) -> tuple[SpaceName, ...]:
-        """What can be asked: raw and centred only where raw vectors are kept and both modalities are there."""
+        """Spaces that can be searched; raw and centred require raw vectors and items of both modalities."""
         both = self.manifest.raw_dim is not None and all(self.counts.values())
         return SPACES if both else ("aligned",)
 
     @property
     def bias(self) -> dict[str, dict[str, float]]:
-        """modality_bias@10 by space and modality of the query. aligned: as searched; aligned_cosine: without
-        calibration. A sample of the index's own items asks, each with its own row left out."""
+        """modality_bias@10 by space and query modality. aligned: with calibration; aligned_cosine: without. Queries
+        are a sample of the items of the index, each excluded from its candidates."""
         found: dict[str, dict[str, float]] = self._measures()["bias"]
         return found
 
     def search(self, query: Query, k: int = 10, options: SearchOptions | None = None, **words: Any) -> list[Hit]:
-        """The k best items, best first.
+        """Return the k best items, best first.
 
-        query: words, or a picture (a Path or a PIL image). options: see SearchOptions; its fields may also be given
-        as keywords: search("an apple", only="images").
+        query: a text (str) or an image (Path or PIL image). options: see SearchOptions; its fields are also accepted
+        as keyword arguments: search("an apple", only="images").
         """
         modality: Modality = "text" if isinstance(query, str) else "image"
         return self.search_features(self.features(query), modality, k, options or SearchOptions(**words))
 
     def features(self, query: Query) -> Tensor:
-        """(d_encoder,), what the encoder says of a query. Raises InputError for empty words and unreadable pictures."""
+        """Encode a query to features (d_encoder,). Raises InputError for an empty text or an unreadable image."""
         if isinstance(query, str):
             words = " ".join(query.split())
             if not words:
-                raise InputError("query: is empty; give some words or a picture")
+                raise InputError("query: is empty; give a text or an image")
             return self._text_features(words)
         return self.model.features_image([query])[0]
 
     def search_features(
         self, features: Tensor, modality: Modality, k: int = 10, options: SearchOptions | None = None
     ) -> list[Hit]:
-        """As search, for encoder features (d_encoder,) of a query of that modality."""
+        """Search by encoder features (d_encoder,) of a query of the given modality."""
         if k < 1:
             raise InputError(f"k: got {k}, wanted at least 1")
         options = options or SearchOptions()
         if options.space not in self.spaces:
             raise InputError(
-                f"space: {options.space!r} cannot be shown; the index keeps no raw vectors or lacks a modality"
+                f"space: {options.space!r} is not available; index images and texts with raw vectors, or use aligned"
             )
         use = self.manifest.approximate is not None if options.approximate is None else options.approximate
         if use and self.manifest.approximate is None:
@@ -189,11 +189,11 @@ class Index:
         return self._hits(sorted(found, key=lambda entry: -entry[0])[:k])
 
     def row(self, item_id: str) -> Row | None:
-        """The item of that id, if there is one."""
+        """Return the item with this id, or None."""
         return next(iter(self.items.by_id([item_id])), None)
 
     def space(self, name: SpaceName) -> Space:
-        """All its vectors, in memory from then on."""
+        """Return all vectors of a space; they are kept in memory."""
         with self._lock:
             if name not in self._spaces:
                 if not self._checked:
@@ -208,7 +208,7 @@ class Index:
         return Calibration.from_json(value) if value else None
 
     def warm(self) -> None:
-        """Load what the first question would load: both encoders, the aligned vectors, the calibration."""
+        """Load everything the first query needs: both encoders, the aligned vectors, the calibration."""
         for modality in MODALITIES:
             self.model.encoder(modality)
         _ = self.calibration
@@ -216,7 +216,7 @@ class Index:
             self.space("aligned")
 
     def measure(self, *, write: bool) -> None:
-        """Calibrate, and measure the biases; `write` is for whoever holds the lock of the folder."""
+        """Calibrate and measure biases. write: save to calibration.json; requires the lock of the folder."""
         vectors = self.space("aligned").vectors
         calibration = Calibration.fit(vectors)
         bias = {"aligned": bias_of(vectors, calibration), "aligned_cosine": bias_of(vectors)}
@@ -231,7 +231,7 @@ class Index:
             write_sealed(self.path / CALIBRATION, self._measured)
 
     def forget(self) -> None:
-        """After a write: what is in memory is not true any more."""
+        """Clear vectors and measurements in memory, after a write."""
         with self._lock:
             self._spaces.clear()
             self._measured = None
@@ -267,7 +267,7 @@ class Index:
 
 
 def _read_measures(path: Path, version: list[int]) -> dict[str, Any] | None:
-    """What was measured on this very version of the tables, if it was."""
+    """Read calibration.json; None if missing, damaged or of another version of the tables."""
     try:
         value = open_seal(path, parse_json(path.read_text(encoding="utf-8")), OWNER)
         if value["version"] != version:

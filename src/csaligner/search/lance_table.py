@@ -1,4 +1,4 @@
-"""The rows of an index in LanceDB: the only file that imports it."""
+"""LanceDB tables of an index; the only module that imports lancedb."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from csaligner.types import Modality
 
 TABLES: Mapping[Modality, str] = {"image": "images", "text": "texts"}
 ALIGNED, RAW = "vector", "raw"
-KEEP_VERSIONS = timedelta(days=1)  # readers of an older version may go on that long
+KEEP_VERSIONS = timedelta(days=1)  # readers can use an older version for this long
 INDEX_TYPES = ("ivf_sq", "ivf_pq", "hnsw")
-AT_ONCE = 1000  # ids in one condition
+AT_ONCE = 1000  # ids per condition
 
 
 @dataclass(frozen=True)
 class Row:
-    """One item of an index. source: the data that it came from. size, mtime_ns: of the file when it was embedded;
-    sha256: of the picture's bytes or of the text."""
+    """One item of an index. source: the data it comes from; size, mtime_ns: of the file when it was embedded; sha256:
+    of the image file or of the text."""
 
     id: str
     modality: Modality
@@ -42,7 +42,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Stamp:
-    """What tells whether a row must be embedded again, and the words that may change without that."""
+    """The columns that determine whether a row must be embedded again (modality, size, mtime_ns, sha256) or only
+    updated."""
 
     modality: str
     path: str
@@ -56,7 +57,7 @@ class Stamp:
 
 @dataclass(frozen=True)
 class Matrix:
-    """All vectors of one column and one modality. rows: LanceDB's row ids; vectors: (N, d) float32."""
+    """All vectors of one column and modality. rows: LanceDB row ids; vectors: (N, d) float32."""
 
     rows: Tensor
     vectors: Tensor
@@ -66,8 +67,8 @@ _NAMES = list(Row.__dataclass_fields__)
 
 
 class Items:
-    """Two tables, one of pictures and one of texts, so that an approximate index never has to look for the one
-    among the other. Every write to a table is one version: a reader sees it whole or not at all."""
+    """One table of images and one of texts, each with its own approximate index. Every write to a table is atomic and
+    creates a version."""
 
     def __init__(self, tables: Mapping[Modality, Any]) -> None:
         """Use Items.create or Items.open."""
@@ -75,10 +76,11 @@ class Items:
 
     @classmethod
     def create(cls, folder: Path, dim: int, raw_dim: int | None) -> Items:
+        """Create empty tables. dim: of aligned vectors; raw_dim: of raw vectors, None: not kept."""
         import pyarrow as pa
 
-        kinds: Mapping[str, Any] = {"size": pa.int64(), "mtime_ns": pa.int64()}
-        fields = [pa.field(name, kinds.get(name, pa.string())) for name in _NAMES]
+        types: Mapping[str, Any] = {"size": pa.int64(), "mtime_ns": pa.int64()}
+        fields = [pa.field(name, types.get(name, pa.string())) for name in _NAMES]
         fields.append(pa.field(ALIGNED, pa.list_(pa.float32(), dim)))
         if raw_dim is not None:
             fields.append(pa.field(RAW, pa.list_(pa.float16(), raw_dim)))
@@ -87,17 +89,17 @@ class Items:
 
     @classmethod
     def open(cls, folder: Path) -> Items:
-        """Raises InputError where a table is missing or damaged."""
+        """Open the tables. Raises InputError if a table is missing or damaged."""
         database = _connect(folder)
         try:
             return cls({m: database.open_table(name) for m, name in TABLES.items()})
-        except Exception as error:  # LanceDB raises ValueError, RuntimeError or OSError by the kind of damage
+        except Exception as error:  # ValueError, RuntimeError or OSError, depending on the damage
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"index: {folder} cannot be opened ({reason}); delete it and index again") from None
 
     @property
     def version(self) -> list[int]:
-        """Another one after every write."""
+        """Versions of both tables; changes with every write."""
         return [int(table.version) for table in self._tables.values()]
 
     def count(self, modality: Modality | None = None) -> int:
@@ -107,15 +109,15 @@ class Items:
     def put(
         self, modality: Modality, rows: Sequence[Row], aligned: Tensor, raw: Tensor | None, *, new: bool = False
     ) -> None:
-        """Add rows of one modality, or replace those of the same id. aligned: (N, dim); raw: (N, raw_dim) where the
-        table keeps it. new: the caller knows that none of the ids is there, which is quicker."""
+        """Add rows of one modality, or replace rows with the same ids. aligned: (N, dim); raw: (N, raw_dim), if raw
+        vectors are kept. new: all ids are new (faster)."""
         import pyarrow as pa
 
         target = self._tables[modality]
         columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in _NAMES}
-        for name, vectors, kind in ((ALIGNED, aligned, np.float32), (RAW, raw, np.float16)):
+        for name, vectors, dtype in ((ALIGNED, aligned, np.float32), (RAW, raw, np.float16)):
             if vectors is not None:
-                flat = pa.array(vectors.cpu().numpy().astype(kind).ravel())
+                flat = pa.array(vectors.cpu().numpy().astype(dtype).ravel())
                 columns[name] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
         table = pa.table(columns, schema=target.schema)
         if new:
@@ -124,7 +126,7 @@ class Items:
             target.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(table)
 
     def restamp(self, changed: Mapping[str, Mapping[str, Any]]) -> None:
-        """New values of columns other than the vectors, by id."""
+        """Update columns other than the vectors. changed: id -> column -> value."""
         import pyarrow as pa
 
         old = self.by_id(list(changed))
@@ -146,7 +148,7 @@ class Items:
         return {row.pop("id"): Stamp(**row) for rows in found for row in rows}
 
     def by_id(self, ids: Sequence[str]) -> list[Row]:
-        """The rows of these ids, in no order; unknown ids are left out."""
+        """Return the rows with these ids, in no particular order; unknown ids are skipped."""
         found: list[Row] = []
         for start in range(0, len(ids), AT_ONCE):
             condition = _among(ids[start : start + AT_ONCE])
@@ -155,11 +157,11 @@ class Items:
         return found
 
     def by_row(self, modality: Modality, rows: Sequence[int]) -> list[Row]:
-        """The rows of these row ids (of Matrix or `nearest`), in that order."""
+        """Return the rows with these row ids (from Matrix or `nearest`), in the given order."""
         if not rows:
             return []
         query = self._tables[modality].take_row_ids(list(rows)).select(_NAMES).with_row_id()
-        found = {row.pop("_rowid"): Row(**row) for row in query.to_arrow().to_pylist()}  # in no order
+        found = {row.pop("_rowid"): Row(**row) for row in query.to_arrow().to_pylist()}  # unordered
         return [found[row] for row in rows]
 
     def matrix(self, modality: Modality, column: str = ALIGNED) -> Matrix:
@@ -174,7 +176,7 @@ class Items:
     def nearest(
         self, vector: Tensor, modality: Modality, k: int, *, nprobes: int, refine: int
     ) -> tuple[list[int], Tensor]:
-        """The k nearest through the approximate index: row ids and cosines, best first."""
+        """Return row ids and cosines of the k nearest items, best first, from the approximate index."""
         query = self._tables[modality].search(vector.numpy(), vector_column_name=ALIGNED).distance_type("dot")
         query = query.nprobes(nprobes).refine_factor(refine)
         found = query.select(["_distance"]).with_row_id(True).limit(k).to_arrow()
@@ -189,15 +191,15 @@ class Items:
         config = _index_config(kind)(distance_type="dot", **options)
         try:
             table.create_index(ALIGNED, config=config, replace=True)
-        except Exception as error:  # LanceDB's own kinds: too few rows, out of disk
+        except Exception as error:  # for example too few rows, disk full
             reason = " ".join(str(error).split())[:200]
             rows = self.count(modality)
             raise CSAlignerError(
-                f"approximate: {kind} could not be built over {rows} {modality}s ({reason}); use exact"
+                f"approximate: building {kind} over {rows} {modality}s failed ({reason}); use exact"
             ) from None
 
     def tidy(self) -> None:
-        """Merge small files, bring the indexes up to date, forget old versions."""
+        """Merge small files, update the indexes, delete old versions."""
         from lancedb.index import BTree
 
         for modality, table in self._tables.items():
@@ -208,11 +210,11 @@ class Items:
 
     @staticmethod
     def files(folder: Path) -> list[Path]:
-        """All files of both tables of an index, older versions' too."""
+        """Return all files of both tables, including older versions."""
         return [p for name in TABLES.values() for p in sorted((folder / f"{name}.lance").rglob("*")) if p.is_file()]
 
     def to_arrow(self, columns: Sequence[str]) -> Any:
-        """All rows as a pyarrow table."""
+        """Return all rows as a pyarrow table."""
         import pyarrow as pa
 
         return pa.concat_tables([t.search().select(list(columns)).to_arrow() for t in self._tables.values()])
@@ -234,5 +236,5 @@ def _connect(folder: Path) -> Any:
         import lancedb
     except ImportError:
         raise InputError("index: needs LanceDB; pip install 'csaligner[search]'") from None
-    os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")  # else it warns on every tidy()
+    os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")  # else every tidy() warns
     return cast(Any, lancedb.connect(str(folder)))

@@ -1,4 +1,4 @@
-"""index.json: who made the vectors of an index, and of what."""
+"""index.json: encoders, aligner and sources of an index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OWNER = ErrorContext("index", "delete the folder and index again")
 
 @dataclass(frozen=True)
 class Approximate:
-    """How an approximate index answers. kind: LanceDB's index type; nprobes: partitions that are read; refine:
+    """Settings of an approximate index. kind: LanceDB index type; nprobes: partitions read per query; refine:
     candidates re-scored exactly, as a multiple of k; recall: recall@10 against exact search, measured when it was
     built over `rows` rows."""
 
@@ -30,9 +30,9 @@ class Approximate:
 
 @dataclass(frozen=True)
 class IndexManifest:
-    """run: where the aligner came from; fingerprint: of its weights; image, text: the encoders; dim: of the aligned
-    vectors; raw_dim: of the vectors before alignment, None where they are not kept; sources: what was indexed;
-    pending: a source whose indexing was begun and not ended, else ""."""
+    """run: source of the aligner; fingerprint: of its weights; image, text: the encoders; dim: of the aligned vectors;
+    raw_dim: of the vectors before alignment, None if not kept; sources: data that was indexed; pending: source whose
+    indexing is not finished, or ""."""
 
     run: str
     fingerprint: str
@@ -50,6 +50,6 @@ def write_manifest(folder: Path, manifest: IndexManifest) -> None:
 
 
 def read_manifest(folder: Path) -> IndexManifest:
-    """Raises InputError where there is none, where it does not parse, and for another format version."""
+    """Read index.json. Raises InputError if it is missing, damaged or of another format version."""
     parse = partial(checked, IndexManifest)
     return read_sealed(folder / INDEX_FILE, OWNER, parse, made_by="`csaligner index`", version=FORMAT_VERSION)

@@ -1,4 +1,4 @@
-"""The three spaces that an index can be asked in: aligned, raw and centred."""
+"""Vector spaces of an index: aligned, raw and centred."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPACES: tuple[SpaceName, ...] = ("aligned", "raw", "centred")
 
 @dataclass(frozen=True)
 class Space:
-    """rows[modality]: LanceDB's row ids; vectors[modality]: (N, d) unit rows; mean[modality]: what a query loses
+    """rows[modality]: LanceDB row ids; vectors[modality]: (N, d) unit rows; mean[modality]: subtracted from a query
     before it is normalised (centred only)."""
 
     rows: Mapping[Modality, Tensor]
@@ -33,18 +33,18 @@ class Space:
     mean: Mapping[Modality, Tensor] | None = None
 
     def place(self, query: Tensor, modality: Modality) -> Tensor:
-        """(d,) -> (d,), unit length."""
+        """Map a query (d,) into the space: subtract the mean (centred only), normalise."""
         return normalize(query - self.mean[modality] if self.mean else query, dim=0)
 
     def nearest(self, query: Tensor, modality: Modality, k: int) -> tuple[list[int], Tensor]:
-        """Row ids and cosines of the k nearest items of a modality, best first; exact."""
+        """Return row ids and cosines of the k nearest items of a modality, best first, by exact search."""
         scores = self.vectors[modality] @ query
         top = scores.topk(min(k, len(scores)))
         return self.rows[modality][top.indices].tolist(), top.values
 
 
 def load_space(items: Items, name: SpaceName) -> Space:
-    """All vectors of a space, in memory. centred: raw ones less the mean of their modality over the index."""
+    """Read all vectors of a space into memory. centred: raw vectors minus the mean of their modality."""
     found = {m: items.matrix(m, ALIGNED if name == "aligned" else RAW) for m in MODALITIES}
     rows = {m: matrix.rows for m, matrix in found.items()}
     vectors = {m: matrix.vectors for m, matrix in found.items()}
@@ -57,7 +57,7 @@ def load_space(items: Items, name: SpaceName) -> Space:
 
 
 def raw_dim(model: Aligner) -> int | None:
-    """Dimensions of raw vectors; None where this aligner has none that pictures and texts share."""
+    """Return the dimension of raw vectors; None if images and texts have no common raw space."""
     if model.config.dim_image == model.config.dim_text:
         return model.config.dim_image
     adapters = (model.image_adapter, model.text_adapter)
@@ -67,10 +67,10 @@ def raw_dim(model: Aligner) -> int | None:
 
 @torch.inference_mode()
 def raw_vectors(model: Aligner, modality: Modality, features: Tensor) -> Tensor:
-    """What pictures and texts look like before alignment, (N, d_in) -> (N, raw_dim).
+    """Map encoder features (N, d_in) to vectors before alignment (N, raw_dim).
 
-    Where the encoders' dimensions agree: x / |x|. Where they do not: (x / |x|) @ map with the map of the adapter's
-    closed-form start, without its mean; less the mean of a modality it is that start.
+    If the encoders have equal dimensions: x / |x|. Otherwise (x / |x|) @ map, with the map of the adapter's untrained
+    start (without subtraction of its mean).
     """
     unit = normalize(features, dim=1)
     if model.config.dim_image == model.config.dim_text:

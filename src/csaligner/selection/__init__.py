@@ -1,1 +1,1 @@
-"""Settings that choose themselves on the training pairs: the untrained alignment, and whether training is kept."""
+"""Selection on the training pairs: choice of the untrained alignment, and a gate for training."""

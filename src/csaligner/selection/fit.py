@@ -1,4 +1,4 @@
-"""Fit an aligner to pairs in memory: the start, the training and the gate, as the config asks for them."""
+"""Fitting an aligner to pairs in memory: start, training and gate, as configured."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ from .start import StartChoice, choose_start
 
 @dataclass(frozen=True)
 class Selection:
-    """start: how the untrained alignment was chosen, None where the config fixes it; gate: None without a gate."""
+    """start: choice of the untrained alignment, None if fixed by the config; gate: choice of the gate, None without."""
 
     start: StartChoice | None
     gate: GateChoice | None
 
     def record(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the selection for JSON."""
         return {name: choice.record() for name, choice in (("start", self.start), ("gate", self.gate)) if choice}
 
     @property
     def line(self) -> str:
-        """One line for people."""
+        """Summary in one line."""
         start = f"untrained {self.start.label}" if self.start else "untrained start"
         if self.gate is None:
             return f"start: {start}"
         gain = self.gate.best
         if gain is None:
-            return f"{start} kept: too few pairs to prove a gain by training"
+            return f"{start} kept: too few pairs to measure a gain by training"
         measured = f"training gained {gain.mean:.1f} +- {gain.error:.1f} points on {self.gate.images} held-out images"
         if self.gate.scale == 0:
             return f"{start} kept: {measured}"
-        return f"{start}, then {self.gate.scale:.0%} of what training learnt: {measured}"
+        return f"{start}, then {self.gate.scale:.0%} of the trained change: {measured}"
 
 
 @dataclass(frozen=True)
 class Selecting:
-    """What fitting needs beside the pairs: unpaired features of images and of texts, the groups of the images."""
+    """Settings of a fit. unpaired: features of unpaired images and texts; groups: of the images, kept in one fold."""
 
     config: TrainConfig
     unpaired: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -57,7 +57,7 @@ class Selecting:
     report: Report = silent
 
     def fit(self, features: PairedFeatures, *, gate: bool) -> tuple[Aligner, Selection | None]:
-        """The fitted aligner, in evaluation mode, and what was chosen; None where nothing was to choose."""
+        """Fit to pairs; returns the aligner in evaluation mode and the selection, None if there was none."""
         c = self.config
         torch.manual_seed(c.seed)
         choice = self._start(features) if c.start.kind == "chosen" else None
@@ -83,7 +83,7 @@ class Selecting:
         return choose_start(features, self.config, unpaired=self.unpaired, groups=self.groups, seed=self.config.seed)
 
     def _again(self, pairs: PairedFeatures, choice: StartChoice | None) -> Any:
-        """The chosen candidate, fitted to other pairs."""
+        """Return the chosen candidate fitted to other pairs."""
         if choice is None:
             return None
         moments = PairMoments.of(pairs).with_unpaired(*self.unpaired)

@@ -1,4 +1,4 @@
-"""Folds of pairs that keep groups whole."""
+"""Folds of pairs for cross-validation by group."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from csaligner.types import PairedFeatures
 
 
 def group_folds(n: int, count: int, seed: int, groups: Sequence[str] | None = None) -> list[Tensor]:
-    """`count` disjoint sets of image rows that together are all n; rows of one group are in one fold.
+    """Split n image rows into `count` folds; rows of one group are in one fold.
 
-    Groups in random order, each to the fold with the fewest rows so far.
+    Groups are assigned in random order, each to the smallest fold.
     """
     generator = torch.Generator().manual_seed(seed)
     if groups is None:
@@ -31,7 +31,7 @@ def group_folds(n: int, count: int, seed: int, groups: Sequence[str] | None = No
 
 
 def rows_of(features: PairedFeatures, images: Tensor) -> PairedFeatures:
-    """The pairs of those image rows, with all their captions."""
+    """Return the pairs of the given image rows, with all their captions."""
     place = torch.full((len(features.image),), -1)
     place[images] = torch.arange(len(images))
     owner = place[features.text_to_image]
@@ -48,7 +48,7 @@ def rows_of(features: PairedFeatures, images: Tensor) -> PairedFeatures:
 
 
 def complement(n: int, rows: Tensor) -> Tensor:
-    """The rows from 0 to n - 1 that are not among these, in order."""
+    """Return the rows of 0 to n - 1 not in `rows`, in order."""
     kept = torch.ones(n, dtype=torch.bool)
     kept[rows] = False
     return kept.nonzero().flatten()
@@ -63,5 +63,5 @@ class Difference:
 
     @classmethod
     def of(cls, values: Tensor) -> Difference:
-        """Of values (n,) that count alike, n > 1."""
+        """Mean and standard error of values (n,), n > 1."""
         return cls(float(values.mean()), float(values.std()) / len(values) ** 0.5)

@@ -1,4 +1,4 @@
-"""Whether training is kept: the learnt change is scaled, and accepted only if held-out pairs prove it."""
+"""Gate for training: the trained change is scaled, and accepted only if it improves held-out pairs."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from csaligner.types import PairedFeatures
 from .folds import Difference, complement, group_folds, rows_of
 from .score import score_per_image
 
-SCALES = (0.25, 0.5, 0.75, 1.0)  # of the learnt change; 0 is the untrained start
-LEAST_IMAGES = 200  # with fewer, training is not tried
-MANY_IMAGES = 2000  # from here on one held-out fifth decides, below three folds
+SCALES = (0.25, 0.5, 0.75, 1.0)  # of the trained change; 0 is the untrained start
+LEAST_IMAGES = 200  # with fewer, training is skipped
+MANY_IMAGES = 2000  # from here, one held-out fifth; below, three folds
 ERRORS = 2.0  # standard errors that the gain must exceed
-HELD_IMAGES = 1000  # scored in a fold at most
+HELD_IMAGES = 1000  # maximum number scored per fold
 _HIDDEN = re.compile(r"blocks\.\d+\.0\.")  # the first layer of a residual block: has no effect while the last is 0
 
 
 @dataclass(frozen=True)
 class GateChoice:
-    """scale: of the learnt change, 0 where training is rejected; gains: held-out score at each scale less that of the
-    start, in points, with standard errors over images; images: how many were held out; seconds: what it took."""
+    """scale: of the trained change, 0 if training is rejected; gains: held-out score at each scale minus that of the
+    start, in points, with standard errors over images; images: number held out; seconds: duration."""
 
     scale: float
     gains: Mapping[float, Difference]
@@ -37,11 +37,11 @@ class GateChoice:
 
     @property
     def best(self) -> Difference | None:
-        """The gain at the best scale, accepted or not; None where training was not tried."""
+        """Gain at the best scale, accepted or not; None if training was skipped."""
         return max(self.gains.values(), key=lambda gain: gain.mean, default=None)
 
     def record(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the choice for JSON."""
         gains = {str(s): {"gain": round(g.mean, 3), "error": round(g.error, 3)} for s, g in self.gains.items()}
         return {"scale": self.scale, "gains": gains, "images": self.images, "seconds": round(self.seconds, 2)}
 
@@ -54,10 +54,10 @@ def gate_by_folds(
     groups: Sequence[str] | None = None,
     seed: int = 0,
 ) -> GateChoice:
-    """Train on part of the pairs, score the rest; three folds, or one held-out fifth of 2,000 images or more.
+    """Train on part of the pairs and score the rest: three folds, or one held-out fifth from 2,000 images.
 
-    start: pairs -> the untrained model; train: changes the model in place. Folds keep groups whole. Stops after the
-    first fold if no scale gained. Training is rejected outright for fewer than 200 images.
+    start: pairs -> untrained model; train: trains the model in place. Groups are not split over folds. Stops after the
+    first fold if no scale improves. With fewer than 200 images training is rejected without trial.
     """
     began, n = time.perf_counter(), len(features.image)
     if n < LEAST_IMAGES:
@@ -77,21 +77,21 @@ def gate_by_folds(
 
 
 def gate_by_validation(model: Aligner, before: Mapping[str, Tensor], held: PairedFeatures) -> GateChoice:
-    """The scale for a trained model by pairs that were not trained on. before: the snapshot at the start."""
+    """Choose the scale of a trained model on held-out pairs. before: snapshot of the untrained model."""
     began = time.perf_counter()
     gains = scale_gains(model, before, rows_of(held, _some(len(held.image))))
     return _choice(gains, time.perf_counter() - began)
 
 
 def snapshot(model: Aligner) -> dict[str, Tensor]:
-    """A copy of the adapters' state."""
+    """Return a copy of the adapters' state."""
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def set_scale(model: Aligner, before: Mapping[str, Tensor], scale: float) -> None:
-    """Move the model to before + scale * (trained - before), in place.
+    """Set the model to before + scale * (trained - before), in place.
 
-    First layers of residual blocks stay as trained: their last layers start at 0 and carry the scale.
+    First layers of residual blocks are not scaled: the last layers start at 0, so scaling them is enough.
     """
     state = model.state_dict()
     for name, value in state.items():
@@ -101,7 +101,7 @@ def set_scale(model: Aligner, before: Mapping[str, Tensor], scale: float) -> Non
 
 
 def scale_gains(model: Aligner, before: Mapping[str, Tensor], held: PairedFeatures) -> dict[float, Tensor]:
-    """The score of each held-out image at each scale less that at the start, (n,) each; the model stays trained."""
+    """Return the gain of each held-out image at each scale over the start, (n,) each; the model stays trained."""
     after = snapshot(model)
     scores = {}
     for scale in (0.0, *SCALES):

@@ -1,4 +1,4 @@
-"""The score that ranks alignments, image by image."""
+"""Score for selecting an alignment, per image."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from csaligner.types import PairedFeatures
 
 
 def score_per_image(features: PairedFeatures) -> Tensor:
-    """(N,) float64, in points: 100 times the mean of recall@1 and mixed nDCG@10, each the mean of both kinds of query.
+    """Return scores (N,) in points, float64: 100 times the mean of recall@1 and mixed nDCG@10 over image and text
+    queries.
 
-    A query is an image, or a caption, which counts 1/m among the m captions of its image; so the mean over images is
-    the score of the pairs. Ties as in evaluation.ranking: collapsed embeddings score chance.
+    A caption has weight 1/m, m captions of its image, so the score of the pairs is the mean over images. Ties are
+    handled as in evaluation.ranking: collapsed embeddings score at chance.
     """
     n, owner = len(features.image), features.text_to_image
     recall, mixed = retrieval_per_query(features), mixed_search_per_query(features)

@@ -1,4 +1,4 @@
-"""The untrained alignment, chosen by cross-validation of the training pairs."""
+"""Choice of the untrained alignment by cross-validation on the training pairs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from csaligner.types import PairedFeatures
 from .folds import Difference, group_folds, rows_of
 from .score import score_per_image
 
-FEW = 100  # up to so many images: two folds, twice; above: five folds
-HELD_IMAGES = 500  # scored in a fold at most
+FEW = 100  # up to this many images: two folds, repeated twice; above: five folds
+HELD_IMAGES = 500  # maximum number scored per fold
 
 
 @dataclass(frozen=True)
 class StartChoice:
-    """label: the candidate that was taken; starts: fitted to all pairs; gains: mean and standard error over folds of
-    each candidate's score less the prior's, in points; prior: its label; seconds: what choosing took."""
+    """label: the chosen candidate; starts: fitted to all pairs; prior: label of the default candidate; gains: score of
+    each candidate minus that of the prior, in points, mean and standard error over folds; seconds: duration."""
 
     label: str
     starts: Starts
@@ -37,7 +37,7 @@ class StartChoice:
     seconds: float
 
     def record(self) -> dict[str, Any]:
-        """As JSON."""
+        """Return the choice for JSON."""
         gains = {label: {"gain": round(g.mean, 3), "error": round(g.error, 3)} for label, g in self.gains.items()}
         return {
             "kind": self.label,
@@ -56,12 +56,12 @@ def choose_start(
     groups: Sequence[str] | None = None,
     seed: int = 0,
 ) -> StartChoice:
-    """The candidate with the best held-out score, if it is better than the prior by more than one standard error of
-    the fold differences; else the prior (the rule of Breiman et al. 1984, section 3.4.3).
+    """Return the candidate with the best held-out score if it exceeds that of the prior by more than one standard error
+    of the fold differences, else the prior (Breiman et al. 1984, section 3.4.3).
 
-    features: N > 1 images with captions. config: its adapters and dim select the family (adapters/untrained.py).
-    unpaired: features of images and of texts without partners. groups: of the images; images of one group are never on
-    both sides of a fold. With fewer than four images (or groups) nothing can be held out and the prior is taken.
+    features: N > 1 images with captions. config: adapters and dim, which select the family (adapters/untrained.py).
+    unpaired: features of unpaired images and texts. groups: of the images, not split over folds. With fewer than four
+    images (or groups) the prior is returned.
     """
     began, fixed = time.perf_counter(), fixed_modality(config)
 
@@ -97,7 +97,7 @@ def _scores(family: Family, held: PairedFeatures) -> dict[str, float]:
 
 
 def apply_starts(starts: Starts, features: PairedFeatures) -> PairedFeatures:
-    """The same pairs through both maps."""
+    """Map the pairs with both starts."""
     image, text = (_applied(start, x) for start, x in zip(starts, (features.image, features.text), strict=True))
     return PairedFeatures(image, text, features.text_to_image, features.image_ids, features.captions)
 
