@@ -56,7 +56,8 @@ class FilePart:
 class Unusable:
     """Placeholder for a record without a usable image, which is counted, reported and skipped.
 
-    mark: the stamp, if it is not the reason.
+    mark: the stamp; by default one that does not depend on the wording of the reason, so that a store resumes after
+    an update of csaligner.
     """
 
     name: str
@@ -65,7 +66,7 @@ class Unusable:
 
     @property
     def stamp(self) -> str:
-        return self.mark or self.reason
+        return self.mark or "unusable"
 
     def read(self) -> bytes:
         raise ImageError(self.reason)
