@@ -75,9 +75,9 @@ def quickstart(
 
 
 def _train(
-    folder: Path, out: Path, captioned: int, texts: int, tell: tuple[Say, Update], config: TrainConfig, workers: int
+    folder: Path, out: Path, captioned: int, texts: int, output: tuple[Say, Update], config: TrainConfig, workers: int
 ) -> tuple[str, dict[str, float]]:
-    say, update = tell
+    say, update = output
     say(f"embedding images and captions: {_about(captioned / IMAGES_A_SECOND + texts / TEXTS_A_SECOND)}")
     store = embed_dataset(
         str(folder), out / STORE, settings=ExtractSettings(workers=workers, max_bad=1.0), progress=update

@@ -286,7 +286,7 @@ def _embed(
         for (entry, digest), value in zip(part, ready, strict=True):
             if isinstance(value, ImageError):
                 plan.skipped.append(str(value))
-                if entry.id not in plan.new:  # what the index knows of it is no longer so
+                if entry.id not in plan.new:  # its index entry is out of date
                     index.items.delete([entry.id])
                     plan.gone.append(entry.id)
                 continue
