@@ -138,4 +138,4 @@ def test_the_implementation_is_an_option(stores: Path, tmp_path: Path, monkeypat
     words = ("train", "--train-data", stores / "pairs", "--out", tmp_path / "run", "--impl", "triton", "-q", *FAST)
     done = csaligner(*words)
     assert done.returncode != 0
-    assert '"triton" runs on a GPU' in done.stderr
+    assert "GPU" in done.stderr
