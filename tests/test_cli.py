@@ -15,28 +15,10 @@ import pytest
 import torch
 
 from csaligner.pipeline import train as run_train
-from csaligner.store.store import write_store
-from csaligner.types import EncoderInfo, PairedFeatures, Split
 from tests.support.commands import csaligner
+from tests.support.features import make_store
 
 FAST = ["epochs=4", "evaluate_every=2", "image_adapter.hidden=8", "text_adapter.hidden=8"]
-
-
-def make_store(path: Path, n: int = 60, dims: tuple[int, int] = (8, 6)) -> Path:
-    rng = np.random.default_rng(0)
-    shared = rng.normal(size=(n, 4))
-    image = (shared @ rng.normal(size=(4, dims[0]))).astype(np.float32)
-    text = (shared @ rng.normal(size=(4, dims[1])) + 0.1).astype(np.float32)
-    infos = [
-        EncoderInfo(f"test-{side}", "1", side, dim, {})  # type: ignore[arg-type]
-        for side, dim in zip(("image", "text"), dims, strict=True)
-    ]
-    ids = tuple(f"picture-{i}" for i in range(n))
-    splits: list[Split] = [*["train"] * (n - 30), *["val"] * 10, *["test"] * 20]  # type: ignore[list-item]
-    captions = tuple(f"caption <b>{i}</b>" for i in range(n))
-    features = PairedFeatures(torch.from_numpy(image), torch.from_numpy(text), torch.arange(n), ids, captions)
-    write_store(path, features, (infos[0], infos[1]), splits=dict(zip(ids, splits, strict=True)))
-    return path
 
 
 class Sections(HTMLParser):
@@ -51,7 +33,7 @@ class Sections(HTMLParser):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    store = make_store(folder / "store")
+    store = make_store(folder / "store", 60, held_out=20)
     done = csaligner("train", "--train-data", str(store), "--out", str(folder / "run"), "-q", *FAST)
     assert done.returncode == 0, done.stderr
     assert "CS-Aligner" in done.stdout

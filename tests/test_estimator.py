@@ -15,6 +15,7 @@ from csaligner.adapters.aligner import Aligner, encode
 from csaligner.checks import CSAlignerError, InputError
 from csaligner.config import TrainConfig
 from csaligner.paired_features import pair_features
+from tests.support.features import make_arrays
 
 Array = NDArray[np.float32]
 SHARED = Path(os.environ.get("CSALIGNER_SHARED", Path(__file__).parents[2] / "shared"))
@@ -22,11 +23,7 @@ CLIP = SHARED / "data" / "clip_coco_500.npy"
 
 
 def pairs(n: int = 30, dims: tuple[int, int] = (7, 5), seed: int = 0) -> tuple[Array, Array]:
-    rng = np.random.default_rng(seed)
-    shared = rng.normal(size=(n, 3))
-    image = shared @ rng.normal(size=(3, dims[0])) + 0.1 * rng.normal(size=(n, dims[0]))
-    text = shared @ rng.normal(size=(3, dims[1])) + 0.1 * rng.normal(size=(n, dims[1]))
-    return image.astype(np.float32), text.astype(np.float32)
+    return make_arrays(n, dims, seed=seed)
 
 
 def test_fit_transform_save_load_score(tmp_path: Path) -> None:

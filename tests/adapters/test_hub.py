@@ -12,7 +12,7 @@ from csaligner.adapters.aligner import Aligner
 from csaligner.adapters.hub import ModelCard
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig
-from csaligner.types import PairedFeatures
+from tests.support.features import make_pairs
 
 hub = pytest.importorskip("huggingface_hub")
 CARD = ModelCard(
@@ -22,9 +22,7 @@ CARD = ModelCard(
 
 @pytest.fixture
 def model() -> Aligner:
-    g = torch.Generator().manual_seed(0)
-    x, y = torch.randn(40, 6, generator=g), torch.randn(40, 5, generator=g)
-    return Aligner.fit_start(PairedFeatures(x, y, torch.arange(40), tuple(map(str, range(40)))), TrainConfig()).eval()
+    return Aligner.fit_start(make_pairs(40, (6, 5)), TrainConfig()).eval()
 
 
 def test_a_folder_there_and_back(model: Aligner, tmp_path: Path) -> None:

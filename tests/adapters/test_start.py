@@ -13,16 +13,7 @@ from torch.nn.functional import normalize
 from csaligner.adapters.start import Affine, fit_starts
 from csaligner.config import StartConfig
 from csaligner.types import PairedFeatures
-
-
-def pairs(n: int = 200, dims: tuple[int, int] = (6, 6), captions: int = 1, seed: int = 0) -> PairedFeatures:
-    g = torch.Generator().manual_seed(seed)
-    shared = torch.randn(n, 4, generator=g)
-    image = shared @ torch.randn(4, dims[0], generator=g) + 0.3 * torch.randn(n, dims[0], generator=g) + 1.0
-    owner = torch.arange(n).repeat_interleave(captions)
-    text = shared[owner] @ torch.randn(4, dims[1], generator=g) - 2.0
-    text = text + 0.3 * torch.randn(n * captions, dims[1], generator=g)
-    return PairedFeatures(image, text, owner, tuple(map(str, range(n))))
+from tests.support.features import make_pairs
 
 
 def apply(start: Affine, x: Tensor) -> Tensor:
@@ -31,7 +22,7 @@ def apply(start: Affine, x: Tensor) -> Tensor:
 
 
 def test_identity_is_the_centred_features_themselves() -> None:
-    f = pairs()
+    f = make_pairs(dims=(6, 6))
     image, text = fit_starts(f, StartConfig(kind="identity"))
     for start, x in ((image, f.image), (text, f.text)):
         unit = normalize(x, dim=1)
@@ -40,7 +31,7 @@ def test_identity_is_the_centred_features_themselves() -> None:
 
 def test_moments_match_the_covariances_half_way() -> None:
     """With almost no shrinkage, both modalities get the covariance P^(1/2), P the pooled covariance, up to a scale."""
-    f = pairs(n=2000)
+    f = make_pairs(2000, (6, 6))
     starts = fit_starts(f, StartConfig(kind="moments", shrinkage=1e-6))
     units = [normalize(x.double(), dim=1) for x in (f.image, f.text)]
     pooled = sum(torch.cov(u.T) for u in units) / 2
@@ -54,7 +45,7 @@ def test_moments_match_the_covariances_half_way() -> None:
 
 
 def test_projection_finds_the_canonical_correlations() -> None:
-    f = pairs(n=400, dims=(8, 5))
+    f = make_pairs(n=400, dims=(8, 5))
     image, text = fit_starts(f, StartConfig(projection_shrinkage=1e-6))
     a, b = apply(image, f.image), apply(text, f.text)
     assert a.shape == b.shape == (400, 5)
@@ -65,7 +56,7 @@ def test_projection_finds_the_canonical_correlations() -> None:
 
 
 def test_onto_a_fixed_image_side_is_ridge_regression() -> None:
-    f = pairs(dims=(7, 5))
+    f = make_pairs(dims=(7, 5))
     image, text = fit_starts(f, StartConfig(projection_shrinkage=0.3 * len(f.image) ** 0.5), fixed="image")
     assert image.map is None
     x, y = (normalize(t, dim=1).double().numpy() for t in (f.image, f.text))
@@ -76,7 +67,7 @@ def test_onto_a_fixed_image_side_is_ridge_regression() -> None:
 
 
 def test_repeating_every_caption_changes_nothing() -> None:
-    once = pairs(dims=(6, 4))
+    once = make_pairs(dims=(6, 4))
     twice = PairedFeatures(
         once.image, once.text.repeat_interleave(2, 0), once.text_to_image.repeat_interleave(2), once.image_ids
     )
@@ -89,6 +80,6 @@ def test_repeating_every_caption_changes_nothing() -> None:
 
 @pytest.mark.parametrize("kind", ["identity", "moments", "projection"])
 def test_two_pairs_in_many_dimensions_stay_finite(kind: str) -> None:
-    f = pairs(n=2, dims=(6, 6))
+    f = make_pairs(n=2, dims=(6, 6))
     for start in fit_starts(f, StartConfig(kind=kind)):  # type: ignore[arg-type]
         assert bool(torch.isfinite(apply(start, f.image)).all())

@@ -17,8 +17,8 @@ from csaligner.comparison.folds import Fold, open_folds
 from csaligner.comparison.methods import FREE, TRAINED, Trained
 from csaligner.comparison.run import JSON, PAGE, compare_and_write
 from csaligner.config import AdapterConfig, TrainConfig
-from csaligner.paired_features import pair_features
 from csaligner.types import PairedFeatures
+from tests.support.features import make_arrays, make_pairs
 
 ADAPTER = AdapterConfig(hidden=8)
 BUDGET = Budget(
@@ -26,18 +26,9 @@ BUDGET = Budget(
 )
 
 
-def pairs(rows: int, seed: int, dims: tuple[int, int] = (6, 6)) -> PairedFeatures:
-    rng = np.random.default_rng(seed)
-    shared = rng.normal(size=(rows, 4))
-    maps = np.random.default_rng(99)
-    image = shared @ maps.normal(size=(4, dims[0])) + 0.3 * rng.normal(size=(rows, dims[0])) + 1
-    text = shared @ maps.normal(size=(4, dims[1])) + 0.3 * rng.normal(size=(rows, dims[1]))
-    ids = [f"{seed}-{row}" for row in range(rows)]
-    return pair_features(image.astype(np.float32), text.astype(np.float32), ids)
-
-
 def fold(dims: tuple[int, int] = (6, 6), test_seed: int = 3) -> Fold:
-    return Fold("made", 0, ((pairs(60, 1, dims), pairs(20, 2, dims)),), pairs(20, test_seed, dims))
+    train, val, test = (make_pairs(n, dims, seed=seed) for n, seed in ((60, 1), (20, 2), (20, test_seed)))
+    return Fold("made", 0, ((train, val),), test)
 
 
 def test_folds_of_an_array_are_the_stated_ones_and_never_mix(tmp_path: Path) -> None:
@@ -131,7 +122,7 @@ def test_averages_are_over_folds_for_each_seed() -> None:
 
 
 def test_both_files_are_written(tmp_path: Path) -> None:
-    array = np.stack([pairs(40, 5).image.numpy(), pairs(40, 5).text.numpy()])
+    array = np.stack(make_arrays(40, (6, 6), seed=5))
     np.save(tmp_path / "pairs.npy", array)
     budget = replace(BUDGET, trials=0, seeds=2)
     compare_and_write(

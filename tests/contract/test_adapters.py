@@ -11,24 +11,13 @@ from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config
 from csaligner.registry import ADAPTERS
-from csaligner.types import PairedFeatures
-
-
-def features(dims: tuple[int, int]) -> PairedFeatures:
-    g = torch.Generator().manual_seed(0)
-    n = 40
-    return PairedFeatures(
-        torch.randn(n, dims[0], generator=g) * 5 + 1,
-        torch.randn(n, dims[1], generator=g),
-        torch.arange(n),
-        tuple(map(str, range(n))),
-    )
+from tests.support.features import make_pairs
 
 
 @pytest.mark.parametrize("dims", [(6, 6), (9, 5), (5, 9)])
 @pytest.mark.parametrize("name", sorted(ADAPTERS))
 def test_one_space_of_unit_rows_saved_and_loaded_to_the_bit(name: str, dims: tuple[int, int], tmp_path: Path) -> None:
-    f = features(dims)
+    f = make_pairs(40, dims)
     model = Aligner.fit_start(f, build_config(TrainConfig, {"image_adapter": name})).eval()
     image, text = model(f.image, f.text)
     assert image.shape == text.shape == (40, model.config.dim)
@@ -42,7 +31,7 @@ def test_one_space_of_unit_rows_saved_and_loaded_to_the_bit(name: str, dims: tup
 
 
 def test_identity_leaves_an_index_as_it_is() -> None:
-    f = features((9, 5))
+    f = make_pairs(40, (9, 5))
     model = Aligner.fit_start(f, build_config(TrainConfig, {"image_adapter": "identity"}))
     assert not list(model.image_adapter.parameters())
     assert torch.equal(model.encode_image(f.image), torch.nn.functional.normalize(f.image, dim=1))
@@ -50,14 +39,14 @@ def test_identity_leaves_an_index_as_it_is() -> None:
 
 
 def test_a_new_mlp_computes_its_start_and_centred_features_where_dimensions_agree() -> None:
-    f = features((6, 6))
+    f = make_pairs(40, (6, 6))
     model = Aligner.fit_start(f, build_config(TrainConfig, {"start": {"kind": "identity"}}))
     unit = torch.nn.functional.normalize(f.image, dim=1)
     torch.testing.assert_close(model.image_adapter(f.image), unit - unit.mean(dim=0), atol=1e-6, rtol=0)
 
 
 def test_damaged_and_foreign_checkpoints_are_refused_by_name(tmp_path: Path) -> None:
-    f = features((6, 6))
+    f = make_pairs(40, (6, 6))
     Aligner.fit_start(f, TrainConfig()).save(tmp_path / "m")
     with pytest.raises(InputError, match=r"config\.json"):
         Aligner.load(tmp_path)

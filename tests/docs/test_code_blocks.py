@@ -1,8 +1,9 @@
-"""Every code block of the README, the guides and CONTRIBUTING.md runs; every error line in them is the real one.
+"""Every code block of README.md, CONTRIBUTING.md and the pages of docs runs; every error line in them is the real one.
 
-Blocks run in order, a page in a folder of its own with a few pictures and vectors, all in this process. Python blocks
-share their names over a page. Of shell blocks the lines that start with csaligner run, with small sizes added
-(SMALLER); other lines must be commands that a reader has (OTHERS).
+The blocks of a page run in order and in this process, in a folder with a few images and vectors (MATERIALS) and the
+stores and runs that the page starts from (GIVEN). Python blocks share their names over a page; those marked `python
+ranks` run on two processes of one group. In shell blocks the lines that start with csaligner run, with small sizes
+added (SMALLER); other lines must be commands that a reader has (OTHERS). Blocks of text are diagrams.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 import code
 import functools
 import io
+import json
 import pkgutil
 import re
 import shlex
+import shutil
 from collections import Counter
+from collections.abc import Callable
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
@@ -28,18 +33,29 @@ import csaligner.app.server
 from csaligner import registry
 from csaligner.checks import CSAlignerError
 from csaligner.cli import app
+from csaligner.distributed.gather import gather_ids
+from tests.ranks import on_ranks
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
-NOT_RUN = {"model hub": 1, "model hub and a GPU": 1, "several machines": 4}  # reasons, and how many blocks have each
-BLOCK = re.compile(r"^(?:<!-- not run: (.*?) -->\n)?```(\w+)[^\n]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# reasons for which a block cannot run here, and how many blocks have each
+NOT_RUN = {"minutes": 1, "model hub": 1, "model hub and a GPU": 4, "open_clip": 1, "several machines": 4}
+BLOCK = re.compile(r"^(?:<!-- not run: (.*?) -->\n)?```(\w+(?: ranks)?)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+GIVEN = {  # what readers of a page are supposed to have
+    "comparison": ["stores/coco"],
+    "encoders": ["stores/photos"],
+    "export": ["stores/coco", "runs/coco"],
+    "training": ["stores/coco", "stores/photos", "stores/news"],
+}
+TRAINS_ENCODERS = ("encoders",)  # pages whose commands change the weights of an encoder: it is not shared
 SMALLER = {  # appended to the page's options, which they override
-    "compare": ["--quick", "--epochs", "1", "--jobs", "1", "--methods", "none,infonce"],
+    "compare": ["--quick", "--epochs", "1", "--jobs", "1"],
     "embed": ["--workers", "0"],
     "generate": ["--steps", "2"],
     "train": ["--epochs", "2"],
 }
-OTHERS = ("make ", "pip install ", ".ci/run", "torchrun ", "#SBATCH ", "export ", "srun ", "RAY_ADDRESS=")
+OTHERS = ("make ", "pip install ", ".ci/run", "torchrun ", "accelerate launch ", "#SBATCH ", "srun ", "RAY_ADDRESS=")
+OTHERS += ("export ",)
 COLOURS = ("red", "green", "blue", "black")
 SHAPES = ("circle", "square", "cross", "bar", "frame")
 
@@ -78,30 +94,66 @@ def opened_once() -> dict[str, Any]:
     return {place: functools.cache(pkgutil.resolve_name(place)) for place in places}
 
 
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened_once: dict[str, Any], registries: None) -> Path:
-    """Pictures with captions, a table of them, and vectors of 100 pairs; the search page answers nobody."""
-    (tmp_path / "photos").mkdir()
-    lines = ["image,caption"]
+def make_materials(folder: Path) -> None:
+    """Captioned images as a folder, a table and a Karpathy file; one image; vectors of 100 pairs; a store; a run."""
+    (folder / "photos").mkdir(parents=True)
+    lines, images = ["image,caption"], []
     for i in range(40):
         shape, colour = SHAPES[i % 5], COLOURS[i // 5 % 4]
         name = f"{colour}_{shape}-{i}"
-        draw(shape, colour, 14 + i // 20 * 10).save(tmp_path / "photos" / f"{name}.png")
-        (tmp_path / "photos" / f"{name}.txt").write_text(f"a {colour} {shape}")
+        draw(shape, colour, 14 + i // 20 * 10).save(folder / "photos" / f"{name}.png")
+        (folder / "photos" / f"{name}.txt").write_text(f"a {colour} {shape}")
         lines.append(f"{name}.png,a {colour} {shape}")
-    (tmp_path / "captions.csv").write_text("\n".join(lines))
+        sentences = [{"raw": f"a {colour} {shape}"}]
+        images.append({"filepath": "val2014", "filename": f"{name}.png", "split": "train", "sentences": sentences})
+    (folder / "captions.csv").write_text("\n".join(lines))
+    draw("circle", "red", 20).save(folder / "photo.jpg")
+    shutil.copytree(folder / "photos", folder / "coco" / "val2014")
+    (folder / "dataset_coco.json").write_text(json.dumps({"images": images}))
     rng = np.random.default_rng(0)
     shared = rng.normal(size=(100, 16))
-    images, texts = (shared @ rng.normal(size=(16, width)) + 0.5 for width in (64, 48))
+    image, text = (shared @ rng.normal(size=(16, width)) + 0.5 for width in (64, 48))
     same = shared @ rng.normal(size=(16, 64)) + 0.5
-    arrays = {"images": images, "texts": texts, "a": images, "b": same, "pairs": np.stack([images, same])}
+    arrays = {"images": image, "texts": text, "a": image, "b": same, "pairs": np.stack([image, same])}
     for name, array in arrays.items():
-        np.save(tmp_path / f"{name}.npy", array.astype(np.float32))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(csaligner.app.server, "serve", lambda index, settings, ready: ready("http://127.0.0.1:7860"))
+        np.save(folder / f"{name}.npy", array.astype(np.float32))
+    store = folder / "given" / "stores" / "photos"
+    assert call(["embed", "--data", str(folder / "photos"), "--out", str(store), "--workers", "0"])[0] == 0
+    for name in ("coco", "news"):
+        shutil.copytree(store, store.with_name(name))
+    run = ["train", "--train-data", str(store.with_name("coco")), "--out", str(folder / "given" / "runs" / "coco")]
+    assert call([*run, "--epochs", "1"])[0] == 0
+
+
+def share(monkeypatch: pytest.MonkeyPatch, opened_once: dict[str, Any]) -> None:
     for place, opened in opened_once.items():
         monkeypatch.setattr(place.replace(":", "."), opened)
-    return tmp_path
+
+
+@pytest.fixture
+def workplace(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    opened_once: dict[str, Any],
+    registries: None,
+    once: Callable[[str, Callable[[Path], object]], Path],
+) -> Callable[[str], Path]:
+    """Name of a page -> its folder, which becomes the working directory; the search page answers nobody."""
+    monkeypatch.setattr(csaligner.app.server, "serve", lambda index, settings, ready: ready("http://127.0.0.1:7860"))
+    with monkeypatch.context() as sharing:
+        share(sharing, opened_once)
+        materials = once("materials", make_materials)
+    shutil.copytree(materials, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("given"))
+    monkeypatch.chdir(tmp_path)
+
+    def give(page: str) -> Path:
+        if page not in TRAINS_ENCODERS:
+            share(monkeypatch, opened_once)
+        for name in GIVEN.get(page, ()):
+            shutil.copytree(materials / "given" / name, tmp_path / name)
+        return tmp_path
+
+    return give
 
 
 def call(words: list[str]) -> tuple[int, str]:
@@ -121,7 +173,10 @@ def run_shell(text: str) -> None:
             assert line.startswith(OTHERS), f"not a command that this test knows: {line}"
             continue
         words = shlex.split(line, comments=True)[1:]
-        status, output = call([*words, *SMALLER.get(words[0], [])])
+        smaller = SMALLER.get(words[0], [])
+        if words[0] == "compare" and "--methods" not in words:
+            smaller = [*smaller, "--methods", "none,infonce"]
+        status, output = call([*words, *smaller])
         assert status == 0, f"{line}\n{output}"
 
 
@@ -142,33 +197,50 @@ def check_session(text: str, names: dict[str, Any]) -> None:
         assert f"{raised.type.__name__}: {raised.value}" == wanted
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_block_of_the_page_runs(page: Path, workplace: Path) -> None:
+def run_on_this_rank(text: str) -> None:
+    """The block's loss is the same number on both ranks."""
+    names: dict[str, Any] = {}
+    exec(compile(text, "<ranks>", "exec"), names)
+    totals = gather_ids(names["loss"].total.detach()[None])
+    torch.testing.assert_close(totals[0], totals[1], rtol=0, atol=0)
+
+
+def run_block(block: Block, page: str, names: dict[str, Any]) -> None:
+    if block.kind == "python":
+        exec(compile(block.text, f"<{page}>", "exec", dont_inherit=True), names)
+    elif block.kind == "python ranks":
+        on_ranks(2, run_on_this_rank, block.text)
+    elif block.kind == "pycon":
+        check_session(block.text, names)
+    elif block.kind in ("console", "bash") and block.text.startswith("$ "):
+        check_failures(block.text)
+    elif block.kind in ("console", "bash"):
+        run_shell(block.text)
+    else:
+        assert block.kind in ("toml", "text"), f"{page}: a block of {block.kind}, which nobody runs"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
+def test_every_block_of_the_page_runs(page: Path, workplace: Callable[[str], Path]) -> None:
+    workplace(page.stem)
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page):
         if block.not_run:
             assert block.not_run in NOT_RUN
-        elif block.kind == "python":
-            exec(compile(block.text, f"<{page.name}>", "exec", dont_inherit=True), names)
-        elif block.kind == "pycon":
-            check_session(block.text, names)
-        elif block.kind in ("console", "bash") and block.text.startswith("$ "):
-            check_failures(block.text)
-        elif block.kind in ("console", "bash"):
-            run_shell(block.text)
         else:
-            assert block.kind in ("toml",), f"{page.name}: a block of {block.kind}, which nobody runs"
+            run_block(block, page.name, names)
     if page.stem == "CONTRIBUTING":
-        check_that_it_keeps_the_contract("moments")
+        check_that_they_keep_the_contract("moments", "low_rank", Path.cwd())
 
 
-def check_that_it_keeps_the_contract(name: str) -> None:
-    """The example of a divergence passes what every divergence of the package must."""
-    from tests.contract import test_divergences as contract
+def check_that_they_keep_the_contract(divergence: str, adapter: str, folder: Path) -> None:
+    """The examples pass what every divergence and adapter of the package must."""
+    from tests.contract import test_adapters, test_divergences
 
-    contract.test_it_is_a_symmetric_divergence(name, "reference")
-    contract.test_gradient_by_finite_differences(name)
-    contract.test_weights(name)
+    test_divergences.test_it_is_a_symmetric_divergence(divergence, "reference")
+    test_divergences.test_gradient_by_finite_differences(divergence)
+    test_divergences.test_weights(divergence)
+    test_adapters.test_one_space_of_unit_rows_saved_and_loaded_to_the_bit(adapter, (9, 5), folder)
 
 
 def test_few_blocks_are_left_out_and_each_says_why() -> None:
@@ -176,13 +248,18 @@ def test_few_blocks_are_left_out_and_each_says_why() -> None:
     assert found == NOT_RUN
 
 
-def test_every_fence_of_a_page_is_seen() -> None:
+def test_every_block_of_a_page_is_seen() -> None:
+    """Every fence opens or closes a block with a language, and no command hides in an indented block."""
     for page in PAGES:
-        fences = len(re.findall(r"^```", page.read_text(encoding="utf-8"), re.MULTILINE))
-        assert fences == 2 * len(blocks(page)), page.name
+        text = page.read_text(encoding="utf-8")
+        assert len(re.findall(r"^ *(?:```|~~~)", text, re.MULTILINE)) == 2 * len(blocks(page)), page.name
+        assert not re.findall(r"^(?: {4}|\t)(?:csaligner|python|pip|make|import|from) .*", BLOCK.sub("", text), re.M), (
+            page
+        )
 
 
-def test_a_block_that_fails_fails_the_test(workplace: Path) -> None:
+def test_a_block_that_fails_fails_the_test(workplace: Callable[[str], Path]) -> None:
+    workplace("none")
     with redirect_stderr(io.StringIO()):
         with pytest.raises(AssertionError, match="no such file"):
             run_shell("csaligner gap --image-features none.npy --text-features b.npy\n")

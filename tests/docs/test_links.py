@@ -19,21 +19,28 @@ def site(folder: Path, body: str) -> list[str]:
     return links.problems(folder)
 
 
+def name_all(found: list[str], wanted: list[tuple[str, ...]]) -> bool:
+    """One line for each problem, which holds the words of it."""
+    return [all(word in line for word in words) for line, words in zip(found, wanted, strict=True)] == [True] * len(
+        wanted
+    )
+
+
 @pytest.mark.parametrize(
     ("body", "wanted"),
     [
         ('<a href="sub/b.html#here">b</a><a href="#top">t</a><a href="https://example.org/x">out</a>', []),
-        ('<a href="sub/c.html">c</a>', ["index.html: nothing at sub/c.html"]),
-        ('<a href="sub/b.html#gone">b</a>', ["index.html: no anchor sub/b.html#gone"]),
-        ('<img src="p.png">', ["index.html: nothing at p.png"]),
-        ('<script src="https://cdn.example/x.js"></script>', ["index.html: loads https://cdn.example/x.js"]),
-        ('<link rel="stylesheet" href="//fonts.example/f.css">', ["index.html: loads //fonts.example/f.css"]),
+        ('<a href="sub/c.html">c</a>', [("index.html", "sub/c.html")]),
+        ('<a href="sub/b.html#gone">b</a>', [("index.html", "anchor", "sub/b.html#gone")]),
+        ('<img src="p.png">', [("index.html", "p.png")]),
+        ('<script src="https://cdn.example/x.js"></script>', [("index.html", "loads", "https://cdn.example/x.js")]),
+        ('<link rel="stylesheet" href="//fonts.example/f.css">', [("index.html", "loads", "//fonts.example/f.css")]),
     ],
 )
 def test_a_link_that_leads_nowhere_and_what_is_loaded_from_elsewhere(
-    body: str, wanted: list[str], tmp_path: Path
+    body: str, wanted: list[tuple[str, ...]], tmp_path: Path
 ) -> None:
-    assert site(tmp_path / "site", body) == wanted
+    assert name_all(site(tmp_path / "site", body), wanted)
 
 
 def test_a_wheel_holds_the_files_of_the_repository_and_no_others(tmp_path: Path) -> None:
@@ -51,10 +58,12 @@ def test_a_wheel_holds_the_files_of_the_repository_and_no_others(tmp_path: Path)
     with zipfile.ZipFile(broken, "w") as file:
         file.writestr("csaligner/__init__.py", "")
         file.writestr("tests/test_x.py", "")
-    assert wheel.problems(broken, archive, {*wanted, "csaligner/new.py"}) == [
-        "broken.whl: lacks csaligner/assets/a/b.bin",
-        "broken.whl: lacks csaligner/new.py",
-        "broken.whl: holds tests/test_x.py, which is not in the repository",
-        "broken.whl: holds no licence",
-        "csaligner-1.tar.gz: lacks src/csaligner/new.py",
+    found = wheel.problems(broken, archive, {*wanted, "csaligner/new.py"})
+    named = [
+        ("broken.whl", "lacks", "csaligner/assets/a/b.bin"),
+        ("broken.whl", "lacks", "csaligner/new.py"),
+        ("broken.whl", "holds", "tests/test_x.py"),
+        ("broken.whl", "licence"),
+        ("csaligner-1.tar.gz", "lacks", "src/csaligner/new.py"),
     ]
+    assert name_all(found, named)

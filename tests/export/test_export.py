@@ -16,20 +16,12 @@ from csaligner.config import TrainConfig, build_config
 from csaligner.encoders import open_encoder
 from csaligner.export.export import export_aligner
 from csaligner.export.sentence_transformers import save_sentence_transformer
-from csaligner.types import PairedFeatures
-
-
-def features(dims: tuple[int, int], n: int = 60) -> PairedFeatures:
-    g = torch.Generator().manual_seed(0)
-    shared = torch.randn(n, max(dims), generator=g)
-    image = shared[:, : dims[0]] + 0.3 * torch.randn(n, dims[0], generator=g) + 1
-    text = shared[:, : dims[1]] * 2 + torch.randn(n, dims[1], generator=g) - 1
-    return PairedFeatures(image, text, torch.arange(n), tuple(map(str, range(n))))
+from tests.support.features import make_pairs
 
 
 def model(dims: tuple[int, int] = (8, 8), **settings: Any) -> Aligner:
     """Return an untrained model with all parameters changed, as after training."""
-    found = Aligner.fit_start(features(dims), build_config(TrainConfig, settings)).eval()
+    found = Aligner.fit_start(make_pairs(60, dims), build_config(TrainConfig, settings)).eval()
     g = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in found.parameters():
@@ -55,7 +47,7 @@ def test_onnx_runs_with_any_number_of_rows(settings: dict[str, Any], tmp_path: P
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package)
     onnxruntime = pytest.importorskip("onnxruntime")
-    found, x = model(**settings), features((8, 8))
+    found, x = model(**settings), make_pairs(60, (8, 8))
     export_aligner(found, tmp_path / "onnx", "onnx")
     for side in ("image", "text"):
         session = onnxruntime.InferenceSession(tmp_path / "onnx" / f"{side}.onnx", providers=["CPUExecutionProvider"])
@@ -72,7 +64,7 @@ def test_the_lines_of_the_npz_readme_reproduce_the_adapter(fixed: bool, tmp_path
     assert (tmp_path / "npz" / "image.npz").exists() is not fixed
     readme = (tmp_path / "npz" / "README.md").read_text()
     code = "\n".join(line.strip() for line in readme.splitlines() if line.startswith("    "))
-    x = features((8, 8)).text
+    x = make_pairs(60, (8, 8)).text
     names: dict[str, Any] = dict(np.load(tmp_path / "npz" / "text.npz")) | {"x": x.numpy(), "np": np}
     exec(code, names)
     np.testing.assert_allclose(names["y"], of(found, "text", x), atol=1e-6)

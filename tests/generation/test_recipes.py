@@ -14,17 +14,10 @@ from csaligner.decoders.folder import NAMES
 from csaligner.generation.recipe import load_recipe
 from csaligner.training.samplers import PairSampler
 from csaligner.training.trainer import Trainer
-from csaligner.types import PairedFeatures
+from tests.support.features import make_pairs
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "generation").glob("*.yaml"))
 DIM = 8
-
-
-def features() -> PairedFeatures:
-    g = torch.Generator().manual_seed(0)
-    text = torch.randn(40, 5, generator=g)
-    image = text @ torch.randn(5, DIM, generator=g) * 2 + 3
-    return PairedFeatures(image, text, torch.arange(40), tuple(map(str, range(40))))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -37,7 +30,7 @@ def test_a_recipe_is_read_and_trains_its_text_side_alone(path: Path) -> None:
     if small["text_adapter"]["name"] == "prior":
         small["text_adapter"] |= {"hidden": 16, "blocks": 2}
     config = build_config(TrainConfig, small)
-    pairs = features()
+    pairs = make_pairs(40, (DIM, 5))
     torch.manual_seed(0)
     model = Aligner.fit_start(pairs, config)
     before = {name: value.clone() for name, value in model.state_dict().items()}

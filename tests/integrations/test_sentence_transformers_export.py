@@ -19,7 +19,7 @@ from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config
 from csaligner.encoders import open_encoder
 from csaligner.export.sentence_transformers import save_sentence_transformer
-from csaligner.types import PairedFeatures
+from tests.support.features import make_pairs
 
 pytest.importorskip("sentence_transformers.base", reason="needs sentence-transformers 5.4")
 READER = """
@@ -46,15 +46,8 @@ def pictures() -> list[Image.Image]:
 
 def aligner(image_dim: int, text_dim: int, **settings: Any) -> Aligner:
     noise = torch.Generator().manual_seed(0)
-    n = 40
-    features = PairedFeatures(
-        torch.randn(n, image_dim, generator=noise),
-        torch.randn(n, text_dim, generator=noise) + 1,
-        torch.arange(n),
-        tuple(map(str, range(n))),
-    )
     base: dict[str, Any] = {"image_adapter": "linear", "text_adapter": "mlp", "dim": 6}
-    made = Aligner.fit_start(features, build_config(TrainConfig, base | settings)).eval()
+    made = Aligner.fit_start(make_pairs(40, (image_dim, text_dim)), build_config(TrainConfig, base | settings)).eval()
     for parameter in made.parameters():
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=noise)
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from csaligner.training.samplers import PairSampler, UnpairedRows, UnpairedSampl
 from csaligner.training.trainer import METRICS, Hooks, Trainer
 from csaligner.types import Batch, PairedFeatures, PairedTokens, Sampler, TokenRows
 from tests.ranks import on_ranks
+from tests.support.features import make_pairs
 
 Numbers = dict[str, Tensor]
 EVERYTHING: dict[str, Any] = {
@@ -42,18 +44,13 @@ TOKENS: dict[str, Any] = {
 def features(n: int = 11, with_tokens: bool = False) -> PairedFeatures:
     """Features whose last batch of 3 leaves one of four ranks without a row."""
     g = torch.Generator().manual_seed(0)
-    owner = torch.arange(n).repeat_interleave(2)
-    shared = torch.randn(n, 4, generator=g, dtype=torch.float64)
-    image = shared @ torch.randn(4, 6, generator=g, dtype=torch.float64)
-    text = shared[owner] @ torch.randn(4, 5, generator=g, dtype=torch.float64)
-    noise = torch.randn(2 * n, 5, generator=g, dtype=torch.float64)
     counts = torch.randint(1, 4, (3 * n,), generator=g)
     sets = [
         TokenRows(torch.randn(int(part.sum()), dim, generator=g, dtype=torch.float64), part)
         for part, dim in ((counts[:n], 6), (counts[n:], 5))
     ]
     tokens = PairedTokens(*sets) if with_tokens else None
-    return PairedFeatures(image, text + 0.1 * noise, owner, tuple(map(str, range(n))), tokens=tokens)
+    return replace(make_pairs(n, (6, 5), captions=2, noise=0.1, dtype=torch.float64), tokens=tokens)
 
 
 def config(epochs: int, batch_size: int, dropout: float = 0.0, **settings: Any) -> TrainConfig:

@@ -23,13 +23,11 @@ from csaligner.training.samplers import (
 )
 from csaligner.types import Batch, EncoderInfo, Inputs, PairedFeatures
 from tests.ranks import on_ranks
+from tests.support.features import make_pairs
 
 
 def features(n: int = 40) -> PairedFeatures:
-    g = torch.Generator().manual_seed(0)
-    owner = torch.arange(n).repeat_interleave(2)
-    image, text = torch.randn(n, 8, generator=g), torch.randn(2 * n, 6, generator=g)
-    return PairedFeatures(image, text, owner, tuple(map(str, range(n))))
+    return make_pairs(n, captions=2)
 
 
 def rows(side: Inputs) -> Tensor:

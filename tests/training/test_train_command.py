@@ -17,11 +17,11 @@ from csaligner.config import TrainConfig, load_config
 from csaligner.locks import only_writer
 from csaligner.pipeline import train
 from csaligner.run_folder import claim_run
-from csaligner.store.store import Store, write_store
+from csaligner.store.store import Store
 from csaligner.training.trainer import METRICS, RunOptions
 from csaligner.training.training_data import TrainingData
-from csaligner.types import EncoderInfo, PairedFeatures, Split
 from tests.support.commands import csaligner
+from tests.support.features import make_store
 
 FAST = ["epochs=4", "evaluate_every=2", "image_adapter.hidden=8", "text_adapter.hidden=8", "batch_size=16"]
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "csaligner.cli"]
@@ -32,24 +32,12 @@ def on_two_processes(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
 
 
-def make_store(path: Path, n: int = 45, revision: str = "1", seed: int = 0) -> Path:
-    g = torch.Generator().manual_seed(seed)
-    shared = torch.randn(n, 4, generator=g)
-    image, text = shared @ torch.randn(4, 8, generator=g), shared @ torch.randn(4, 6, generator=g) + 0.1
-    infos = EncoderInfo("a", "1", "image", 8, {}), EncoderInfo("b", revision, "text", 6, {})
-    ids = tuple(f"{seed}-{i}" for i in range(n))
-    splits: list[Split] = ["train"] * (n - 20) + ["val"] * 10 + ["test"] * 10  # type: ignore[assignment]
-    features = PairedFeatures(image, text, torch.arange(n), ids, tuple(map(str, ids)))
-    write_store(path, features, infos, splits=dict(zip(ids, splits, strict=True)))
-    return path
-
-
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stores")
-    make_store(folder / "pairs")
+    make_store(folder / "pairs", 45)
     make_store(folder / "others", n=60, seed=1)
-    make_store(folder / "foreign", revision="2", seed=2)
+    make_store(folder / "foreign", 45, revision="2", seed=2)
     return folder
 
 
@@ -150,4 +138,4 @@ def test_the_implementation_is_an_option(stores: Path, tmp_path: Path, monkeypat
     words = ("train", "--train-data", stores / "pairs", "--out", tmp_path / "run", "--impl", "triton", "-q", *FAST)
     done = csaligner(*words)
     assert done.returncode != 0
-    assert '"triton" requires a GPU' in done.stderr
+    assert "GPU" in done.stderr

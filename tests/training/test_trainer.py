@@ -17,20 +17,13 @@ from csaligner.training.samplers import PairSampler
 from csaligner.training.terms import ScheduledObjective
 from csaligner.training.trainer import METRICS, Hooks, Trainer
 from csaligner.types import PairedFeatures
+from tests.support.features import make_pairs
 
 SMALL = {"epochs": 6, "batch_size": 16, "evaluate_every": 1}
 
 
 def features(n: int = 40, seed: int = 0) -> PairedFeatures:
-    g = torch.Generator().manual_seed(seed)
-    shared = torch.randn(n, 4, generator=g)
-    owner = torch.arange(n).repeat_interleave(2)
-    return PairedFeatures(
-        shared @ torch.randn(4, 8, generator=g) + 0.5 * torch.randn(n, 8, generator=g),
-        shared[owner] @ torch.randn(4, 8, generator=g) + 0.5 * torch.randn(2 * n, 8, generator=g),
-        owner,
-        tuple(map(str, range(n))),
-    )
+    return make_pairs(n, (8, 8), captions=2, seed=seed, noise=0.5)
 
 
 def config(**settings: object) -> TrainConfig:

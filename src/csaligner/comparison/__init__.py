@@ -8,11 +8,12 @@ from csaligner._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .compare import Budget, Comparison
-    from .methods import Trained
+    from .methods import TRAINED, Trained
     from .run import compare_and_write
     from .sweep import sweep_and_write
 
 __all__ = [
+    "TRAINED",
     "Budget",
     "Comparison",
     "Trained",
@@ -24,7 +25,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "compare": "Budget Comparison",
-        "methods": "Trained",
+        "methods": "TRAINED Trained",
         "run": "compare_and_write",
         "sweep": "sweep_and_write",
     },
