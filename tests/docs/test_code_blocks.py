@@ -54,8 +54,17 @@ SMALLER = {  # appended to the page's options, which they override
     "generate": ["--steps", "2"],
     "train": ["--epochs", "2"],
 }
-OTHERS = ("make ", "pip install ", ".ci/run", "torchrun ", "accelerate launch ", "#SBATCH ", "srun ", "RAY_ADDRESS=")
-OTHERS += ("export ",)
+OTHERS = (
+    "make ",
+    "pip install ",
+    ".ci/run",
+    "torchrun ",
+    "accelerate launch ",
+    "#SBATCH ",
+    "srun ",
+    "RAY_ADDRESS=",
+    "export ",
+)
 COLOURS = ("red", "green", "blue", "black")
 SHAPES = ("circle", "square", "cross", "bar", "frame")
 
