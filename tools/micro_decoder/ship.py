@@ -37,9 +37,7 @@ def main() -> None:
     encoder = EfficientNetLite0Layout(path)
     with safe_open(args.trained / "decoder.safetensors", "pt") as file:
         sizes = json.loads(file.metadata()["sizes"])
-    net = LayoutNet(
-        LayoutSizes(**{k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}), read_projection(path)[0]
-    )
+    net = LayoutNet(LayoutSizes.read(sizes), read_projection(path)[0])
     net.load_state_dict(load_file(args.trained / "decoder.safetensors"))
     items = [item for item in open_dataset("openmoji").items() if item_split(item) == "train"]
     rows = torch.cat([encoder.encode([encoder.prepare(load_image(item.image))]) for item in items])

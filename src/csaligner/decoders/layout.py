@@ -94,10 +94,7 @@ def _load(folder: Path, index: Mapping[str, Any], dtype: torch.dtype) -> LayoutP
     """In single precision whatever dtype says: it is small."""
     part = folder / PART
     sizes = read_json(part / CONFIG)["sizes"]
-    net = LayoutNet(
-        LayoutSizes(**{k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}),
-        read_projection(_projection(part))[0],
-    )
+    net = LayoutNet(LayoutSizes.read(sizes), read_projection(_projection(part))[0])
     net.load_state_dict(load_tensors(part / WEIGHTS, ErrorContext("decoder", "copy the folder again")))
     return LayoutPipeline(net)
 

@@ -8,8 +8,10 @@ that the embedding holds. Needs torch alone, so that tools/micro_decoder trains 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +35,12 @@ class LayoutSizes:
     local: int = 64
     pooled_map: int = 8
 
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> LayoutSizes:
+        """From JSON, which has no tuples."""
+        ready: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**ready)
+
 
 class LayoutNet(nn.Module):
     """(B, 3, S, S) noisy images in -1..1, (B,) times, (B, dim) embeddings, (B,) noise levels -> (B, 3, S, S) images.
@@ -49,6 +57,7 @@ class LayoutNet(nn.Module):
             self.register_buffer(f"projection_{name}", tensor.float(), persistent=False)
         self.pooled = projection.dims["pooled"]
         seen = sum(image.shape[1] for image in projection.images(torch.zeros(1, sum(projection.dims.values()))))
+        self.layout_scale: Tensor
         self.register_buffer("layout_scale", torch.ones(seen))
         fine, middle, coarse = sizes.channels
         wide = sizes.modulation
@@ -73,8 +82,8 @@ class LayoutNet(nn.Module):
         self.up1 = _blocks(2 * fine, fine, sizes.blocks[0] + 1, wide)
         self.norm = nn.GroupNorm(GROUPS, fine)
         self.out = nn.Conv2d(fine, 4 * 3, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     @property
     def projection(self) -> Projection:
@@ -102,7 +111,8 @@ class LayoutNet(nn.Module):
         x = _through(self.middle[1:], self.attention(x), modulation)
         x = _through(self.up2, torch.cat([_twice(self.widen2(x)), middle], dim=1), modulation)
         x = _through(self.up1, torch.cat([_twice(self.widen1(x)), fine], dim=1), modulation)
-        return draft + pixel_shuffle(self.out(silu(self.norm(x))), 2)
+        found: Tensor = draft + pixel_shuffle(self.out(silu(self.norm(x))), 2)
+        return found
 
 
 FREQUENCIES = 32  # of each of time and level: FREQUENCIES / 2 sines and as many cosines
@@ -124,8 +134,8 @@ class Block(nn.Module):
         self.modulate = nn.Linear(modulation, 2 * wanted)
         self.norm2, self.conv2 = nn.GroupNorm(GROUPS, wanted), nn.Conv2d(wanted, wanted, 3, padding=1)
         self.skip = nn.Conv2d(given, wanted, 1) if given != wanted else nn.Identity()
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        for parameter in self.conv2.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
         scale, shift = self.modulate(modulation)[:, :, None, None].chunk(2, dim=1)
@@ -151,7 +161,8 @@ class Attention(nn.Module):
         rows = self.norm(x).flatten(2).transpose(1, 2)
         q, k, v = self.qkv(rows).view(batch, height * width, 3, self.HEADS, -1).permute(2, 0, 3, 1, 4)
         seen = scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, height * width, channels)
-        return x + self.out(seen).transpose(1, 2).view(batch, channels, height, width)
+        found: Tensor = x + self.out(seen).transpose(1, 2).view(batch, channels, height, width)
+        return found
 
 
 def sample(

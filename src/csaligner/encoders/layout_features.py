@@ -38,7 +38,7 @@ def features(net: Any, pixels: Tensor) -> Features:
     faster = torch.contiguous_format if pixels.is_cuda else torch.channels_last
     x = ((pixels - MEAN) / SCALE).contiguous(memory_format=faster)
     x = net._swish(net._bn0(net._conv_stem(x)))
-    maps = {}
+    maps: dict[str, Tensor] = {}
     for number, block in enumerate(net._blocks):
         x = block(x)
         maps |= {name: adaptive_avg_pool2d(x, GRID) for name, kept in BLOCKS.items() if kept == number}
@@ -85,7 +85,7 @@ class Projection:
     def images(self, embedding: Tensor) -> list[Tensor]:
         """(B, dim) -> what its map, fine and colour parts say of each position: (B, c, side, side) each, maps with
         mean 0, colour in about -1..1. The inverse of the projection as far as it can be inverted."""
-        pieces = dict(zip(PARTS, embedding.split(list(self.dims.values()), dim=1), strict=True))
+        pieces = dict(zip(PARTS, torch.split(embedding, list(self.dims.values()), dim=1), strict=True))
         found = []
         for name, side in (("map", GRID), ("fine", GRID), ("colour", COLOUR_GRID)):
             t = self.tensors
