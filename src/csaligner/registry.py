@@ -99,6 +99,7 @@ ADAPTERS = Registry(
         "mlp": "csaligner.adapters.mlp:MLPAdapter",
         "prior": "csaligner.adapters.prior:PriorAdapter",
         "standardise": "csaligner.adapters.standardise:StandardiseAdapter",
+        "centre": "csaligner.adapters.standardise:CentreAdapter",
     },
 )
 
@@ -107,6 +108,7 @@ ENCODERS = Registry(
     "csaligner.encoders",
     {
         "bundled:efficientnet-lite0": "csaligner.encoders.efficientnet:EfficientNetLite0",
+        "bundled:efficientnet-lite0-layout": "csaligner.encoders.efficientnet_layout:EfficientNetLite0Layout",
         "bundled:all-MiniLM-L6-v2": "csaligner.encoders.minilm:MiniLM",
     },
 )
@@ -140,6 +142,7 @@ DECODERS = Registry(
         "KandinskyV22Pipeline": "csaligner.decoders.kandinsky:KIND",
         "UnCLIPImageVariationPipeline": "csaligner.decoders.karlo:KIND",
         "StableUnCLIPImg2ImgPipeline": "csaligner.decoders.stable_unclip:KIND",
+        "LayoutPipeline": "csaligner.decoders.layout:KIND",
     },
 )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -33,7 +32,7 @@ def main() -> None:
     args = parser.parse_args()
     path = args.assets / "layout-embedding" / "projection.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(args.trained / "projection.safetensors", path)
+    path.write_bytes((args.trained / "projection.safetensors").read_bytes())
     encoder = EfficientNetLite0Layout(path)
     with safe_open(args.trained / "decoder.safetensors", "pt") as file:
         sizes = json.loads(file.metadata()["sizes"])

@@ -349,7 +349,7 @@ def main() -> None:
     bank = Bank(drawings, embedder, projection, sizes.side, settings)
     seconds = [bank.add_round() for _ in range(min(2, settings.rounds))]
     tell(begun, f"{bank.rounds} rounds, {seconds[-1]:.1f} s each")
-    net = LayoutNet(sizes, projection).to(device)
+    net = LayoutNet(sizes, projection.to(torch.device("cpu"))).to(device)
     if args.start is None:
         net.layout_scale.copy_(bank.spread(net))
     else:

@@ -19,11 +19,12 @@ from csaligner.types import Modality, PairedFeatures
 
 from .folder import FIXED, check_size, read_config, read_weights, write_model
 from .hub import HubMixin
-from .standardise import StandardiseAdapter
+from .standardise import CentreAdapter, StandardiseAdapter
 from .start import Affine, blank, fit_starts
 from .untrained import PairMoments, untrained_family
 
 CHUNK = 8192
+FITTED = {"standardise": StandardiseAdapter, "centre": CentreAdapter}  # fixed sides with moments
 
 
 class AlignerConfig(Strict):
@@ -71,12 +72,12 @@ class Aligner(nn.Module, HubMixin):
         start.kind=chosen without starts is the prior of the family (adapters/untrained.py).
         """
         standardise = {
-            side: StandardiseAdapter(Affine.identity(x.shape[1]), adapter).fit(x)
+            side: FITTED[adapter.name](Affine.identity(x.shape[1]), adapter).fit(x)
             for side, x, adapter in (
                 ("image", features.image, config.image_adapter),
                 ("text", features.text, config.text_adapter),
             )
-            if adapter.name == "standardise"
+            if adapter.name in FITTED
         }
         seen = replace(features, **{side: fitted(getattr(features, side)) for side, fitted in standardise.items()})
         fixed = fixed_modality(config)

@@ -17,7 +17,7 @@ from csaligner.integrity import ErrorContext, load_tensors, read_sealed, save_te
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CHECKPOINT = ErrorContext("checkpoint", "copy the folder again, or train again")
-FIXED = ("identity", "standardise")  # adapters without learned parameters
+FIXED = ("identity", "standardise", "centre")  # adapters without learned parameters
 C = TypeVar("C", bound=Strict)
 
 

@@ -1,4 +1,4 @@
-"""Standardisation adapter: fixed image embeddings of the text-to-image task, with the inverse transform."""
+"""Standardising and centring adapters: fixed image embeddings of text-to-image training, with the inverse."""
 
 from __future__ import annotations
 
@@ -32,10 +32,12 @@ class StandardiseAdapter(nn.Module):
     def fit(self, x: Tensor) -> StandardiseAdapter:
         """Fit mean, std and length to x: (N, d), N > 1."""
         x = x.float()
-        std = x.std(dim=0)
-        self.mean, self.std = x.mean(dim=0), std.clamp_min(max(0.1 * float(std.mean()), 1e-12))
+        self.mean, self.std = x.mean(dim=0), self._scale(x.std(dim=0))
         self.length = self.forward(x).norm(dim=1).median()
         return self
+
+    def _scale(self, std: Tensor) -> Tensor:
+        return std.clamp_min(max(0.1 * float(std.mean()), 1e-12))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
@@ -43,3 +45,14 @@ class StandardiseAdapter(nn.Module):
     def raw(self, directions: Tensor) -> Tensor:
         """Invert: unit rows u of the aligned space -> raw image embeddings, mean + std * length * u."""
         return self.mean + self.std * self.length * directions
+
+
+class CentreAdapter(StandardiseAdapter):
+    """x -> (x - mean) / s with one s for all dimensions, the root mean square of their standard deviations.
+
+    Unlike StandardiseAdapter, it keeps the share of each dimension in angles and distances: for embeddings whose
+    dimensions are principal components, where dividing by each std is whitening.
+    """
+
+    def _scale(self, std: Tensor) -> Tensor:
+        return std.square().mean().sqrt().clamp_min(1e-12).expand_as(std).clone()

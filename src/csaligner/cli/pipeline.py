@@ -122,8 +122,12 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
         int, typer.Option(min=0, help="generation: number of principal dimensions of the Frechet distance; 0: all.")
     ] = 64,
     force: Annotated[bool, typer.Option(help="generation: allow FID with fewer images than dimensions.")] = False,
-    steps: Annotated[int, typer.Option(min=1, help="generation: number of denoising steps.")] = 30,
-    guidance: Annotated[float, typer.Option(min=0, help="generation: guidance scale; 1 or less: no guidance.")] = 4.0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="generation: number of denoising steps; default: the decoder's.")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help="generation: guidance scale; default: the decoder's.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="generation: random seed of the noise.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -137,11 +141,11 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
     check_choice("split", split, SPLITS)
     store = Store.open(val_data) if val_data else None
     if check_choice("task", task, ("retrieval", "generation")) == "generation":
-        from csaligner.decoders.decoder import Sampling
+        from csaligner.decoders.decoder import default_sampling
         from csaligner.generation.evaluate import MeasuringProtocol, evaluate_run_generation
 
         protocol = MeasuringProtocol(split, limit, dims or None, force)  # type: ignore[arg-type]
-        sampling = Sampling(1, seed, steps, guidance)
+        sampling = default_sampling(decoder, seed=seed, steps=steps, guidance=guidance)
         found = evaluate_run_generation(run, decoder, feature_encoder, protocol, sampling, store)
         print(json.dumps(found, indent=2) if as_json else "\n".join(f"{k:28} {v}" for k, v in found.items()))
         return

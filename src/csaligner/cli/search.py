@@ -168,16 +168,15 @@ def serve(
 
 def _drawer(decoder: str) -> Generator:
     """Return a function that generates one image at a time: a decoder uses the whole machine."""
-    from csaligner.decoders.decoder import Sampling
+    from csaligner.decoders.decoder import default_sampling
     from csaligner.generation.generate import GenerationRequest, enlarge, generate
 
     lock = threading.Lock()
 
     def draw(words: str, seed: int) -> Any:
         with lock:
-            return enlarge(
-                generate(GenerationRequest((words,)), decoder=decoder, sampling=Sampling(1, seed))[0][0], DRAWN_PIXELS
-            )
+            sampling = default_sampling(decoder, seed=seed)
+            return enlarge(generate(GenerationRequest((words,)), decoder=decoder, sampling=sampling)[0][0], DRAWN_PIXELS)
 
     return draw
 

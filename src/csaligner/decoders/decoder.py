@@ -1,8 +1,7 @@
-"""Decoder: image generation from embeddings with the unCLIP pipelines of diffusers."""
+"""Decoder: image generation from embeddings, with the micro decoder or the unCLIP pipelines of diffusers."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +18,9 @@ from csaligner.registry import DECODERS, load
 
 from .contract import NOTE, Contract, read_note
 from .folder import INDEX, check_memory, check_parts, decoder_folder, free_memory, read_json
-from .micro import diffusers
 from .pipeline_adapter import PipelineAdapter, Sampling
 
-__all__ = ["Decoder", "Sampling", "open_decoder", "read_contract"]
+__all__ = ["Decoder", "Sampling", "default_sampling", "open_decoder", "read_contract"]
 
 BATCH = 32  # images per forward pass up to SMALL pixels a side; larger ones: 1
 SMALL = 96
@@ -73,6 +71,15 @@ def read_contract(name_or_path: str) -> Contract:
     return _look(name_or_path).contract
 
 
+def default_sampling(name_or_path: str, **changes: int | float | None) -> Sampling:
+    """Return the default sampling settings of a decoder, with `changes` to fields of Sampling; None: unchanged.
+
+    Raises InputError as open_decoder.
+    """
+    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    return replace(_look(name_or_path).kind.sampling, **given)
+
+
 def open_decoder(name_or_path: str) -> Decoder:
     """Open micro, kandinsky-2.2, karlo, stable-unclip, a Hub repository, or a diffusers folder.
 
@@ -80,22 +87,16 @@ def open_decoder(name_or_path: str) -> Decoder:
     parts, a pipeline without image embeddings as input, or too little memory.
     """
     seen = _look(name_or_path)
-    package = diffusers()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     check_memory(seen.folder, seen.parts, dtype.itemsize, free_memory(device))
-    verbosity = package.utils.logging.get_verbosity()
-    package.utils.logging.set_verbosity_error()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecation warnings of diffusers
-            package.utils.logging.disable_progress_bar()
-            pipeline = seen.kind.load(seen.folder, seen.index, dtype)
+        pipeline = seen.kind.load(seen.folder, seen.index, dtype)
+    except InputError:
+        raise
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"decoder: {seen.folder} cannot be loaded ({reason})") from None
-    finally:
-        package.utils.logging.set_verbosity(verbosity)
     pipeline.set_progress_bar_config(disable=True)
     return Decoder(pipeline.to(device), seen.contract, seen.kind)
 
@@ -121,7 +122,7 @@ def _look(name_or_path: str) -> _Seen:
             f"decoder: {folder} is a {name}, which does not take image embeddings; wanted one of {', '.join(DECODERS)}"
         )
     kind: PipelineAdapter = load("decoder", DECODERS, name)
-    parts = check_parts(folder, index)
+    parts = check_parts(folder, index, kind.libraries)
     label = name_or_path if not Path(name_or_path).is_dir() else folder.name
     try:
         contract = kind.contract(label, parts)

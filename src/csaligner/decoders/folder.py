@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ NAMES: Mapping[str, str] = {
     "stable-unclip": "stabilityai/stable-diffusion-2-1-unclip",
 }
 NO_WEIGHTS = ("Scheduler", "Tokenizer", "TokenizerFast", "ImageProcessor", "ImageProcessorPil", "FeatureExtractor")
-LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "unclip", "kandinsky2_2")  # allowed libraries of parts
+DIFFUSERS = ("diffusers", "transformers", "stable_diffusion", "unclip", "kandinsky2_2")  # libraries of its parts
 HEADROOM = 1.3  # memory for activations, as a multiple of the weights
 
 
@@ -68,9 +68,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def check_parts(folder: Path, index: Mapping[str, Any]) -> dict[str, Path]:
+def check_parts(folder: Path, index: Mapping[str, Any], libraries: Sequence[str] = DIFFUSERS) -> dict[str, Path]:
     """Return name -> folder of the parts of a pipeline. Raises InputError for a missing part, a part without
-    safetensors weights (pickle is never read), a part of another library (it would be imported), and for code."""
+    safetensors weights (pickle is never read), a part of a library not in `libraries` (it would be imported), and for code."""
     code = next(folder.rglob("*.py"), None)
     if code is not None:
         raise InputError(f"decoder: {code} is custom code, which is not run; use another decoder")
@@ -78,9 +78,9 @@ def check_parts(folder: Path, index: Mapping[str, Any]) -> dict[str, Path]:
     for name, entry in index.items():
         if name.startswith("_") or not isinstance(entry, list) or entry[:1] == [None]:
             continue
-        if len(entry) != 2 or entry[0] not in LIBRARIES or not str(entry[1]).isidentifier():
+        if len(entry) != 2 or entry[0] not in libraries or not str(entry[1]).isidentifier():
             raise InputError(
-                f"decoder: {folder}: its part {name!r} is {entry}, wanted a class of {LIBRARIES[0]} or transformers"
+                f"decoder: {folder}: its part {name!r} is {entry}, wanted a class of {' or '.join(libraries[:2])}"
             )
         part = folder / name
         if Path(name).name != name:

@@ -1,4 +1,4 @@
-"""Pipeline adapter of KandinskyV22Pipeline: Kandinsky 2.2 and the bundled micro decoder."""
+"""Pipeline adapter of KandinskyV22Pipeline: Kandinsky 2.2."""
 
 from __future__ import annotations
 

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from .contract import Contract
 from .folder import NO_WEIGHTS, read_json
-from .micro import diffusers
-from .pipeline_adapter import PipelineAdapter, Sampling
+from .pipeline_adapter import PipelineAdapter, Sampling, diffusers
 
 
 def _contract(label: str, parts: Mapping[str, Path]) -> Contract:

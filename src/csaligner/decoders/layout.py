@@ -33,7 +33,8 @@ class LayoutPipeline:
         self.net, self.level = net.eval().requires_grad_(False), level
 
     def to(self, device: torch.device) -> LayoutPipeline:
-        self.net.to(device)
+        faster = torch.channels_last if device.type == "cpu" else torch.contiguous_format
+        self.net.to(device, memory_format=faster)  # type: ignore[call-overload]
         return self
 
     def set_progress_bar_config(self, **options: Any) -> None:
@@ -106,4 +107,11 @@ def _call(
     return found
 
 
-KIND = PipelineAdapter(_contract, _call, _load, side=lambda pipeline: int(pipeline.net.sizes.side))
+KIND = PipelineAdapter(
+    _contract,
+    _call,
+    _load,
+    side=lambda pipeline: int(pipeline.net.sizes.side),
+    sampling=Sampling(steps=12, guidance=1.5),
+    libraries=("csaligner",),
+)

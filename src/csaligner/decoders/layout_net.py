@@ -56,7 +56,8 @@ class LayoutNet(nn.Module):
         for name, tensor in projection.tensors.items():
             self.register_buffer(f"projection_{name}", tensor.float(), persistent=False)
         self.pooled = projection.dims["pooled"]
-        seen = sum(image.shape[1] for image in projection.images(torch.zeros(1, sum(projection.dims.values()))))
+        zeros = torch.zeros(1, sum(projection.dims.values()), device=projection.tensors["pooled_mean"].device)
+        seen = sum(image.shape[1] for image in projection.images(zeros))
         self.layout_scale: Tensor
         self.register_buffer("layout_scale", torch.ones(seen))
         fine, middle, coarse = sizes.channels

@@ -1,9 +1,11 @@
-"""Pipeline adapters: how to load and call a class of diffusers pipelines. One module per class, see the registry."""
+"""Pipeline adapters: how to load and call a class of pipelines. One module per class, see the registry."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from csaligner.checks import InputError
+
 from .contract import Contract
-from .micro import diffusers
+from .folder import DIFFUSERS
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,33 @@ class Sampling:
 
 def from_pretrained(folder: Path, index: Mapping[str, Any], dtype: torch.dtype) -> Any:
     """Load a pipeline folder with diffusers, safetensors only."""
-    pipeline = getattr(diffusers(), index["_class_name"])
-    return pipeline.from_pretrained(str(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True)
+    package = diffusers()
+    with _quiet(package):
+        kind = getattr(package, index["_class_name"])
+        return kind.from_pretrained(str(folder), torch_dtype=dtype, local_files_only=True, use_safetensors=True)
+
+
+def diffusers() -> Any:
+    """Return the package diffusers. Raises InputError if it is not installed."""
+    try:
+        import diffusers as package
+    except ImportError as error:
+        raise InputError(f"generate: {error}; pip install 'csaligner[generate]'") from None
+    return package
+
+
+@contextmanager
+def _quiet(package: Any) -> Iterator[None]:
+    """No progress bars and no deprecation warnings of diffusers."""
+    verbosity = package.utils.logging.get_verbosity()
+    package.utils.logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            package.utils.logging.disable_progress_bar()
+            yield
+    finally:
+        package.utils.logging.set_verbosity(verbosity)
 
 
 def latent_side(pipeline: Any) -> int:
@@ -44,10 +73,13 @@ class PipelineAdapter:
 
     contract: (name for messages, folders of the parts) -> Contract, without loading weights;
     call: (pipeline, (B, dim) raw embeddings, (dim,) negative or None, sampling, B generators) -> B images;
-    load: (folder, its model_index.json, dtype) -> pipeline; side: pipeline -> side length of images in pixels.
+    load: (folder, its model_index.json, dtype) -> pipeline; side: pipeline -> side length of images in pixels;
+    sampling: default settings; libraries: allowed libraries of the parts.
     """
 
     contract: Callable[[str, Mapping[str, Path]], Contract]
     call: Callable[[Any, Tensor, Tensor | None, Sampling, list[torch.Generator]], list[Image]]
     load: Callable[[Path, Mapping[str, Any], torch.dtype], Any] = from_pretrained
     side: Callable[[Any], int] = latent_side
+    sampling: Sampling = field(default_factory=Sampling)
+    libraries: Sequence[str] = DIFFUSERS

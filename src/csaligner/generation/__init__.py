@@ -1,4 +1,4 @@
-"""Text-to-image generation: from prompts through the aligned space to a decoder, and decoder training."""
+"""Text-to-image generation: from prompts through the aligned space to a decoder."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from csaligner._lazy import lazy_exports
 if TYPE_CHECKING:
     from .generate import GenerationRequest, save_pictures
     from .grid import save_grid
-    from .train import train_decoder
 
 __all__ = [
     "GenerationRequest",
     "save_grid",
     "save_pictures",
-    "train_decoder",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -23,6 +21,5 @@ __getattr__, __dir__ = lazy_exports(
     {
         "generate": "GenerationRequest save_pictures",
         "grid": "save_grid",
-        "train": "train_decoder",
     },
 )

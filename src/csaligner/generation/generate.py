@@ -14,7 +14,7 @@ from torch import Tensor
 from csaligner._deprecated import renamed
 from csaligner.checks import InputError
 from csaligner.decoders.contract import Contract
-from csaligner.decoders.decoder import Decoder, Sampling, open_decoder, read_contract
+from csaligner.decoders.decoder import Decoder, Sampling, default_sampling, open_decoder, read_contract
 from csaligner.encoders import IMAGE_ENCODER, open_encoder
 from csaligner.files import write_atomically
 from csaligner.model import AlignedModel
@@ -39,7 +39,7 @@ def generate(
 ) -> list[list[Image.Image]]:
     """Generate sampling.n images for each prompt, or variations of an image.
 
-    run: whose text adapter to use; None: the bundled one, for the micro decoder. Raises InputError, before the
+    run: whose text adapter to use; None: the bundled one, for the micro decoder. sampling: default: the decoder's. Raises InputError, before the
     decoder is loaded, for a bad prompt, run or decoder and for too little memory.
     """
     if bool(wish.prompts) == (wish.image is not None):
@@ -56,7 +56,7 @@ def generate(
     embeddings = text.raw(text.directions(prompts), contract) if text and prompts else _of_picture(wish, contract, text)
     negative = text.raw(text.directions([away]), contract)[0] if text and away else None
     opened = open_decoder(decoder)
-    sampling = sampling or Sampling()
+    sampling = sampling or default_sampling(decoder)
     return opened.decode(embeddings, sampling, negative if negative is not None else no_picture(opened, text, sampling))
 
 

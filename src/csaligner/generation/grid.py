@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from csaligner.datasets import open_dataset
 from csaligner.datasets.images.load import load_image
 from csaligner.datasets.split import item_split
-from csaligner.decoders.decoder import Sampling, open_decoder
+from csaligner.decoders.decoder import Sampling, default_sampling, open_decoder
 from csaligner.encoders import IMAGE_ENCODER, open_encoder
 from csaligner.files import write_atomically
 from csaligner.model import AlignedModel
@@ -46,11 +46,12 @@ def make_grid(count: int = 12, sampling: Sampling | None = None, decoder: str = 
 
     All methods use the same noise.
     """
-    sampling = sampling or Sampling(steps=30, guidance=2.5)
+    sampling = sampling or default_sampling(decoder)
     items = held_out(count)
     pictures = [load_image(item.image, DRAWN) for item in items]
     prompts = [item.captions[0] for item in items]
-    opened, encoder = open_decoder(decoder), AlignedModel.of_encoders(open_encoder(IMAGE_ENCODER, "image"))
+    opened = open_decoder(decoder)
+    encoder = AlignedModel.of_encoders(open_encoder(opened.contract.encoder_id or IMAGE_ENCODER, "image"))
     columns: dict[str, Sequence[Image.Image]] = {}
     for name in BUNDLED_RUNS:
         text = TextToEmbedding.open(bundled_run(name))

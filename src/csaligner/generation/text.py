@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from csaligner.adapters.folder import FIXED
 from csaligner.adapters.standardise import StandardiseAdapter
 from csaligner.checks import InputError
 from csaligner.decoders.contract import Contract
@@ -29,10 +30,10 @@ class TextToEmbedding:
 
     def __init__(self, model: AlignedModel) -> None:
         fixed = model.aligner.config.image_adapter.name
-        if fixed not in ("standardise", "identity"):
+        if fixed not in FIXED:
             raise InputError(
                 f"run: its image adapter is {fixed!r}, which does not keep the embeddings of the image encoder; "
-                "train with image_adapter=standardise"
+                "train with image_adapter=standardise or image_adapter=centre"
             )
         self.model = model
 
