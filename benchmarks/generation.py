@@ -2,15 +2,17 @@
 
     csaligner embed --data all --image-encoder bundled:efficientnet-lite0-layout --out STORE
     csaligner embed --data all --image-encoder bundled:efficientnet-lite0 --out FEATURES
-    python benchmarks/generation.py --store STORE --features FEATURES --work FOLDER --out benchmarks/results/generation.json
+    python benchmarks/generation.py --store STORE --features FEATURES --work FOLDER \\
+        --out benchmarks/results/generation.json
 
-FEATURES: the features that FID, KID, CMMD and the cosine are computed from. The settings of each objective in METHODS are
-judged on the validation split with seed 0: the smallest Frechet distance of predicted embeddings among those whose
+FEATURES: the features that FID, KID, CMMD and the cosine are computed from. The settings of each objective in METHODS
+are judged on the validation split with seed 0: the smallest Frechet distance of predicted embeddings among those whose
 text-to-image R@1 is within RECALL_LEFT of InfoNCE's with its learnt temperature (where none is, the nearest to it).
-Only then is anything of the test split encoded or drawn. The true embeddings of all test images are drawn, and the
-predictions for OpenMoji's test captions in two columns: raw, and put back among real embeddings (`snapped`). FOLDER
-keeps the runs and the measurements; the same command resumes. --stage validation stops before test. --ship FOLDER
-saves the text adapters of `csaligner generate` and `generate-grid` (assets/micro-priors).
+Only then is anything of the test split drawn: OpenMoji's test emoji from their true embeddings and from predictions in
+two columns, raw, and put back among real training embeddings (`snapped`). --whole also draws all test images from
+their true embeddings and measures them at 32 px, the size of the decoder before this one. FOLDER keeps the runs and
+the measurements; the same command resumes. --stage validation stops before test. --ship FOLDER saves the text adapters
+of `csaligner generate` and `generate-grid` (assets/micro-priors). --grid draws the image of docs/generation.md.
 """
 
 from __future__ import annotations
@@ -33,10 +35,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from csaligner.config import TrainConfig, build_config
+from csaligner.datasets.images.load import load_image
 from csaligner.decoders.decoder import Decoder, default_sampling, open_decoder
 from csaligner.encoders import open_encoder
 from csaligner.encoders.pixels import fit_square
-from csaligner.evaluation.generation import Projection, frechet_distance
+from csaligner.evaluation.generation import frechet_distance
 from csaligner.files import write_json
 from csaligner.generation.evaluate import (
     MeasuringProtocol,
@@ -46,6 +49,7 @@ from csaligner.generation.evaluate import (
     one_caption_each,
     picture_features,
 )
+from csaligner.generation.grid import Grid, draw_grid
 from csaligner.generation.text import TextToEmbedding
 from csaligner.model import AlignedModel
 from csaligner.pipeline import train
@@ -81,7 +85,7 @@ METHODS: dict[str, Sequence[Objective]] = {
         terms(14.0, info_nce=1.0, cauchy_schwarz=2.0),
     ],
 }
-DRAWN = (INFONCE, "L2", ECLIPSE, OURS)
+DRAWN = (INFONCE, ECLIPSE, OURS)
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ class Call:
     work: Path
     epochs: int
     batch_size: int
+    steps: int
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,7 @@ class Run:
         return kept(self.folder / f"{split}.json", lambda: embedding_metrics(self.text, seen))
 
     def raw(self, column: str) -> Tensor:
-        """Predicted raw embeddings for the captions of the test emoji."""
+        """Predicted raw embeddings for the first captions of the test emoji."""
         pairs, model = embeddings(self.call.store, "test").pairs, self.text.model
         rows = torch.tensor([i.startswith(EMOJI) for i in pairs.image_ids])
         directions = model.align("text", pairs.text[rows])
@@ -163,28 +169,24 @@ def micro() -> Decoder:
 class Measure:
     """Generated images of the test split against real ones of the same size."""
 
-    def __init__(self, call: Call, side: int) -> None:
-        self.real = Reference(
-            Store.open(call.features), open_encoder("bundled:efficientnet-lite0"), side, MeasuringProtocol("test")
-        )
-        self.side, self.pixels = side, pixels_of(self.real.pictures)
-        self.emoji = torch.tensor([i.startswith(EMOJI) for i in self.real.pairs.image_ids])
-        self.folder = call.work
+    def __init__(self, call: Call, side: int, limit: int | None = None) -> None:
+        encoder = open_encoder("bundled:efficientnet-lite0")
+        self.real = Reference(Store.open(call.features), encoder, side, MeasuringProtocol("test", limit))
+        self.side, self.pixels, self.folder = side, pixels_of(self.real.pictures), call.work
 
-    def __call__(self, name: str, images: Sequence[Image.Image], emoji: bool = True) -> dict[str, float]:
-        """name: of the file for the projected features that differences() reads."""
+    def __call__(self, name: str, images: Sequence[Image.Image]) -> dict[str, float]:
+        """name: of the file for the measurements and of that for the projected features that intervals() reads."""
+        return kept(self.folder / f"{name}.json", lambda: self._measure(name, images))
+
+    def _measure(self, name: str, images: Sequence[Image.Image]) -> dict[str, float]:
         images = [fit_square(image, self.side) for image in images]
-        rows = self.emoji if emoji else torch.ones_like(self.emoji)
         features, pixels = picture_features(self.real.encoder, images), pixels_of(images)
         assert self.real.project is not None
-        both = {"real": self.real.project(self.real.features[rows]), "drawn": self.real.project(features)}
+        both = {"real": self.real.project(self.real.features), "drawn": self.real.project(features)}
         save_file(both, self.folder / f"{name}.safetensors")
-        whole, self.real.features = self.real.features, self.real.features[rows]
-        found = self.real.measure_features(features)
-        self.real.features = whole
-        wanted = self.pixels[rows]
-        spread = (wanted - wanted.mean(dim=0)).square().sum()
-        return found | {"pixel_r2": float(1 - (pixels - wanted).square().sum() / spread)}
+        spread = (self.pixels - self.pixels.mean(dim=0)).square().sum()
+        r2 = float(1 - (pixels - self.pixels).square().sum() / spread)
+        return self.real.measure_features(features) | {"pixel_r2": r2}
 
 
 def pixels_of(images: Sequence[Image.Image]) -> Tensor:
@@ -196,7 +198,7 @@ def drawn(call: Call, name: str, raw: Callable[[], Tensor]) -> list[Image.Image]
     path = call.work / f"{name}.npy"
     if not path.exists():
         _say(f"drawing {name}")
-        images = draw(micro(), raw(), default_sampling("micro"))
+        images = draw(micro(), raw(), default_sampling("micro", steps=call.steps))
         np.save(path, np.stack([np.asarray(image) for image in images]))
     return [Image.fromarray(image) for image in np.load(path)]
 
@@ -252,8 +254,11 @@ def main() -> None:
     parser.add_argument("--stage", choices=("validation", "all"), default="all")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--grid", type=Path)
+    parser.add_argument("--steps", type=int, default=12, help="of denoising")
     args = parser.parse_args()
-    call = Call(args.store, args.features, args.work, args.epochs, args.batch_size)
+    call = Call(args.store, args.features, args.work, args.epochs, args.batch_size, args.steps, args.whole)
     runs = {name: [Run(call, name, i) for i in range(len(settings))] for name, settings in METHODS.items()}
     trials: dict[str, list[dict[str, float]]] = {name: [] for name in METHODS}
     for name, tried in runs.items():
@@ -266,6 +271,8 @@ def main() -> None:
             replace(chosen[name]).text.model.aligner.half().save(args.ship / folder)
     if args.stage == "all":
         machine.write(args.out, measured(call, chosen, trials))
+    if args.grid:
+        save_sheet(call, chosen, args.grid)
 
 
 def measured(
@@ -281,34 +288,54 @@ def measured(
         for name, run in chosen.items()
     }
     pairs = embeddings(call.store, "test").pairs
-    whole = drawn(call, "ceiling", lambda: pairs.image)
-    emoji = [image for image, name in zip(whole, pairs.image_ids, strict=True) if name.startswith(EMOJI)]
-    measures = {side: Measure(call, side) for side in SIDES}
-    assert all(m.real.pairs.image_ids == pairs.image_ids for m in measures.values())
-    ceiling = {str(side): m(f"ceiling-{side}", whole, emoji=False) for side, m in measures.items()}
-    columns = {CEILING: measures[SIDES[0]]("ceiling-emoji", emoji)}
-    files = {CEILING: "ceiling-emoji"}
+    n = sum(name.startswith(EMOJI) for name in pairs.image_ids)
+    measure = Measure(call, SIDES[0], n)
+    assert measure.real.pairs.image_ids == pairs.image_ids[:n]  # OpenMoji is the first data set
+    columns = {CEILING: measure("ceiling", drawn(call, "ceiling", lambda: pairs.image[:n]))}
+    files = {CEILING: "ceiling"}
     for method in DRAWN:
         for column in COLUMNS:
             name = f"{chosen[method].folder.name}-{column}"
             images = drawn(call, name, lambda run=chosen[method], column=column: run.raw(column))  # type: ignore[misc]
-            columns[f"{method} {column}"] = measures[SIDES[0]](name, images)
+            columns[f"{method} {column}"] = measure(name, images)
             files[f"{method} {column}"] = name
-    store, sampling = Store.open(call.store), default_sampling("micro")
+    whole = {}
+    if call.whole:
+        images = drawn(call, "whole", lambda: pairs.image)
+        whole = {str(side): Measure(call, side)(f"whole-{side}", images) for side in SIDES}
+    store, sampling = Store.open(call.store), default_sampling("micro", steps=call.steps)
     return {
         "machine": machine.describe(),
         "dataset": store.dataset,
         "n_captions": len(pairs.image),
-        "n_emoji": len(emoji),
+        "n_emoji": n,
         "features": "bundled:efficientnet-lite0, images scaled up from 64 (32) px; Frechet in 64 principal dimensions",
         "settings": {"epochs": call.epochs, "batch_size": call.batch_size, "seeds": 1},
         "sampling": {"steps": sampling.steps, "guidance": sampling.guidance},
         "decoder": "micro",
         "methods": methods,
-        "ceiling": ceiling,
+        "whole": whole,
         "emoji": columns,
         "intervals": intervals(call.work, files),
     }
+
+
+def save_sheet(call: Call, chosen: Mapping[str, Run], path: Path, count: int = 24) -> None:
+    """Test emoji at evenly spaced positions: the original, and what was drawn from each embedding."""
+    pairs, sources = embeddings(call.store, "test").pairs, Store.open(call.store).image_sources
+    n = sum(name.startswith(EMOJI) for name in pairs.image_ids)
+    rows = [i * n // count for i in range(count)]
+    files = {"true embedding": "ceiling"}
+    for method in DRAWN:
+        files |= {f"{method} {c}".removesuffix(" raw"): f"{chosen[method].folder.name}-{c}" for c in COLUMNS}
+    columns: dict[str, Sequence[Image.Image]] = {
+        "original": [load_image(sources[pairs.image_ids[i]], 224) for i in rows]
+    }
+    for title, file in files.items():
+        images = np.load(call.work / f"{file}.npy")
+        columns[title] = [Image.fromarray(images[i]) for i in rows]
+    captions = pairs.captions or ()
+    draw_grid(Grid([captions[i] for i in rows], columns)).save(path, optimize=True)
 
 
 def _say(words: str) -> None:

@@ -8,32 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from csaligner.checks import InputError
 from csaligner.decoders.contract import Contract
 from csaligner.decoders.layout import KIND, LayoutPipeline, save_layout
 from csaligner.decoders.layout_net import LayoutNet, LayoutSizes, sample
 from csaligner.decoders.pipeline_adapter import Sampling
-from csaligner.encoders.layout_features import BLOCKS, COLOUR_GRID, GRID, PARTS, Features, Projection
+from csaligner.encoders.layout_features import BLOCKS, COLOUR_GRID, GRID, Features, Projection
+from tests.support import layout as support
 
 DIMS = {"pooled": 12, "map": 9, "fine": 7, "colour": 3 * COLOUR_GRID**2}
-WIDTHS = {"pooled": 1280, "map": 2 * GRID**2, "fine": 2 * GRID**2, "colour": 3 * COLOUR_GRID**2}
 SMALL = LayoutSizes(channels=(8, 16, 32), modulation=16, local=8, pooled_map=2)
 
 
 def random_projection(seed: int = 0) -> Projection:
-    """Orthonormal directions, and all of the colour part, so that nothing of it is lost."""
-    torch.manual_seed(seed)
-    tensors = {}
-    for name in PARTS:
-        tensors[f"{name}_mean"] = torch.randn(WIDTHS[name]) * 0.1
-        tensors[f"{name}_axes"] = torch.linalg.qr(torch.randn(WIDTHS[name], DIMS[name]))[0]
-        tensors[f"{name}_scale"] = torch.tensor(0.7)
-    for name, channels in {"map": 40, "fine": 16}.items():
-        tensors[f"{name}_channel_mean"] = torch.randn(channels)
-        tensors[f"{name}_channel_axes"] = torch.linalg.qr(torch.randn(channels, 2))[0]
-    return Projection(tensors)
+    """All of the colour part, so that nothing of it is lost."""
+    return support.random_projection(DIMS, seed)
 
 
 def random_features(n: int) -> Features:
@@ -45,9 +35,7 @@ def random_features(n: int) -> Features:
 
 
 def write_projection(path: Path, seed: int = 0) -> Path:
-    tensors = {name: tensor.contiguous() for name, tensor in random_projection(seed).tensors.items()}
-    save_file(tensors, path, metadata={"base": "b", "base_fingerprint": "f"})
-    return path
+    return support.write_projection(path, DIMS, seed)
 
 
 def test_projection_inverts_to_the_colours() -> None:

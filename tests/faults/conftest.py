@@ -26,8 +26,6 @@ from tests.faults.state import NEEDS
 ZYGOTE = Path(__file__).parent / "zygote.py"
 PICTURES = 24
 HEADS = "image_adapter.hidden=8 text_adapter.hidden=8 evaluate_every=1 monitor=score"
-TINY = "model.size=8 model.embedding_dim=16 model.latent_channels=2 model.autoencoder_channels=[8,8]"
-TINY += " model.unet_channels=[16,16] autoencoder_batch_size=4 batch_size=4 warmup=2 bf16=false"
 COMMANDS = {
     "embed": "--train-data {d.pictures} --image-encoder tiny-image --text-encoder tiny-text --shard-size 5 "
     "--batch-size 3 --workers 0",
@@ -35,7 +33,6 @@ COMMANDS = {
     "index": "--data {d.pictures} --run {d.run}",
     "compare": "--data {d.features} --methods none,procrustes,infonce --trials 1 --seeds 1 --epochs 2 "
     "--batch-size 80 --jobs 1",
-    "train-decoder": f"--train-data {{d.store}} {TINY} autoencoder_steps=5 steps=5 checkpoint_every=2",
 }
 
 

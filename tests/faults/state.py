@@ -68,6 +68,5 @@ STATE: dict[str, Callable[[Path], dict[str, Any]]] = {
     "train": records,
     "index": index,
     "compare": records,
-    "train-decoder": lambda folder: dict(files(folder)),
 }
-NEEDS = {"index": "lancedb", "compare": "optuna", "train-decoder": "diffusers"}
+NEEDS = {"index": "lancedb", "compare": "optuna"}

@@ -70,14 +70,7 @@ def ask_index(folder: Path) -> Any:
     return [found.search(words, k=40) for words in ("picture number 3", "something else")], found.bias
 
 
-def ask_decoder(folder: Path) -> Any:
-    from csaligner.decoders.decoder import read_contract
-    from csaligner.decoders.micro_training import read_training
-
-    return plain([vars(read_contract(str(folder / "decoder"))), *read_training(folder / "checkpoint")])
-
-
-READERS = {"embed": ask_store, "train": ask_run, "lora": ask_run, "index": ask_index, "train-decoder": ask_decoder}
+READERS = {"embed": ask_store, "train": ask_run, "lora": ask_run, "index": ask_index}
 
 
 @pytest.fixture(scope="module", params=list(READERS))

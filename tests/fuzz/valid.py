@@ -304,14 +304,11 @@ def index(folder: Path) -> Path:
 
 def decoder(folder: Path) -> Path:
     from csaligner.decoders.contract import Contract
-    from csaligner.decoders.micro import MicroConfig, build_micro, save_micro
+    from tests.support.layout import save_tiny_layout
 
-    torch.manual_seed(0)
-    config = MicroConfig(size=16, embedding_dim=4, autoencoder_channels=(8, 8), unet_channels=(8, 16), attention_dim=8)
     moments = torch.ones(4)
     contract = Contract("tiny", 4, mean=moments, std=moments, norm=2.0, negative=moments)
-    save_micro(build_micro(config), contract, folder / "decoder", "A card.")
-    return folder / "decoder"
+    return save_tiny_layout(contract, folder / "decoder")
 
 
 def encoder(family: str) -> Make:

@@ -15,10 +15,10 @@ from csaligner import model as model_module
 from csaligner.adapters.aligner import Aligner
 from csaligner.config import TrainConfig, build_config
 from csaligner.decoders.contract import Contract
-from csaligner.decoders.micro import MicroConfig, build_micro, save_micro
 from csaligner.generation import evaluate as evaluate_module
 from csaligner.generation import generate as module
 from csaligner.types import EncoderInfo, PairedFeatures
+from tests.support.layout import save_tiny_layout
 
 DIM = 6
 
@@ -81,9 +81,5 @@ def pixels() -> Pixels:
 
 @pytest.fixture
 def decoder(tmp_path: Path) -> str:
-    pytest.importorskip("diffusers", reason="the extra 'generate' is not installed")
-    torch.manual_seed(0)
-    tiny = MicroConfig(size=8, embedding_dim=DIM, autoencoder_channels=(8, 8), unet_channels=(16, 16))
     contract = Contract("tiny", DIM, "pixels", Pixels.info.fingerprint, norm=5.0, negative=torch.ones(DIM))
-    save_micro(build_micro(tiny), contract, tmp_path / "decoder", "")
-    return str(tmp_path / "decoder")
+    return str(save_tiny_layout(contract, tmp_path / "decoder"))

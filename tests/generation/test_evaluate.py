@@ -69,6 +69,6 @@ def test_a_run_is_evaluated_with_its_ceiling(
     found = evaluate_run_generation(run, decoder, "pixels", MeasuringProtocol(dims=3), Sampling(steps=2))
     assert json.loads((run / "generation.json").read_text())["fid"] == found["fid"]
     assert {"fid", "kid", "cmmd", "embedding_frechet", "text_to_image_recall@1", "ceiling/fid"} <= set(found)
-    assert found["real_pictures"] == "whole on white, 8 px, then as the feature encoder prepares its input"
+    assert found["real_pictures"] == "whole on white, 16 px, then as the feature encoder prepares its input"
     with pytest.raises(InputError, match=r"\b12\b.*\b40\b"):
         evaluate_run_generation(run, decoder, "pixels", MeasuringProtocol(dims=40), Sampling(steps=2))

@@ -176,7 +176,9 @@ def _drawer(decoder: str) -> Generator:
     def draw(words: str, seed: int) -> Any:
         with lock:
             sampling = default_sampling(decoder, seed=seed)
-            return enlarge(generate(GenerationRequest((words,)), decoder=decoder, sampling=sampling)[0][0], DRAWN_PIXELS)
+            return enlarge(
+                generate(GenerationRequest((words,)), decoder=decoder, sampling=sampling)[0][0], DRAWN_PIXELS
+            )
 
     return draw
 

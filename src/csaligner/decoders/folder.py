@@ -70,7 +70,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def check_parts(folder: Path, index: Mapping[str, Any], libraries: Sequence[str] = DIFFUSERS) -> dict[str, Path]:
     """Return name -> folder of the parts of a pipeline. Raises InputError for a missing part, a part without
-    safetensors weights (pickle is never read), a part of a library not in `libraries` (it would be imported), and for code."""
+    safetensors weights (pickle is never read), a part of a library not in `libraries` (it would be imported), and
+    for code."""
     code = next(folder.rglob("*.py"), None)
     if code is not None:
         raise InputError(f"decoder: {code} is custom code, which is not run; use another decoder")
