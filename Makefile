@@ -79,7 +79,7 @@ $(DEMO): pyproject.toml constraints.txt
 	touch $@
 
 $(GENERATE): $(DEMO)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bundled,generate]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bundled]'
 	touch $@
 
 $(STAMP): $(DEMO)

@@ -78,11 +78,15 @@ METHODS: dict[str, Sequence[Objective]] = {
     INFONCE: [terms(info_nce=1.0)],
     "InfoNCE, temperature tuned": [terms(s, info_nce=1.0) for s in (10.0, 14.0, 20.0)],
     "L2": [terms(paired_l2=1.0)],
-    ECLIPSE: [*(terms(paired_l2=1.0, info_nce=w) for w in (0.2, 0.5, 1.0)), terms(14.0, paired_l2=1.0, info_nce=1.0)],
+    ECLIPSE: [
+        *(terms(paired_l2=1.0, info_nce=w) for w in (0.2, 0.5, 1.0)),
+        *(terms(14.0, paired_l2=1.0, info_nce=w) for w in (1.0, 0.5, 2.0)),
+        terms(paired_l2=1.0, info_nce=0.7),
+    ],
     OURS: [
         *(terms(info_nce=1.0, cauchy_schwarz=w) for w in (1.0, 3.0)),
         *(terms(bandwidth="median", info_nce=1.0, cauchy_schwarz=w) for w in (3.0, 10.0)),
-        terms(14.0, info_nce=1.0, cauchy_schwarz=2.0),
+        *(terms(14.0, info_nce=1.0, cauchy_schwarz=w) for w in (2.0, 0.5, 1.0)),
     ],
 }
 DRAWN = (INFONCE, ECLIPSE, OURS)
