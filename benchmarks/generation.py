@@ -11,7 +11,8 @@ text-to-image R@1 is within RECALL_LEFT of InfoNCE's with its learnt temperature
 Only then is anything of the test split drawn: OpenMoji's test emoji from their true embeddings and from predictions in
 two columns, raw, and put back among real training embeddings (`snapped`). --whole also draws all test images from
 their true embeddings and measures them at 32 px, the size of the decoder before this one. FOLDER keeps the runs and
-the measurements; the same command resumes. --stage validation stops before test. --ship FOLDER saves the text adapters
+the measurements; the same command resumes. --stage validation stops
+before test, --stage embeddings before anything is drawn. --ship FOLDER saves the text adapters
 of `csaligner generate` and `generate-grid` (assets/micro-priors). --grid draws the image of docs/generation.md.
 """
 
@@ -61,6 +62,7 @@ INFONCE, ECLIPSE, OURS, CEILING = "InfoNCE", "ECLIPSE", "CS-Aligner", "ceiling: 
 RECALL, FRECHET = "text_to_image_recall@1", "embedding_frechet"
 SHIPPED = {INFONCE: "infonce", ECLIPSE: "eclipse", OURS: "cs-aligner"}
 COLUMNS = ("raw", "snapped")
+TITLES = {"raw": "{}", "snapped": "{} snap"}  # in the grid
 RECALL_LEFT = 0.02
 SHARPNESS = 60.0  # of snapping
 SIDES = (64, 32)  # the micro decoder's, and that of the decoder before it
@@ -255,7 +257,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--ship", type=Path)
-    parser.add_argument("--stage", choices=("validation", "all"), default="all")
+    parser.add_argument("--stage", choices=("validation", "embeddings", "all"), default="all")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--whole", action="store_true")
@@ -273,8 +275,9 @@ def main() -> None:
     if args.ship:
         for name, folder in SHIPPED.items():
             replace(chosen[name]).text.model.aligner.half().save(args.ship / folder)
-    if args.stage == "all":
-        machine.write(args.out, measured(call, chosen, trials))
+    if args.stage != "validation":
+        content = measured(call, chosen, trials)
+        machine.write(args.out, content | (measured_images(call, chosen) if args.stage == "all" else {}))
     if args.grid:
         save_sheet(call, chosen, args.grid)
 
@@ -282,7 +285,7 @@ def main() -> None:
 def measured(
     call: Call, chosen: Mapping[str, Run], trials: Mapping[str, Sequence[Mapping[str, float]]]
 ) -> dict[str, Any]:
-    """Everything of the test split."""
+    """The embeddings predicted for all test captions."""
     methods: dict[str, dict[str, Any]] = {
         name: {
             "objective": METHODS[name][run.trial],
@@ -291,6 +294,18 @@ def measured(
         }
         for name, run in chosen.items()
     }
+    store = Store.open(call.store)
+    return {
+        "machine": machine.describe(),
+        "dataset": store.dataset,
+        "n_captions": len(embeddings(call.store, "test").pairs.image),
+        "settings": {"epochs": call.epochs, "batch_size": call.batch_size, "seeds": 1},
+        "methods": methods,
+    }
+
+
+def measured_images(call: Call, chosen: Mapping[str, Run]) -> dict[str, Any]:
+    """The images generated for the test emoji."""
     pairs = embeddings(call.store, "test").pairs
     n = sum(name.startswith(EMOJI) for name in pairs.image_ids)
     measure = Measure(call, SIDES[0], n)
@@ -307,17 +322,12 @@ def measured(
     if call.whole:
         images = drawn(call, "whole", lambda: pairs.image)
         whole = {str(side): Measure(call, side)(f"whole-{side}", images) for side in SIDES}
-    store, sampling = Store.open(call.store), default_sampling("micro", steps=call.steps)
+    sampling = default_sampling("micro", steps=call.steps)
     return {
-        "machine": machine.describe(),
-        "dataset": store.dataset,
-        "n_captions": len(pairs.image),
         "n_emoji": n,
         "features": "bundled:efficientnet-lite0, images scaled up from 64 (32) px; Frechet in 64 principal dimensions",
-        "settings": {"epochs": call.epochs, "batch_size": call.batch_size, "seeds": 1},
         "sampling": {"steps": sampling.steps, "guidance": sampling.guidance},
         "decoder": "micro",
-        "methods": methods,
         "whole": whole,
         "emoji": columns,
         "intervals": intervals(call.work, files),
@@ -331,7 +341,7 @@ def save_sheet(call: Call, chosen: Mapping[str, Run], path: Path, count: int = 2
     rows = [i * n // count for i in range(count)]
     files = {"true embedding": "ceiling"}
     for method in DRAWN:
-        files |= {f"{method} {c}".removesuffix(" raw"): f"{chosen[method].folder.name}-{c}" for c in COLUMNS}
+        files |= {TITLES[c].format(method): f"{chosen[method].folder.name}-{c}" for c in COLUMNS}
     columns: dict[str, Sequence[Image.Image]] = {
         "original": [load_image(sources[pairs.image_ids[i]], 224) for i in rows]
     }
@@ -339,7 +349,9 @@ def save_sheet(call: Call, chosen: Mapping[str, Run], path: Path, count: int = 2
         images = np.load(call.work / f"{file}.npy")
         columns[title] = [Image.fromarray(images[i]) for i in rows]
     captions = pairs.captions or ()
-    draw_grid(Grid([captions[i] for i in rows], columns)).save(path, optimize=True)
+    draw_grid(Grid([captions[i] for i in rows], columns)).quantize(256, dither=Image.Dither.NONE).save(
+        path, optimize=True
+    )
 
 
 def _say(words: str) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from csaligner.adapters.aligner import Aligner
 from csaligner.adapters.prior import PriorAdapter
+from csaligner.adapters.standardise import CentreAdapter
 from csaligner.adapters.start import Affine
 from csaligner.checks import InputError
 from csaligner.config import AdapterConfig, TrainConfig, build_config
@@ -107,3 +108,16 @@ def test_the_text_side_lands_on_the_standardised_images() -> None:
     config = config.model_copy(update={"start": config.start.model_copy(update={"kind": "projection"})})
     image, text = Aligner.fit_start(f, config).eval()(f.image, f.text)
     assert float((image * text).detach().sum(dim=1).mean()) > 0.97
+
+
+def test_centre_keeps_the_sizes_of_the_dimensions() -> None:
+    torch.manual_seed(0)
+    image, text = torch.randn(60, 5) * torch.tensor([8.0, 4.0, 2.0, 1.0, 0.5]) + 3, torch.randn(60, 4)
+    pairs = PairedFeatures(image, text, torch.arange(60), tuple(map(str, range(60))))
+    config = build_config(TrainConfig, {"image_adapter": "centre", "text_adapter": "mlp"})
+    adapter = Aligner.fit_start(pairs, config).image_adapter
+    assert isinstance(adapter, CentreAdapter)
+    found = adapter(image)
+    torch.testing.assert_close(found.std(dim=0) / found.std(dim=0)[0], image.std(dim=0) / image.std(dim=0)[0])
+    unit = torch.nn.functional.normalize(found, dim=1)
+    torch.testing.assert_close(torch.nn.functional.normalize(adapter(adapter.raw(unit)), dim=1), unit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from csaligner.checks import InputError
 from csaligner.decoders.contract import Contract
+from csaligner.decoders.decoder import default_sampling, open_decoder
 from csaligner.decoders.layout import KIND, LayoutPipeline, save_layout
 from csaligner.decoders.layout_net import LayoutNet, LayoutSizes, sample
 from csaligner.decoders.pipeline_adapter import Sampling
@@ -117,3 +119,34 @@ def test_another_projection_is_refused(tmp_path: Path) -> None:
     write_projection(folder / "net" / "projection.safetensors", seed=1)
     with pytest.raises(InputError, match="projection"):
         KIND.contract("x", {"net": folder / "net"})
+
+
+def test_every_damaged_file_of_a_folder_is_named(tmp_path: Path) -> None:
+    folder = support.save_tiny_layout(Contract("tiny", 6, negative=torch.zeros(6)), tmp_path / "decoder")
+    row = torch.ones(1, 6) * 2
+    whole = open_decoder(str(folder)).decode(row, Sampling(steps=1, guidance=1.0))[0][0].tobytes()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "README.md"):
+        content = path.read_bytes()
+        for damaged in (bytes([content[0] ^ 1]) + content[1:], content[: len(content) // 2]):
+            path.write_bytes(damaged)
+            with pytest.raises(InputError, match=path.name.partition(".")[0]):
+                open_decoder(str(folder))
+        path.write_bytes(content)
+    assert open_decoder(str(folder)).decode(row, Sampling(steps=1, guidance=1.0))[0][0].tobytes() == whole
+
+
+def test_a_part_of_another_library_is_refused(tmp_path: Path) -> None:
+    folder = support.save_tiny_layout(Contract("tiny", 6), tmp_path / "decoder")
+    (folder / "checksums.json").unlink()
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"net": ["os", "LayoutNet"]}))
+    with pytest.raises(InputError, match="csaligner"):
+        open_decoder(str(folder))
+
+
+def test_micro_needs_no_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    opened, sampling = open_decoder("micro"), default_sampling("micro", steps=1, guidance=None)
+    assert (opened.side, opened.contract.encoder_id) == (64, "bundled:efficientnet-lite0-layout")
+    assert (sampling.steps, sampling.guidance) == (1, 1.5)
+    assert opened.decode(torch.ones(1, opened.contract.dim), sampling)[0][0].size == (64, 64)
