@@ -76,7 +76,8 @@ def test_files_that_vanish_while_they_are_indexed(world: Any, tmp_path: Path) ->
 
     data = Vanishing([Item(name, path, (), group=name) for name, path in paths.items()])
     encoders = (Removing(), world.texts)
-    index, report = build_index(data, tmp_path / "ix", str(world.run), encoders=encoders)
+    settings = BuildSettings(workers=1)  # in order
+    index, report = build_index(data, tmp_path / "ix", str(world.run), encoders=encoders, settings=settings)
     assert [hit.id for hit in index.search("255 0 0")] == ["a"]
     assert [name in reason for name, reason in zip("bc", sorted(report.skipped), strict=True)] == [True] * 2
     assert all("no such file" in reason.lower() for reason in report.skipped)
