@@ -272,6 +272,6 @@ def test_a_store_says_how_many_captions_were_cut(
     image = open_encoder(f"hf:{tiny_model('clip')}", "image")
     text.encode([LONG])  # earlier calls do not count
     store = embed(Captions(), image, text, tmp_path / "store", ExtractSettings(shard_size=2, workers=0))
-    notes = [line for line in Store.open(store.path).notes if "cut off" in line]
+    notes = [line for line in Store.open(store.path).notes if "truncated" in line]
     assert len(notes) == (note is not None)
     assert all(note in line for line in notes if note)

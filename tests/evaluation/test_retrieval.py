@@ -18,6 +18,8 @@ from csaligner.evaluation.ranking import TIE, ranks
 from csaligner.evaluation.retrieval import retrieval_metrics, retrieval_per_query
 from csaligner.types import PairedFeatures
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*rows are zero:UserWarning")
+
 KS = (1, 5, 10)
 
 

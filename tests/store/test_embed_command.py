@@ -31,7 +31,7 @@ def test_words_that_cannot_be(tmp_path: Path) -> None:
     path.write_text("a dog\n")
     words = ["embed", "--train-data", str(path), "--out", str(tmp_path / "store"), "-q"]
     cases = [
-        (["--image-only", "--text-only"], "--image-only and --text-only exclude each other"),
+        (["--image-only", "--text-only"], "mutually exclusive"),
         (["--precision", "int8"], "precision.*'int8'"),
         (["--runner", "spark", "--text-only"], "runner.*'spark'"),
         (["--data-format", "coc"], "data_format.*'coc'.*'coco'"),

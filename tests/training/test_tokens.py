@@ -136,8 +136,8 @@ def test_data_without_tokens_are_refused_in_one_line() -> None:
     ("terms", "line"),
     [
         ({"info_nce": 1.0, TERM: "auto"}, "auto"),
-        ({TERM: 1.0}, "needs another term beside it"),
-        ({TERM: 1.0, "info_nce": 0.0}, "needs another term beside it"),
+        ({TERM: 1.0}, "needs another term"),
+        ({TERM: 1.0, "info_nce": 0.0}, "needs another term"),
     ],
 )
 def test_terms_that_cannot_be(terms: dict[str, Any], line: str) -> None:
