@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before importing torch: workers share the cores
@@ -20,7 +19,7 @@ from filelock import FileLock
 if not torch.cuda.is_available():  # before importing triton, whose functions are built for one of the two
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from csaligner.registry import Registry
+from csaligner import registry
 from tests.support.colours import World, make_world
 from tests.support.encoders import FakeImageEncoder, FakeTextEncoder, Listed, MakeItems, make_items
 from tests.support.models import make_model
@@ -82,7 +81,9 @@ def tiny_model(once: Callable[[str, Callable[[Path], object]], Path]) -> Callabl
 @pytest.fixture
 def registries() -> Iterator[None]:
     """Undo registrations after a test."""
-    tables = [table for table in gc.get_objects() if isinstance(table, Registry)]
+    from csaligner.comparison.methods import TRAINED
+
+    tables = [*(value for value in vars(registry).values() if isinstance(value, registry.Registry)), TRAINED]
     before = [{name: copy.copy(value) for name, value in vars(table).items()} for table in tables]
     yield
     for table, state in zip(tables, before, strict=True):

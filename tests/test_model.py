@@ -177,6 +177,7 @@ def decoder(monkeypatch: pytest.MonkeyPatch) -> Callable[[Encoder], Recorder]:
         made = Recorder(contract)
         monkeypatch.setattr(generate_module, "open_decoder", lambda name: made)
         monkeypatch.setattr(generate_module, "read_contract", lambda name: contract)
+        monkeypatch.setattr(generate_module, "default_sampling", lambda name: Sampling())
         return made
 
     return make
