@@ -75,7 +75,7 @@ $(DEMO): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: found no Python 3.10 or newer; install one or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bundled]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bundled,search,app]'
 	touch $@
 
 $(GENERATE): $(DEMO)

@@ -88,6 +88,10 @@ class AlignedModel:
         for info in self.infos.values():
             self._check(info)
 
+    def __repr__(self) -> str:
+        c = self.aligner.config
+        return f"AlignedModel({self.name}: image {c.dim_image}, text {c.dim_text} -> {c.dim} dimensions)"
+
     @classmethod
     def open(cls, name: str | Path | tuple[str, str], encoders: Iterable[Encoder | str] = ()) -> AlignedModel:
         """Open a model by name.

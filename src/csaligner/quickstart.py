@@ -19,6 +19,7 @@ from csaligner.store.embed import ExtractSettings
 from .model import ASSET, BUNDLED
 from .search.build import BuildReport, build_index
 from .search.index import Index
+from .search.lance_table import require_lancedb
 
 ENOUGH = 300  # captioned images; with fewer, training does not improve on the bundled aligner
 IMAGES_A_SECOND, TEXTS_A_SECOND, STEPS_A_SECOND = 20.0, 150.0, 4.0  # of the bundled encoders on one slow core
@@ -52,6 +53,7 @@ def quickstart(
     """
     if not folder.is_dir():
         raise InputError(f"folder: no such folder: {folder}")
+    require_lancedb()
     found = find_entries(str(folder))
     images, captioned, texts = _counts(found)
     say(f"found {images} images ({captioned} with captions) and {texts} texts in {folder}")

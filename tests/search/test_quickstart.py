@@ -15,6 +15,7 @@ from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig
 from csaligner.quickstart import QuickstartResult, quickstart
+from csaligner.search import Index
 
 
 @pytest.fixture
@@ -75,3 +76,9 @@ def test_a_folder_that_is_not_there(start: Any, world: Any, tmp_path: Path) -> N
     world.folder.rmdir()
     with pytest.raises(InputError, match="folder"):
         start(tmp_path / "out")
+
+
+def test_search_finds_the_index_in_the_folder_of_quickstart(world: Any, start: Any, tmp_path: Path) -> None:
+    world.many(20)
+    result, _ = start(tmp_path / "out")
+    assert Index.open(tmp_path / "out", world.encoders).path == result.index.path

@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError, check_choice
+from csaligner.datasets.documents import INDEX_FILE
 from csaligner.datasets.images.source import file_of, from_uri
 from csaligner.integrity import check_checksums, open_seal, read_checksums, write_sealed
 from csaligner.model import AlignedModel, fingerprint_of
@@ -95,13 +96,15 @@ class Index:
 
     @classmethod
     def open(cls, path: Path | str, encoders: Iterable[Encoder] = ()) -> Index:
-        """Open an index folder.
+        """Open an index folder, or the folder of `csaligner quickstart` that contains one.
 
         encoders: query encoders instead of those recorded in the index; fingerprints must match.
 
         Raises InputError for a folder that is not an index, a damaged index, and an encoder that does not match.
         """
         path = Path(path)
+        if not (path / INDEX_FILE).exists() and (path / "index" / INDEX_FILE).exists():
+            path = path / "index"
         manifest = read_manifest(path)
         weights = path / ALIGNER / "model.safetensors"
         if not weights.is_file() or fingerprint_of(path / ALIGNER) != manifest.fingerprint:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -231,10 +232,15 @@ def _index_config(kind: str) -> Any:
     return {"ivf_pq": index.IvfPq, "ivf_sq": index.IvfSq, "hnsw": index.HnswSq}[kind]
 
 
+def require_lancedb() -> None:
+    """Raise InputError if LanceDB is not installed."""
+    if find_spec("lancedb") is None:
+        raise InputError("index: needs LanceDB; pip install 'csaligner[search]'")
+
+
 def _connect(folder: Path) -> Any:
-    try:
-        import lancedb
-    except ImportError:
-        raise InputError("index: needs LanceDB; pip install 'csaligner[search]'") from None
+    require_lancedb()
+    import lancedb
+
     os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")  # else every tidy() warns
     return cast(Any, lancedb.connect(str(folder)))
