@@ -38,11 +38,11 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/scaling.py --out benchmarks/results/scaling.json --figure docs/scaling.svg
 	$(BIN)/python benchmarks/numerics.py --out benchmarks/results/numerics.json
 
-# on a machine with CUDA, after `pip install --editable . pytest`; PYTHON_GPU chooses the interpreter
+# on a machine with CUDA, torch and pytest; the tests of the trainer also need `pip install --editable .`
 PYTHON_GPU ?= python3
 gpu:
-	$(PYTHON_GPU) -m pytest -m gpu tests/ops
-	$(PYTHON_GPU) benchmarks/gpu.py --out benchmarks/results/gpu.json
+	PYTHONPATH=src $(PYTHON_GPU) -m pytest --noconftest -m gpu tests/ops/test_gpu.py tests/training/test_gpu.py
+	PYTHONPATH=src $(PYTHON_GPU) benchmarks/gpu.py --out benchmarks/results/gpu.json
 
 faults: $(STAMP)
 	CSALIGNER_FAULT_KILLS=30 CSALIGNER_FAULT_RECORD=benchmarks/results/faults.json $(BIN)/python -m pytest tests/faults
