@@ -3,6 +3,7 @@
 Run by `make gpu`. Requires torch, triton, pytest and the dependencies of the trainer.
 """
 
+# ruff: noqa: E402 (a missing dependency skips the module before its imports)
 from __future__ import annotations
 
 import copy
