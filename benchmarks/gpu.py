@@ -37,10 +37,12 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def ours(impl: str) -> Loss:
+    scale = torch.tensor(SCALE, device="cuda")
+
     def loss(x: Tensor, y: Tensor) -> Tensor:
         kernel, ids = Gaussian(SIGMA), torch.arange(len(x), device=x.device)
         op = dispatch.implementation(impl, x, y, kernel)
-        nce, between = op.fused(x, y, torch.tensor(SCALE, device=x.device), RowInfo(ids, ids), kernel)
+        nce, between = op.fused(x, y, scale, RowInfo(ids, ids), kernel)
         total: Tensor = nce + op.log_kernel_mean(x, None, kernel) + op.log_kernel_mean(y, None, kernel) - 2 * between
         return total
 
@@ -84,7 +86,20 @@ def milliseconds(step: Callable[[], Any]) -> list[float]:
     return times
 
 
-def measured(name: str, loss: Loss, rows: int, dim: int, dtype: torch.dtype) -> dict[str, Any]:
+def captured(step: Callable[[], Any]) -> Callable[[], None]:
+    """Return a function that replays the step from a CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def measured(name: str, loss: Loss, rows: int, dim: int, dtype: torch.dtype, *, graph: bool = False) -> dict[str, Any]:
     x, y = clouds(rows, dim, dtype)
     record = {"implementation": name, "rows": rows, "dim": dim, "dtype": str(dtype).removeprefix("torch.")}
 
@@ -99,7 +114,7 @@ def measured(name: str, loss: Loss, rows: int, dim: int, dtype: torch.dtype) -> 
         step()
         torch.cuda.synchronize()
         record["peak_mb"] = round((torch.cuda.max_memory_allocated() - before) / 2**20, 1)
-        times = milliseconds(step)
+        times = milliseconds(captured(step) if graph else step)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return record | {"out_of_memory": True}
@@ -174,7 +189,9 @@ def main() -> int:
     for dim in options.dims:
         for rows in options.sizes or SIZES.get(dim, SIZES[768]):
             for dtype in (torch.bfloat16, torch.float32):
-                records.append(measured("csaligner triton", ours("triton"), rows, dim, dtype))
+                loss = ours("triton")
+                records.append(measured("csaligner triton", loss, rows, dim, dtype))
+                records.append(measured("csaligner triton, CUDA graph", loss, rows, dim, dtype, graph=True))
                 records.append(measured("dense autograd", dense, rows, dim, dtype))
             if (rows, dim) in COMPILED:
                 torch.compiler.reset()
@@ -182,7 +199,7 @@ def main() -> int:
                 records.append(measured("torch.compile of dense", compiled, rows, dim, torch.bfloat16))
             records.append(floor(rows, dim))
             write(options.out, records, [])
-            for r in records[-6:]:
+            for r in records[-8:]:
                 if (r["rows"], r["dim"]) == (rows, dim):
                     spent = f"{r['median_ms']:.3f} ms" if "median_ms" in r else "out of memory"
                     print(rows, dim, r["dtype"], r["implementation"], spent, r.get("peak_mb"), flush=True)

@@ -133,3 +133,25 @@ def test_nothing_waits_for_the_host() -> None:
 def test_auto_on_a_gpu(rows: int, dtype: torch.dtype, name: str) -> None:
     x = torch.zeros(rows, 8, dtype=dtype, device="cuda")
     assert dispatch.choose("auto", x, x, Gaussian(0.5)) == name
+
+
+def test_a_captured_graph_replays_new_inputs() -> None:
+    scale = torch.tensor(SCALE, device="cuda")
+    x, y = (cloud(300, 64, seed, torch.bfloat16).requires_grad_() for seed in (1, 2))
+    rows = row_info(300, 300, "plain")
+
+    def step() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(value_of("triton", x, y, scale, rows, 0.5), (x, y))
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        x.copy_(cloud(300, 64, 3, torch.bfloat16))
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(captured, step(), strict=True))

@@ -33,7 +33,7 @@ CHUNK_ENTRIES = 2**26  # entries of a chunk: 256 MB of float32 products, plus ha
 LOWEST, HIGHEST = -1e30, 1e30  # replace infinities, whose differences would be NaN
 
 # Kernel launch options: for products computed by the library, and for products computed in the kernel.
-LOADED = {"SIZE": 64, "num_warps": 4, "num_stages": 1}
+LOADED = {"SIZE": 64, "num_warps": 2, "num_stages": 1}
 OWN = {"SIZE": 128, "num_warps": 8, "num_stages": 3}
 
 
@@ -75,15 +75,15 @@ class _Within(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor | None, kernel: Gaussian) -> Tensor:
         with no_autocast(x):
-            side = _Side.of(x, x.mean(dim=0), None, weights)
+            side = _Side.of(x, x.mean(dim=0) if x.dtype == torch.float32 else None, None, weights)
             grad = torch.zeros_like(side.points, dtype=torch.float32)
             sums = _WeightSums(side, side, nce=False)
             one, zero = grad.new_ones(()), grad.new_zeros(())
             for i in side.chunks(side):
                 w = _weights((side, side), i, i.start, (zero, zero, one), sums, kernel)  # -k
-                grad[i] += _matmul(w, side.points[i.start :])
+                _add_product(grad[i], w, side.points[i.start :])
                 if i.stop < len(side.points):
-                    grad[i.stop :] += _matmul(w[:, i.stop - i.start :].T, side.points[i])
+                    _add_product(grad[i.stop :], w[:, i.stop - i.start :].T, side.points[i])
         mass = (sums.rows[1].sum(dim=0, dtype=torch.float64)) + sums.columns[1].sum(dim=0, dtype=torch.float64)
         total = mass.sum()
         grad.addcmul_(side.points.float(), mass.float()[:, None]).mul_((-2 / kernel.sigma**2 / total).float())
@@ -143,13 +143,15 @@ class _Side:
     count: int
 
     @classmethod
-    def of(cls, x: Tensor, centre: Tensor, ids: Tensor | None, weights: Tensor | None, filling: int = 2**62) -> _Side:
-        """filling: the id of padding rows, different for x and y."""
+    def of(
+        cls, x: Tensor, centre: Tensor | None, ids: Tensor | None, weights: Tensor | None, filling: int = 2**62
+    ) -> _Side:
+        """centre: None for half-precision features. filling: the id of padding rows, different for x and y."""
         order, count = None if ids is None else torch.argsort(ids, stable=True), len(x)
         if ids is not None and order is not None:
             x, ids, weights = x[order], ids[order], None if weights is None else weights[order]
         points = x.new_zeros(BLOCK * triton.cdiv(count, BLOCK), x.shape[1])
-        points[:count] = x - centre if x.dtype == torch.float32 else x
+        points[:count] = x if centre is None else x - centre
         planes = torch.zeros(7, len(points), dtype=torch.float32, device=x.device)
         if count < len(points):
             planes[0::4, count:] = LOWEST
@@ -166,7 +168,7 @@ class _Side:
         share[:count] = copies.double().reciprocal().masked_fill(ids < 0, 0.0)
         all_ids = torch.full((len(points),), filling, dtype=torch.int64, device=x.device)
         all_ids[:count] = ids
-        shift = points @ centre if x.dtype == torch.float32 else torch.zeros_like(planes[0])
+        shift = torch.zeros_like(planes[0]) if centre is None else points @ centre
         return cls(points, planes, all_ids, shift, share, order, log_constant, count)
 
     def chunks(self, other: _Side) -> Iterator[slice]:
@@ -185,20 +187,20 @@ class _Side:
 class _Pair:
     x: _Side
     y: _Side
-    centre: Tensor
+    centre: Tensor | None
     scale: Tensor
     nce: bool
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, nce: bool) -> _Pair:
-        centre = torch.lerp(x.mean(dim=0), y.mean(dim=0), 0.5)
+        centre = torch.lerp(x.mean(dim=0), y.mean(dim=0), 0.5) if x.dtype == torch.float32 else None
         ids_x, ids_y = (rows.ids_x, rows.ids_y) if nce else (None, None)
         side_x = _Side.of(x, centre, ids_x, rows.weights_x)
         side_y = _Side.of(y, centre, ids_y, rows.weights_y, filling=2**62 + 1)
         if nce:
             for side in (side_x, side_y):
                 side.planes[0] = (scale * side.shift + side.share.log()).clamp_(min=LOWEST)
-        return cls(side_x, side_y, centre.float(), scale, nce)
+        return cls(side_x, side_y, centre, scale, nce)
 
 
 @dataclass(frozen=True)
@@ -257,11 +259,11 @@ def _second_pass(
     for i in x.chunks(y):
         w = _weights((x, y), i, None, numbers, found, kernel)
         grads[0][i] = _matmul(w, y.points)
-        grads[1] += _matmul(w.T, x.points[i])
+        _add_product(grads[1], w.T, x.points[i])
     grad_scale = found.dots.sum(dtype=torch.float64)
     for side, grad, parts in zip((x, y), grads, (found.rows, found.columns), strict=True):
         mass = parts.sum(dim=1)
-        if pair.nce and side.points.dtype == torch.float32:
+        if pair.nce and pair.centre is not None:
             grad_scale += (mass[0].double() * side.shift).sum()
             grad.addcmul_(mass[0][:, None], pair.centre)
         grad.addcmul_(side.points.float(), mass[1][:, None])
@@ -353,6 +355,14 @@ def _combined(tops: Tensor, totals: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Combine maxima and sums of the blocks along dim into overall maxima and float64 sums."""
     top = tops.amax(dim=dim)
     return top, (tops - top.unsqueeze(dim)).exp_().mul_(totals).sum(dim=dim, dtype=torch.float64)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a @ b to the float32 total, in place."""
+    if a.dtype == b.dtype != torch.float32 and a.is_cuda:
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    else:
+        total.addmm_(a.float(), b.float())
 
 
 def _matmul(a: Tensor, b: Tensor) -> Tensor:
