@@ -88,7 +88,7 @@ def milliseconds(step: Callable[[], Any]) -> list[float]:
 
 def captured(step: Callable[[], Any]) -> Callable[[], None]:
     """Return a function that replays the step from a CUDA graph."""
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         step()

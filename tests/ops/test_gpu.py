@@ -143,7 +143,7 @@ def test_a_captured_graph_replays_new_inputs() -> None:
     def step() -> tuple[Tensor, ...]:
         return torch.autograd.grad(value_of("triton", x, y, scale, rows, 0.5), (x, y))
 
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         step()
