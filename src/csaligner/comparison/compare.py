@@ -236,9 +236,7 @@ def _tuned(fold: Fold, name: str, method: Trained, budget: Budget, outcome: _Out
     return dict(study.best_params)
 
 
-def _fit(
-    method: Trained, train: PairedFeatures, budget: Budget, settings: Mapping[str, float], seed: int
-) -> Aligner:
+def _fit(method: Trained, train: PairedFeatures, budget: Budget, settings: Mapping[str, float], seed: int) -> Aligner:
     config = method.config(budget.base, settings, seed)
     return CSAligner(config, verbose=False).fit_features(train).model
 

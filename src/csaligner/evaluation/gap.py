@@ -81,9 +81,7 @@ def gap_of(features: PairedFeatures, *, bandwidth: float = 0.5, seed: int = 0) -
     } | _centred_gap(x - mean_x, y - mean_y, w, (rows_x, rows_y), bandwidth)
 
 
-def _centred_gap(
-    x: Tensor, y: Tensor, w: Tensor, rows: tuple[Tensor, Tensor], bandwidth: float
-) -> dict[str, float]:
+def _centred_gap(x: Tensor, y: Tensor, w: Tensor, rows: tuple[Tensor, Tensor], bandwidth: float) -> dict[str, float]:
     """Return the centroid distance, D_CS and Frechet distance of centred rows. A row shorter than rounding errors
     stays at 0, so that collapsed features have no arbitrary direction. rows: those used for D_CS."""
     x, y = (torch.where(s.norm(dim=1, keepdim=True) > ROUNDING, normalize(s, dim=1), 0.0) for s in (x, y))
