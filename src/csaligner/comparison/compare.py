@@ -213,7 +213,8 @@ def _measured(fold: Fold, name: str, budget: Budget) -> _Outcome:
 
 
 def _tuned(fold: Fold, name: str, method: Trained, budget: Budget, outcome: _Outcome) -> dict[str, float]:
-    """Return the settings with the best alignment_score of `trials` on validation data (optuna's seeded TPE); {} if nothing is tuned."""
+    """Return the settings with the best alignment_score on validation data of `trials` settings (optuna's seeded TPE);
+    {} if nothing is tuned."""
     space = method.space()
     if not space or budget.trials == 0:
         return {}

@@ -33,9 +33,9 @@ class FoldQueries:
 class MethodDifference:
     """One metric of `method` minus that of `other` on a dataset, as fractions.
 
-    interval: 95 % over test images, folds as they are. fold_interval: the same if folds are resampled first, then images
-    within them; None with one fold. Both are paired: every resample has the same images for both methods. Training sets
-    of folds overlap, so fold_interval is somewhat too narrow.
+    interval: 95 % over test images, folds as they are. fold_interval: the same if folds are resampled first, then
+    images within them; None with one fold. Both are paired: every resample has the same images for both methods.
+    Training sets of folds overlap, so fold_interval is somewhat too narrow.
     """
 
     dataset: str

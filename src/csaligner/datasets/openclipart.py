@@ -28,8 +28,9 @@ class OpenClipart:
     Image: the PNG, or the SVG of the same name if the PNG has more than MAX_PIXELS pixels. Caption: the title and the
     keywords of the SVG's metadata, on one line; a caption shared by more than MAX_SHARED images describes a collection
     (1,375 images are "gramastar, stars, shapes, ...") and is dropped. Debian stores some images under several names by
-    symbolic links: each is one item with the captions of all its names, so that no image is in two splits. Near-duplicates share a
-    group (datasets.near_duplicates); near_duplicates=False: each image is its own group, as in version 0.1.
+    symbolic links: each is one item with the captions of all its names, so that no image is in two splits.
+    Near-duplicates share a group (datasets.near_duplicates); near_duplicates=False: each image is its own group, as in
+    version 0.1.
     """
 
     name = "openclipart"

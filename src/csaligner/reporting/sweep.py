@@ -39,8 +39,8 @@ def write_sweep(pages: Sequence[SweepPage], path: Path) -> None:
     """Write the page (UTF-8, atomically); it loads nothing from the network."""
     values = {
         "title": "csaligner sweep",
-        "intro": "One training run per point. Darker is higher; for the gap, lighter is better. Recall and nDCG are means over image and "
-        "caption queries.",
+        "intro": "One training run per point. Darker is higher; for the gap, lighter is better. "
+        "Recall and nDCG are means over image and caption queries.",
         "names": [page.dataset for page in pages],
         "metrics": [describe(key) for key in KEYS],
         "sections": [_section(page, number) for number, page in enumerate(pages)],
