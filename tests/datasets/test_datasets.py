@@ -17,6 +17,7 @@ from csaligner.datasets.images.load import ImageError, load_image, read_bytes
 from csaligner.datasets.images.source import Unusable
 from csaligner.datasets.openclipart import OpenClipart
 from csaligner.datasets.openmoji import OpenMoji, base_of, captions_of
+from csaligner.datasets.split import item_split
 from csaligner.datasets.table import Table
 from csaligner.datasets.tuxpaint import TuxPaint
 from csaligner.types import Dataset, Item
@@ -204,7 +205,7 @@ def test_a_folder_with_text_that_is_not_utf8(tmp_path: Path) -> None:
 
 
 def test_openmoji_is_complete_and_has_no_skin_tones() -> None:
-    dataset = OpenMoji()
+    dataset = OpenMoji(near_duplicates=False)
     items = {item.image_id: item for item in dataset.items()}
     assert len(items) > 1800
     assert all(Path(str(item.image)).is_file() and item.captions for item in items.values())
@@ -224,6 +225,16 @@ def test_identical_drawings_share_a_group_and_so_do_their_bases() -> None:
         bases.setdefault(base_of(points), set()).add(item.group)
     assert len(groups) < len(items)  # such files exist
     assert all(len(shared) == 1 for shared in [*groups.values(), *bases.values()])
+
+
+def test_near_duplicates_of_openmoji_leave_the_test_set() -> None:
+    tests = [
+        {item.image_id for item in OpenMoji(near_duplicates=near).items() if item_split(item) == "test"}
+        for near in (False, True)
+    ]
+    assert tests[1] < tests[0]
+    assert len(tests[0]) - len(tests[1]) > 20
+    assert "openmoji/1F557" in tests[0] - tests[1]  # eight o'clock; four o'clock is in the training set
 
 
 def test_openmoji_captions_are_cleaned() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from csaligner.datasets.near_duplicates import merge_groups, near_duplicates
 from csaligner.datasets.split import item_split, split_of
 from csaligner.types import Item, Split
 
@@ -43,3 +44,22 @@ def test_a_fixed_split_goes_before_the_hash() -> None:
     assert split_of("a") == item_split(item)
     other: Split = "val" if split_of("a") != "val" else "test"
     assert item_split(Item("a", Path("a.png"), ("x",), group="a", split=other)) == other
+
+
+def test_near_duplicates_share_a_split_and_none_enters_the_test_set() -> None:
+    names = [f"g{i}" for i in range(60)]
+    of = {split: [n for n in names if split_of(n) == split] for split in ("train", "val", "test")}
+    (a, *_), (b, *_), (c, d, e, *_) = of["train"], of["val"], of["test"]
+    items = [Item(f"x/{n}", Path(n), ("",), n) for n in names]
+    sets = [[f"x/{c}", f"x/{b}"], [f"x/{b}", f"x/{a}"], [f"x/{d}", f"x/{e}"], ["x/unknown", f"x/{names[-1]}"]]
+    merged = {item.image_id: item.group for item in merge_groups(items, sets)}
+    assert merged[f"x/{a}"] == merged[f"x/{b}"] == merged[f"x/{c}"] == a
+    assert split_of(merged[f"x/{d}"]) == split_of(merged[f"x/{e}"]) == "test"
+    assert merged[f"x/{d}"] == merged[f"x/{e}"]
+    assert merged[f"x/{names[-1]}"] == names[-1]
+
+
+def test_the_lists_of_near_duplicates_name_each_image_once() -> None:
+    listed = [name for names in near_duplicates() for name in names]
+    assert len(listed) == len(set(listed)) > 500
+    assert all(len(names) > 1 for names in near_duplicates())

@@ -14,6 +14,7 @@ from csaligner.evaluation.evaluate import evaluate
 from csaligner.evaluation.gap import gap_metrics
 from csaligner.evaluation.mixed_search import mixed_search_metrics
 from csaligner.evaluation.retrieval import retrieval_metrics
+from csaligner.evaluation.score import derived_metrics
 from csaligner.types import PairedFeatures
 
 RECALLS = {f"{d}_recall@{k}" for d in ("image_to_text", "text_to_image", "mean") for k in (1, 5, 10)}
@@ -21,9 +22,26 @@ MIXED = {
     "mixed_ndcg@10",
     "mixed_ndcg@10/image_query",
     "mixed_image_recall@10",
+    "mixed_text_recall@10",
     "modality_bias@10",
     "modality_bias@10/image_query",
 }
+MEANS = {"mean_mixed_ndcg@10", "mean_mixed_recall@10", "alignment_score"}
+
+
+def test_score_is_the_mean_of_recall_and_ndcg_of_both_kinds_of_query(several: PairedFeatures) -> None:
+    found = evaluate(several, intervals=False).metrics
+    ndcg = (found["mixed_ndcg@10"] + found["mixed_ndcg@10/image_query"]) / 2
+    recall = (found["image_to_text_recall@1"] + found["text_to_image_recall@1"]) / 2
+    assert found["mean_mixed_ndcg@10"] == pytest.approx(ndcg)
+    assert found["alignment_score"] == pytest.approx((recall + ndcg) / 2)
+    text, image = found["mixed_image_recall@10"], found["mixed_text_recall@10"]
+    assert found["mean_mixed_recall@10"] == pytest.approx((text + image) / 2)
+
+
+def test_older_results_have_the_derived_metrics_whose_parts_they_have() -> None:
+    old = {"mean_recall@1": 0.4, "mixed_ndcg@10": 0.5, "mixed_ndcg@10/image_query": 0.7, "gap/paired_cosine": 0.6}
+    assert derived_metrics(old) == pytest.approx({"mean_mixed_ndcg@10": 0.6, "alignment_score": 0.5})
 
 
 def test_holds_what_the_three_doors_give(several: PairedFeatures) -> None:
@@ -32,7 +50,7 @@ def test_holds_what_the_three_doors_give(several: PairedFeatures) -> None:
     owner = several.text_to_image
     apart = retrieval_metrics(*arrays, text_image_ids=owner) | mixed_search_metrics(*arrays, text_image_ids=owner)
     apart |= gap_metrics(*arrays, text_image_ids=owner, bandwidth=0.3, seed=5)
-    assert {k: v for k, v in found.items() if not k.startswith("mean_")} == apart
+    assert {k: v for k, v in found.items() if not k.startswith(("mean_", "alignment_score"))} == apart
     both = found["image_to_text_recall@5"] + found["text_to_image_recall@5"]
     assert found["mean_recall@5"] == pytest.approx(both / 2)
     assert all(math.isfinite(value) for value in found.values())
@@ -40,7 +58,7 @@ def test_holds_what_the_three_doors_give(several: PairedFeatures) -> None:
 
 def test_intervals_hold_the_values(captioned: Callable[..., PairedFeatures]) -> None:
     found = evaluate(captioned(80, 60, 24))
-    assert set(found.intervals) == RECALLS | MIXED | {"gap/paired_cosine", "gap/centroid"}
+    assert set(found.intervals) == RECALLS | MIXED | MEANS | {"gap/paired_cosine", "gap/centroid"}
     for name, (low, high) in found.intervals.items():
         assert low <= found.metrics[name] <= high, name
     low, high = found.intervals["image_to_text_recall@1"]

@@ -41,6 +41,7 @@ def test_equals_the_formulas(several: PairedFeatures) -> None:
     by_image = [[(x[i] @ y[owner == j].T).mean() for j in range(n)] for i in range(n)]
     assert found["gap/paired_cosine"] == pytest.approx(np.trace(by_image) / n)
     assert found["gap/unpaired_cosine"] == pytest.approx((np.sum(by_image) - np.trace(by_image)) / (n * (n - 1)))
+    assert found["gap/pair_margin"] == pytest.approx(found["gap/paired_cosine"] - found["gap/unpaired_cosine"])
     cross = ((x[:, None] - y[None]) ** 2).sum(axis=2)
     assert found["uniformity/cross"] == pytest.approx(np.log(np.exp(-2 * cross).mean()), abs=2e-6)
     for name, z, weight in (("image", x, v), ("text", y, w)):
@@ -52,6 +53,26 @@ def test_equals_the_formulas(several: PairedFeatures) -> None:
     cov_x, cov_y = np.cov(x.T, bias=True), np.cov(y.T, aweights=w, ddof=0)
     wanted = np.sum((v @ x - w @ y) ** 2) + np.trace(cov_x + cov_y - 2 * np.real(sqrtm(cov_x @ cov_y)))
     assert found["gap/frechet"] == pytest.approx(wanted)
+
+
+def test_centred_gap_is_that_of_centred_features(several: PairedFeatures) -> None:
+    x, y, owner = unit(several.image), unit(several.text), several.text_to_image.numpy()
+    w = 1 / np.bincount(owner)[owner] / len(x)
+    centred = replace(
+        several, image=torch.from_numpy(x - x.mean(axis=0)), text=torch.from_numpy(y - w @ y)
+    )  # gap_of normalises
+    found, wanted = gap_of(several, bandwidth=0.7), gap_of(centred, bandwidth=0.7)
+    for name in ("centroid", "cs", "frechet"):
+        assert found[f"centred_gap/{name}"] == pytest.approx(wanted[f"gap/{name}"], abs=2e-6)
+
+
+def test_centring_removes_a_shift_but_not_a_difference_in_shape() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 4, generator=g)
+    shifted = gap_metrics(x, x + 3 * torch.tensor([1.0, 0.0, 0.0, 0.0]))
+    flat = gap_metrics(x, x * torch.tensor([3.0, 1.0, 0.1, 0.1]))
+    assert shifted["gap/cs"] > 10 * shifted["centred_gap/cs"]
+    assert flat["centred_gap/cs"] > 0.5 * flat["gap/cs"] > 0.01
 
 
 def test_frechet_distance_of_diagonal_gaussians() -> None:
@@ -95,6 +116,7 @@ def test_collapse_shows_in_rank_and_uniformity() -> None:
         assert found["effective_rank/text"] == pytest.approx(1, abs=1e-4)
     assert found["uniformity/image"] == pytest.approx(0, abs=1e-6)
     assert found["gap/probe_accuracy"] == 0.5
+    assert found["centred_gap/frechet"] == pytest.approx(0, abs=1e-6)  # rounding errors have no direction
 
 
 def test_many_rows_are_thinned_by_the_seed(

@@ -38,6 +38,8 @@ def test_equals_scikit_learn_and_a_plain_loop(several: PairedFeatures) -> None:
             allowed = others[~(is_text[others] & relevant)]
             first = allowed[np.argsort(-(points[allowed] @ points[q]))[:10]]
             wanted.setdefault("mixed_image_recall@10", []).append(float(owner[q] in first))
+        else:
+            wanted.setdefault("mixed_text_recall@10", []).append(float(owner[q] in owner[first]))
     found = measure(several)
     assert set(found) == set(wanted)
     for name, values in wanted.items():
@@ -64,6 +66,7 @@ def test_collapsed_embeddings_look_no_better_than_chance(captioned: Callable[...
     f = captioned(30, 0, 3)
     found = mixed_search_metrics(torch.ones_like(f.image), torch.ones_like(f.text))
     assert found["mixed_image_recall@10"] == pytest.approx(10 / 59)  # 30 images and the 29 texts of other items
+    assert found["mixed_text_recall@10"] == pytest.approx(10 / 59)  # 30 texts and the 29 other images
     assert found["mixed_ndcg@10"] == found["mixed_ndcg@10/image_query"] == 0
     assert found["modality_bias@10"] == pytest.approx(0, abs=1e-12)
     assert found["modality_bias@10/image_query"] == pytest.approx(0, abs=1e-12)

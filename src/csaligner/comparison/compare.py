@@ -13,20 +13,23 @@ from typing import Any, TypeVar
 
 import torch
 
-from csaligner.adapters.aligner import align
+from csaligner.adapters.aligner import Aligner, align
 from csaligner.config import TrainConfig
 from csaligner.estimator import CSAligner
+from csaligner.evaluation.baselines import MeanCentring
 from csaligner.evaluation.clustering import clustering_metrics
 from csaligner.evaluation.evaluate import evaluate
+from csaligner.evaluation.score import SCORE
 from csaligner.registry import load
 from csaligner.types import PairedFeatures
 
+from .differences import FoldQueries, MethodDifference, difference, query_values
 from .folds import Fold
-from .methods import FREE, TRAINED, NotApplicable, Trained, check_methods
+from .methods import BASELINES, FREE, REFERENCE, TRAINED, NotApplicable, Trained, check_methods, then_centred
 from .result_cache import done_once, task_key
 
 T = TypeVar("T")
-SCORE = "mean_recall@1 + mixed_image_recall@10 - gap/centroid"  # maximised by tuning, on validation data
+CACHE_FORMAT = 2  # of finished tasks
 Report = Callable[[int, int, str], None]
 
 
@@ -56,24 +59,35 @@ class Measured:
 
 @dataclass(frozen=True)
 class Comparison:
-    """measured: one entry per method, fold and seed. left_out: dataset -> skipped method -> reason. trials: all."""
+    """measured: one entry per method, fold and seed; a trained method has a second one for its centred output
+    (methods.then_centred). left_out: dataset -> skipped method -> reason. trials: all. differences: of every method
+    from the best untrained baseline and from InfoNCE, means over seeds, with intervals. best_free: dataset -> the
+    untrained baseline with the best score on the test data, in hindsight."""
 
     measured: list[Measured]
     left_out: dict[str, dict[str, str]]
     trials: list[dict[str, Any]]
+    differences: list[MethodDifference] = field(default_factory=list)
+    best_free: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         return {
             "score": SCORE,
-            "measured": [asdict(m) for m in self.measured],
+            "best_free": self.best_free,
+            "differences": [_rounded(asdict(d)) for d in self.differences],
+            "measured": [_rounded(asdict(m)) for m in self.measured],
             "left_out": self.left_out,
             "trials": self.trials,
         }
 
 
-def score(metrics: Mapping[str, float]) -> float:
-    """Return SCORE of `metrics`."""
-    return metrics["mean_recall@1"] + metrics["mixed_image_recall@10"] - metrics["gap/centroid"]
+def _rounded(value: Any) -> Any:
+    """Round floats to six digits, which keeps the files of large comparisons small."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(v) for key, v in value.items()}
+    return [_rounded(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def compare(
@@ -95,12 +109,31 @@ def compare(
         _run_once, tasks, budget.jobs, lambda done, total: report(done, total, ", ".join(names))
     )
     result = Comparison([], {}, [])
+    queries: dict[str, dict[str, list[FoldQueries]]] = {}  # dataset -> method -> one entry per fold
     for (fold, name, *_), outcome in zip(tasks, outcomes, strict=True):
         result.measured.extend(outcome.measured)
         result.trials.extend(outcome.trials)
+        for method, values in outcome.queries.items():
+            entry = FoldQueries(fold.number, fold.test.text_to_image.tolist(), values)
+            queries.setdefault(fold.dataset, {}).setdefault(method, []).append(entry)
         if outcome.left_out:
             result.left_out.setdefault(fold.dataset, {})[name] = outcome.left_out
+    _compare_pairs(result, queries)
     return result
+
+
+def _compare_pairs(result: Comparison, queries: Mapping[str, Mapping[str, list[FoldQueries]]]) -> None:
+    """Add best_free and the differences of every method from it and from REFERENCE."""
+    scores = averages(result.measured, SCORE)
+    for dataset, methods in queries.items():
+        free = [name for name in BASELINES if name in methods]
+        if free:
+            result.best_free[dataset] = max(free, key=lambda name: mean(scores[dataset, name]))
+        others = dict.fromkeys((*([result.best_free[dataset]] if free else []), REFERENCE))
+        for method, ours in methods.items():
+            for other in others:
+                if other in methods and other != method:
+                    result.differences.extend(difference(dataset, method, other, ours, methods[other]))
 
 
 def spread_over_processes(
@@ -125,11 +158,12 @@ def spread_over_processes(
 class _Outcome:
     measured: list[Measured] = field(default_factory=list)
     trials: list[dict[str, Any]] = field(default_factory=list)
+    queries: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # method -> query_values
     left_out: str | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> _Outcome:
-        return cls([Measured(**m) for m in value["measured"]], value["trials"], value["left_out"])
+        return cls([Measured(**m) for m in value["measured"]], value["trials"], value["queries"], value["left_out"])
 
 
 def _one_thread() -> None:
@@ -140,7 +174,7 @@ def _run_once(fold: Fold, name: str, budget: Budget, keep: Path | None) -> _Outc
     """Return the result of `_run`, cached in `keep`."""
     if keep is None:
         return _run(fold, name, budget)
-    key = task_key(fold, name, budget.trials, budget.seeds, budget.base.model_dump(mode="json"))
+    key = task_key(fold, CACHE_FORMAT, name, budget.trials, budget.seeds, budget.base.model_dump(mode="json"))
     return done_once(keep / f"{name}-{key}.json", lambda: _run(fold, name, budget), asdict, _Outcome.from_json)
 
 
@@ -155,24 +189,32 @@ def _measured(fold: Fold, name: str, budget: Budget) -> _Outcome:
     """Raises NotApplicable."""
     outcome = _Outcome()
     if name in FREE:
-        transform = FREE[name](fold.train_and_val, budget.base)
-        metrics = measures(transform(fold.test))
+        aligned = FREE[name](fold.train_and_val, budget.base)(fold.test)
+        metrics = measures(aligned)
         outcome.measured = [Measured(fold.dataset, name, fold.number, s, metrics) for s in range(budget.seeds)]
+        outcome.queries[name] = query_values([aligned])
         return outcome
     method: Trained = load("methods", TRAINED, name)
     method.check(fold.train_and_val)
     settings = _tuned(fold, name, method, budget, outcome)
+    rows: dict[str, list[PairedFeatures]] = {name: [], then_centred(name): []}
     for seed in range(budget.seeds):
         started = time.perf_counter()
-        aligned = _fit_and_align(method, fold.train_and_val, fold.test, budget, settings, seed)
+        model = _fit(method, fold.train_and_val, budget, settings, seed)
+        aligned = align(model, fold.test)
         seconds = time.perf_counter() - started
-        measured = Measured(fold.dataset, name, fold.number, seed, measures(aligned), settings, seconds)
-        outcome.measured.append(measured)
+        centred = MeanCentring.fit(align(model, fold.train_and_val)).transform(aligned)
+        for row, features in zip(rows, (aligned, centred), strict=True):
+            rows[row].append(features)
+            measured = Measured(fold.dataset, row, fold.number, seed, measures(features), settings, seconds)
+            outcome.measured.append(measured)
+    outcome.queries = {row: query_values(features) for row, features in rows.items()}
     return outcome
 
 
 def _tuned(fold: Fold, name: str, method: Trained, budget: Budget, outcome: _Outcome) -> dict[str, float]:
-    """Return the best of `trials` settings on validation data (optuna's seeded TPE); {} if nothing is tuned."""
+    """Return the settings with the best alignment_score on validation data of `trials` settings (optuna's seeded TPE);
+    {} if nothing is tuned."""
     space = method.space()
     if not space or budget.trials == 0:
         return {}
@@ -183,7 +225,7 @@ def _tuned(fold: Fold, name: str, method: Trained, budget: Budget, outcome: _Out
     def objective(trial: Any) -> float:
         settings = {key: trial.suggest_float(key, *bounds, log=True) for key, bounds in space.items()}
         value = mean(
-            score(evaluate(_fit_and_align(method, train, val, budget, settings, 0), intervals=False).metrics)
+            evaluate(align(_fit(method, train, budget, settings, 0), val), intervals=False).metrics[SCORE]
             for train, val in fold.splits
         )
         record = {"dataset": fold.dataset, "method": name, "fold": fold.number, "score": value}
@@ -195,16 +237,9 @@ def _tuned(fold: Fold, name: str, method: Trained, budget: Budget, outcome: _Out
     return dict(study.best_params)
 
 
-def _fit_and_align(
-    method: Trained,
-    train: PairedFeatures,
-    test: PairedFeatures,
-    budget: Budget,
-    settings: Mapping[str, float],
-    seed: int,
-) -> PairedFeatures:
+def _fit(method: Trained, train: PairedFeatures, budget: Budget, settings: Mapping[str, float], seed: int) -> Aligner:
     config = method.config(budget.base, settings, seed)
-    return align(CSAligner(config, verbose=False).fit_features(train).model, test)
+    return CSAligner(config, verbose=False).fit_features(train).model
 
 
 def measures(features: PairedFeatures) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from csaligner.adapters.aligner import Aligner, align
 from csaligner.checks import InputError, check_choice
-from csaligner.config import TOKEN_TERM, TrainConfig, build_config
+from csaligner.config import TOKEN_TERM, StartConfig, TrainConfig, build_config
 from csaligner.evaluation.baselines import CanonicalCorrelation, MeanCentring, Procrustes, Standardising
 from csaligner.registry import Registry
 from csaligner.types import PairedFeatures
@@ -87,14 +87,30 @@ def _start(train: PairedFeatures, config: TrainConfig) -> Transform:
     return lambda features: align(model, features)
 
 
+def _matched_covariances(train: PairedFeatures) -> Transform:
+    """Half-matched covariances with shrinkage 3 (adapters/start.py): the default of version 0.1."""
+    if train.image.shape[1] != train.text.shape[1]:
+        raise NotApplicable("needs image and text features of equal dimensions")
+    return _start(train, TrainConfig(start=StartConfig(kind="moments")))
+
+
+def then_centred(method: str) -> str:
+    """Return the name of the row of a trained method whose aligned features are mean-centred afterwards."""
+    return f"{method}, then centred"
+
+
 FREE: Mapping[str, Callable[[PairedFeatures, TrainConfig], Transform]] = {
     "none": _same_dims(lambda train: _Raw()),
     "mean-centring": _same_dims(MeanCentring.fit),
     "standardising": _same_dims(Standardising.fit),
     "procrustes": _same_dims(Procrustes.fit),
     "cca": lambda train, config: CanonicalCorrelation.fit(train).transform,
+    "moments": lambda train, config: _matched_covariances(train),
     "closed-form start": _start,
 }
+
+BASELINES = ("none", "mean-centring", "standardising", "procrustes", "cca", "moments")  # fixed untrained methods
+REFERENCE = "infonce"
 
 _DEFAULT: Mapping[str, float | str] = {"info_nce": 1.0, "cauchy_schwarz": 1.0}
 _AUTO: Mapping[str, float | str] = {"info_nce": 1.0, "cauchy_schwarz": "auto"}

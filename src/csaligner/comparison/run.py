@@ -6,14 +6,16 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from csaligner.evaluation.score import SCORE
 from csaligner.files import recover, write_json
 from csaligner.registry import load
-from csaligner.reporting.comparison import DatasetComparison, write_comparison
+from csaligner.reporting.comparison import DatasetComparison, Interval, write_comparison
 from csaligner.reporting.record import MethodResult
 from csaligner.reporting.summary import Summary, summarise
 from csaligner.run_folder import provenance
 
-from .compare import SCORE, Budget, Comparison, Measured, Report, averages, compare
+from .compare import Budget, Comparison, Measured, Report, averages, compare
+from .differences import MethodDifference
 from .folds import open_folds
 from .methods import TRAINED
 from .result_cache import UNFINISHED
@@ -40,7 +42,9 @@ def compare_and_write(
     write_json(out / JSON, record | comparison.as_json())
     intro = (
         f"All methods share trainer, adapter and budget: {budget.trials} settings per method tried on validation data, "
-        f"{budget.seeds} seeds measured on test data. Selection score: {SCORE}."
+        f"{budget.seeds} seeds measured on test data. Settings are selected by {SCORE}, the mean of R@1 (both "
+        "directions) and nDCG@10 of a mixed index (caption and image queries). \u201cThen centred\u201d: the same trained "
+        "model, each modality minus its training mean; what this does as well needs no other objective."
     )
     write_comparison("csaligner compare", intro, datasets(comparison), out / PAGE)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
@@ -59,7 +63,18 @@ def datasets(comparison: Comparison) -> list[DatasetComparison]:
             chosen = [m.settings for m in here if m.method == method and m.seed == 0]
             settings[method] = ", ".join(_range(key, [s[key] for s in chosen]) for key in chosen[0])
         left_out = comparison.left_out.get(name, {})
-        found.append(DatasetComparison(name, results_of(here), about, settings, left_out))
+        changes = differences_of(comparison.differences, name)
+        found.append(DatasetComparison(name, results_of(here), about, settings, left_out, changes))
+    return found
+
+
+def differences_of(differences: Sequence[MethodDifference], dataset: str) -> dict[str, dict[str, Interval]]:
+    """Return other -> method -> difference of SCORE of one dataset, with the wider interval: over folds if there are
+    several, else over test images."""
+    found: dict[str, dict[str, Interval]] = {}
+    for d in differences:
+        if d.dataset == dataset and d.metric == SCORE:
+            found.setdefault(d.other, {})[d.method] = Interval(d.value, *(d.fold_interval or d.interval))
     return found
 
 

@@ -16,11 +16,12 @@ from csaligner.adapters.aligner import align
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config, override
 from csaligner.estimator import CSAligner
+from csaligner.evaluation.score import MEAN_NDCG, MEAN_RECALL, SCORE, derived_metrics
 from csaligner.files import recover, write_json
 from csaligner.reporting.sweep import SweepPage, write_sweep
 from csaligner.run_folder import provenance
 
-from .compare import SCORE, Budget, Report, measures, score, spread_over_processes
+from .compare import Budget, Report, measures, spread_over_processes
 from .folds import Fold, open_folds
 from .result_cache import UNFINISHED, done_once, task_key
 
@@ -55,6 +56,11 @@ class Point:
 
     def mean(self, metric: str) -> float:
         return fmean(self.metrics[metric])
+
+    def means(self) -> dict[str, float]:
+        """Return the means over seeds, with derived metrics."""
+        found = {key: self.mean(key) for key in self.metrics}
+        return found | derived_metrics(found)
 
 
 def configure(base: TrainConfig, settings: Mapping[str, str], seed: int = 0) -> TrainConfig:
@@ -152,7 +158,7 @@ def sweep_and_write(data: Sequence[Path], names: Sequence[str], budget: Budget, 
 
 def best(points: Sequence[Point]) -> Point:
     """Return the point with the highest test score; only for comparison with the automatic settings."""
-    return max(points, key=lambda p: score({k: p.mean(k) for k in p.metrics}))
+    return max(points, key=lambda p: p.means()[SCORE])
 
 
 def _page(dataset: str, names: Sequence[str], points: Sequence[Point]) -> SweepPage:
@@ -161,14 +167,14 @@ def _page(dataset: str, names: Sequence[str], points: Sequence[Point]) -> SweepP
     for name in names:
         axes = list(GRIDS[name].items())
         rows, columns = (axes[0], axes[1]) if len(axes) == 2 else (("", [""]), axes[0])
-        for metric in ("mean_recall@1", "mixed_image_recall@10", "gap/centroid"):
+        for metric in (SCORE, MEAN_NDCG, MEAN_RECALL, "gap/centroid"):
             values = np.full((len(rows[1]), len(columns[1])), np.nan)
             for p in (p for p in here if p.grid == name):
                 i = list(rows[1]).index(p.settings[rows[0]]) if rows[0] else 0
-                values[i, list(columns[1]).index(p.settings[columns[0]])] = p.mean(metric)
+                values[i, list(columns[1]).index(p.settings[columns[0]])] = p.means()[metric]
             maps[name, metric] = (values, list(rows[1]), list(columns[1]), (rows[0], columns[0]))
     grid = [p for p in here if p.grid != "auto"]
     chosen = {"best of the grids": best(grid)} if grid else {}
     chosen |= {name: p for name, settings in AUTO.items() for p in here if dict(p.settings) == dict(settings)}
-    table = {name: ({k: p.mean(k) for k in p.metrics}, dict(p.settings)) for name, p in chosen.items()}
+    table = {name: (p.means(), dict(p.settings)) for name, p in chosen.items()}
     return SweepPage(dataset, maps, table)

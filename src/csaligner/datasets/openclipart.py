@@ -12,6 +12,8 @@ from csaligner.checks import InputError
 from csaligner.datasets.images.load import MAX_PIXELS
 from csaligner.types import Item
 
+from .near_duplicates import merge_near_duplicates
+
 ROOT = Path("/usr/share/openclipart")
 DC = "{http://purl.org/dc/elements/1.1/}"
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
@@ -27,12 +29,15 @@ class OpenClipart:
     keywords of the SVG's metadata, on one line; a caption shared by more than MAX_SHARED images describes a collection
     (1,375 images are "gramastar, stars, shapes, ...") and is dropped. Debian stores some images under several names by
     symbolic links: each is one item with the captions of all its names, so that no image is in two splits.
+    Near-duplicates share a group (datasets.near_duplicates); near_duplicates=False: each image is its own group, as in
+    version 0.1.
     """
 
     name = "openclipart"
     attribution = "Clip art from the Open Clip Art Library (openclipart.org), public domain (dedicated by its authors)."
 
-    def __init__(self, root: Path = ROOT) -> None:
+    def __init__(self, root: Path = ROOT, near_duplicates: bool = True) -> None:
+        self._near_duplicates = near_duplicates
         if not (root / "png").is_dir() or not (root / "svg").is_dir():
             raise InputError(
                 f"openclipart: no folders png and svg in {root}; apt-get install openclipart-png openclipart-svg"
@@ -45,7 +50,8 @@ class OpenClipart:
             names[path.resolve()].append(path)
         items = [self._item(png, paths) for png, paths in names.items()]
         shared = Counter(caption for item in items for caption in item.captions)
-        return [replace(i, captions=tuple(c for c in i.captions if shared[c] <= MAX_SHARED)) for i in items]
+        kept = [replace(i, captions=tuple(c for c in i.captions if shared[c] <= MAX_SHARED)) for i in items]
+        return merge_near_duplicates(kept) if self._near_duplicates else kept
 
     def _item(self, png: Path, names: Sequence[Path]) -> Item:
         drawings = [self._svg / path.relative_to(self._png).with_suffix(".svg") for path in names]

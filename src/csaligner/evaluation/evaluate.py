@@ -15,6 +15,7 @@ from .bootstrap import draw_counts, percentile_interval, resampled_means, resamp
 from .gap import gap_of
 from .mixed_search import mixed_search_per_query
 from .retrieval import KS, PerQuery, retrieval_per_query
+from .score import MEANS, derived_metrics
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,17 @@ class Evaluation:
 
 
 def evaluate(features: PairedFeatures, *, bandwidth: float = 0.5, seed: int = 0, intervals: bool = True) -> Evaluation:
-    """Compute retrieval, mixed-search and gap metrics; mean_recall@K is the mean of both directions.
+    """Compute retrieval, mixed-search and gap metrics, their means over both kinds of query and the score that ranks
+    (score.derived_metrics).
 
-    bandwidth: sigma of gap/cs and gap/mmd2. seed: of the probe's splits, the bootstrap and
+    bandwidth: sigma of gap/cs, gap/mmd2 and centred_gap/cs. seed: of the probe's splits, the bootstrap and
     the row subsets of large inputs. Raises InputError.
     """
     directions, mixed = retrieval_per_query(features), mixed_search_per_query(features)
     metrics = retrieval.summarise(directions)
-    for k in KS:
-        metrics[f"mean_recall@{k}"] = sum(metrics[f"{d}_recall@{k}"] for d in directions) / len(directions)
     metrics |= mixed_search.summarise(mixed)
     metrics |= gap_of(features, bandwidth=bandwidth, seed=seed)
+    metrics |= derived_metrics(metrics)
     return Evaluation(metrics, _intervals(features, directions, mixed, seed) if intervals else {})
 
 
@@ -51,10 +52,11 @@ def _intervals(
     for k in KS:
         for direction, owner in (("image_to_text", every_image), ("text_to_image", features.text_to_image)):
             found[f"{direction}_recall@{k}"] = resampled_means(directions[direction][f"recall@{k}"], owner, counts)
-        found[f"mean_recall@{k}"] = (found[f"image_to_text_recall@{k}"] + found[f"text_to_image_recall@{k}"]) / 2
     for name, values in mixed.items():
-        owner = every_image if name.endswith("/image_query") else features.text_to_image
+        owner = every_image if name in mixed_search.OF_IMAGES else features.text_to_image
         found[name] = resampled_means(values, owner, counts)
+    for name, (one, two) in MEANS.items():
+        found[name] = (found[one] + found[two]) / 2
     image, text = normalize(features.image.double(), dim=1), _mean_captions(features)
     found["gap/paired_cosine"] = resampled_means((image * text).sum(dim=1), every_image, counts)
     found["gap/centroid"] = resampled_norms(image - text, counts)

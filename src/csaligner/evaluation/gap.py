@@ -21,6 +21,7 @@ from csaligner.types import PairedFeatures
 
 from .probe import probe_accuracy
 
+ROUNDING = 1e-6  # length of a centred row that counts as 0
 MAX_ROWS = 4096  # per modality, for metrics of quadratic cost
 
 
@@ -39,7 +40,9 @@ def gap_metrics(
     squared MMD, both with a Gaussian kernel of sigma = bandwidth, diagonals kept. gap/probe_accuracy: accuracy of
     a linear classifier that predicts the modality of held-out rows (probe.probe_accuracy; 0.5 = chance).
     gap/paired_cosine, gap/unpaired_cosine: mean cosine of an image with its captions, and with other captions.
-    gap/frechet: Frechet distance of the two sets. uniformity/image, /text: log mean exp(-2 |a - b|^2) over pairs of
+    gap/pair_margin: paired minus unpaired cosine. gap/frechet: Frechet distance of the two sets. centred_gap/centroid,
+    /cs, /frechet: the same after centring: each modality minus its own (weighted) mean, then unit length again; what
+    remains is not a shift of the mean. uniformity/image, /text: log mean exp(-2 |a - b|^2) over pairs of
     different rows (Wang & Isola 2020); /cross: over all pairs of an image and a text. effective_rank/image, /text:
     exp of the entropy of the singular values (Roy & Vetterli 2007, eq. 4); 1 for collapsed rows. Ids as in
     paired_features.pair_features.
@@ -58,6 +61,7 @@ def gap_of(features: PairedFeatures, *, bandwidth: float = 0.5, seed: int = 0) -
     paired = (x[features.text_to_image] * y).sum(dim=1)
     all_pairs, n = float(mean_x @ mean_y), len(x)
     matched = float(w @ paired)
+    unpaired = (all_pairs * n - matched) / (n - 1) if n > 1 else float("nan")
     rows_x, rows_y = _rows(n, seed), _rows(len(y), seed)
     few_x, few_y, few_w = x[rows_x].float(), y[rows_y].float(), w[rows_y]
     return {
@@ -66,13 +70,26 @@ def gap_of(features: PairedFeatures, *, bandwidth: float = 0.5, seed: int = 0) -
         "gap/mmd2": float(mmd(few_x, few_y, bandwidth=bandwidth, weights_y=few_w)),
         "gap/probe_accuracy": probe_accuracy(x.float(), y.float(), features.text_to_image, seed=seed),
         "gap/paired_cosine": matched,
-        "gap/unpaired_cosine": (all_pairs * n - matched) / (n - 1) if n > 1 else float("nan"),
+        "gap/unpaired_cosine": unpaired,
+        "gap/pair_margin": matched - unpaired,
         "gap/frechet": frechet_distance(x, y, w),
         "uniformity/image": _uniformity(few_x),
         "uniformity/text": _uniformity(few_y),
         "uniformity/cross": _log_mean(few_x, few_y),
         "effective_rank/image": _effective_rank(x, torch.ones(n, dtype=x.dtype)),
         "effective_rank/text": _effective_rank(y, w),
+    } | _centred_gap(x - mean_x, y - mean_y, w, (rows_x, rows_y), bandwidth)
+
+
+def _centred_gap(x: Tensor, y: Tensor, w: Tensor, rows: tuple[Tensor, Tensor], bandwidth: float) -> dict[str, float]:
+    """Return the centroid distance, D_CS and Frechet distance of centred rows. A row shorter than rounding errors
+    stays at 0, so that collapsed features have no arbitrary direction. rows: those used for D_CS."""
+    x, y = (torch.where(s.norm(dim=1, keepdim=True) > ROUNDING, normalize(s, dim=1), 0.0) for s in (x, y))
+    few_x, few_y, few_w = x[rows[0]].float(), y[rows[1]].float(), w[rows[1]]
+    return {
+        "centred_gap/centroid": float((x.mean(dim=0) - w @ y).norm()),
+        "centred_gap/cs": float(cauchy_schwarz_divergence(few_x, few_y, bandwidth=bandwidth, weights_y=few_w)),
+        "centred_gap/frechet": frechet_distance(x, y, w),
     }
 
 

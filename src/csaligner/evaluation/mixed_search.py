@@ -16,6 +16,7 @@ from .ranking import TIE, ranks
 
 K = 10
 CHUNK = 512
+OF_IMAGES = (f"mixed_ndcg@{K}/image_query", f"modality_bias@{K}/image_query", f"mixed_text_recall@{K}")
 
 
 def mixed_search_metrics(
@@ -30,6 +31,7 @@ def mixed_search_metrics(
     mixed_ndcg@10: binary relevance; relevant to a caption are its image and the other captions of that image
     (mixed_ndcg@10/image_query: to an image, its captions).
     mixed_image_recall@10: fraction of captions with their image in the first 10, other texts of that image excluded.
+    mixed_text_recall@10: fraction of images with any of their captions in the first 10.
     modality_bias@10: fraction of the query's modality in the first 10, minus its fraction of the candidates; 0 =
     balanced, above 0 = favours the query's modality (caption queries; /image_query: image queries).
     Ties as in evaluation.ranking; in the nDCG, a relevant item ranks last among its ties. Ids as in
@@ -49,7 +51,7 @@ def summarise(per_query: dict[str, Tensor]) -> dict[str, float]:
 
 
 def mixed_search_per_query(features: PairedFeatures) -> dict[str, Tensor]:
-    """Compute the metrics of each caption; those ending in /image_query, of each image."""
+    """Compute the metrics of each caption; those in OF_IMAGES, of each image."""
     check_same_dim(("image_features", "text_features"), features.image, features.text)
     n = len(features.image)
     points = normalize(torch.cat([features.image, features.text]), dim=1)
@@ -65,7 +67,9 @@ def mixed_search_per_query(features: PairedFeatures) -> dict[str, Tensor]:
             own = is_text.expand_as(scores) if not suffix else ~is_text.expand_as(scores)
             found.setdefault(f"mixed_ndcg@{K}{suffix}", []).append(_ndcg(scores, same_item))
             found.setdefault(f"modality_bias@{K}{suffix}", []).append(modality_bias(scores, own))
-            if not suffix:
+            if suffix:
+                found.setdefault(f"mixed_text_recall@{K}", []).append(ranks(scores, same_item & is_text).hit_at(K))
+            else:
                 image_only = scores.masked_fill(same_item & is_text, -torch.inf)
                 hit = ranks(image_only, same_item & ~is_text).hit_at(K)
                 found.setdefault(f"mixed_image_recall@{K}", []).append(hit)

@@ -12,31 +12,53 @@ from markupsafe import Markup
 from .page import write_page
 from .plots import scatter_panel
 from .record import MethodResult
-from .summary import CENTROID, MEAN_RECALL, MIXED_RECALL, Summary, describe, summarise
+from .summary import CENTROID, MARGIN, MEAN_NDCG, MEAN_RECALL, MINUS, SCORE, Summary, describe, summarise
 
 TABLE_KEYS = (
+    SCORE,
     MEAN_RECALL,
-    MIXED_RECALL,
+    MEAN_NDCG,
+    "mixed_ndcg@10",
+    "mixed_ndcg@10/image_query",
+    "mean_mixed_recall@10",
+    "modality_bias@10",
+    "modality_bias@10/image_query",
     CENTROID,
+    MARGIN,
     "gap/cs",
     "gap/frechet",
+    "centred_gap/cs",
     "gap/probe_accuracy",
-    "modality_bias@10",
     "clustering/ami_category",
 )
-FRONT_KEYS = (MEAN_RECALL, MIXED_RECALL, CENTROID)
+FRONT_KEYS = (MEAN_RECALL, MEAN_NDCG, CENTROID)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference with its 95 % interval, as fractions."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """In points: value (low to high)."""
+        value, low, high = (f"{100 * v:+.1f}".replace("-", MINUS) for v in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})"
 
 
 @dataclass(frozen=True)
 class DatasetComparison:
     """results: one entry per method and seed. about: method -> one-line description. settings: method -> tuned settings
-    as text. left_out: skipped method -> reason."""
+    as text. left_out: skipped method -> reason. differences: other -> method -> paired difference of the score."""
 
     name: str
     results: Sequence[MethodResult]
     about: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    differences: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
 
 
 def pareto_front(summary: Summary, keys: Sequence[str] = FRONT_KEYS) -> list[str]:
@@ -75,6 +97,7 @@ def _section(data: DatasetComparison) -> dict[str, Any]:
             for method in summary.methods
         },
         "skipped": data.left_out,
+        "differences": data.differences,
     }
 
 
@@ -84,4 +107,4 @@ def _scatter(summary: Summary, front: Sequence[str]) -> Markup:
         x, y, gap = (summary.cell(method, key) for key in FRONT_KEYS)
         if x and y and gap:
             points.append((method, 100 * x.mean, 100 * y.mean, gap.mean, method in front))
-    return scatter_panel(points, "mean R@1 (%)", "mixed image-recall@10 (%)")
+    return scatter_panel(points, "mean R@1 (%)", "nDCG@10, mixed index (%)")

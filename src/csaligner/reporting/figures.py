@@ -30,7 +30,7 @@ MAX_POINTS = 700  # per modality
 MAX_PAIRS = 40
 MAX_VALIDATION = 4
 LOSS_CURVES = ("loss/info_nce", "loss/cauchy_schwarz")
-VALIDATION_CURVES = ("val/mean_recall@1", "val/mixed_image_recall@10", "val/gap/centroid", "val/gap/cs")
+VALIDATION_CURVES = ("val/mean_recall@1", "val/mean_mixed_ndcg@10", "val/gap/centroid", "val/gap/cs")
 _RC = {"svg.fonttype": "none", "svg.hashsalt": "csaligner", "font.size": 11, "text.parse_math": False}
 
 

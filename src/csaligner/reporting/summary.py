@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Literal
 
+from csaligner.evaluation.score import MARGIN, MEAN_NDCG, MEAN_RECALL, MEANS, SCORE, derived_metrics
+
 from .record import MethodResult, check_results
 
 Goal = Literal["high", "low", "zero", "half"]
@@ -38,38 +40,44 @@ class Metric:
         return rules[self.goal](value)
 
 
-MEAN_RECALL = "mean_recall@1"
-MIXED_RECALL = "mixed_image_recall@10"
 CENTROID = "gap/centroid"
 _RECALLS = ("image_to_text_recall@1", "text_to_image_recall@1")
 
 KEY_METRICS: tuple[Metric, ...] = (
+    Metric(SCORE, "Score", "high", "percent", "mean of R@1 and nDCG@10, each the mean of both kinds of query; ranks"),
     Metric(MEAN_RECALL, "Mean R@1", "high", "percent", "recall at 1, mean of the two directions"),
+    Metric(
+        MEAN_NDCG,
+        "Mean nDCG",
+        "high",
+        "percent",
+        "nDCG@10 of one index of images and texts, mean of caption and image queries",
+    ),
     Metric(_RECALLS[0], "I\u2192T R@1", "high", "percent", "image query: one of its captions is ranked first"),
     Metric(_RECALLS[1], "T\u2192I R@1", "high", "percent", "caption query: its image is ranked first"),
+    Metric("mixed_ndcg@10", "nDCG, text query", "high", "percent", "nDCG@10 of the mixed index, caption queries"),
     Metric(
-        MIXED_RECALL,
+        "mixed_ndcg@10/image_query", "nDCG, image query", "high", "percent", "nDCG@10 of the mixed index, image queries"
+    ),
+    Metric(
+        "mean_mixed_recall@10",
         "Mixed R@10",
         "high",
         "percent",
-        "one index of images and texts, caption query: its image is in the top 10",
-    ),
-    Metric(
-        "mixed_ndcg@10",
-        "nDCG@10",
-        "high",
-        "percent",
-        "mixed index: ranking quality of all relevant items",
+        "mixed index: the item of the other modality is in the top 10, mean of caption and image queries",
     ),
     Metric(
         "modality_bias@10",
-        "Bias@10",
+        "Bias, text query",
         "zero",
         "points",
-        "modality bias of the top 10: 0 = balanced; above 0 = favours the query's modality",
+        "modality bias of the top 10: 0 = balanced; above 0 = favours the query's modality; caption queries",
     ),
+    Metric("modality_bias@10/image_query", "Bias, image query", "zero", "points", "the same, image queries"),
     Metric(CENTROID, "Gap", "low", "number", "distance of the two centroids, unit vectors"),
+    Metric(MARGIN, "Margin", "high", "number", "mean cosine of pairs minus mean cosine of non-pairs"),
     Metric("gap/cs", "D_CS", "low", "number", "Cauchy-Schwarz divergence of the two samples"),
+    Metric("centred_gap/cs", "Centred D_CS", "low", "number", "D_CS after centring: not a shift of the mean"),
     Metric(
         "gap/probe_accuracy",
         "Probe",
@@ -78,7 +86,7 @@ KEY_METRICS: tuple[Metric, ...] = (
         "accuracy of a linear classifier that predicts the modality; 50 % = chance",
     ),
 )
-HEADLINE_KEYS = (MIXED_RECALL, CENTROID, MEAN_RECALL)
+HEADLINE_KEYS = (MEAN_NDCG, MEAN_RECALL, CENTROID)
 FRECHET = Metric("gap/frechet", "Fréchet", "low", "number", "Fréchet distance of the Gaussians of both samples")
 _BY_KEY = {m.key: m for m in (*KEY_METRICS, FRECHET)}
 
@@ -155,15 +163,16 @@ class Summary:
         return None
 
 
-def _with_mean_recall(result: MethodResult) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Add the mean of the two R@1; its interval is the mean of the bounds, which is conservative."""
+def _with_derived(result: MethodResult) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Add derived metrics to results of earlier versions; the interval of a mean is the mean of the bounds, which is
+    conservative."""
     metrics = {k: float(v) for k, v in result.metrics.items()}
     intervals = {k: (float(v[0]), float(v[1])) for k, v in result.intervals.items()}
-    if MEAN_RECALL not in metrics and all(k in metrics for k in _RECALLS):
-        metrics[MEAN_RECALL] = fmean(metrics[k] for k in _RECALLS)
-        if all(k in intervals for k in _RECALLS):
-            low, high = (fmean(intervals[k][end] for k in _RECALLS) for end in (0, 1))
-            intervals[MEAN_RECALL] = (low, high)
+    metrics = derived_metrics(metrics) | metrics
+    for name, (one, two) in MEANS.items():
+        if name in metrics and name not in intervals and one in intervals and two in intervals:
+            low, high = (fmean((intervals[one][end], intervals[two][end])) for end in (0, 1))
+            intervals[name] = (low, high)
     return metrics, intervals
 
 
@@ -190,7 +199,7 @@ def summarise(results: Sequence[MethodResult]) -> Summary:
     keys: dict[str, None] = {}
     for method in methods:
         runs = [r for r in results if r.name == method]
-        rows = [_with_mean_recall(r) for r in runs]
+        rows = [_with_derived(r) for r in runs]
         row_keys = dict.fromkeys(k for metrics, _ in rows for k in metrics)
         keys.update(row_keys)
         made = {k: _cell([m[k] for m, _ in rows if k in m], [i[k] for _, i in rows if k in i]) for k in row_keys}
@@ -236,9 +245,9 @@ def quote(metric: Metric, value: float) -> str:
 
 
 _PLAIN = {
-    MIXED_RECALL: "finding the right image in a mixed index",
-    CENTROID: "closing the gap between images and texts",
+    MEAN_NDCG: "search in a mixed index",
     MEAN_RECALL: "retrieval at rank 1",
+    CENTROID: "closing the gap between images and texts",
 }
 
 

@@ -10,9 +10,18 @@ from typing import Any
 from .page import Panel, write_page
 from .plots import heat_panel
 from .record import Array
-from .summary import CENTROID, MEAN_RECALL, MIXED_RECALL, describe
+from .summary import CENTROID, MEAN_NDCG, MEAN_RECALL, SCORE, describe
 
-KEYS = (MEAN_RECALL, MIXED_RECALL, CENTROID, "gap/cs")
+KEYS = (
+    SCORE,
+    MEAN_RECALL,
+    MEAN_NDCG,
+    "mixed_ndcg@10",
+    "mixed_ndcg@10/image_query",
+    CENTROID,
+    "gap/cs",
+    "centred_gap/cs",
+)
 HeatMap = tuple[Array, Sequence[str], Sequence[str], tuple[str, str]]
 
 
@@ -30,7 +39,8 @@ def write_sweep(pages: Sequence[SweepPage], path: Path) -> None:
     """Write the page (UTF-8, atomically); it loads nothing from the network."""
     values = {
         "title": "csaligner sweep",
-        "intro": "One training run per point. Darker is higher; for the gap, lighter is better.",
+        "intro": "One training run per point. Darker is higher; for the gap, lighter is better. "
+        "Recall and nDCG are means over image and caption queries.",
         "names": [page.dataset for page in pages],
         "metrics": [describe(key) for key in KEYS],
         "sections": [_section(page, number) for number, page in enumerate(pages)],

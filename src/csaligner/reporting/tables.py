@@ -21,8 +21,9 @@ from .record import MethodResult, check_results
 from .summary import (
     CENTROID,
     DASH,
+    MEAN_NDCG,
     MEAN_RECALL,
-    MIXED_RECALL,
+    SCORE,
     Metric,
     Summary,
     describe,
@@ -32,7 +33,15 @@ from .summary import (
     summarise,
 )
 
-TERMINAL_KEYS = (MEAN_RECALL, MIXED_RECALL, "modality_bias@10", CENTROID, "gap/cs", "gap/probe_accuracy")
+TERMINAL_KEYS = (
+    SCORE,
+    MEAN_RECALL,
+    MEAN_NDCG,
+    "modality_bias@10",
+    "modality_bias@10/image_query",
+    CENTROID,
+    "gap/cs",
+)
 _OWN_FIELDS = ("method", "seed", "split", "seconds", "intervals", "provenance")
 
 
