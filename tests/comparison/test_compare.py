@@ -84,7 +84,8 @@ def test_a_method_of_another_package_runs_under_the_same_budget(tmp_path: Path, 
     np.save(tmp_path / "pairs.npy", np.random.default_rng(0).normal(size=(2, 40, 3)).astype(np.float32))
     budget, out = replace(BUDGET, trials=0, seeds=1), tmp_path / "out"
     result = compare_and_write([tmp_path / "pairs.npy"], ["theirs"], budget, out, lambda *done: None)
-    assert [(m.method, m.fold) for m in result.measured] == [("theirs", number) for number in range(5)]
+    rows = [(name, number) for number in range(5) for name in ("theirs", "theirs, then centred")]
+    assert [(m.method, m.fold) for m in result.measured] == rows
     assert "a line about &lt;theirs&gt;" in (out / PAGE).read_text(encoding="utf-8")
 
 
@@ -129,16 +130,21 @@ def test_both_files_are_written(tmp_path: Path) -> None:
         [tmp_path / "pairs.npy"], ["none", "mean-centring", "infonce"], budget, tmp_path / "out", lambda *_: None
     )
     record = json.loads((tmp_path / "out" / JSON).read_text(encoding="utf-8"))
-    assert {m["method"] for m in record["measured"]} == {"none", "mean-centring", "infonce"}
-    assert len(record["measured"]) == 3 * 5 * 2
+    methods = {"none", "mean-centring", "infonce", "infonce, then centred"}
+    assert {m["method"] for m in record["measured"]} == methods
+    assert len(record["measured"]) == 4 * 5 * 2
+    assert record["best_free"]["pairs"] in {"none", "mean-centring"}
+    others = {d["method"] for d in record["differences"] if d["other"] == record["best_free"]["pairs"]}
+    assert others == methods - {record["best_free"]["pairs"]}
     page = (tmp_path / "out" / PAGE).read_text(encoding="utf-8")
     assert "mean-centring" in page
+    assert "Score minus infonce" in page
     assert "http" not in page.replace("http-equiv", "")
 
 
 def test_several_processes_give_the_numbers_of_one() -> None:
     one, two = (compare([fold()], ["cca", "infonce"], replace(BUDGET, seeds=1, jobs=jobs)) for jobs in (1, 2))
-    assert [m.method for m in two.measured] == ["cca", "infonce"]
+    assert [m.method for m in two.measured] == ["cca", "infonce", "infonce, then centred"]
     for a, b in zip(one.measured, two.measured, strict=True):
         assert dict(a.metrics) == pytest.approx(dict(b.metrics), abs=1e-4, nan_ok=True)
 

@@ -58,7 +58,7 @@ def test_all_points_are_measured_and_shown(tmp_path: Path, monkeypatch: pytest.M
     gaps = {(p["settings"].get(SIGMA), p["settings"].get(LAMBDA)): p["metrics"]["gap/cs"][0] for p in points}
     assert gaps["0.4", "5"] != gaps["0.4", "0.5"]
     page = (tmp_path / "out" / PAGE).read_text(encoding="utf-8")
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert "best of the grids" in page
     assert "sigma median" in page
 

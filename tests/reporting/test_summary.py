@@ -11,7 +11,7 @@ from csaligner.checks import InputError
 from csaligner.reporting.record import MethodResult
 from csaligner.reporting.summary import describe, format_spread, format_value, headline, summarise
 
-MIXED, GAP = "mixed_image_recall@10", "gap/centroid"
+MIXED, GAP = "mean_mixed_ndcg@10", "gap/centroid"
 
 
 def runs(name: str, values: list[float], key: str = MIXED, half: float | None = None) -> list[MethodResult]:

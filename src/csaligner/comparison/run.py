@@ -43,8 +43,8 @@ def compare_and_write(
     intro = (
         f"All methods share trainer, adapter and budget: {budget.trials} settings per method tried on validation data, "
         f"{budget.seeds} seeds measured on test data. Settings are selected by {SCORE}, the mean of R@1 (both "
-        "directions) and nDCG@10 of a mixed index (caption and image queries). \u201cThen centred\u201d: the same trained "
-        "model, each modality minus its training mean; what this does as well needs no other objective."
+        "directions) and nDCG@10 of a mixed index (caption and image queries). \u201cThen centred\u201d: the same "
+        "trained model, each modality minus its training mean; what this does as well needs no other objective."
     )
     write_comparison("csaligner compare", intro, datasets(comparison), out / PAGE)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
