@@ -18,7 +18,18 @@ from machine import describe, write
 
 from csaligner import CSAligner
 
-KEYS = ("mean_recall@1", "mixed_image_recall@10", "gap/centroid", "gap/cs", "gap/probe_accuracy")
+KEYS = (
+    "mean_recall@1",
+    "mixed_ndcg@10",
+    "mixed_ndcg@10/image_query",
+    "modality_bias@10",
+    "modality_bias@10/image_query",
+    "gap/centroid",
+    "gap/pair_margin",
+    "gap/cs",
+    "centred_gap/cs",
+    "gap/probe_accuracy",
+)
 FRACTIONS = (0.05, 0.1, 0.25, 0.5, 1.0)
 
 

@@ -4,52 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
+from measures import differences, measures_table
 from table_text import load, table
 
-from csaligner.comparison.compare import Measured, averages
+from csaligner.comparison.compare import Measured
 from csaligner.comparison.run import summary_of
 from csaligner.comparison.sweep import Point, best
+from csaligner.evaluation.score import MEAN_NDCG, MEAN_RECALL, SCORE
 from csaligner.reporting.comparison import pareto_front
 
+SWEEP = ((SCORE, 100, 1), (MEAN_RECALL, 100, 1), (MEAN_NDCG, 100, 1), ("gap/centroid", 1, 3))
+
 Table = tuple[list[str], list[list[str]]]
-# metric, heading, factor, digits
-COLUMNS = (
-    ("mean_recall@1", "R@1 %", 100, 1),
-    ("mixed_image_recall@10", "mixed image-recall@10 %", 100, 1),
-    ("gap/centroid", "gap", 1, 3),
-    ("gap/cs", "D_CS", 1, 3),
-    ("gap/frechet", "Frechet", 1, 3),
-    ("gap/probe_accuracy", "probe %", 100, 1),
-    ("clustering/ami_category", "AMI", 1, 3),
-)
 
 
-def spread(values: list[float], factor: float, digits: int) -> str:
-    shown = [factor * value for value in values]
-    tail = f" ± {stdev(shown):.{digits}f}" if len(shown) > 1 and stdev(shown) > 10**-digits / 2 else ""
-    return f"{mean(shown):.{digits}f}{tail}"
-
-
-def compare_rows(content: Mapping[str, Any]) -> Table:
+def compare_text(name: str) -> str:
     """Return the table of one dataset's comparison; methods on the Pareto front are marked."""
+    content = load(name)
     measured = [Measured(**m) for m in content["measured"]]
-    front = pareto_front(summary_of(measured))
-    columns = [c for c in COLUMNS if any(c[0] in m.metrics for m in measured)]
-    cells = {key: averages(measured, key) for key, *_ in columns}
-    rows = []
-    for method in dict.fromkeys(m.method for m in measured):
-        dataset = measured[0].dataset
-        chosen = [m.settings for m in measured if m.method == method and m.seed == 0]
-        settings = "; ".join(f"{key} {_range([s[key] for s in chosen])}" for key in chosen[0])
-        values = [
-            spread(cells[key][dataset, method], factor, digits) if (dataset, method) in cells[key] else ""
-            for key, _, factor, digits in columns
-        ]
-        rows.append([f"**{method}**" if method in front else method, *values, settings])
-    return ["method", *(heading for _, heading, *_ in columns), "chosen on validation"], rows
+    dataset = measured[0].dataset
+    summary = summary_of(measured)
+    front = pareto_front(summary)
+    rows = {m: {key: cell.mean for key, cell in summary.cells[m].items()} for m in summary.methods}
+    chosen: dict[str, str] = {}
+    for method in summary.methods:
+        settings = [m.settings for m in measured if m.method == method and m.seed == 0]
+        chosen[method] = "; ".join(f"{key} {_range([s[key] for s in settings])}" for key in settings[0])
+    changes = differences(content.get("differences", []), dataset)
+    return _note(content) + measures_table(rows, changes, front, chosen)
 
 
 def sweep_text(name: str) -> str:
@@ -70,8 +55,9 @@ def sweep_text(name: str) -> str:
     chosen = [("best grid point", best([p for p in points if p.grid != "auto"]))]
     chosen += [("automatic", p) for p in points if p.grid == "auto"]
     rows = [[how, ", ".join(f"{_short(k)} {v}" for k, v in p.settings.items()), _cell(p)] for how, p in chosen]
-    blocks.append(table(["", "setting", "R@1 / mixed / gap"], rows))
-    return _note(content) + "Cells: R@1 % / mixed image-recall@10 % / gap.\n\n" + "\n\n".join(blocks)
+    blocks.append(table(["", "setting", "score / R@1 / nDCG / gap"], rows))
+    about = "Cells: score / R@1 % / nDCG@10 % of the mixed index / gap; means of caption and image queries."
+    return f"{_note(content)}{about}\n\n" + "\n\n".join(blocks)
 
 
 def _short(name: str) -> str:
@@ -79,19 +65,22 @@ def _short(name: str) -> str:
 
 
 def _cell(point: Point) -> str:
-    return " / ".join(f"{factor * point.mean(key):.{digits}f}" for key, _, factor, digits in COLUMNS[:3])
+    means = point.means()
+    return " / ".join(f"{factor * means[key]:.{digits}f}" for key, factor, digits in SWEEP)
 
 
-def unpaired_rows(content: Mapping[str, Any]) -> Table:
-    keys = COLUMNS[:6]
+def unpaired_text() -> str:
+    content = load("unpaired")
     records = content["records"]
-    rows = []
+    blocks = []
     for part in dict.fromkeys(r["part"] for r in records):
-        for way in dict.fromkeys(r["way"] for r in records):
-            mine = [r for r in records if (r["part"], r["way"]) == (part, way)]
-            values = [spread([r[key] for r in mine], factor, digits) for key, _, factor, digits in keys]
-            rows.append([part, way, str(mine[0]["pairs"]), *values])
-    return ["part", "trained on", "pairs", *(heading for _, heading, *_ in keys)], rows
+        mine = [r for r in records if r["part"] == part]
+        rows = {
+            way: {k: mean(r[k] for r in mine if r["way"] == way) for k, v in mine[0].items() if isinstance(v, float)}
+            for way in dict.fromkeys(r["way"] for r in mine)
+        }
+        blocks.append(f"{part}, {mine[0]['pairs']} pairs:\n\n" + measures_table(rows, {}))
+    return _note(content) + "\n\n".join(blocks)
 
 
 def scaling_rows(content: Mapping[str, Any]) -> Table:
@@ -178,17 +167,17 @@ def _note(content: Mapping[str, Any]) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "compare_clip": partial(_text, "compare_clip", compare_rows),
-    "compare_clip_twelve": partial(_text, "compare_clip_twelve", compare_rows),
-    "compare_openmoji": partial(_text, "compare_openmoji", compare_rows),
-    "compare_all": partial(_text, "compare_all", compare_rows),
-    "compare_tuxpaint": partial(_text, "compare_tuxpaint", compare_rows),
-    "compare_openclipart": partial(_text, "compare_openclipart", compare_rows),
+    "compare_clip": partial(compare_text, "compare_clip"),
+    "compare_clip_twelve": partial(compare_text, "compare_clip_twelve"),
+    "compare_openmoji": partial(compare_text, "compare_openmoji"),
+    "compare_all": partial(compare_text, "compare_all"),
+    "compare_tuxpaint": partial(compare_text, "compare_tuxpaint"),
+    "compare_openclipart": partial(compare_text, "compare_openclipart"),
     "sweep_clip": partial(sweep_text, "sweep_clip"),
     "sweep_openmoji": partial(sweep_text, "sweep_openmoji"),
     "sweep_all": partial(sweep_text, "sweep_all"),
     "generation": partial(_text, "generation", generation_rows),
     "generation_images": partial(_text, "generation", generation_image_rows),
-    "unpaired": partial(_text, "unpaired", unpaired_rows),
+    "unpaired": unpaired_text,
     "scaling": partial(_text, "scaling", scaling_rows),
 }

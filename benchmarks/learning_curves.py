@@ -37,7 +37,7 @@ INFONCE, ALIGNER, UNPAIRED = "InfoNCE", "CS-Aligner", "CS-Aligner with the unpai
 COLOURS = {INFONCE: "#a3408a", ALIGNER: "#00795a", UNPAIRED: "#1f5fa8"}
 CURVES = (
     ("mean_recall@1", "R@1"),
-    ("mixed_image_recall@10", "mixed image-recall@10"),
+    ("mean_mixed_ndcg@10", "nDCG@10, mixed index"),
     ("gap/centroid", "gap"),
     ("gap/cs", "D_CS"),
 )

@@ -31,7 +31,7 @@ CURVES = {
     "uniformity/image": "uniformity, images",
     "uniformity/text": "uniformity, texts",
     "gap/cs": "D_CS",
-    "mixed_image_recall@10": "mixed image-recall@10",
+    "mean_mixed_ndcg@10": "nDCG@10, mixed index",
 }
 OBJECTIVES: dict[str, dict[str, float]] = {
     "InfoNCE": {"info_nce": 1.0},

@@ -16,6 +16,7 @@ from typing import Any
 from comparison_tables import TABLES as COMPARISON_TABLES
 from fault_tables import TABLES as FAULT_TABLES
 from input_tables import TABLES as INPUT_TABLES
+from measures import Changes, differences, measures_table
 from search_tables import TABLES as SEARCH_TABLES
 from table_text import load, table
 from training_tables import TABLES as TRAINING_TABLES
@@ -24,16 +25,6 @@ from csaligner.files import write_text
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")))
-
-# metric, heading, factor, digits
-MEASURES = (
-    ("mean_recall@1", "R@1 %", 100, 1),
-    ("mixed_image_recall@10", "mixed image-recall@10 %", 100, 1),
-    ("modality_bias@10", "modality bias@10", 100, 1),
-    ("gap/centroid", "gap", 1, 3),
-    ("gap/cs", "D_CS", 1, 3),
-    ("gap/probe_accuracy", "probe %", 100, 1),
-)
 
 
 def loss_table() -> str:
@@ -115,13 +106,13 @@ def numerics_table() -> str:
 
 
 def demo_table(name: str) -> str:
-    """Return means and standard deviations over the seeds of a demo's results.json."""
+    """Return means over the seeds of a demo's results.json."""
     records = load(name)
     assert isinstance(records, list)
     first = records[0]
     about = first["provenance"]
     note = (
-        f"{first['n_images']:.0f} test images, {first['n_captions']:.0f} captions, "
+        f"{first['n_images']:.0f} test images, {first['n_captions']:.0f} captions, mean of "
         f"{1 + max(r['seed'] for r in records)} seeds; {_versions(about)}.\n\n"
     )
     return note + _by_method(records)
@@ -129,9 +120,9 @@ def demo_table(name: str) -> str:
 
 def clip_table() -> str:
     content = load("clip_coco")
-    return f"Mean of 5 folds of 100 test pairs; {_versions(content['provenance'])}.\n\n" + _by_method(
-        content["records"]
-    )
+    note = f"Mean of 5 folds of 100 test pairs; {_versions(content['provenance'])}.\n\n"
+    changes = differences(content.get("differences", []), "clip_coco_500")
+    return note + _by_method(content["records"], changes)
 
 
 def modalities_table() -> str:
@@ -180,15 +171,13 @@ def _spread(values: list[float], digits: int) -> str:
     return f"{mean(values):.{digits}f}{spread}"
 
 
-def _by_method(records: list[dict[str, Any]]) -> str:
-    rows = []
+def _by_method(records: list[dict[str, Any]], changes: Changes | None = None) -> str:
+    """Return one row per method, means over seeds; a trained method's centred twin is in the last columns."""
+    means: dict[str, dict[str, float]] = {}
     for method in dict.fromkeys(r["method"] for r in records):
         mine = [r for r in records if r["method"] == method]
-        cells = []
-        for key, _, factor, digits in MEASURES:
-            cells.append(_spread([factor * r[key] for r in mine], digits))
-        rows.append([method, *cells])
-    return table(["method", *(heading for _, heading, _, _ in MEASURES)], rows)
+        means[method] = {k: mean(r[k] for r in mine) for k, v in mine[0].items() if isinstance(v, float)}
+    return measures_table(means, changes or {})
 
 
 def _versions(about: dict[str, Any]) -> str:

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from measures import measures_table
 from table_text import load, table_of
-
-MEASURES = (
-    ("mean_recall@1", "R@1 %", 100, 1),
-    ("mixed_image_recall@10", "mixed image-recall@10 %", 100, 1),
-    ("gap/centroid", "gap", 1, 3),
-    ("gap/cs", "D_CS", 1, 3),
-    ("gap/probe_accuracy", "probe %", 100, 1),
-)
 
 
 def big_store_table() -> str:
@@ -31,11 +24,9 @@ def big_store_table() -> str:
 
 
 def balance_table() -> str:
-    rows = []
-    for record in load("balance")["records"]:
-        cells = {title: f"{factor * record[key]:.{digits}f}" for key, title, factor, digits in MEASURES}
-        rows.append({"weight of D_CS": record["weight"]} | cells)
-    return table_of(rows)
+    records = load("balance")["records"]
+    rows = {r["weight"]: {k: v for k, v in r.items() if isinstance(v, float)} for r in records}
+    return measures_table(rows, {}).replace("| method |", "| weight of D_CS |", 1)
 
 
 def embed_table() -> str:

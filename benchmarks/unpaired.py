@@ -28,7 +28,22 @@ from csaligner.run_folder import provenance
 from csaligner.store.store import Store
 from csaligner.types import PairedFeatures
 
-KEYS = ("mean_recall@1", "mixed_image_recall@10", "gap/centroid", "gap/cs", "gap/frechet", "gap/probe_accuracy")
+KEYS = (
+    "mean_recall@1",
+    "mixed_ndcg@10",
+    "mixed_ndcg@10/image_query",
+    "mean_mixed_ndcg@10",
+    "modality_bias@10",
+    "modality_bias@10/image_query",
+    "mixed_image_recall@10",
+    "gap/centroid",
+    "gap/pair_margin",
+    "gap/cs",
+    "gap/frechet",
+    "centred_gap/cs",
+    "centred_gap/frechet",
+    "gap/probe_accuracy",
+)
 INFONCE = {"terms": {"info_nce": 1.0}}
 STEPS = 400
 
