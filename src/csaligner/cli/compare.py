@@ -19,6 +19,9 @@ def compare(  # noqa: PLR0913, PLR0917  (options of a command)
     methods: Annotated[str | None, typer.Option(help="Comma-separated names; default: all.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds.")] = 3,
     trials: Annotated[int, typer.Option(min=0, help="Settings that each method tries on the validation data.")] = 12,
+    inner: Annotated[
+        int, typer.Option(min=1, max=5, help="Inner splits on which each setting is tried (arrays; a store has one).")
+    ] = 5,
     epochs: Annotated[int | None, typer.Option(min=1, help="Training epochs; default: 40.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch; default: 512.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Number of processes, one thread each.")] = 2,
@@ -35,7 +38,8 @@ def compare(  # noqa: PLR0913, PLR0917  (options of a command)
     words = [f"{k}={v}" for k, v in {"epochs": epochs, "batch_size": batch_size}.items() if v is not None]
     names = methods.split(",") if methods else list(QUICK if quick_ else (*FREE, *TRAINED))
     base = load_config(TrainConfig, None, words)
-    budget = Budget(base, trials=min(trials, 3) if quick_ else trials, seeds=1 if quick_ else seeds, jobs=jobs)
+    trials, seeds = (min(trials, 3), 1) if quick_ else (trials, seeds)
+    budget = Budget(base, trials, seeds, jobs, inner)
     with progress(err, "compare", quiet) as update:
         compare_and_write(train_data, names, budget, out, lambda done, total, what: update(done, total, {}))
     err.print(f"results: {out / 'compare.json'}, page: {out / 'compare.html'}", highlight=False)

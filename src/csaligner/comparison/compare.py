@@ -24,7 +24,7 @@ from csaligner.registry import load
 from csaligner.types import PairedFeatures
 
 from .differences import FoldQueries, MethodDifference, difference, query_values
-from .folds import Fold
+from .folds import INNER, Fold
 from .methods import BASELINES, FREE, REFERENCE, TRAINED, NotApplicable, Trained, check_methods, then_centred
 from .result_cache import done_once, task_key
 
@@ -36,12 +36,14 @@ Report = Callable[[int, int, str], None]
 @dataclass(frozen=True)
 class Budget:
     """Budget of every method. trials: settings tried on validation data; seeds: training runs measured on test data;
-    base: adapters, steps, batch size and learning rates; jobs: processes, one thread each."""
+    base: adapters, steps, batch size and learning rates; jobs: processes, one thread each; inner: number of a fold's
+    inner splits on which a setting is tried, at most folds.INNER."""
 
     base: TrainConfig = field(default_factory=TrainConfig)
     trials: int = 12
     seeds: int = 3
     jobs: int = 2
+    inner: int = INNER
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,9 @@ def _run_once(fold: Fold, name: str, budget: Budget, keep: Path | None) -> _Outc
     """Return the result of `_run`, cached in `keep`."""
     if keep is None:
         return _run(fold, name, budget)
-    key = task_key(fold, CACHE_FORMAT, name, budget.trials, budget.seeds, budget.base.model_dump(mode="json"))
+    key = task_key(
+        fold, CACHE_FORMAT, name, budget.trials, budget.inner, budget.seeds, budget.base.model_dump(mode="json")
+    )
     return done_once(keep / f"{name}-{key}.json", lambda: _run(fold, name, budget), asdict, _Outcome.from_json)
 
 
@@ -226,7 +230,7 @@ def _tuned(fold: Fold, name: str, method: Trained, budget: Budget, outcome: _Out
         settings = {key: trial.suggest_float(key, *bounds, log=True) for key, bounds in space.items()}
         value = mean(
             evaluate(align(_fit(method, train, budget, settings, 0), val), intervals=False).metrics[SCORE]
-            for train, val in fold.splits
+            for train, val in fold.splits[: budget.inner]
         )
         record = {"dataset": fold.dataset, "method": name, "fold": fold.number, "score": value}
         outcome.trials.append(record | settings)

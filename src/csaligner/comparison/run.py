@@ -36,7 +36,12 @@ def compare_and_write(
     comparison = compare(folds, methods, budget, report, out / UNFINISHED)
     record = {
         "provenance": provenance(budget.seeds - 1),
-        "budget": {"trials": budget.trials, "seeds": budget.seeds, "base": budget.base.model_dump(mode="json")},
+        "budget": {
+            "trials": budget.trials,
+            "inner": budget.inner,
+            "seeds": budget.seeds,
+            "base": budget.base.model_dump(mode="json"),
+        },
     }
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / JSON, record | comparison.as_json())
