@@ -16,6 +16,7 @@ from csaligner.comparison.sweep import Point, best
 from csaligner.evaluation.score import MEAN_NDCG, MEAN_RECALL, SCORE
 from csaligner.reporting.comparison import pareto_front
 
+HOW = ("before", "after")  # grouping of near-duplicates
 SWEEP = ((SCORE, 100, 1), (MEAN_RECALL, 100, 1), (MEAN_NDCG, 100, 1), ("gap/centroid", 1, 3))
 
 Table = tuple[list[str], list[list[str]]]
@@ -81,6 +82,15 @@ def unpaired_text() -> str:
         }
         blocks.append(f"{part}, {mine[0]['pairs']} pairs:\n\n" + measures_table(rows, {}))
     return _note(content) + "\n\n".join(blocks)
+
+
+def near_duplicate_rows(content: Mapping[str, Any]) -> Table:
+    records = content["records"]
+    rows = []
+    for source in dict.fromkeys(r["source"] for r in records):
+        before, after = (next(r for r in records if (r["source"], r["grouping"]) == (source, how)) for how in HOW)
+        rows.append([source, *(f"{r['with_twin_in_train']} of {r['test_images']}" for r in (before, after))])
+    return ["source", "grouped as in version 0.1", "near-duplicates grouped"], rows
 
 
 def scaling_rows(content: Mapping[str, Any]) -> Table:
@@ -179,5 +189,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "generation": partial(_text, "generation", generation_rows),
     "generation_images": partial(_text, "generation", generation_image_rows),
     "unpaired": unpaired_text,
+    "near_duplicates": partial(_text, "near_duplicates", near_duplicate_rows),
     "scaling": partial(_text, "scaling", scaling_rows),
 }

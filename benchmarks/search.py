@@ -290,7 +290,7 @@ def measure_clip(path: Path, seeds: int) -> dict[str, Any]:
                 train_pairs, test_pairs = (
                     pair_features(image[rows], text[rows]) for rows in (np.setdiff1d(order, test), test)
                 )
-                several.append(METHODS[name](train_pairs, test_pairs, seed))
+                several.append(METHODS[name](train_pairs, test_pairs, seed)[""])
         found[name] = _mean([mixed_search_of(features) for features in several])
         found[f"{name}, calibrated"] = _mean([calibrated_metrics(features) for features in several])
     return _rounded(found, 4)

@@ -8,8 +8,8 @@ from functools import partial
 from table_text import load, table
 
 QUALITY = (
-    ("mixed_ndcg@10", "nDCG@10 %"),
-    ("mixed_image_recall@10", "image-recall@10 %"),
+    ("mixed_ndcg@10", "nDCG@10 %, text query"),
+    ("mixed_ndcg@10/image_query", "nDCG@10 %, image query"),
     ("modality_bias@10", "bias@10, text query"),
     ("modality_bias@10/image_query", "bias@10, image query"),
 )
@@ -21,10 +21,11 @@ def quality_table(name: str) -> str:
     for method, values in content.items():
         if isinstance(values, dict) and QUALITY[0][0] in values:
             cells = [f"{100 * values[key]:.1f}" for key, _ in QUALITY[:2]]
-            rows.append([method, *cells, *(f"{round(values[key], 3) + 0.0:+.3f}" for key, _ in QUALITY[2:])])
+            mean_ndcg = f"{50 * sum(values[key] for key, _ in QUALITY[:2]):.1f}"
+            rows.append([method, mean_ndcg, *cells, *(f"{round(values[key], 3) + 0.0:+.3f}" for key, _ in QUALITY[2:])])
     folds = f", mean of {content['folds']} folds" if "folds" in content else ""
     about = f"{content['n_images']} images and {content['n_captions']} captions{folds}, {content['seeds']} seeds.\n\n"
-    return about + table(["method", *(heading for _, heading in QUALITY)], rows)
+    return about + table(["method", "nDCG@10 %, mean", *(heading for _, heading in QUALITY)], rows)
 
 
 def scale_table() -> str:
