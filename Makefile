@@ -7,7 +7,7 @@ DEMO := $(VENV)/.demo
 GENERATE := $(VENV)/.generate
 STAMP := $(VENV)/.installed
 
-.PHONY: demo generate test nightly coverage lint bench gpu docs site extras faults mutants clean fuzz audit
+.PHONY: demo generate test nightly coverage lint bench gpu tables docs site extras faults mutants clean fuzz audit
 demo: $(DEMO)
 	$(BIN)/csaligner demo
 
@@ -60,6 +60,12 @@ audit: $(STAMP)
 	$(VENV)/audit/bin/python -m pip install --quiet bandit pip-audit
 	$(VENV)/audit/bin/bandit --quiet --recursive src --skip B101,B404,B603,B615
 	$(VENV)/audit/bin/pip-audit --path $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+# Measures the tables of README, results, comparison, search and metrics again: one to two hours, resumable.
+# FEATURES: CLIP features of 500 COCO pairs; `python benchmarks/run_tables.py --list` prints the steps.
+FEATURES ?= ../shared/data/clip_coco_500.npy
+tables: $(STAMP)
+	$(BIN)/python benchmarks/run_tables.py --features $(FEATURES)
 
 docs: $(STAMP)
 	$(BIN)/python benchmarks/tables.py

@@ -1,0 +1,143 @@
+"""Run the benchmarks behind the tables of aligned features again, one after the other, and write the tables.
+
+    python benchmarks/run_tables.py --features ../shared/data/clip_coco_500.npy [--only NAME ...] [--list]
+
+`make tables` calls it. A finished step leaves a marker in runs/tables and is skipped by the next call; delete the
+marker to repeat a step. --list prints the steps with the minutes they take on two idle cores. --features: CLIP features
+of 500 COCO pairs, (2, 500, 512), from "Mind the Gap" (Liang et al. 2022). Steps that need Debian's packages
+openclipart-png, openclipart-svg and tuxpaint-stamps-default fail without them and are reported; the others go on.
+
+The settings are reduced so that all steps take about two hours on two cores: one training seed (intervals are
+over test images and folds), 3 settings per tuned method, 2 of 5 inner splits, and on the three sources together
+and alone only the methods that the text discusses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RUNS = ROOT / "runs" / "tables"
+RESULTS = ROOT / "benchmarks" / "results"
+FEW = "cca,closed-form start,infonce,l2,mmd,cs-auto,cs-aligner,cs-aligner-weight,cs-aligner-default"
+
+
+@dataclass(frozen=True)
+class Step:
+    """command: arguments of python. result: file to copy to benchmarks/results under its name, None if the command
+    writes it there. minutes: on two idle cores."""
+
+    name: str
+    minutes: float
+    command: list[str]
+    result: Path | None = None
+
+
+def steps(features: Path) -> list[Step]:
+    """Return the steps in order; later ones use stores and runs of earlier ones."""
+    emoji, every = str(RUNS / "store-openmoji"), str(RUNS / "store-all")
+    found = [
+        Step("store-openmoji", 1.5, _csaligner("embed", "--data", "openmoji", "--out", emoji)),
+        Step("store-all", 4, _csaligner("embed", "--data", "all", "--out", every)),
+        *(
+            Step(f"store-{name}", 2, _csaligner("embed", "--data", name, "--out", str(RUNS / f"store-{name}")))
+            for name in ("tuxpaint", "openclipart")
+        ),
+        Step("near_duplicates", 0.5, _benchmark("near_duplicates", "--store", every)),
+        Step("clip_coco", 8, _benchmark("clip_coco", "--features", str(features), "--seeds", "1")),
+        _demo("openmoji", 2),
+        _demo("all", 5),
+        _compare("clip", 14, str(features)),
+        _compare("openmoji", 18, emoji),
+        _compare("tuxpaint", 3, str(RUNS / "store-tuxpaint"), "--methods", FEW),
+        _compare("openclipart", 7, str(RUNS / "store-openclipart"), "--methods", FEW),
+        _compare("all", 14, every, "--methods", FEW),
+        _sweep("clip", 9, str(features)),
+        _sweep("openmoji", 12, emoji),
+        Step("search_clip", 2, _benchmark("search", "clip", "--features", str(features), "--seeds", "1")),
+        Step("search_quality", 1, _benchmark("search", "quality", "--store", every, *_runs_of_demo())),
+        Step("balance", 2, _benchmark("balance", "--features", str(features), "--out", str(RESULTS / "balance.json"))),
+        Step("unpaired", 6, _benchmark("unpaired", "--store", every, "--seeds", "1")),
+        Step("mechanism", 4, _benchmark("mechanism", "--store", emoji)),
+        Step("learning_curves", 8, _benchmark("learning_curves", "--store", emoji, "--seeds", "1")),
+    ]
+    return found
+
+
+def _csaligner(*arguments: str) -> list[str]:
+    return ["-m", "csaligner.cli", *arguments, "--quiet"]
+
+
+def _benchmark(name: str, *arguments: str) -> list[str]:
+    return [str(ROOT / "benchmarks" / f"{name}.py"), *arguments]
+
+
+def _demo(data: str, minutes: float) -> Step:
+    out = RUNS / f"demo-{data}"
+    return Step(
+        f"demo_{data}",
+        minutes,
+        _csaligner("demo", "--data", data, "--seeds", "1", "--out", str(out)),
+        out / "results.json",
+    )
+
+
+def _compare(name: str, minutes: float, data: str, *more: str) -> Step:
+    out = RUNS / f"compare-{name}"
+    command = _csaligner("compare", "--train-data", data, "--out", str(out), *BUDGET, *more)
+    return Step(f"compare_{name}", minutes, command, out / "compare.json")
+
+
+def _sweep(name: str, minutes: float, data: str) -> Step:
+    out = RUNS / f"sweep-{name}"
+    command = _csaligner("sweep", "--train-data", data, "--grids", "bandwidth,temperature", "--out", str(out))
+    return Step(f"sweep_{name}", minutes, command, out / "sweep.json")
+
+
+BUDGET = ("--trials", "3", "--inner", "2", "--seeds", "1")
+
+
+def _runs_of_demo() -> list[str]:
+    folder = RUNS / "demo-all"
+    runs = {"--run": "run-*-cs-aligner-*", "--infonce": "run-*-infonce-*"}
+    return [word for option, pattern in runs.items() for run in folder.glob(pattern) for word in (option, str(run))]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--features", type=Path, default=ROOT.parent / "shared" / "data" / "clip_coco_500.npy")
+    parser.add_argument("--only", nargs="+", help="run only these steps")
+    parser.add_argument("--list", action="store_true", help="print the steps and their minutes")
+    options = parser.parse_args()
+    RUNS.mkdir(parents=True, exist_ok=True)
+    failed = []
+    names = [step.name for step in steps(options.features)]
+    for name in options.only or names:
+        step = next(step for step in steps(options.features) if step.name == name)  # runs of the demo exist by now
+        done = RUNS / f"{name}.done"
+        state = "done" if done.exists() else f"about {step.minutes:g} minutes"
+        print(f"{name}: {state}", flush=True)
+        if options.list or done.exists():
+            continue
+        began = time.monotonic()
+        if subprocess.run([sys.executable, *step.command], cwd=ROOT, check=False).returncode:
+            failed.append(name)
+            continue
+        if step.result is not None:
+            shutil.copyfile(step.result, RESULTS / f"{name}.json")
+        done.write_text(f"{(time.monotonic() - began) / 60:.1f} minutes\n", encoding="utf-8")
+    if not options.list:
+        subprocess.run([sys.executable, str(ROOT / "benchmarks" / "tables.py")], cwd=ROOT, check=True)
+    if failed:
+        print(f"failed: {', '.join(failed)}; call again to repeat them", file=sys.stderr)
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
