@@ -164,7 +164,7 @@ def columns_of(path: Path, names_image: Callable[[str], bool]) -> Columns:
     caption = caption or next((known[name] for name in known if CAPTION_WORD.search(name)), None)
     if caption is None and "caption" in path.name.lower():
         caption = max(known.values(), key=lambda name: _letters(rows, name), default=None)
-    if caption is None or not _letters(rows, caption):
+    if caption is None or not any(row.get(caption) for row in rows):
         raise InputError(f"{path}: has no column of captions; it has {', '.join(map(repr, names))[:200]}")
     return Columns(image, caption, separator)
 
