@@ -122,6 +122,7 @@ DATASETS = Registry(
         "openclipart": "csaligner.datasets.openclipart:OpenClipart",
         "table": "csaligner.datasets.table:Table",
         "folder": "csaligner.datasets.folder:Folder",
+        "captioned": "csaligner.datasets.captioned:CaptionedFolder",
         "karpathy": "csaligner.datasets.karpathy:Karpathy",
         "coco": "csaligner.datasets.coco:CocoCaptions",
         "flickr": "csaligner.datasets.flickr:FlickrTokens",

@@ -44,6 +44,12 @@ def _folder(folder: Path) -> Path:
     return folder / "f"
 
 
+def _captioned(folder: Path) -> Path:
+    picture(folder / "n/a.png")
+    text(folder / "n/captions.csv", "image,caption\na.png,x\n")
+    return folder / "n"
+
+
 def _karpathy(folder: Path) -> Path:
     picture(folder / "a.png")
     entry = {"filename": "a.png", "split": "val", "sentences": [{"raw": "x"}]}
@@ -111,6 +117,7 @@ def _texts(folder: Path) -> Path:
 SAMPLES: Mapping[str, Callable[[Path], Path]] = {
     "table": _table,
     "folder": _folder,
+    "captioned": _captioned,
     "karpathy": _karpathy,
     "coco": _coco,
     "flickr": _flickr,

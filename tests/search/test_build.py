@@ -285,3 +285,19 @@ def test_images_inside_tars_and_saved_datasets_are_indexed_and_shown(world: Any,
         seen = world.images.seen
         _, report = build_index(str(path), out, encoders=world.encoders)
         assert (report.unchanged, world.images.seen) == (added, seen)
+
+
+def test_data_that_was_moved_is_not_embedded_again(world: Any, tmp_path: Path) -> None:
+    world.many(3)
+    build_index(str(world.folder), tmp_path / "ix", str(world.run), encoders=world.encoders)
+    world.picture("new.png", (1, 2, 3), "1 2 3")
+    (world.folder / "000.png").unlink()
+    (world.folder / "000.txt").unlink()
+    there = world.folder.rename(world.folder.with_name("there"))
+    seen = world.images.seen
+    index, report = build_index(str(there), tmp_path / "ix", encoders=world.encoders)
+    assert (report.added, report.deleted, report.unchanged, world.images.seen - seen) == (2, 2, 4, 1)
+    assert index.manifest.sources == (str(there),)
+    assert not any(hit.missing for hit in index.search("1 2 3"))
+    index, report = build_index(str(there), tmp_path / "ix", encoders=world.encoders)
+    assert (report.added, report.deleted, report.unchanged) == (0, 0, 6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,11 +19,25 @@ from .reader_options import CaptionKey, Encoding, FollowLinks, Format, IdKey, Im
 
 if TYPE_CHECKING:
     from csaligner.app.server import Generator, ServeSettings
+    from csaligner.model import AlignedModel
     from csaligner.search.build import BuildReport
-    from csaligner.search.index import Hit, Index
+    from csaligner.search.cards import Card
+    from csaligner.search.index import Index
+    from csaligner.types import Encoder as OpenEncoder
 
+ONLY = {"image": "images", "text": "texts"}
 SHOWN_REASONS, SHOWN_CHARACTERS = 5, 160
 DRAWN_PIXELS = 256
+Encoder = Annotated[
+    str | None,
+    typer.Option(help="A model with two towers, instead of the bundled encoders: hf:..., open_clip:... or a folder."),
+]
+ImageEncoder = Annotated[
+    str | None, typer.Option(help="An image encoder: bundled:..., hf:..., open_clip:... or a folder.")
+]
+TextEncoder = Annotated[
+    str | None, typer.Option(help="A text encoder: bundled:..., hf:..., open_clip:... or a folder.")
+]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free port.")]
 Host = Annotated[str, typer.Option(help="Address to listen on; the default is this machine only.")]
 Password = Annotated[
@@ -36,7 +50,12 @@ def index(  # noqa: PLR0913, PLR0917  (options of a command)
     data: Annotated[str, typer.Option(help="A dataset, as embed takes it: a folder, a table, a name.")],
     out: Annotated[Path, typer.Option(help="Folder of the index; an existing index is updated.")],
     run: Annotated[str | None, typer.Option(help="A run folder, a saved aligner, or bundled.")] = None,
-    approximate: Annotated[str, typer.Option(help="Search method: auto, exact, ivf_sq, ivf_pq or hnsw.")] = "auto",
+    encoder: Encoder = None,
+    image_encoder: ImageEncoder = None,
+    text_encoder: TextEncoder = None,
+    approximate: Annotated[
+        str, typer.Option(help="Search method.", metavar="[auto|exact|ivf_sq|ivf_pq|hnsw]")
+    ] = "auto",
     captions: Annotated[bool, typer.Option(help="Index the captions of images as texts.")] = True,
     data_format: Format = None,
     csv_separator: Separator = None,
@@ -54,6 +73,8 @@ def index(  # noqa: PLR0913, PLR0917  (options of a command)
     from csaligner.progress import progress
     from csaligner.search.build import BuildSettings, build_index
 
+    names = _encoder_names(encoder, image_encoder, text_encoder)
+    model, encoders = _model_of(run, names)
     entries = EntrySettings(
         captions,
         csv_img_key,
@@ -67,39 +88,49 @@ def index(  # noqa: PLR0913, PLR0917  (options of a command)
     )
     settings = BuildSettings(entries, approximate, workers)
     with progress(err, "index", quiet) as update:
-        made, report = build_index(data, out, run, settings=settings, progress=update)
+        made, report = build_index(data, out, model, encoders=encoders, settings=settings, progress=update)
     _print_report(made, report)
 
 
 @app.command(rich_help_panel=SEARCH)
-def search(
-    index: Annotated[Path, typer.Argument(help="An index folder.")],
+def search(  # noqa: PLR0913, PLR0917  (options of a command)
+    index: Annotated[Path, typer.Argument(help="An index folder, or the folder of quickstart.")],
     words: Annotated[str | None, typer.Argument(help="Text to search for.")] = None,
     image: Annotated[Path | None, typer.Option(help="Image to search for, instead of a text.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 10,
-    only: Annotated[str | None, typer.Option(help="Restrict the results to images or texts.")] = None,
-    space: Annotated[str, typer.Option(help="Vectors to compare: aligned, raw or centred.")] = "aligned",
+    only: Annotated[
+        str | None, typer.Option(help="Restrict the results to images or texts.", metavar="[images|texts]")
+    ] = None,
+    space: Annotated[str, typer.Option(help="Vectors to compare.", metavar="[aligned|raw|centred]")] = "aligned",
+    encoder: Encoder = None,
+    image_encoder: ImageEncoder = None,
+    text_encoder: TextEncoder = None,
     as_json: Json = False,
 ) -> None:
-    """Search an index by text or by image."""
+    """Search an index by text or by image: one result per image, with the caption that matched; --json prints every
+    image and caption."""
+    from csaligner.search.cards import search_cards
     from csaligner.search.index import Index, SearchOptions
 
     if (words is None) == (image is None):
         raise InputError("search: give either a text or --image FILE")
-    options = SearchOptions(only=only, space=space)  # type: ignore[arg-type]  # checked by search
-    opened = Index.open(index)
-    hits = opened.search(as_text(words) if words is not None else image, k, options)  # type: ignore[arg-type]  # one of them is given
+    options = SearchOptions(only=ONLY.get(only or "", only), space=space)  # type: ignore[arg-type]  # checked by search
+    encoders = _model_of("", _encoder_names(encoder, image_encoder, text_encoder))[1]
+    opened = Index.open(_index_of(index), encoders)
+    query: Any = as_text(words) if words is not None else image
     if as_json:
-        print_json([asdict(hit) for hit in hits])
+        print_json([asdict(hit) for hit in opened.search(query, k, options)])
     else:
-        Console().print(_table(hits))
+        Console().print(_table(search_cards(opened, query, k, options)))
 
 
 @app.command("index-export", rich_help_panel=SEARCH)
 def index_export(
     index: Annotated[Path, typer.Argument(help="An index folder.")],
     out: Annotated[Path, typer.Option(help="New folder for the export.")],
-    kind: Annotated[str, typer.Option("--format", help="Output format: parquet, npy, qdrant or pgvector.")] = "parquet",
+    kind: Annotated[
+        str, typer.Option("--format", help="Output format.", metavar="[parquet|npy|qdrant|pgvector]")
+    ] = "parquet",
 ) -> None:
     """Export the aligned vectors of an index for another vector database."""
     from csaligner.search.export import export_index
@@ -129,17 +160,39 @@ def _print_report(made: Index, report: BuildReport) -> None:
         err.print(f"approximate ({how.kind}): recall@10 {how.recall:.3f} against exact search", highlight=False)
 
 
-def _table(hits: list[Hit]) -> Any:
+def _table(cards: list[Card]) -> Any:
     table = Table(box=None, header_style="bold")
     for name, right in (("", True), ("score", True), ("kind", False), ("what", False)):
         table.add_column(name, justify="right" if right else "left", overflow="fold" if name == "what" else "ellipsis")
-    for number, hit in enumerate(hits, start=1):
-        what = f"{hit.path}  {hit.caption}" if hit.modality == "image" else hit.text
-        note = " (file is missing)" if hit.missing else ""
-        what = _plain(what.strip())
-        what = what if len(what) <= SHOWN_CHARACTERS else what[: SHOWN_CHARACTERS - 1] + "…"
-        table.add_row(str(number), f"{hit.score:.3f}", hit.modality, escape(what + note))
+    for number, card in enumerate(cards, start=1):
+        words = _shown(card.text)
+        if card.modality == "image":
+            lines = [_place(card.path) + (" (file is missing)" if card.missing else ""), *([words] if words else [])]
+        else:
+            lines = [words, *([_source(card)] if card.path or card.images else [])]
+        first, *more = map(escape, lines)
+        what = "\n".join([first, *(f"[dim]{line}[/dim]" for line in more)])
+        table.add_row(str(number), f"{card.score:.3f}", card.modality, what)
     return table
+
+
+def _source(card: Card) -> str:
+    """Return whose caption a text is, or the file that it comes from."""
+    if not card.images:
+        return f"in {_place(card.path)}" + (" (file is missing)" if card.missing else "")
+    more = f" and {len(card.images) - 1} more" if len(card.images) > 1 else ""
+    return f"caption of {_place(card.images[0])}{more}"
+
+
+def _place(path: str) -> str:
+    """Return a path as it is shown: relative to the current folder, if it is below it."""
+    here = f"{Path.cwd()}/"
+    return _plain(path.removeprefix(here))
+
+
+def _shown(text: str) -> str:
+    words = _plain(text.strip())
+    return words if len(words) <= SHOWN_CHARACTERS else words[: SHOWN_CHARACTERS - 1] + "…"
 
 
 def _plain(text: str) -> str:
@@ -149,7 +202,7 @@ def _plain(text: str) -> str:
 
 @app.command(rich_help_panel=SEARCH)
 def serve(
-    index: Annotated[Path, typer.Argument(help="An index folder.")],
+    index: Annotated[Path, typer.Argument(help="An index folder, or the folder of quickstart.")],
     host: Host = "127.0.0.1",
     port: Port = 7860,
     password: Password = None,
@@ -163,7 +216,9 @@ def serve(
     from csaligner.search.index import Index
 
     draw = _drawer(decoder) if decoder else None
-    _serve(Index.open(index), ServeSettings(host=host, port=port, password=password, generate=draw, name=name))
+    _serve(
+        Index.open(_index_of(index)), ServeSettings(host=host, port=port, password=password, generate=draw, name=name)
+    )
 
 
 def _drawer(decoder: str) -> Generator:
@@ -184,31 +239,82 @@ def _drawer(decoder: str) -> Generator:
 
 
 @app.command(rich_help_panel=SEARCH)
-def quickstart(
-    folder: Annotated[
-        Path, typer.Argument(help="Folder of images and texts; captions in a .txt file of the same name.")
+def quickstart(  # noqa: PLR0913, PLR0917  (options of a command)
+    data: Annotated[
+        str,
+        typer.Argument(help="A folder of images and texts, with captions in a table or in .txt files; or a table."),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Folder of the index; default: csaligner-NAME in the current folder.")
     ] = None,
+    encoder: Encoder = None,
+    image_encoder: ImageEncoder = None,
+    text_encoder: TextEncoder = None,
+    data_format: Format = None,
+    csv_img_key: ImgKey = None,
+    csv_caption_key: CaptionKey = None,
+    image_root: Root = None,
     serve: Annotated[bool, typer.Option(help="Open the search page at the end.")] = True,
     host: Host = "127.0.0.1",
     port: Port = 7860,
     password: Password = None,
     quiet: Quiet = False,
 ) -> None:
-    """From a folder to a search page: train if there are enough captions, index, serve."""
+    """From a folder or a table to a search page: train if there are enough captions, index, serve."""
     from csaligner.app.server import ServeSettings
-    from csaligner.progress import progress
+    from csaligner.datasets.documents import EntrySettings
+    from csaligner.progress import steps
+    from csaligner.quickstart import QuickstartSettings
     from csaligner.quickstart import quickstart as start
 
-    out = out or Path(f"csaligner-{folder.resolve().name}")
-    with progress(err, "quickstart", quiet) as update:
-        result = start(folder, out, _print, update)
-    _print_report(result.index, result.report)
-    _print(f'Next time: csaligner search {out / "index"} "words", or csaligner serve {out / "index"}')
+    name = Path(data).resolve().name if Path(data).is_dir() else Path(data).stem
+    out = out or Path(f"csaligner-{name}")
+    entries = EntrySettings(
+        image_key=csv_img_key, text_key=csv_caption_key, image_root=image_root, data_format=data_format
+    )
+    settings = QuickstartSettings(_encoder_names(encoder, image_encoder, text_encoder), entries=entries)
+    with steps(err, quiet) as step:
+        result = start(data, out, _print, step, settings)
+    _print_report(result.index, replace(result.report, notes=()))  # the notes were printed at the start
+    bias = result.index.bias.get("aligned")
+    if bias:
+        shown = f"text queries {bias['text']:+.3f}, image queries {bias['image']:+.3f}"
+        _print(f"modality_bias@10: {shown} (0 = balanced)")
+    _print(f'Next time: csaligner search {out} "words", or csaligner serve {out}')
     if serve:
-        _serve(result.index, ServeSettings(host=host, port=port, password=password, name=folder.resolve().name))
+        _serve(result.index, ServeSettings(host=host, port=port, password=password, name=name))
+
+
+def _encoder_names(encoder: str | None, image: str | None, text: str | None) -> tuple[str, str] | None:
+    """Return the names of the encoders that the options give, None if they give none."""
+    if encoder is None and image is None and text is None:
+        return None
+    from csaligner.encoders import encoder_pair
+
+    return encoder_pair(encoder, image, text)
+
+
+def _model_of(
+    run: str | None, names: tuple[str, str] | None
+) -> tuple[str | AlignedModel | None, tuple[OpenEncoder, ...]]:
+    """Return the model to index with, and its encoders: those of the options, without an aligner if no run is given."""
+    if names is None:
+        return run, ()
+    from csaligner.encoders import open_encoder
+    from csaligner.model import AlignedModel
+
+    encoders = open_encoder(names[0], "image"), open_encoder(names[1], "text")
+    if run is not None:
+        return run, encoders
+    name = names[0] if names[0] == names[1] else " + ".join(names)
+    return AlignedModel.of_encoders(*encoders, name=name), encoders
+
+
+def _index_of(path: Path) -> Path:
+    """Return the folder of an index; for the data of a quickstart in the current folder, its index."""
+    made = Path(f"csaligner-{path.resolve().name if path.is_dir() else path.stem}")
+    known = any((folder / "index.json").is_file() for folder in (path, path / "index"))
+    return made if not known and (made / "index" / "index.json").is_file() else path
 
 
 def _print(line: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from csaligner.checks import InputError
 from csaligner.datasets.images.load import SUFFIXES
 
+from .caption_files import has_caption_file
 from .docci import FILE as DOCCI_FILE
 from .img2dataset import shard_names
 from .table import TABLE_SUFFIXES, shards_of
@@ -49,9 +50,14 @@ def _of_folder(path: Path) -> str:
         return "webdataset"
     if (path / "image").is_dir() and (path / "caption").is_dir():
         return "urban1k"
-    if shards_of(path) and not any(p.suffix.lower() in SUFFIXES for p in path.iterdir()):
+    if shards_of(path) and not _holds_images(path):
         return "table"
-    return "folder"
+    return "captioned" if has_caption_file(path) else "folder"
+
+
+def _holds_images(path: Path) -> bool:
+    """Return whether images lie in the folder or in one directly below."""
+    return any(p.suffix.lower() in SUFFIXES for p in (*path.glob("*.*"), *path.glob("*/*.*")))
 
 
 def _of_json(path: Path) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EfficientNetLite0",
     "MiniLM",
+    "encoder_pair",
     "has_two_towers",
     "is_encoder_name",
     "open_encoder",
@@ -80,6 +81,29 @@ def has_two_towers(name: str) -> bool:
     from .folder import open_folder
 
     return open_folder(base.removeprefix("hf:"), words.get("revision")).two_towers
+
+
+def encoder_pair(
+    encoder: str | None = None, image: str | None = None, text: str | None = None
+) -> tuple[str, str] | None:
+    """Return the names of an image and a text encoder from the options encoder, image_encoder and text_encoder.
+
+    encoder: a model with two towers, such as hf:openai/clip-vit-base-patch32 or the folder of one; image, text: an
+    encoder each, the bundled one where only the other is given. None if none is given. Raises InputError for `encoder`
+    together with another, and for an `encoder` with one tower.
+    """
+    if encoder is None:
+        return None if image is None and text is None else (image or IMAGE_ENCODER, text or TEXT_ENCODER)
+    if image is not None or text is not None:
+        raise InputError("encoder: gives both modalities; remove image_encoder and text_encoder, or encoder")
+    name = encoder if is_encoder_name(encoder) or not Path(split_name(encoder)[0]).is_dir() else f"hf:{encoder}"
+    if not is_encoder_name(name) or not has_two_towers(name):
+        raise InputError(
+            f"encoder: {encoder} is not a model with an image and a text tower; wanted for example "
+            "hf:openai/clip-vit-base-patch32, open_clip:ViT-B-32/laion2b_s34b_b79k or the folder of one; "
+            "for two encoders give image_encoder and text_encoder"
+        )
+    return name, name
 
 
 def _open_hf(source: str, words: dict[str, str], wanted: str | None, name: str) -> Encoder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class ModelFolder:
 
 
 def open_folder(source: str, revision: str | None = None) -> ModelFolder:
-    """Open a local folder, or a Hub repository (downloaded once, then read from the cache).
+    """Open a local folder, or a Hub repository (downloaded once, then read from the cache without a network).
 
     Raises InputError for a missing folder or repository, no network, no config.json, or no weights in safetensors
     format.
@@ -60,20 +61,55 @@ def open_folder(source: str, revision: str | None = None) -> ModelFolder:
 
 
 def _snapshot(name: str, revision: str | None) -> Path:
+    """Return the folder of a repository in the cache, downloaded if it is not there or not complete."""
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise InputError("encoder: huggingface_hub is not installed; pip install 'csaligner[hf]'") from None
     try:
-        found = snapshot_download(name, revision=revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED))
+        cached = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        if _is_complete(cached):
+            return cached
+    except Exception:  # many types: not in the cache, not a name
+        pass
+    wanted = {"allow_patterns": list(WANTED), "ignore_patterns": list(UNWANTED)}
+    try:
+        found = Path(snapshot_download(name, revision=revision, **wanted))
     except Exception as error:  # many types: no network, unknown name, private repository
-        reason = " ".join(str(error).split())[:200]
         at = f" at revision {revision!r}" if revision else ""
+        which = f" --revision {revision}" if revision else ""
         raise InputError(
-            f"encoder: {name!r}{at} is not a local folder and could not be downloaded from the Hub ({reason}); "
-            "check the name and the network, or give the path of a folder"
+            f"encoder: {name!r}{at} is not in the local cache and could not be downloaded ({_reason(error)}); "
+            f"check the name, run `hf download {name}{which}` with a network, or give the path of its folder"
         ) from None
-    return Path(found)
+    if not _is_complete(found):
+        raise InputError(
+            f"encoder: {name!r} in the local cache has no configuration or no complete weights in safetensors format; "
+            f"run `hf download {name}` with a network to complete it, or choose a model that has them"
+        )
+    return found
+
+
+def _is_complete(folder: Path) -> bool:
+    """Whether a snapshot has a configuration and all its weights."""
+    config = (folder / "config.json").is_file() or (folder / "modules.json").is_file()
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return config and any(folder.rglob("*.safetensors"))
+    try:
+        shards = set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return config and all((folder / str(shard)).is_file() for shard in shards)
+
+
+def _reason(error: Exception) -> str:
+    """Return a short reason for a failed download."""
+    words = " ".join(str(error).split())
+    if "LocalEntryNotFound" in type(error).__name__ or isinstance(error, ConnectionError | OSError):
+        known = re.search(r"\b(401|403|404)\b", words)
+        return "no network" if known is None else f"the Hub answers {known[0]}: unknown or private"
+    return words[:200]
 
 
 def _config(path: Path, source: str) -> Mapping[str, Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from csaligner.checks import InputError, check_choice
@@ -18,7 +18,7 @@ from csaligner.datasets.images.hf_cell import SavedCell
 from csaligner.datasets.images.load import ImageError, is_file
 from csaligner.datasets.images.source import file_of
 from csaligner.datasets.text_files import shown
-from csaligner.files import disk_trouble, recover, recover_folder, sha256_of, write_folder
+from csaligner.files import disk_trouble, recover, recover_folder, write_folder
 from csaligner.integrity import write_checksums
 from csaligner.locks import NAMES as LOCKS
 from csaligner.locks import only_writer
@@ -26,6 +26,7 @@ from csaligner.model import AlignedModel
 from csaligner.types import Dataset, Encoder, ImageSource, Modality
 
 from .approximate import build_approximate
+from .feature_cache import FeatureCache, digest_of, size_and_time
 from .index import ALIGNER, Index
 from .lance_table import INDEX_TYPES, Items, Row, Stamp
 from .manifest import IndexManifest, write_manifest
@@ -40,12 +41,13 @@ Progress = Callable[[int, int], object]  # entries done, total
 class BuildSettings:
     """entries: which entries of the data to index. approximate: exact, auto (ivf_sq above 200,000 rows), ivf_sq,
     ivf_pq or hnsw. workers: threads for image decoding. raw: also keep raw vectors in half precision, for
-    comparison."""
+    comparison. cache: features that need not be encoded again."""
 
     entries: EntrySettings = field(default_factory=EntrySettings)
     approximate: str = "auto"
     workers: int = 2
     raw: bool = True
+    cache: FeatureCache | None = None
 
     def __post_init__(self) -> None:
         check_choice("approximate", self.approximate, ("exact", "auto", *INDEX_TYPES))
@@ -79,7 +81,7 @@ class _Plan:
 def build_index(
     data: str | Dataset,
     out: Path | str,
-    run: str | None = None,
+    run: str | AlignedModel | None = None,
     *,
     encoders: Sequence[Encoder] = (),
     settings: BuildSettings | None = None,
@@ -87,29 +89,36 @@ def build_index(
 ) -> tuple[Index, BuildReport]:
     """Build an index of `data` at `out` with the aligner of `run`, or update the index at `out`.
 
-    data: see datasets.documents. run: see AlignedModel.open; not needed if the index exists. encoders: instead of
-    those recorded in the run. Entries removed from `data` are deleted; entries of other data are kept. After an
-    interruption the index can be opened, and the same call resumes.
+    data: see datasets.documents. run: an open model, or a name for AlignedModel.open; not needed if the index exists.
+    encoders: instead of those recorded in the run. Entries removed from `data` are deleted; entries of other data are
+    kept. After an interruption the index can be opened, and the same call resumes.
 
     Raises InputError if there is nothing to index, the index belongs to another run, the encoders do not match the
     run, or another process writes to `out`.
     """
     out, settings = Path(out), settings or BuildSettings()
     found = find_entries(data, settings.entries)
-    model = AlignedModel.open(run, encoders) if run is not None else None
+    model = AlignedModel.open(run, encoders) if isinstance(run, str) else run
     with writing(out):
         if not (out / INDEX_FILE).exists():
             if model is None:
-                raise InputError(f"run: required for a new index at {out}; give a run folder, or 'bundled'")
+                raise InputError(f"run: required for a new index at {out}; give a run folder, 'bundled' or an encoder")
             create_index(out, model, raw=settings.raw)
         index = Index.open(out, encoders)
-        if model is not None and model.fingerprint != index.manifest.fingerprint:
+        if model is not None and not is_of(index.manifest, model):
             raise InputError(
                 f"run: the index at {out} was made with another run ({index.manifest.run}); choose another out"
             )
         report = _sync(index, found, settings, progress)
         finish(index, settings.approximate)
     return index, report
+
+
+def is_of(manifest: IndexManifest, model: AlignedModel) -> bool:
+    """Whether an index was made with this model: the same aligner and, where the model knows them, encoders."""
+    known = {"image": manifest.image, "text": manifest.text}
+    same = all(info.fingerprint == known[side].fingerprint for side, info in model.infos.items())
+    return same and model.fingerprint == manifest.fingerprint
 
 
 def create_index(out: Path, model: AlignedModel, *, raw: bool = True) -> None:
@@ -207,10 +216,11 @@ def finish(index: Index, approximate: str) -> None:
 
 
 def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progress | None) -> BuildReport:
-    sources = index.manifest.sources
-    sources = sources if found.source in sources else (*sources, found.source)
-    index.manifest = replace(index.manifest, sources=sources, pending=found.source)
-    plan = _plan(index.items.stamps(), found)
+    stamps = index.items.stamps()
+    own = _own_sources(stamps, found)
+    sources = tuple(source for source in index.manifest.sources if source not in own)
+    index.manifest = replace(index.manifest, sources=(*sources, found.source), pending=found.source)
+    plan = _plan(stamps, found, own, settings.cache.digest if settings.cache else digest_of)
     write_manifest(index.path, index.manifest)
     index.items.restamp(plan.restamp)
     index.items.delete(plan.gone)
@@ -220,7 +230,7 @@ def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progres
         work = [pair for pair in plan.embed if pair[0].modality == modality]
         for start in range(0, len(work), size):
             part = work[start : start + size]
-            embedded |= _embed(index, modality, part, plan, found.source, settings.workers)
+            embedded |= _embed(index, part, plan, found.source, settings)
             done += len(part)
             if progress:
                 progress(done, total)
@@ -231,12 +241,21 @@ def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progres
     )
 
 
-def _plan(stamps: dict[str, Stamp], found: Found) -> _Plan:
+def _own_sources(stamps: Mapping[str, Stamp], found: Found) -> set[str]:
+    """Return the source of the data, and the folders that no longer exist and held an image of the same id: the data
+    was moved from there."""
+    ids = (entry.id for entry in found.entries if entry.modality == "image" and entry.id in stamps)
+    others = {stamps[i].source for i in ids} - {found.source}
+    return {found.source} | {path for path in others if Path(path).is_absolute() and not Path(path).exists()}
+
+
+def _plan(stamps: dict[str, Stamp], found: Found, own: Container[str], digest_of: Callable[[Entry], str]) -> _Plan:
+    """own: sources whose entries are those of the data."""
     plan = _Plan()
     present = set()
     for entry in found.entries:
         stamp = stamps.get(entry.id)
-        if stamp is not None and stamp.source != found.source:
+        if stamp is not None and stamp.source not in own:
             raise InputError(
                 f"data: the id {entry.id!r} is already in the index, from {stamp.source}; "
                 "index their common parent folder, or use distinct ids"
@@ -245,7 +264,7 @@ def _plan(stamps: dict[str, Stamp], found: Found) -> _Plan:
             plan.skipped.append(f"{shown(entry.id)}: no such file")
             continue
         try:
-            _plan_entry(plan, entry, stamp)
+            _plan_entry(plan, entry, stamp, found.source, digest_of)
         except OSError as error:  # deleted since, or not readable
             plan.skipped.append(f"{entry.id}: {entry.path}: {error.strerror}")
             continue
@@ -253,16 +272,16 @@ def _plan(stamps: dict[str, Stamp], found: Found) -> _Plan:
             plan.skipped.append(str(error))
             continue
         present.add(entry.id)
-    plan.gone += [i for i, stamp in stamps.items() if stamp.source == found.source and i not in present]
+    plan.gone += [i for i, stamp in stamps.items() if stamp.source in own and i not in present]
     return plan
 
 
-def _plan_entry(plan: _Plan, entry: Entry, stamp: Stamp | None) -> None:
-    size, mtime = _size_and_time(entry)
-    words: dict[str, Any] = {"path": entry.place, "caption": entry.caption, "owner": entry.owner}
+def _plan_entry(plan: _Plan, entry: Entry, stamp: Stamp | None, source: str, digest_of: Callable[[Entry], str]) -> None:
+    size, mtime = size_and_time(entry)
+    words: dict[str, Any] = {"path": entry.place, "caption": entry.caption, "owner": entry.owner, "source": source}
     words |= {"size": size, "mtime_ns": mtime}
     same_file = stamp is not None and entry.modality == "image" and (stamp.size, stamp.mtime_ns) == (size, mtime)
-    digest = stamp.sha256 if stamp is not None and same_file else _digest(entry)
+    digest = stamp.sha256 if stamp is not None and same_file else digest_of(entry)
     if stamp is None or stamp.modality != entry.modality or stamp.sha256 != digest:
         plan.embed.append((entry, digest))
         if stamp is None:
@@ -275,29 +294,39 @@ def _plan_entry(plan: _Plan, entry: Entry, stamp: Stamp | None) -> None:
         plan.unchanged += 1
 
 
-def _embed(
-    index: Index, modality: Modality, part: list[tuple[Entry, str]], plan: _Plan, source: str, workers: int
-) -> set[str]:
-    """Encode and write one batch; returns the ids that succeeded."""
-    prepared: list[Any] = []
+def _embed(index: Index, part: list[tuple[Entry, str]], plan: _Plan, source: str, settings: BuildSettings) -> set[str]:
+    """Encode and write one batch of one modality; returns the ids that succeeded."""
+    modality = part[0][0].modality
+    known = _cached(index, part, settings.cache)
+    with ThreadPoolExecutor(settings.workers) as pool:
+        ready = list(pool.map(lambda pair: _prepare(index.model, pair[0]) if pair[1] not in known else None, part))
     rows: list[Row] = []
-    with ThreadPoolExecutor(workers) as pool:
-        ready = pool.map(lambda pair: _prepare(index.model, pair[0]), part)
-        for (entry, digest), value in zip(part, ready, strict=True):
-            if isinstance(value, ImageError):
-                plan.skipped.append(str(value))
-                if entry.id not in plan.new:  # its index entry is out of date
-                    index.items.delete([entry.id])
-                    plan.gone.append(entry.id)
-                continue
-            prepared.append(value)
-            path = entry.place
-            words = (entry.text, entry.caption, entry.owner, source)
-            rows.append(Row(entry.id, entry.modality, path, *words, *_size_and_time(entry), digest))
+    fresh: list[Any] = []
+    for (entry, digest), value in zip(part, ready, strict=True):
+        if isinstance(value, ImageError):
+            plan.skipped.append(str(value))
+            if entry.id not in plan.new:  # its index entry is out of date
+                index.items.delete([entry.id])
+                plan.gone.append(entry.id)
+            continue
+        if digest not in known:
+            fresh.append(value)
+        words = (entry.text, entry.caption, entry.owner, source)
+        rows.append(Row(entry.id, entry.modality, entry.place, *words, *size_and_time(entry), digest))
     if rows:
-        features = index.model.encode_prepared(modality, prepared)
+        encoded = iter(index.model.encode_prepared(modality, fresh)) if fresh else iter(())
+        features = torch.stack([known[row.sha256] if row.sha256 in known else next(encoded) for row in rows])
         _put(index, modality, rows, features, new=all(row.id in plan.new for row in rows))
     return {row.id for row in rows}
+
+
+def _cached(index: Index, part: list[tuple[Entry, str]], cache: FeatureCache | None) -> dict[str, Tensor]:
+    """Return the features of a batch that are in the cache, by digest."""
+    if cache is None:
+        return {}
+    info = index.model.info(part[0][0].modality)
+    found = {digest: cache.get(info, digest) for _, digest in part}
+    return {digest: features for digest, features in found.items() if features is not None}
 
 
 def _put(index: Index, modality: Modality, rows: list[Row], features: Tensor, *, new: bool) -> None:
@@ -318,21 +347,3 @@ def _prepare(model: AlignedModel, entry: Entry) -> Any:
 def _exists(source: ImageSource) -> bool:
     path = file_of(source)
     return path.is_dir() if isinstance(source, SavedCell) else is_file(path)
-
-
-def _size_and_time(entry: Entry) -> tuple[int, int]:
-    if entry.modality == "text" or entry.path is None:
-        return -1, -1
-    try:
-        stat = file_of(entry.path).stat()
-    except OSError:
-        return -1, -1
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _digest(entry: Entry) -> str:
-    if entry.modality == "text" or entry.path is None:
-        return hashlib.sha256(entry.text.encode("utf-8", "surrogatepass")).hexdigest()
-    if isinstance(entry.path, Path):
-        return sha256_of(entry.path)
-    return hashlib.sha256(entry.path.read()).hexdigest()
