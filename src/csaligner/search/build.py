@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,7 @@ class _Plan:
     new: set[str] = field(default_factory=set)
     unchanged: int = 0
     skipped: list[str] = field(default_factory=list)
+    moved: tuple[str, ...] = ()  # earlier locations of the data
 
 
 def build_index(
@@ -88,8 +91,9 @@ def build_index(
     """Build an index of `data` at `out` with the aligner of `run`, or update the index at `out`.
 
     data: see datasets.documents. run: see AlignedModel.open; not needed if the index exists. encoders: instead of
-    those recorded in the run. Entries removed from `data` are deleted; entries of other data are kept. After an
-    interruption the index can be opened, and the same call resumes.
+    those recorded in the run. Entries removed from `data` are deleted; entries of other data are kept. Data that was
+    moved is recognised: its earlier path no longer exists, and most of the ids it shares with `data` hold the same
+    content. After an interruption the index can be opened, and the same call resumes.
 
     Raises InputError if there is nothing to index, the index belongs to another run, the encoders do not match the
     run, or another process writes to `out`.
@@ -207,10 +211,13 @@ def finish(index: Index, approximate: str) -> None:
 
 
 def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progress | None) -> BuildReport:
-    sources = index.manifest.sources
-    sources = sources if found.source in sources else (*sources, found.source)
-    index.manifest = replace(index.manifest, sources=sources, pending=found.source)
     plan = _plan(index.items.stamps(), found)
+    sources = tuple(source for source in index.manifest.sources if source not in {*plan.moved, found.source})
+    if found.source in index.manifest.sources and not plan.moved:
+        sources = index.manifest.sources
+    else:
+        sources = (*sources, found.source)
+    index.manifest = replace(index.manifest, sources=sources, pending=found.source)
     write_manifest(index.path, index.manifest)
     index.items.restamp(plan.restamp)
     index.items.delete(plan.gone)
@@ -232,11 +239,12 @@ def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progres
 
 
 def _plan(stamps: dict[str, Stamp], found: Found) -> _Plan:
-    plan = _Plan()
+    plan = _Plan(moved=_moved(stamps, found))
+    own = {found.source, *plan.moved}
     present = set()
     for entry in found.entries:
         stamp = stamps.get(entry.id)
-        if stamp is not None and stamp.source != found.source:
+        if stamp is not None and stamp.source not in own:
             raise InputError(
                 f"data: the id {entry.id!r} is already in the index, from {stamp.source}; "
                 "index their common parent folder, or use distinct ids"
@@ -245,7 +253,7 @@ def _plan(stamps: dict[str, Stamp], found: Found) -> _Plan:
             plan.skipped.append(f"{shown(entry.id)}: no such file")
             continue
         try:
-            _plan_entry(plan, entry, stamp)
+            _plan_entry(plan, entry, stamp, found.source)
         except OSError as error:  # deleted since, or not readable
             plan.skipped.append(f"{entry.id}: {entry.path}: {error.strerror}")
             continue
@@ -253,13 +261,29 @@ def _plan(stamps: dict[str, Stamp], found: Found) -> _Plan:
             plan.skipped.append(str(error))
             continue
         present.add(entry.id)
-    plan.gone += [i for i, stamp in stamps.items() if stamp.source == found.source and i not in present]
+    plan.gone += [i for i, stamp in stamps.items() if stamp.source in own and i not in present]
     return plan
 
 
-def _plan_entry(plan: _Plan, entry: Entry, stamp: Stamp | None) -> None:
+def _moved(stamps: Mapping[str, Stamp], found: Found) -> tuple[str, ...]:
+    """Return the sources that no longer exist and of whose ids in `found` more than half hold the same content."""
+    same, shared = Counter[str](), Counter[str]()
+    exists: dict[str, bool] = {}
+    for entry in found.entries:
+        stamp = stamps.get(entry.id)
+        if stamp is None or stamp.source == found.source:
+            continue
+        if exists.setdefault(stamp.source, not os.path.isabs(stamp.source) or os.path.exists(stamp.source)):
+            continue
+        shared[stamp.source] += 1
+        with suppress(OSError, ImageError):
+            same[stamp.source] += stamp.modality == entry.modality and stamp.sha256 == _digest(entry)
+    return tuple(source for source, count in shared.items() if 2 * same[source] > count)
+
+
+def _plan_entry(plan: _Plan, entry: Entry, stamp: Stamp | None, source: str) -> None:
     size, mtime = _size_and_time(entry)
-    words: dict[str, Any] = {"path": entry.place, "caption": entry.caption, "owner": entry.owner}
+    words: dict[str, Any] = {"path": entry.place, "caption": entry.caption, "owner": entry.owner, "source": source}
     words |= {"size": size, "mtime_ns": mtime}
     same_file = stamp is not None and entry.modality == "image" and (stamp.size, stamp.mtime_ns) == (size, mtime)
     digest = stamp.sha256 if stamp is not None and same_file else _digest(entry)
