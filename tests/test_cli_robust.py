@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from csaligner import cli
+from tests.support.commands import csaligner
 
 COMMAND = [sys.executable, "-m", "csaligner.cli"]
 
@@ -87,7 +89,7 @@ def test_a_closed_pipe_ends_quietly(features: list[str]) -> None:
 def test_an_unexpected_error_is_one_line_and_a_file(
     features: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(path: Path) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("broken inside")
 
     monkeypatch.setattr("csaligner.store.read_features.load_features", fail)
@@ -116,3 +118,51 @@ def test_earlier_option_names_still_work(
 ) -> None:
     assert main(monkeypatch, *words) == 1
     assert "did you mean 'openmoji'" in capsys.readouterr().err
+
+
+def test_arrays_in_one_file_are_chosen_by_key(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(2, 12, 4))
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "x.npz", a=x[0], b=x[1])
+    done = []
+    for name, keys in {"x.npy": ("0", "1"), "x.npz": ("a", "b")}.items():
+        files = [word for side in ("image", "text") for word in (f"--{side}-features", str(tmp_path / name))]
+        chosen = ["--image-key", keys[0], "--text-key", keys[1]]
+        assert csaligner("gap", *files).returncode == 1
+        done.append(csaligner("gap", *files, *chosen).stdout)
+        assert csaligner("import", *files, *chosen, "--out", tmp_path / f"of-{name}").returncode == 0
+    assert done[0] == done[1]
+    assert "gap/centroid" in done[0]
+
+
+def test_a_warning_is_one_line_and_said_once(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(30, 4))
+    x[[3, 7]] = 0
+    np.save(tmp_path / "x.npy", x)
+    done = csaligner("gap", "--image-features", tmp_path / "x.npy", "--text-features", tmp_path / "x.npy")
+    assert done.returncode == 0
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("warning: ")
+    assert "2 of 30 rows are zero (first: row 3)" in line
+
+
+def test_what_is_not_an_exception_is_one_line_too(features: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Panic(BaseException):
+        """As raised by libraries in Rust."""
+
+    def panics(*_: object) -> None:
+        raise Panic("internal\nerror")
+
+    monkeypatch.setattr("csaligner.store.read_features.load_features", panics)
+    done = csaligner(*features)
+    assert done.returncode == 1
+    assert "unexpected Panic" in done.stderr
+    path = Path(re.search(r"traceback in (\S+)", done.stderr)[1])  # type: ignore[index]
+    assert "internal\nerror" in path.read_text()
+    path.unlink()
+    monkeypatch.setattr("tempfile.mkstemp", _no_space)
+    assert "unexpected Panic" in csaligner(*features).stderr
+
+
+def _no_space(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")

@@ -83,6 +83,9 @@ def embed_dataset(
     (this process and its torchrun ranks) or "ray" with `ray_actors` actors.
     """
     check_choice("runner", runner, ("local", "ray"))
+    change = settings is not None and settings.update
+    if change:
+        check_choice("runner", runner, ("local",))
     dataset = open_dataset(data, **(options or {})) if isinstance(data, str) else data
     if runner == "ray":
         from csaligner.store.ray_runner import embed_on_ray
@@ -90,6 +93,10 @@ def embed_dataset(
         make = partial(open_encoders, encoders)
         return embed_on_ray(dataset, make, out, settings, progress, actors=ray_actors)
     opened = open_encoders(encoders)
+    if change:
+        from csaligner.store.update import update as update_store
+
+        return update_store(dataset, opened.image, opened.text, out, settings, progress)[0]
     return embed(dataset, opened.image, opened.text, out, settings, progress)
 
 

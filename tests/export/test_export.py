@@ -43,12 +43,15 @@ SETTINGS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("settings", SETTINGS[2:])
-def test_onnx_runs_with_any_number_of_rows(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_onnx_runs_with_any_number_of_rows(
+    settings: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package)
     onnxruntime = pytest.importorskip("onnxruntime")
     found, x = model(**settings), make_pairs(60, (8, 8))
     export_aligner(found, tmp_path / "onnx", "onnx")
+    assert capfd.readouterr() == ("", "")
     for side in ("image", "text"):
         session = onnxruntime.InferenceSession(tmp_path / "onnx" / f"{side}.onnx", providers=["CPUExecutionProvider"])
         for rows in (1, 5, 60):

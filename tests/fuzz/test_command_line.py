@@ -92,7 +92,7 @@ def test_wrong_words_end_in_one_line(command: str, things: Path, data: st.DataOb
 
 
 def test_ctrl_c_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(path: Path) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("csaligner.store.read_features.load_features", interrupted)

@@ -62,6 +62,34 @@ def test_only_what_changed_is_embedded_again(world: Any, write: Any, tmp_path: P
     assert numbers(build(world, tmp_path / "ix")[1]) == (0, 0, 1, 3)
 
 
+def test_moved_data_keeps_its_entries(world: Any, write: Any, tmp_path: Path) -> None:
+    world.picture("red.png", (255, 0, 0), "255 0 0")
+    world.picture("blue.png", (0, 0, 255))
+    write("n.txt", "some words")
+    build(world, tmp_path / "ix")
+    there = shutil.move(world.folder, tmp_path / "there")
+    (there / "blue.png").unlink()
+    shutil.copy(there / "red.png", there / "new.png")
+    index, report = build(world, tmp_path / "ix", there)
+    assert numbers(report) == (1, 0, 1, 3)
+    assert world.images.seen == 3
+    assert index.manifest.sources == (str(there),)
+    assert index.row("red").path == str(there / "red.png")  # type: ignore[union-attr]
+    assert numbers(build(world, tmp_path / "ix", there)[1]) == (0, 0, 0, 4)
+
+
+def test_other_data_with_the_ids_of_data_that_is_gone_is_refused(world: Any, tmp_path: Path) -> None:
+    world.picture("red.png", (255, 0, 0))
+    build(world, tmp_path / "ix")
+    other = tmp_path / "other"
+    shutil.move(world.folder, tmp_path / "away")
+    world.folder.mkdir()
+    world.picture("red.png", (0, 255, 0))
+    shutil.move(world.folder, other)
+    with pytest.raises(InputError, match="already in the index"):
+        build(world, tmp_path / "ix", other)
+
+
 def test_a_new_caption_is_shown_without_embedding_the_picture(world: Any, tmp_path: Path) -> None:
     world.picture("red.png", (255, 0, 0), "first")
     build(world, tmp_path / "ix")

@@ -54,9 +54,19 @@ def test_fixed_size_lists_of_parquet(tmp_path: Path) -> None:
 
 def test_several_arrays_need_a_key(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", a=X, b=2 * X)
-    with pytest.raises(InputError, match=r"\(a, b\).*key"):
+    with pytest.raises(InputError, match=r"key: .*a, b"):
         load_features(tmp_path / "x.npz")
     assert torch.equal(load_features(tmp_path / "x.npz", "b"), torch.from_numpy(2 * X))
+
+
+def test_paired_features_in_one_array_need_a_number(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.stack([X, 2 * X]))
+    with pytest.raises(InputError, match=r"image_key: .*\(2, 7, 3\).*0, 1"):
+        load_features(tmp_path / "x.npy", option="image_key")
+    assert torch.equal(load_features(tmp_path / "x.npy", "1"), torch.from_numpy(2 * X))
+    np.save(tmp_path / "y.npy", X)
+    with pytest.raises(InputError, match="remove the key"):
+        load_features(tmp_path / "y.npy", "1")
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors", ".parquet"])

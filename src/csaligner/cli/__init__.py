@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import traceback
+import warnings
 from typing import Any
 
 import typer
@@ -34,8 +35,11 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # no error for characters that the terminal's encoding lacks
     arguments, debug = _without_debug(sys.argv[1:])
+    said: set[str] = set()
     try:
-        code = app(arguments, prog_name="csaligner", standalone_mode=False) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: _warn(str(message), said)
+            code = app(arguments, prog_name="csaligner", standalone_mode=False) or 0
         sys.stdout.flush()
     except WrongUsage as error:
         code = 2
@@ -44,7 +48,9 @@ def main() -> None:
     except BrokenPipeError:
         code = 1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush succeeds
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of a library in Rust is not an Exception
         if debug:
             raise
         code = 1
@@ -60,16 +66,33 @@ def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
     return options + arguments[end:], len(options) < end
 
 
-def _one_line(error: Exception) -> object:
+def _one_line(error: BaseException) -> object:
     """Return the message of an error; write the traceback of an unexpected one to a file."""
     if isinstance(error, OSError):
         return disk_trouble(error, error.filename or "a file", "read or written") or error
     if isinstance(error, CSAlignerError):
         return error
-    handle, path = tempfile.mkstemp(prefix="csaligner-error-", suffix=".txt")
-    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-        traceback.print_exception(error, file=file)
+    try:
+        handle, path = tempfile.mkstemp(prefix="csaligner-error-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+            traceback.print_exception(error, file=file)
+    except OSError:  # no temporary folder, or a full disk
+        return f"unexpected {type(error).__name__}; please report it with the traceback that --debug shows"
     return f"unexpected {type(error).__name__}; please report it with the traceback in {path} (--debug shows it)"
+
+
+def _warn(message: str, said: set[str]) -> None:
+    """Report a warning on one line, once: the same rows are checked under the names of a file and of an argument."""
+    what = message.partition(": ")[2] or message
+    if what not in said:
+        said.add(what)
+        err.print(
+            f"warning: {CSAlignerError(' '.join(message.split()))}",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _report(message: object) -> None:

@@ -11,7 +11,19 @@ from rich.console import Console
 from csaligner.checks import InputError
 
 from .common import DATA, Json, Quiet, app, err, print_json, renamed
-from .reader_options import CaptionKey, Encoding, FollowLinks, Format, IdKey, ImgKey, Root, Separator, SplitKey
+from .reader_options import (
+    CaptionKey,
+    Encoding,
+    FollowLinks,
+    Format,
+    IdKey,
+    ImageArray,
+    ImgKey,
+    Root,
+    Separator,
+    SplitKey,
+    TextArray,
+)
 
 Workers = Annotated[int, typer.Option(min=0, help="Number of processes that decode images.")]
 
@@ -56,6 +68,9 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     ray_actors: Annotated[
         int | None, typer.Option(min=1, help="Number of Ray workers; default: one per GPU or core.")
     ] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Change a finished store to the data; only what differs is embedded.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Embed a dataset of images and captions into a feature store; resumes after an interruption."""
@@ -76,22 +91,22 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     keys |= {"separator": csv_separator, "encoding": csv_encoding, "image_root": image_root}
     keys |= {"follow_links": follow_links or None}
     settings = ExtractSettings(
-        shard_size, batch_size, workers, max_bad, dtype="float16" if precision == "fp16" else "float32"
+        shard_size, batch_size, workers, max_bad, dtype="float16" if precision == "fp16" else "float32", update=update
     )
-    with progress(err, "embed", quiet or not is_main()) as update:
+    with progress(err, "embed", quiet or not is_main()) as show:
         store = embed_dataset(
             data,
             out,
             encoders=(None if text_only else image_encoder, None if image_only else text_encoder),
             options=keys | {"data_format": data_format},
             settings=settings,
-            progress=update,
+            progress=show,
             runner=runner,  # type: ignore[arg-type]  # checked by embed_dataset
             ray_actors=ray_actors,
         )
     if tokens and is_main():
-        with progress(err, "tokens", quiet) as update:
-            embed_tokens(store, open_encoders((image_encoder, text_encoder)), tokens, update)
+        with progress(err, "tokens", quiet) as show:
+            embed_tokens(store, open_encoders((image_encoder, text_encoder)), tokens, show)
     for line in store.notes if is_main() else ():
         err.print(line, style="yellow", highlight=False, soft_wrap=True, markup=False)
     if is_main():
@@ -171,7 +186,7 @@ def _options(image: str | None, caption: str | None, image_id: str | None, split
 
 
 @app.command("import", cls=renamed({"--captions": "--caption-file"}), rich_help_panel=DATA)
-def import_features(
+def import_features(  # noqa: PLR0913, PLR0917  (options of a command)
     out: Annotated[Path, typer.Option(help="Folder of the store.")],
     image_features: Annotated[
         Path | None, typer.Option(help="Feature file, (N, d): .npy, .npz, .safetensors or .parquet.")
@@ -184,12 +199,20 @@ def import_features(
     captions: Annotated[
         Path | None, typer.Option("--caption-file", help="Text file: the captions, one per line.")
     ] = None,
+    image_key: ImageArray = None,
+    text_key: TextArray = None,
 ) -> None:
     """Make a store from existing features; without ids row i pairs with row i."""
     from csaligner.store import import_features as feature_files
 
     files = feature_files.FeatureFiles(
-        image_features, text_features, (image_name, text_name), image_ids, text_image_ids, captions
+        image_features,
+        text_features,
+        (image_name, text_name),
+        image_ids,
+        text_image_ids,
+        captions,
+        (image_key, text_key),
     )
     store = feature_files.import_features(files, out)
     err.print(f"{store.n_images} images, {store.n_captions} captions: {out}", highlight=False)

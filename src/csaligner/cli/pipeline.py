@@ -13,6 +13,7 @@ from rich.console import Console
 from csaligner.checks import check_choice
 
 from .common import MEASURE, TRAIN, Json, Quiet, app, err
+from .reader_options import ImageArray, TextArray
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -160,6 +161,8 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
 def gap(
     image_features: Annotated[Path, typer.Option(help="Feature file, (N, d): .npy, .npz, .safetensors or .parquet.")],
     text_features: Annotated[Path, typer.Option(help="Feature file, (N, d); row i pairs with row i.")],
+    image_key: ImageArray = None,
+    text_key: TextArray = None,
     bandwidth: Annotated[float, typer.Option(help="Kernel bandwidth sigma, on unit vectors.")] = 0.5,
     as_json: Json = False,
 ) -> None:
@@ -167,7 +170,11 @@ def gap(
     from csaligner.evaluation.gap import gap_metrics
     from csaligner.store.read_features import load_features
 
-    metrics = gap_metrics(load_features(image_features), load_features(text_features), bandwidth=bandwidth)
+    image, text = (
+        load_features(image_features, image_key, "image_key"),
+        load_features(text_features, text_key, "text_key"),
+    )
+    metrics = gap_metrics(image, text, bandwidth=bandwidth)
     if as_json:
         print(json.dumps({k: v if math.isfinite(v) else None for k, v in metrics.items()}, indent=2))
     else:

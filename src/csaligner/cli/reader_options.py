@@ -24,3 +24,6 @@ IdKey = Annotated[str | None, typer.Option("--csv-id-key", help="Column of image
 SplitKey = Annotated[str | None, typer.Option("--csv-split-key", help="Column with train, val or test.")]
 Root = Annotated[Path | None, typer.Option("--image-root", help="Folder that image paths are relative to.")]
 FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Also read the folders that links lead to.")]
+ARRAY = "Array in a file of several: a name in .npz, .safetensors and .parquet, a number in an .npy (2, N, d)."
+ImageArray = Annotated[str | None, typer.Option("--image-key", help=ARRAY)]
+TextArray = Annotated[str | None, typer.Option("--text-key", help=ARRAY)]

@@ -111,5 +111,6 @@ def _make(name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Dat
     known = inspect.signature(reader).parameters
     for option in options:
         if option not in known:
-            raise InputError(f"dataset: {name} has no option {option!r}; {nearest(option, known)}")
+            table = "; data_format table reads delimited text" if name == "texts" else ""
+            raise InputError(f"dataset: {name} has no option {option!r}; {nearest(option, known)}{table}")
     return cast(Dataset, reader(*arguments, **options))

@@ -57,6 +57,8 @@ def _fitted(cells: Cells, columns: int) -> Cells | BadRecord:
         return cells[:columns]
     if len(cells) == columns:
         return cells
+    if any(cell.startswith("data:image/") for cell in cells):
+        return BadRecord("has the image as base64; store it as bytes in parquet")
     more = "; quote the caption" if len(cells) > columns else ""
     return BadRecord(f"has {len(cells)} cell{'s' * (len(cells) != 1)}, the header {columns}{more}")
 

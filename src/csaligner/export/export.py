@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -159,18 +162,33 @@ def _onnx(model: Aligner, folder: Path) -> None:
         dim = model.config.dim_image if side == "image" else model.config.dim_text
         module, path = _Side(_adapter(model, side)).eval(), folder / f"{side}.onnx"
         example = torch.randn(3, dim, generator=torch.Generator().manual_seed(0))
-        torch.onnx.export(
-            module,
-            (example,),
-            str(path),
-            input_names=["features"],
-            output_names=["embeddings"],
-            dynamic_shapes={"features": {0: torch.export.Dim("rows")}},
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+        with _quiet_exporter():
+            torch.onnx.export(
+                module,
+                (example,),
+                str(path),
+                input_names=["features"],
+                output_names=["embeddings"],
+                dynamic_shapes={"features": {0: torch.export.Dim("rows")}},
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
         _check_onnx(module, path, dim)
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Hide the exporter's remarks on torchvision and on its own deprecated calls."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _check_onnx(module: nn.Module, path: Path, dim: int) -> None:

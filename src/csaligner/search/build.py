@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +93,8 @@ def build_index(
 
     data: see datasets.documents. run: an open model, or a name for AlignedModel.open; not needed if the index exists.
     encoders: instead of those recorded in the run. Entries removed from `data` are deleted; entries of other data are
-    kept. After an interruption the index can be opened, and the same call resumes.
+    kept. Data that was moved is recognised: its earlier path no longer exists, and most of the ids it shares with
+    `data` hold the same content. After an interruption the index can be opened, and the same call resumes.
 
     Raises InputError if there is nothing to index, the index belongs to another run, the encoders do not match the
     run, or another process writes to `out`.
@@ -217,10 +220,11 @@ def finish(index: Index, approximate: str) -> None:
 
 def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progress | None) -> BuildReport:
     stamps = index.items.stamps()
-    own = _own_sources(stamps, found)
+    read = settings.cache.digest if settings.cache else digest_of
+    own = {found.source, *_moved(stamps, found, read)}
     sources = tuple(source for source in index.manifest.sources if source not in own)
     index.manifest = replace(index.manifest, sources=(*sources, found.source), pending=found.source)
-    plan = _plan(stamps, found, own, settings.cache.digest if settings.cache else digest_of)
+    plan = _plan(stamps, found, own, read)
     write_manifest(index.path, index.manifest)
     index.items.restamp(plan.restamp)
     index.items.delete(plan.gone)
@@ -241,15 +245,7 @@ def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progres
     )
 
 
-def _own_sources(stamps: Mapping[str, Stamp], found: Found) -> set[str]:
-    """Return the source of the data, and the folders that no longer exist and held an image of the same id: the data
-    was moved from there."""
-    ids = (entry.id for entry in found.entries if entry.modality == "image" and entry.id in stamps)
-    others = {stamps[i].source for i in ids} - {found.source}
-    return {found.source} | {path for path in others if Path(path).is_absolute() and not Path(path).exists()}
-
-
-def _plan(stamps: dict[str, Stamp], found: Found, own: Container[str], digest_of: Callable[[Entry], str]) -> _Plan:
+def _plan(stamps: dict[str, Stamp], found: Found, own: set[str], digest_of: Callable[[Entry], str]) -> _Plan:
     """own: sources whose entries are those of the data."""
     plan = _Plan()
     present = set()
@@ -274,6 +270,22 @@ def _plan(stamps: dict[str, Stamp], found: Found, own: Container[str], digest_of
         present.add(entry.id)
     plan.gone += [i for i, stamp in stamps.items() if stamp.source in own and i not in present]
     return plan
+
+
+def _moved(stamps: Mapping[str, Stamp], found: Found, digest_of: Callable[[Entry], str]) -> tuple[str, ...]:
+    """Return the sources that no longer exist and of whose ids in `found` more than half hold the same content."""
+    same, shared = Counter[str](), Counter[str]()
+    exists: dict[str, bool] = {}
+    for entry in found.entries:
+        stamp = stamps.get(entry.id)
+        if stamp is None or stamp.source == found.source:
+            continue
+        if exists.setdefault(stamp.source, not os.path.isabs(stamp.source) or os.path.exists(stamp.source)):
+            continue
+        shared[stamp.source] += 1
+        with suppress(OSError, ImageError):
+            same[stamp.source] += stamp.modality == entry.modality and stamp.sha256 == digest_of(entry)
+    return tuple(source for source, count in shared.items() if 2 * same[source] > count)
 
 
 def _plan_entry(plan: _Plan, entry: Entry, stamp: Stamp | None, source: str, digest_of: Callable[[Entry], str]) -> None:

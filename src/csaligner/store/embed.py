@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from csaligner.locks import NAMES as LOCKS
 from csaligner.locks import only_writer
 from csaligner.types import Dataset, Encoder, EncoderInfo, Modality
 
+from .difference import difference
 from .manifest import DTYPES, MANIFEST, Manifest, Skipped, read_manifest, write_manifest
 from .shard_files import is_there, remove_temporaries
 from .shard_maker import Encoders, ProgressCallback, Work
@@ -33,13 +34,15 @@ from .store import DType, Store, finish
 class ExtractSettings:
     """shard_size: images per shard; an interruption loses at most one shard. batch_size: images per forward pass;
     workers: number of processes that decode images, 0: decode in this process; max_bad: maximum fraction of unreadable
-    images before the run fails; dtype: number format of the files."""
+    images before the run fails; dtype: number format of the files; update: embed_dataset changes a finished store of
+    other data to the dataset, and embeds only what differs (see update.py)."""
 
     shard_size: int = 512
     batch_size: int = 64
     workers: int = 2
     max_bad: float = 0.05
     dtype: DType = "float32"
+    update: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("shard_size", 1), ("batch_size", 1), ("workers", 0)):
@@ -168,13 +171,7 @@ class Job:
         remove_parts(out)
 
     def check_bad(self, bad: Sequence[Skipped]) -> None:
-        total = len(self.work.items)
-        if len(bad) > self.max_bad * total:
-            first = "; ".join(entry.reason for entry in bad[:3])
-            raise InputError(
-                f"{self.wanted.dataset}: {len(bad)} of {total} images cannot be used, more than max_bad = "
-                f"{self.max_bad:g} allows; fix them or raise max_bad (first: {first})"
-            )
+        check_bad(self.wanted.dataset, bad, len(self.work.items), self.max_bad)
 
     def _check_free(self) -> None:
         out = self.work.out
@@ -186,11 +183,23 @@ class Job:
     def _found(self) -> Manifest:
         found = read_manifest(self.work.out)
         if found.plan != self.wanted.plan:
-            raise InputError(
-                f"out: {self.work.out} is a store of other {_difference(found, self.wanted)}; "
-                "choose another folder or delete it"
-            )
+            what, fix = _difference(found, self.wanted), "choose another folder or delete it"
+            if found.complete and what.startswith("data") and found.dtype == self.wanted.dtype:
+                with suppress(InputError):  # a damaged store
+                    words = difference(Store.open(self.work.out), self.work.items).words
+                    what, fix = f"{what}: {words}" if words else what, f"--update embeds what differs, or {fix}"
+            raise InputError(f"out: {self.work.out} is a store of other {what}; {fix}")
         return found
+
+
+def check_bad(dataset: str, bad: Sequence[Skipped], total: int, max_bad: float) -> None:
+    """Raise InputError if more than max_bad of `total` images are skipped."""
+    if len(bad) > max_bad * total:
+        first = "; ".join(entry.reason for entry in bad[:3])
+        raise InputError(
+            f"{dataset}: {len(bad)} of {total} images cannot be used, more than max_bad = {max_bad:g} allows; "
+            f"fix them or raise max_bad (first: {first})"
+        )
 
 
 def _ours(name: str) -> bool:

@@ -25,7 +25,8 @@ from .store import Store, write_one_shard, write_store
 class FeatureFiles:
     """image, text: .npy, .npz, .safetensors or .parquet files, (rows, d); at least one. names: names of the models,
     which distinguish stores. image_ids, text_image_ids, captions: text files with one entry per line: the id of each
-    image row, the image id of each text row, the texts. Without ids row i pairs with row i."""
+    image row, the image id of each text row, the texts. Without ids row i pairs with row i. keys: the arrays in files
+    that hold several (see load_features)."""
 
     image: Path | None = None
     text: Path | None = None
@@ -33,12 +34,13 @@ class FeatureFiles:
     image_ids: Path | None = None
     text_image_ids: Path | None = None
     captions: Path | None = None
+    keys: tuple[str | None, str | None] = (None, None)
 
 
 def import_features(files: FeatureFiles, out: Path | str) -> Store:
     """Write a store from feature files at `out`, which must not exist. Raises InputError if they do not match."""
-    image = load_features(files.image) if files.image else None
-    text = load_features(files.text) if files.text else None
+    image = load_features(files.image, files.keys[0], "image_key") if files.image else None
+    text = load_features(files.text, files.keys[1], "text_key") if files.text else None
     ids, owners, captions = _lines(files.image_ids), _lines(files.text_image_ids), _lines(files.captions)
     if image is None or text is None:
         side: Modality = "text" if image is None else "image"

@@ -18,10 +18,11 @@ from csaligner.types import EncoderInfo, Modality
 SMALL, MAX_RATIO = 64 << 20, 50  # bytes up to which the compression of .npz is not checked; limit above
 
 
-def load_features(path: Path | str, key: str | None = None) -> Tensor:
+def load_features(path: Path | str, key: str | None = None, option: str = "key") -> Tensor:
     """Read (N, d) floating features in the precision of the file; integers become float32.
 
-    key: name of the array in .npz and .safetensors, of the list column in .parquet; required if there are several.
+    key: name of the array in .npz and .safetensors, of the list column in .parquet, or the number of a part (N, d) of a
+    .npy of shape (parts, N, d); required if there are several. option: the name of `key` in messages.
     Warns about zero rows and packed bits. Raises InputError for a missing or unreadable file, an unknown key, another
     shape, missing or ragged rows, NaN or infinity.
     """
@@ -33,6 +34,8 @@ def load_features(path: Path | str, key: str | None = None) -> Tensor:
         raise InputError(f"features: {path}: {path.suffix or 'no suffix'} is not known; wanted {', '.join(READERS)}")
     try:
         found = reader(path, key)
+    except _Choice as error:
+        raise InputError(f"{option}: {error}") from None
     except InputError:
         raise
     except Exception as error:  # the errors of the libraries have no common class
@@ -48,10 +51,21 @@ def precomputed_info(
     return EncoderInfo(f"precomputed:{name}", revision, modality, dim, {}, normalized)
 
 
+class _Choice(ValueError):
+    """No key for several arrays, or an unknown key."""
+
+
 def _npy(path: Path, key: str | None) -> Any:
     with path.open("rb") as file:
         _check_header(file, path.stat().st_size)
-    return np.load(path, allow_pickle=False)
+    found = np.load(path, allow_pickle=False)
+    if found.ndim == 3 and len(found) < 10:  # paired features in one array, (2, N, d)
+        return found[
+            int(_pick(path, key, [str(number) for number in range(len(found))], f"has the shape {found.shape}"))
+        ]
+    if key is not None:
+        raise _Choice(f"{path} holds one array of shape {found.shape}; remove the key {key!r}")
+    return found
 
 
 def _npz(path: Path, key: str | None) -> Any:
@@ -94,14 +108,14 @@ def _parquet(path: Path, key: str | None) -> Any:
     return column.to_numpy()
 
 
-def _pick(path: Path, key: str | None, names: Collection[str]) -> str:
-    """Return `key`, or the only name without one."""
+def _pick(path: Path, key: str | None, names: Collection[str], found: str = "") -> str:
+    """Return `key`, or the only name without one. Raises _Choice; found: what the file holds, for its message."""
     if key is None:
         if len(names) == 1:
             return next(iter(names))
-        raise InputError(f"features: {path} holds {len(names)} arrays ({', '.join(names)}); choose one with key=")
+        raise _Choice(f"{path} {found or f'holds {len(names)} arrays'}; choose one of {', '.join(names)}")
     if key not in names:
-        raise InputError(f"features: {path} holds no array {key!r}; {nearest(key, names)}")
+        raise _Choice(f"{path} holds no array {key!r}; {nearest(key, names)}")
     return key
 
 

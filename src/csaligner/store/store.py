@@ -140,6 +140,10 @@ class Store:
         found = (values[row] or None for row in rows.tolist())
         return [from_uri(value) if value and side == "image" else value for value in found]
 
+    def column(self, name: str) -> list[str]:
+        """Return one column of shard_files.COLUMNS, by row."""
+        return self._metadata.column(name)
+
     @property
     def n_images(self) -> int:
         return self.manifest.n_images

@@ -10,12 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps, features
 
 from csaligner.checks import CSAlignerError
 from csaligner.types import ImageSource
 
+from .deep import eight_bits, low_byte_tiles, restore_bits
 from .metadata_parts import pixels_only
 from .svg_check import harmless
 
@@ -57,7 +57,8 @@ def load_image(source: ImageSource, size: int = 224) -> Image.Image:
     """Load an image as RGB, rotated upright by its EXIF orientation (if readable), with its aspect ratio.
 
     Transparent images are composed on white, or on black if the result on white is nearly white everywhere. Grey
-    values of 9 to 16 bits are scaled by the smallest power of two above their maximum: 0 to 4095 fills the range.
+    values and colours of 9 to 16 bits are scaled by the smallest power of two above their maximum: 0 to 4095 fills the
+    range.
 
     size: length in pixels of the longer side of a drawing (svg, svgz). Other images keep their size, but a JPEG much
     larger than `size` may be decoded at a half, a quarter or an eighth of its size, never below 2 * size.
@@ -143,7 +144,10 @@ def _decode(source: ImageSource, file: Path | io.BytesIO, size: int) -> Image.Im
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise ImageError(f"{name_of(source)}: {width} x {height} pixels are more than the limit of {MAX_PIXELS:,}")
+        low = low_byte_tiles(image)
         image.load()
+        if low is not None:
+            restore_bits(image, low, file)
         with suppress(Exception):  # an unreadable orientation; plugins raise many classes
             ImageOps.exif_transpose(image, in_place=True)
         return _opaque(image)
@@ -166,7 +170,7 @@ def _draw(source: ImageSource, size: int) -> Image.Image:
 
 def _opaque(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+        return Image.fromarray(eight_bits(np.asarray(image))).convert("RGB")
     if image.mode in {"I", "F"}:
         return _stretched(image)
     if image.mode not in {"RGBA", "LA", "PA", "RGBa", "La"} and "transparency" not in image.info:
@@ -180,12 +184,6 @@ def _opaque(image: Image.Image) -> Image.Image:
     black = Image.new("RGB", rgba.size, "black")
     black.paste(rgba, mask=rgba)
     return black if np.asarray(black).max() > 255 - darkest else white
-
-
-def _eight_bits(values: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint8]:
-    """Scale 9 to 16 bits: v * 255 / (2^b - 1), b = number of bits of the largest value; 8 bits are unchanged."""
-    bits = max(8, int(values.max(initial=0)).bit_length())
-    return (values.astype(np.uint32) * 255 // ((1 << bits) - 1)).astype(np.uint8)
 
 
 def _stretched(image: Image.Image) -> Image.Image:
