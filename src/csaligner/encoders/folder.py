@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from csaligner.checks import InputError
+from csaligner.extras import install_command
 from csaligner.files import sha256_of
 from csaligner.parsing import parse_json
 
@@ -63,7 +64,7 @@ def _snapshot(name: str, revision: str | None) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise InputError("encoder: huggingface_hub is not installed; pip install 'csaligner[hf]'") from None
+        raise InputError(f"encoder: huggingface_hub is not installed; {install_command('hf')}") from None
     try:
         found = snapshot_download(name, revision=revision, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED))
     except Exception as error:  # many types: no network, unknown name, private repository
