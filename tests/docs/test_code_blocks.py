@@ -46,6 +46,7 @@ GIVEN = {  # what readers of a page are supposed to have
     "comparison": ["stores/coco"],
     "encoders": ["stores/photos"],
     "export": ["stores/coco", "runs/coco"],
+    "faq": ["stores/photos"],
     "training": ["stores/coco", "stores/photos", "stores/news"],
 }
 TRAINS_ENCODERS = ("encoders",)  # pages whose commands change the weights of an encoder: it is not shared
