@@ -17,6 +17,7 @@ from comparison_tables import TABLES as COMPARISON_TABLES
 from fault_tables import TABLES as FAULT_TABLES
 from input_tables import TABLES as INPUT_TABLES
 from measures import Changes, differences, measures_table
+from readme_tables import TABLES as README_TABLES
 from search_tables import TABLES as SEARCH_TABLES
 from table_text import load, table
 from training_tables import TABLES as TRAINING_TABLES
@@ -200,6 +201,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **COMPARISON_TABLES,
     **FAULT_TABLES,
     **INPUT_TABLES,
+    **README_TABLES,
     **SEARCH_TABLES,
     **TRAINING_TABLES,
 }

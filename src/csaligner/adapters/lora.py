@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from csaligner.checks import InputError
 from csaligner.config import LoRAConfig
+from csaligner.extras import install_command
 from csaligner.files import move_up, write_folder
 from csaligner.integrity import check_checksums, write_checksums
 from csaligner.types import Inputs, Modality
@@ -201,5 +202,5 @@ def _peft() -> Any:
     try:
         import peft
     except ImportError:
-        raise InputError("lora: peft is not installed; pip install 'csaligner[hf]'") from None
+        raise InputError(f"lora: peft is not installed; {install_command('hf')}") from None
     return peft

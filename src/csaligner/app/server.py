@@ -16,6 +16,7 @@ from PIL import Image
 
 from csaligner.checks import CSAlignerError, InputError, check_choice
 from csaligner.datasets.images.load import ImageError
+from csaligner.extras import install_command
 from csaligner.search.index import Hit, Index, SearchOptions
 from csaligner.search.lance_table import Row
 
@@ -150,7 +151,7 @@ def make_app(index: Index, settings: ServeSettings | None = None) -> ASGIApp:
         from starlette.responses import JSONResponse, Response
         from starlette.routing import Route
     except ImportError:
-        raise InputError("serve: needs starlette and uvicorn; pip install 'csaligner[app]'") from None
+        raise InputError(f"serve: needs starlette and uvicorn; {install_command('app')}") from None
     settings = settings or ServeSettings()
     app = _App(index, settings)
 

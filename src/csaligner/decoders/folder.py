@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from csaligner.checks import InputError, nearest
+from csaligner.extras import install_command
 from csaligner.parsing import parse_json
 
 INDEX = "model_index.json"
@@ -44,7 +45,7 @@ def decoder_folder(name_or_path: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise InputError(f"decoder: {error}; pip install 'csaligner[generate]'") from None
+        raise InputError(f"decoder: {error}; {install_command('generate')}") from None
     try:
         found = snapshot_download(repository, allow_patterns=["*.json", "*.txt", "*.safetensors"])
     except Exception as error:  # the Hub client raises many exception types

@@ -14,6 +14,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from csaligner.checks import InputError
+from csaligner.extras import install_command
 
 from .contract import Contract
 from .folder import DIFFUSERS
@@ -43,7 +44,7 @@ def diffusers() -> Any:
     try:
         import diffusers as package
     except ImportError as error:
-        raise InputError(f"generate: {error}; pip install 'csaligner[generate]'") from None
+        raise InputError(f"generate: {error}; {install_command('generate')}") from None
     return package
 
 

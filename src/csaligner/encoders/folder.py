@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from csaligner.checks import InputError
+from csaligner.extras import install_command
 from csaligner.files import sha256_of
 from csaligner.parsing import parse_json
 
@@ -65,7 +66,7 @@ def _snapshot(name: str, revision: str | None) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
-        raise InputError("encoder: huggingface_hub is not installed; pip install 'csaligner[hf]'") from None
+        raise InputError(f"encoder: huggingface_hub is not installed; {install_command('hf')}") from None
     try:
         cached = Path(snapshot_download(name, revision=revision, local_files_only=True))
         if _is_complete(cached):

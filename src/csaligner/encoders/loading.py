@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from csaligner.checks import InputError
+from csaligner.extras import install_command
 
 from .folder import ModelFolder
 
@@ -31,7 +32,7 @@ def quiet_loading() -> Iterator[None]:
     try:
         from transformers.utils import logging as hf
     except ImportError:
-        raise InputError("encoder: transformers is not installed; pip install 'csaligner[hf]'") from None
+        raise InputError(f"encoder: transformers is not installed; {install_command('hf')}") from None
     bars, level = hf.is_progress_bar_enabled(), hf.get_verbosity()
     hf.disable_progress_bar()
     hf.set_verbosity(logging.ERROR)

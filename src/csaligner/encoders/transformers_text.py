@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from csaligner.checks import InputError
+from csaligner.extras import install_command
 from csaligner.parsing import parse_json
 from csaligner.types import EncoderInfo
 
@@ -92,7 +93,7 @@ def open_sentence_transformer(path: Any, dtype: str = "float32") -> Any:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise InputError(f"encoder: {error}; pip install 'csaligner[bundled]'") from None
+        raise InputError(f"encoder: {error}; {install_command('bundled')}") from None
     try:
         model = SentenceTransformer(
             str(path),

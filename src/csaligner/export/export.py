@@ -21,6 +21,7 @@ from csaligner.adapters.hub import ModelCard
 from csaligner.adapters.identity import IdentityAdapter
 from csaligner.adapters.linear import LinearAdapter
 from csaligner.checks import CSAlignerError, InputError, check_choice
+from csaligner.extras import install_command
 from csaligner.files import write_folder, write_json, write_text
 from csaligner.integrity import write_safetensors
 from csaligner.model import AlignedModel
@@ -210,7 +211,7 @@ def _require_onnx() -> None:
 
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
-        raise InputError(f"format: onnx needs {', '.join(missing)}; pip install 'csaligner[export]'")
+        raise InputError(f"format: onnx needs {', '.join(missing)}; {install_command('export')}")
 
 
 def _name(model: Aligner, side: str) -> str:

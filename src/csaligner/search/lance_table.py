@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from csaligner.checks import CSAlignerError, InputError
+from csaligner.extras import install_command
 from csaligner.types import Modality
 
 TABLES: Mapping[Modality, str] = {"image": "images", "text": "texts"}
@@ -235,7 +236,7 @@ def _index_config(kind: str) -> Any:
 def require_lancedb() -> None:
     """Raise InputError if LanceDB is not installed."""
     if find_spec("lancedb") is None:
-        raise InputError("index: needs LanceDB; pip install 'csaligner[search]'")
+        raise InputError(f"index: needs LanceDB; {install_command('search')}")
 
 
 def _connect(folder: Path) -> Any:

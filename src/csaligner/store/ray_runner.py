@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from csaligner.checks import CSAlignerError, InputError
+from csaligner.extras import install_command
 from csaligner.types import Dataset
 
 from .embed import ExtractSettings, Job
@@ -118,5 +119,5 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise InputError(f"runner: {error}; pip install 'csaligner[ray]'") from None
+        raise InputError(f"runner: {error}; {install_command('ray')}") from None
     return ray

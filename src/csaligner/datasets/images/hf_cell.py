@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from csaligner.checks import InputError
+from csaligner.extras import install_command
 
 from .load import ImageError, read_file
 
@@ -59,7 +60,7 @@ def load_saved(folder: Path) -> Any:
     try:
         from datasets import load_from_disk
     except ImportError as error:
-        raise InputError(f"dataset: {error}; pip install 'csaligner[hf]'") from None
+        raise InputError(f"dataset: {error}; {install_command('hf')}") from None
     try:
         return load_from_disk(str(folder))
     except Exception as error:  # the errors of its files have no common class

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, features
 
 from csaligner.checks import CSAlignerError
+from csaligner.extras import install_command
 from csaligner.types import ImageSource
 
 from .deep import eight_bits, low_byte_tiles, restore_bits
@@ -157,7 +158,7 @@ def _draw(source: ImageSource, size: int) -> Image.Image:
     try:
         import resvg_py
     except ImportError:
-        raise ImageError(f"{name_of(source)}: drawing SVG needs resvg; pip install 'csaligner[bundled]'") from None
+        raise ImageError(f"{name_of(source)}: drawing SVG needs resvg; {install_command('bundled')}") from None
     try:
         drawing = harmless(read_bytes(source))
         png = resvg_py.svg_to_bytes(svg_string=drawing, width=size, height=size, dpi=DPI)
