@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from csaligner.checks import InputError
+from csaligner.evaluation.score import MEAN_NDCG, MEAN_RECALL, SCORE
 from csaligner.files import write_text
 from csaligner.parsing import parse_json
 
@@ -21,9 +22,6 @@ from .record import MethodResult, check_results
 from .summary import (
     CENTROID,
     DASH,
-    MEAN_NDCG,
-    MEAN_RECALL,
-    SCORE,
     Metric,
     Summary,
     describe,
