@@ -22,6 +22,9 @@ def compare(  # noqa: PLR0913, PLR0917  (options of a command)
     inner: Annotated[
         int, typer.Option(min=1, max=5, help="Inner splits on which each setting is tried (arrays; a store has one).")
     ] = 5,
+    settings: Annotated[
+        Path | None, typer.Option(help="A compare.json; its tuned settings are used and not tuned again.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Training epochs; default: 40.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch; default: 512.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Number of processes, one thread each.")] = 2,
@@ -31,7 +34,7 @@ def compare(  # noqa: PLR0913, PLR0917  (options of a command)
     """Compare CS-Aligner with other methods, all tuned and trained under one budget."""
     from csaligner.comparison.compare import Budget
     from csaligner.comparison.methods import FREE, QUICK, TRAINED
-    from csaligner.comparison.run import compare_and_write
+    from csaligner.comparison.run import compare_and_write, read_settings
     from csaligner.config import TrainConfig, load_config
     from csaligner.progress import progress
 
@@ -39,7 +42,7 @@ def compare(  # noqa: PLR0913, PLR0917  (options of a command)
     names = methods.split(",") if methods else list(QUICK if quick_ else (*FREE, *TRAINED))
     base = load_config(TrainConfig, None, words)
     trials, seeds = (min(trials, 3), 1) if quick_ else (trials, seeds)
-    budget = Budget(base, trials, seeds, jobs, inner)
+    budget = Budget(base, trials, seeds, jobs, inner, read_settings(settings) if settings else {})
     with progress(err, "compare", quiet) as update:
         compare_and_write(train_data, names, budget, out, lambda done, total, what: update(done, total, {}))
     err.print(f"results: {out / 'compare.json'}, page: {out / 'compare.html'}", highlight=False)

@@ -41,6 +41,7 @@ def compare_and_write(
         "budget": {
             "trials": budget.trials,
             "inner": budget.inner,
+            "settings_known": bool(budget.settings),
             "seeds": budget.seeds,
             "base": budget.base.model_dump(mode="json"),
         },
@@ -52,8 +53,9 @@ def compare_and_write(
         selected = "tuned settings as in an earlier comparison"
     intro = (
         f"All methods share trainer, adapter and budget: {selected}; {budget.seeds} seeds measured on test data. "
-        f"{SCORE}: the mean of R@1 (both directions) and nDCG@10 of a mixed index (caption and image queries). \u201cThen centred\u201d: the same "
-        "trained model, each modality minus its training mean; what this does as well needs no other objective."
+        f"{SCORE}: the mean of R@1 (both directions) and nDCG@10 of a mixed index (caption and image queries). "
+        "\u201cThen centred\u201d: the same trained model, each modality minus its training mean; what this does as "
+        "well needs no other objective."
     )
     write_comparison("csaligner compare", intro, datasets(comparison), out / PAGE)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
