@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from csaligner.adapters.untrained import Starts
 from csaligner.distributed.processes import held_by_main, is_main, join_processes, world_size
 from csaligner.evaluation.baselines import MeanCentring
 from csaligner.evaluation.evaluate import evaluate
+from csaligner.evaluation.held_out import METRIC, HeldOut
 from csaligner.reporting.collect import report_data
 from csaligner.reporting.record import MethodResult
 from csaligner.reporting.report import write_report
@@ -179,7 +180,7 @@ def _finished(out: Path, state: TrainerState, run: Run) -> Run:
     if is_main() and state.history:
         chosen = next((row for row in state.history if row.get("step") == state.best_step), state.history[-1])
         found = {name.removeprefix("val/"): value for name, value in chosen.items() if name.startswith("val/")}
-        write_metrics(out, {name: value for name, value in found.items() if math.isfinite(value)})
+        write_metrics(out, {name: value for name, value in found.items() if math.isfinite(value)}, run.seconds or 0.0)
     return run
 
 
@@ -198,7 +199,7 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[Me
     """Evaluate a finished run and the untrained baselines on a split of its store, or of `store` (same encoders).
 
     Writes results.json and report.html in the run folder."""
-    record = {k: v for k, v in read_record(run).items() if k not in {"encoders", "data", "metrics"}}
+    record = {k: v for k, v in read_record(run).items() if k not in {"encoders", "data", "metrics", "seconds"}}
     trained_on = Path(record["store"])
     store = store or Store.open(trained_on)
     config = read_config(run)
@@ -208,12 +209,19 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[Me
     start = Aligner.fit_start(train_features, config, starts=starts_of(train_features, config)).eval()
     aligned = {START: align(start, test), OURS: align(model, features)}
     history = read_state(run / CHECKPOINTS / "latest").history
-    ours = measure(OURS, config.seed, aligned[OURS], Run(model, config, history))
+    seconds = read_record(run).get("seconds")
+    ours = measure(OURS, config.seed, aligned[OURS], Run(model, config, history, seconds))
     free = baselines(train_features, test, config.seed, aligned[START])
     results = [replace(r, split=split) for r in [*free, ours]]
     write_results_json(results, run / RESULTS, provenance=record)
     write_report(report_data(store, config, results, aligned, record), run / REPORT)
     return results
+
+
+def held_out(results: Sequence[MethodResult], images: int) -> HeldOut:
+    """Return the result of evaluate_run in one sentence. images: number of images of the split."""
+    found = {result.name: result.metrics[METRIC] for result in results}
+    return HeldOut(images, found[OURS], {"untrained": found[START]})
 
 
 def load_run(run: Path, store: Store, split: Split) -> tuple[Aligner, PairedFeatures]:

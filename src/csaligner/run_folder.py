@@ -97,11 +97,14 @@ def describe(store: Store) -> dict[str, Any]:
     return {"name": store.dataset, "attribution": store.attribution, "images": images, "captions": captions}
 
 
-def write_metrics(run: Path, metrics: Mapping[str, float]) -> None:
-    """Add the validation metrics of the checkpoint of model_folder to run.json."""
+def write_metrics(run: Path, metrics: Mapping[str, float], seconds: float) -> None:
+    """Add the validation metrics of the checkpoint of model_folder to run.json, and the seconds of training, which are
+    added to those of earlier calls."""
     record = read_record(run)
-    if record.get("metrics") != metrics:
-        write_sealed(run / RECORD, record | {"metrics": metrics})
+    done = record.get("metrics") == metrics and "seconds" in record
+    if not done:
+        total = round(record.get("seconds", 0.0) + seconds, 3)
+        write_sealed(run / RECORD, record | {"metrics": metrics, "seconds": total})
 
 
 def read_config(run: Path) -> TrainConfig:

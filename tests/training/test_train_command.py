@@ -139,3 +139,20 @@ def test_the_implementation_is_an_option(stores: Path, tmp_path: Path, monkeypat
     done = csaligner(*words)
     assert done.returncode != 0
     assert "GPU" in done.stderr
+
+
+def test_train_says_what_it_gained_how_long_it_took_and_where_the_report_is(
+    stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    run = csaligner("train", "--train-data", stores / "pairs", "--out", tmp_path / "run", "-q", *FAST)
+    assert re.search(r"among 10 in the first 10: 100 % \(untrained 100 %, chance 100 %\)", run.stderr)
+    assert "warning: only 10 images" in run.stderr
+    assert f"report: {tmp_path / 'run' / 'report.html'}" in run.stderr
+    assert "time" in run.stdout
+    ours = next(line for line in run.stdout.splitlines() if line.strip().startswith("CS-Aligner"))
+    assert re.search(r"\d \w+ *$", ours)
+    seconds = json.loads((tmp_path / "run/run.json").read_text())["seconds"]
+    assert seconds > 0
+    csaligner("train", "--train-data", stores / "pairs", "--out", tmp_path / "run", "-q", *FAST)  # nothing to do
+    assert json.loads((tmp_path / "run/run.json").read_text())["seconds"] == seconds

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from csaligner.checks import InputError
 
-from .common import SEARCH, Json, Quiet, app, as_text, err, print_json
+from .common import EXPORT, SEARCH, Json, Quiet, app, as_text, err, print_json
 from .reader_options import CaptionKey, Encoding, FollowLinks, Format, IdKey, ImgKey, Root, Separator
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def search(  # noqa: PLR0913, PLR0917  (options of a command)
         Console().print(_table(search_cards(opened, query, k, options)))
 
 
-@app.command("index-export", rich_help_panel=SEARCH)
+@app.command("index-export", rich_help_panel=EXPORT)
 def index_export(
     index: Annotated[Path, typer.Argument(help="An index folder.")],
     out: Annotated[Path, typer.Option(help="New folder for the export.")],

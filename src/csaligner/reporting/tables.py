@@ -68,14 +68,17 @@ def print_table(results: Sequence[MethodResult], console: Console) -> None:
         table.add_column(
             Text(metric.label.replace(" ", "\n") + (f"\n{unit}" if unit else "")), justify="right", no_wrap=True
         )
-    table.add_column("time", justify="right", no_wrap=True)
+    timed = any(summary.seconds.get(method) is not None for method in summary.methods)
+    if timed:
+        table.add_column("time", justify="right", no_wrap=True)
     for method in summary.methods:
         row = [Text(method)]
         for metric in metrics:
             bold = summary.best(metric.key) == method
             row.append(Text(_terminal_cell(summary, method, metric), style="bold" if bold else ""))
         seconds = summary.seconds.get(method)
-        table.add_row(*row, Text(DASH if seconds is None else format_seconds(seconds)))
+        time = Text(DASH if seconds is None else format_seconds(seconds))
+        table.add_row(*row, *([time] if timed else []))
     console.print(table)
 
 
