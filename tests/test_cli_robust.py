@@ -135,6 +135,7 @@ def test_arrays_in_one_file_are_chosen_by_key(tmp_path: Path) -> None:
     assert "gap/centroid" in done[0]
 
 
+@pytest.mark.filterwarnings("default::UserWarning")
 def test_a_warning_is_one_line_and_said_once(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(30, 4))
     x[[3, 7]] = 0
