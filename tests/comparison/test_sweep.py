@@ -13,17 +13,18 @@ import torch
 
 from csaligner.checks import InputError
 from csaligner.comparison import sweep as module
-from csaligner.comparison.compare import Budget
+from csaligner.comparison.compare import UNSELECTED, Budget
 from csaligner.comparison.folds import Fold
 from csaligner.comparison.result_cache import UNFINISHED
 from csaligner.comparison.sweep import AUTO, GRIDS, HIDDEN, JSON, LAMBDA, PAGE, SCALE, SIGMA, configure, sweep_and_write
-from csaligner.config import AdapterConfig, TrainConfig
+from csaligner.config import AdapterConfig, TrainConfig, load_config
 from csaligner.paired_features import pair_features
 from csaligner.types import PairedFeatures
 from tests.support.commands import csaligner
 
 ADAPTER = AdapterConfig(hidden=8)
-BUDGET = Budget(TrainConfig(epochs=2, batch_size=32, image_adapter=ADAPTER, text_adapter=ADAPTER), seeds=1, jobs=1)
+BASE = load_config(TrainConfig, None, ["epochs=2", "batch_size=32", *UNSELECTED])
+BUDGET = Budget(BASE.model_copy(update={"image_adapter": ADAPTER, "text_adapter": ADAPTER}), seeds=1, jobs=1)
 
 
 def test_settings_arrive_and_leave_the_base_alone() -> None:

@@ -23,7 +23,8 @@ from csaligner.training.training_data import TrainingData
 from tests.support.commands import csaligner
 from tests.support.features import make_store
 
-FAST = ["epochs=4", "evaluate_every=2", "image_adapter.hidden=8", "text_adapter.hidden=8", "batch_size=16"]
+HIDDEN = ["image_adapter.hidden=8", "text_adapter.hidden=8"]
+FAST = ["epochs=4", "evaluate_every=2", *HIDDEN, "batch_size=16", "gate=false"]
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "csaligner.cli"]
 
 
@@ -122,7 +123,18 @@ def test_a_tracker_that_is_not_there_is_one_line(stores: Path, tmp_path: Path) -
 
 
 def test_no_epochs_write_the_untrained_baseline(stores: Path, tmp_path: Path) -> None:
-    words = ["train", "--train-data", stores / "pairs", "--out", tmp_path / "run", "-q", *FAST[1:], "--epochs", "0"]
+    words = [
+        "train",
+        "--train-data",
+        stores / "pairs",
+        "--out",
+        tmp_path / "run",
+        "-q",
+        *HIDDEN,
+        "evaluate_every=2",
+        "--epochs",
+        "0",
+    ]
     done = csaligner(*words, "--weight", "2", "--bandwidth", "median", "--logit-scale", "20")
     assert done.returncode == 0, done.stderr
     config = load_config(TrainConfig, tmp_path / "run" / "config.yaml")

@@ -36,7 +36,7 @@ def compare(  # noqa: PLR0913, PLR0917  (options of a command)
     quiet: Quiet = False,
 ) -> None:
     """Compare CS-Aligner with other methods, all tuned and trained under one budget."""
-    from csaligner.comparison.compare import Budget
+    from csaligner.comparison.compare import UNSELECTED, Budget
     from csaligner.comparison.methods import FREE, QUICK, TRAINED
     from csaligner.comparison.run import compare_and_write, datasets, read_settings
     from csaligner.config import TrainConfig, load_config
@@ -45,7 +45,7 @@ def compare(  # noqa: PLR0913, PLR0917  (options of a command)
 
     words = [f"{k}={v}" for k, v in {"epochs": epochs, "batch_size": batch_size}.items() if v is not None]
     names = methods.split(",") if methods else list(QUICK if quick_ else (*FREE, *TRAINED))
-    base = load_config(TrainConfig, None, words)
+    base = load_config(TrainConfig, None, [*UNSELECTED, *words])
     trials, seeds = (min(trials, 3), 1) if quick_ else (trials, seeds)
     budget = Budget(base, trials, seeds, jobs, inner, read_settings(settings) if settings else {})
     with progress(err, "compare", quiet) as update:
@@ -71,12 +71,12 @@ def sweep(
     quiet: Quiet = False,
 ) -> None:
     """Measure how bandwidth, weight, temperature, batch size and adapter size change the results."""
-    from csaligner.comparison.compare import Budget
+    from csaligner.comparison.compare import UNSELECTED, Budget
     from csaligner.comparison.sweep import JSON, sweep_and_write
     from csaligner.config import TrainConfig, load_config
     from csaligner.progress import progress
 
-    base = load_config(TrainConfig, None, [f"epochs={epochs}"] if epochs else [])
+    base = load_config(TrainConfig, None, [*UNSELECTED, *([f"epochs={epochs}"] if epochs else [])])
     budget = Budget(base, seeds=seeds, jobs=jobs)
     with progress(err, "sweep", quiet) as update:
         sweep_and_write(train_data, grids.split(","), budget, out, lambda done, total, what: update(done, total, {}))

@@ -61,7 +61,8 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch, all processes together.")] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=0, help="Training epochs; 0: the untrained baseline; default: 40.")
+        int | None,
+        typer.Option(min=0, help="Training epochs; 0: untrained baseline; default: 40, fewer for many pairs."),
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate; default: 3e-4.")] = None,
     wd: Annotated[float | None, typer.Option(help="Weight decay; default: 0.05.")] = None,
@@ -106,8 +107,10 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     options = RunOptions(workers, trackers, None if resume == "latest" else Path(resume))
     join_processes()
     with progress(err, "train", quiet or not is_main()) as update:
-        run_train(data, settings, out, update, options)
+        run = run_train(data, settings, out, update, options)
     if is_main():
+        if run.selection is not None and not quiet:
+            err.print(run.selection.line, highlight=False, soft_wrap=True)
         results = evaluate_run(out, "test", data.pairs)
         print_table(results, Console())
         for line in held_out(results, data.pairs.counts["test"][0]).lines:

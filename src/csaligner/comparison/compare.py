@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from csaligner.adapters.aligner import Aligner, align
-from csaligner.config import TrainConfig
+from csaligner.config import TrainConfig, load_config
 from csaligner.estimator import CSAligner
 from csaligner.evaluation.baselines import MeanCentring
 from csaligner.evaluation.clustering import clustering_metrics
@@ -29,6 +29,7 @@ from .methods import BASELINES, FREE, REFERENCE, TRAINED, NotApplicable, Trained
 from .result_cache import done_once, task_key
 
 T = TypeVar("T")
+UNSELECTED = ("start.kind=auto", "gate=false")  # every objective trains from one start, and its result is kept
 CACHE_FORMAT = 2  # of finished tasks
 Report = Callable[[int, int, str], None]
 
@@ -40,7 +41,7 @@ class Budget:
     inner splits on which a setting is tried, at most folds.INNER. settings: tuned settings of an earlier comparison
     (read_settings), which are not tuned again."""
 
-    base: TrainConfig = field(default_factory=TrainConfig)
+    base: TrainConfig = field(default_factory=lambda: load_config(TrainConfig, None, UNSELECTED))
     trials: int = 12
     seeds: int = 3
     jobs: int = 2

@@ -91,7 +91,7 @@ class ReportData:
 
     ours: the method of the headline; rival: the baseline it is compared with, None for a single run.
     maps: in order, from before to after training; dimensions may differ. cosines: method -> sample. config: may be
-    nested. attribution: credit line required by the licence of the images.
+    nested. attribution: credit line required by the licence of the images. selection: what was chosen, in one line.
     """
 
     title: str
@@ -108,6 +108,7 @@ class ReportData:
     versions: Mapping[str, str] = field(default_factory=dict)
     seed: int | None = None
     commit: str | None = None
+    selection: str = ""
 
 
 def check_results(results: Sequence[MethodResult]) -> None:
