@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from csaligner.adapters.aligner import Aligner, align
 from csaligner.checks import InputError
@@ -308,17 +309,19 @@ def _paired(
 ) -> tuple[PairedFeatures, dict[str, Any]]:
     """Return the cached features of the captioned images that could be read, and their splits."""
     files = {entry.id: entry for entry in entries if entry.modality == "image"}
-    ids, images, texts, owners, captions = list[str](), [], [], list[int](), list[str]()
+    images, texts, owners = list[Tensor](), list[Tensor](), list[int]()
+    ids, captions = list[str](), list[str]()
     splits: dict[str, Any] = {}
     for item in items:
         entry = files.get(item.image_id)
         image = cache.find(encoders["image"].info, entry) if entry is not None else None
-        found = [(c, cache.find(encoders["text"].info, Entry("", "text", text=c))) for c in item.captions]
-        if image is None or any(feature is None for _, feature in found):
+        found = [cache.find(encoders["text"].info, Entry("", "text", text=caption)) for caption in item.captions]
+        known = [feature for feature in found if feature is not None]
+        if image is None or len(known) < len(found):
             continue
         owners += [len(ids)] * len(found)
-        captions += [caption for caption, _ in found]
-        texts += [feature for _, feature in found]
+        captions += item.captions
+        texts += known
         images.append(image)
         ids.append(item.image_id)
         splits[item.image_id] = item_split(item)

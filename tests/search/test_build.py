@@ -265,7 +265,7 @@ def test_a_killed_indexer_leaves_an_index_that_opens_and_goes_on(world: Any, tmp
     done = subprocess.run([sys.executable, "-c", KILLED.format(**words)], check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     half = Index.open(out, world.encoders)
-    assert half.counts == {"image": 8, "text": 0}
+    assert half.counts == {"image": 8, "text": 8}
     assert half.manifest.pending == str(world.folder)
     assert len(half.search("10 20 30", k=3)) == 3
 

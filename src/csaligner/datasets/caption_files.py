@@ -28,8 +28,8 @@ FIRST = (r"captions\.(csv|tsv|jsonl|jsonlines|ndjson)", r"metadata\.(csv|tsv|jso
 THEN = (r"captions\.parquet", r".*caption.*\.txt", r"results.*\.token", r".*\.token", r".*\.json", r".*")
 ORDER = tuple(re.compile(pattern, re.IGNORECASE) for pattern in (*FIRST, *THEN))
 FLICKR_LINE = re.compile(r"\S[^\t]*#\d+\t")
-CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "sentence", "sentences", "raw", "comment", "description")
-CAPTION_COLUMNS += ("alt_text", "alt", "prompt", "title", "label")
+CAPTION_COLUMNS: tuple[str, ...] = ("caption", "captions", "text", "texts", "sentence", "sentences", "raw")
+CAPTION_COLUMNS += ("comment", "description", "alt_text", "alt", "prompt", "title", "label")
 CAPTION_WORD = re.compile(r"caption|text|sentence|comment|descri|prompt|title", re.IGNORECASE)
 SAMPLED = 2000  # rows of a table that are compared with the names of the images
 NAMED = 10  # caption files listed with the reason why they were not read
@@ -253,7 +253,7 @@ def _sample(path: Path) -> tuple[list[str], list[Row], str | None]:
     if suffix == ".parquet":
         return _parquet_sample(path)
     if suffix in JSON_LINES:
-        rows = [row for _, row in islice(json_lines(path), SAMPLED) if isinstance(row, dict)]
+        rows: list[Row] = [row for _, row in islice(json_lines(path), SAMPLED) if isinstance(row, dict)]
         return _keys(rows), rows, None
     if suffix == ".json":
         value = read_json(path)

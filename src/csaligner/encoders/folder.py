@@ -73,9 +73,9 @@ def _snapshot(name: str, revision: str | None) -> Path:
             return cached
     except Exception:  # many types: not in the cache, not a name
         pass
-    wanted = {"allow_patterns": list(WANTED), "ignore_patterns": list(UNWANTED)}
+    wanted, unwanted = list(WANTED), list(UNWANTED)
     try:
-        found = Path(snapshot_download(name, revision=revision, **wanted))
+        found = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=unwanted))
     except Exception as error:  # many types: no network, unknown name, private repository
         at = f" at revision {revision!r}" if revision else ""
         which = f" --revision {revision}" if revision else ""

@@ -28,7 +28,7 @@ from csaligner.model import AlignedModel
 from csaligner.types import Dataset, Encoder, ImageSource, Modality
 
 from .approximate import build_approximate
-from .feature_cache import FeatureCache, digest_of, size_and_time
+from .feature_cache import FeatureCache, alternating, digest_of, size_and_time
 from .index import ALIGNER, Index
 from .lance_table import INDEX_TYPES, Items, Row, Stamp
 from .manifest import IndexManifest, write_manifest
@@ -230,14 +230,12 @@ def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progres
     index.items.delete(plan.gone)
     done, total = 0, len(plan.embed)
     embedded: set[str] = set()
-    for modality, size in A_WRITE.items():
-        work = [pair for pair in plan.embed if pair[0].modality == modality]
-        for start in range(0, len(work), size):
-            part = work[start : start + size]
-            embedded |= _embed(index, part, plan, found.source, settings)
-            done += len(part)
-            if progress:
-                progress(done, total)
+    work = {side: [pair for pair in plan.embed if pair[0].modality == side] for side in A_WRITE}
+    for _, part in alternating(work, A_WRITE):
+        embedded |= _embed(index, part, plan, found.source, settings)
+        done += len(part)
+        if progress:
+            progress(done, total)
     added = len(embedded & plan.new)
     skipped = (*found.skipped, *plan.skipped)
     return BuildReport(

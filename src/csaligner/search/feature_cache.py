@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from csaligner.integrity import ErrorContext, load_tensors, save_tensors
 from csaligner.store.decode_workers import prepared
 from csaligner.types import Encoder, EncoderInfo, Modality
 
+T = TypeVar("T")
 OWNER = ErrorContext("feature cache", "it is made again")
 A_PART: Mapping[Modality, int] = {"image": 32, "text": 256}  # encoded per step: at most this many are lost on a kill
 MANY_PARTS = 64  # more files are joined into one
@@ -83,10 +84,7 @@ def embed_entries(
     progress: Callable[[int, int], object] | None = None,
     workers: int = 2,
 ) -> int:
-    """Encode the entries that are not in the cache yet; returns their number. Unreadable images are skipped.
-
-    Batches of images and texts alternate in proportion, so that the rate is even.
-    """
+    """Encode the entries that are not in the cache yet; returns their number. Unreadable images are skipped."""
     todo: dict[Modality, dict[str, Entry]] = {"image": {}, "text": {}}
     for entry in entries:
         try:
@@ -97,7 +95,7 @@ def embed_entries(
             todo[entry.modality].setdefault(digest, entry)
     done, total = 0, sum(map(len, todo.values()))
     with ThreadPoolExecutor(workers) as pool:
-        for modality, part in _alternating(todo):
+        for modality, part in alternating({side: list(work.items()) for side, work in todo.items()}, A_PART):
             encoder = encoders[modality]
             ready = list(pool.map(lambda pair, encoder=encoder: _prepared(encoder, pair[1]), part))
             good = [(digest, value) for (digest, _), value in zip(part, ready, strict=True) if value is not None]
@@ -129,12 +127,13 @@ def size_and_time(entry: Entry) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _alternating(todo: Mapping[Modality, Mapping[str, Entry]]) -> list[tuple[Modality, list[tuple[str, Entry]]]]:
-    """Return batches of both modalities, in the order of the fraction of each that lies before them."""
+def alternating(work: Mapping[Modality, Sequence[T]], sizes: Mapping[Modality, int]) -> list[tuple[Modality, list[T]]]:
+    """Cut the work of both modalities into batches, in the order of the fraction of each that lies before them, so that
+    the rate is even: an image takes much longer than a text."""
     batches = []
-    for modality, size in A_PART.items():
-        work = list(todo[modality].items())
-        batches += [(n / len(work), modality, work[n : n + size]) for n in range(0, len(work), size)]
+    for modality, size in sizes.items():
+        items = work[modality]
+        batches += [(n / len(items), modality, list(items[n : n + size])) for n in range(0, len(items), size)]
     return [(modality, part) for _, modality, part in sorted(batches, key=lambda batch: batch[:2])]
 
 
