@@ -270,7 +270,7 @@ def test_a_killed_indexer_leaves_an_index_that_opens_and_goes_on(world: Any, tmp
     assert len(half.search("10 20 30", k=3)) == 3
 
     index, report = build(world, out)
-    assert numbers(report) == (32, 0, 0, 8)
+    assert numbers(report) == (24, 0, 0, 16)
     assert world.images.seen == 12
     assert index.manifest.pending == ""
     whole, _ = build(world, tmp_path / "whole")
