@@ -139,6 +139,8 @@ def _as_tensor(name: str, value: Any) -> Tensor:
         array = _stacked(name, _as_array(value))
         if array.dtype == object:  # a table with missing values, which become NaN
             array = value.to_numpy(np.float64, na_value=np.nan) if hasattr(value, "iloc") else array.astype(np.float64)
+        if array.dtype.kind not in "biufc":
+            raise InputError(f"{name}: holds {array.dtype.name}, wanted numbers")
         array = array.astype(np.float64 if array.dtype.char == "g" else array.dtype.newbyteorder("="), copy=False)
         if not array.flags.writeable or any(stride < 0 or stride % array.itemsize for stride in array.strides):
             array = array.copy()
