@@ -29,10 +29,11 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=5000, help="of the folder of mixed files; 0: none")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    found: dict[str, Any] = {"situations": situations()}
+    found: dict[str, Any] = {}
     if options.files:
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch:  # first: workers are forked before LanceDB starts threads
             found["mixed"] = mixed_files(Path(scratch), options.files)
+    found["situations"] = situations()
     options.out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     wrong = [case for case in found["situations"] if case["wrong"]]
     for case in wrong:
