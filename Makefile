@@ -54,6 +54,7 @@ mutants: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz --seconds 600 --seed 20000 --out benchmarks/results/fuzz.json
 	$(BIN)/python -m tests.security --heavy --out benchmarks/results/bad_inputs.json
+	$(BIN)/python -m tests.inputs --out benchmarks/results/inputs.json
 
 # needs a network: pip-audit asks the advisory database. SECURITY.md explains what is left out.
 audit: $(STAMP)

@@ -33,4 +33,42 @@ def fuzz_table() -> str:
     return head + table(["reader", "read", "refused", "anything else"], rows)
 
 
-TABLES: Mapping[str, Callable[[], str]] = {"bad_inputs": bad_inputs_table, "fuzz": fuzz_table}
+def inputs_table() -> str:
+    cases = load("inputs")["situations"]
+    wrong = sum(bool(case["wrong"]) for case in cases)
+    rows = []
+    for case in cases:
+        counts = [case[name] for name in ("images", "captions", "unusable")]
+        told = case["told"].replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+        rows.append([case["kind"], case["name"], *("" if n is None else n for n in counts), told[:160]])
+    head = f"{len(cases)} situations, {wrong} with a wrong result.\n\n"
+    return head + table(["kind", "situation", "images", "captions", "unusable", "report"], rows)
+
+
+def mixed_table() -> str:
+    found = load("inputs")["mixed"]
+    head = (
+        f"{found['files']:,} files, 5 % of them odd, of {found['kinds_of_odd_files']} kinds; "
+        f"{found['unaccounted']} not accounted for. `embed` took {found['seconds']['embed']:.0f} seconds, `index` "
+        f"{found['seconds']['index']:.0f}.\n\n"
+    )
+    kinds = {
+        "image": "images",
+        "captions": "files of captions",
+        "document": "documents",
+        "unreadable": "unreadable files",
+        "ignored": "ignored files",
+    }
+    rows = [
+        [name, *(found[which].get(kind, 0) for which in ("made", "index", "embed"))] for kind, name in kinds.items()
+    ]
+    rows.append(["all", *(sum(found[which].values()) for which in ("made", "index", "embed"))])
+    return head + table(["", "written", "reported by `index`", "reported by `embed`"], rows)
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "bad_inputs": bad_inputs_table,
+    "fuzz": fuzz_table,
+    "inputs": inputs_table,
+    "mixed": mixed_table,
+}

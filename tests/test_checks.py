@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
@@ -31,6 +32,19 @@ ARRAYS: dict[str, Any] = {
     "read-only": READ_ONLY,
     "records": RECORDS["x"],
     "lists": X.tolist(),
+    "memoryview": memoryview(X),
+    "Fortran order": np.asfortranarray(X),
+    "matrix": X.view(np.matrix),
+    "tensors": list(torch.from_numpy(X)),
+    "tensors with gradients": list(torch.from_numpy(X).requires_grad_()),
+    "data frame with one column of rows": pd.DataFrame({"v": list(X)}),
+    "arrow numbers of pandas": pd.DataFrame(X).convert_dtypes(dtype_backend="pyarrow"),
+    "arrow lists of pandas": pd.Series(
+        pa.array(X.tolist(), pa.list_(pa.float32())), dtype=pd.ArrowDtype(pa.list_(pa.float32()))
+    ),
+    "arrow table": pa.table({str(i): X[:, i] for i in range(4)}),
+    "arrow lists": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 4),
+    "arrow chunks": pa.chunked_array([pa.array(X[:6].tolist()), pa.array(X[6:].tolist())]),
 }
 
 
@@ -40,6 +54,46 @@ def test_arrays_of_every_kind_are_read_without_a_warning(kind: str) -> None:
         warnings.simplefilter("error")
         found = as_features("x", ARRAYS[kind])
     assert torch.equal(found.float(), torch.from_numpy(X))
+
+
+def test_numbers_of_few_bits() -> None:
+    for dtype in (torch.bfloat16, torch.float8_e4m3fn, torch.float16):
+        x = torch.from_numpy(X).to(dtype)
+        assert torch.equal(as_features("x", x).float(), x.float())
+        if dtype != torch.float8_e4m3fn:
+            assert torch.equal(as_features("x", list(x)).float(), x.float())
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (np.ma.masked_array(X, mask=np.eye(9, 4) > 0), "4 of 9 rows contain NaN"),
+        (RECORDS, "void"),
+        (np.zeros((3, 2), "M8[s]"), "datetime64"),
+        (X.astype(str), "wanted numbers"),
+        (X.astype(complex), "complex"),
+        ([torch.zeros(3), torch.zeros(2)], "row 1 has 2 numbers, row 0 has 3"),
+        (pd.DataFrame({"v": ["a", "b"]}), "numbers"),
+        (pd.Series([*X[:5], None]), "row 5 is None"),
+        (pd.DataFrame(np.arange(6).reshape(3, 2)).astype("Int64").mask(np.eye(3, 2) > 0), "2 of 3 rows"),
+        (None, "shape"),
+        ([], "shape"),
+        (3.0, "shape"),
+        (X[None], r"\(1, 9, 4\)"),
+        ({"a": 1}, "numbers"),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_refused(value: Any, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        as_features("x", value)
+
+
+def test_polars() -> None:
+    pl = pytest.importorskip("polars")
+    for value in (pl.DataFrame(X), pl.Series(X.tolist()), pl.DataFrame({"v": X.tolist()})):
+        assert torch.equal(as_features("x", value).float(), torch.from_numpy(X))
+    with pytest.raises(InputError, match="row 2"):
+        as_features("x", pl.Series([*X[:2].tolist(), None]))
 
 
 def test_reversed_rows_and_a_mapped_file(tmp_path: Path) -> None:

@@ -73,12 +73,14 @@ def as_features(name: str, value: Any) -> Tensor:
     """
     import torch
 
+    if isinstance(value, (list, tuple)) and value and all(isinstance(row, torch.Tensor) for row in value):
+        value = _stacked_tensors(name, value)
     x = value if isinstance(value, torch.Tensor) else _as_tensor(name, value)
     if x.layout != torch.strided or x.is_complex() or x.is_meta or x.is_quantized:
         raise InputError(f"{name}: got a tensor of {x.layout}, {x.dtype}, on {x.device}; wanted dense real numbers")
     if x.ndim != 2 or x.shape[0] == 0 or x.shape[1] == 0:
         raise InputError(f"{name}: got shape {tuple(x.shape)}, wanted (rows, dimensions) with at least one of each")
-    if not x.is_floating_point():
+    if not x.is_floating_point() or x.dtype.itemsize == 1:
         x = x.to(torch.float32)
     finite = torch.isfinite(x).all(dim=1)
     if not bool(finite.all()):
@@ -139,6 +141,8 @@ def _as_tensor(name: str, value: Any) -> Tensor:
         array = _stacked(name, _as_array(value))
         if array.dtype == object:  # a table with missing values, which become NaN
             array = value.to_numpy(np.float64, na_value=np.nan) if hasattr(value, "iloc") else array.astype(np.float64)
+        if array.dtype.kind not in "biufc":
+            raise InputError(f"{name}: holds {array.dtype.name}, wanted numbers")
         array = array.astype(np.float64 if array.dtype.char == "g" else array.dtype.newbyteorder("="), copy=False)
         if not array.flags.writeable or any(stride < 0 or stride % array.itemsize for stride in array.strides):
             array = array.copy()
@@ -149,9 +153,24 @@ def _as_tensor(name: str, value: Any) -> Tensor:
         raise InputError(f"{name}: cannot be read as an array of numbers ({error})") from None
 
 
+def _stacked_tensors(name: str, rows: Sequence[Tensor]) -> Tensor:
+    import torch
+
+    for number, row in enumerate(rows):
+        if row.shape != rows[0].shape:
+            raise InputError(
+                f"{name}: row {number} has {row.numel()} numbers, row 0 has {rows[0].numel()}; give all the same"
+            )
+    return torch.stack(list(rows))
+
+
 def _as_array(value: Any) -> Any:
     import numpy as np
 
+    if np.ma.isMaskedArray(value):
+        return value.astype(np.float64).filled(np.nan)
+    if hasattr(value, "toarray"):
+        raise TypeError("a sparse matrix; give value.toarray()")
     try:
         return np.asarray(value)
     except ValueError:
@@ -167,6 +186,8 @@ def _stacked(name: str, array: Any) -> Any:
     """A one-dimensional object array of rows as (rows, dimensions); InputError for missing and ragged rows."""
     import numpy as np
 
+    if array.dtype == object and array.ndim == 2 and array.shape[1] == 1 and np.ndim(array[0, 0]):
+        array = array[:, 0]  # a table with one column of rows
     if array.dtype != object or array.ndim != 1 or not len(array):
         return array
     rows = [np.asarray(row) for row in array]

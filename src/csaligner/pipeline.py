@@ -46,6 +46,7 @@ from .run_folder import (
     claimed,
     read_config,
     read_record,
+    training_store,
     write_metrics,
 )
 from .types import Dataset, PairedFeatures, Split
@@ -193,7 +194,7 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[Me
     Writes results.json and report.html in the run folder."""
     record = {k: v for k, v in read_record(run).items() if k not in {"encoders", "data", "metrics", "seconds"}}
     trained_on = Path(record["store"])
-    store = store or Store.open(trained_on)
+    store = store or training_store(run)
     config = read_config(run)
     model, features = load_run(run, store, split)
     own = Store.open(trained_on) if trained_on.exists() else store  # `store` may have only a test split

@@ -92,6 +92,23 @@ def _encoders(record: Mapping[str, Any]) -> Mapping[Modality, EncoderInfo]:
     return checked(dict[Modality, EncoderInfo], record.get("encoders", {}))
 
 
+def training_store(run: Path) -> Store:
+    """Open the store of a run: where it was, or moved together with the run, recognised by its SHA-256.
+
+    Moved with the run: next to the run folder, or next to the folder that contains it. Raises InputError if there is
+    none.
+    """
+    record = read_record(run)
+    recorded = Path(record["store"])
+    if recorded.is_dir():
+        return Store.open(recorded)
+    for folder in list(run.resolve().parents)[:2]:
+        near = folder / recorded.name
+        if (near / MANIFEST).is_file() and sha256_of(near / MANIFEST) == record.get("store_sha256"):
+            return Store.open(near)
+    raise InputError(f"run: the store of {run}, {recorded}, does not exist; give the moved store with --val-data")
+
+
 def describe(store: Store) -> dict[str, Any]:
     """Describe the training data for run.json and model cards: name, attribution, numbers of images and captions."""
     images, captions = store.counts.get("train", (0, 0))

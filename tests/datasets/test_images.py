@@ -290,3 +290,10 @@ def test_extreme_shapes(tmp_path: Path) -> None:
     for size in ((65500, 1), (1, 65500), (1, 1)):
         Image.new("RGB", size, "red").save(tmp_path / "a.png")
         assert pixels(tmp_path / "a.png").shape == (*size[::-1], 3)
+
+
+def test_heic(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
+    heif.register_heif_opener()
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "a.heic")
+    assert pixels(tmp_path / "a.heic").shape == (48, 64, 3)

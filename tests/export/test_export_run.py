@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,23 @@ def test_a_lora_run_as_a_sentence_transformer(store: Store, tmp_path: Path) -> N
     assert (wanted - frozen).abs().max() > 1e-3
     with pytest.raises(InputError, match="text encoder"):
         export(folder, tmp_path / "onnx", "onnx")
+
+
+def test_a_run_finds_a_store_that_was_moved_with_it(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    shutil.copytree(store.path, tmp_path / "old/store")
+    trained = run(Store.open(tmp_path / "old/store"), tmp_path / "old/runs/a", image_adapter="linear")
+    wanted = evaluate_run(trained, "test")[-1].metrics
+    moved = (tmp_path / "old").rename(tmp_path / "new") / "runs/a"
+    assert evaluate_run(moved, "test")[-1].metrics == wanted
+    (tmp_path / "new/store").rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="--val-data"):
+        evaluate_run(moved, "test")
+    shutil.copytree(store.path, tmp_path / "new/store")
+    (tmp_path / "new/store/csaligner.json").write_text("{}")
+    with pytest.raises(InputError, match="--val-data"):
+        evaluate_run(moved, "test")
+    assert export(moved, tmp_path / "hub", "hub")  # needs no store
 
 
 def test_the_command(

@@ -232,6 +232,8 @@ class Table:
 
     def _check_columns(self, columns: Iterable[str], either: bool) -> None:
         names = list(columns)
+        if twice := [key for key in self._keys() if names.count(key) > 1]:
+            raise InputError(f"{self._path}: has the column {twice[0]!r} twice; rename one of them")
         if missing := self._missing(names, either):
             raise InputError(
                 f"{self._path}: has no column {missing[0]!r}; its columns are {', '.join(map(repr, names))[:300]}"

@@ -114,6 +114,9 @@ def cut(text: str, most: int = 4 * SHOWN) -> str:
 
 
 def counted(counts: Counter[str], most: int = 8) -> str:
-    """Format counts, the most frequent first: "12 .heic, 3 .mov"."""
-    listed = [f"{number} {name}" for name, number in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))]
-    return ", ".join(listed[:most] + ([f"{len(listed) - most} other kinds"] if len(listed) > most else []))
+    """Format counts, the most frequent first: "12 .heic, 3 .mov, 9 of 4 other kinds"."""
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    listed, rest = [f"{number} {name}" for name, number in ordered[:most]], ordered[most:]
+    if rest:
+        listed.append(f"{sum(number for _, number in rest)} of {len(rest)} other kinds")
+    return ", ".join(listed)

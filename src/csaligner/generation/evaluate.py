@@ -21,7 +21,7 @@ from csaligner.evaluation.retrieval import retrieval_of
 from csaligner.files import write_json
 from csaligner.model import AlignedModel
 from csaligner.paired_features import first_captions
-from csaligner.run_folder import read_record
+from csaligner.run_folder import training_store
 from csaligner.store.store import Store
 from csaligner.types import Encoder, ImageSource, PairedFeatures, Split
 
@@ -140,7 +140,7 @@ def evaluate_run_generation(
     match, and for fewer images than dimensions.
     """
     text = TextToEmbedding.open(run)
-    store = store or Store.open(Path(read_record(run)["store"]))
+    store = store or training_store(run)
     store.require(image=text.model.trained_on("image"), text=text.model.trained_on("text"))
     text.check(read_contract(decoder))
     check_enough(store, protocol)
