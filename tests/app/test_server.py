@@ -380,12 +380,12 @@ def test_behind_a_proxy(index: Index, passes_host: bool, strips_root: bool) -> N
     client, root = client_of(index, settings), "" if strips_root else "/search"
     headers = HEADERS if passes_host else {**HEADERS, "host": "127.0.0.1:7860"}
     assert client.get(f"{root}/", headers=headers).status_code == 200
-    assert client.get(f"{root}/api/search?q=red", headers=headers).json()["hits"]
+    assert client.get(f"{root}/api/search?q=red", headers=headers).json()["results"]
     origin = {"origin": "https://photos.example.org", "sec-fetch-site": "same-origin"}
     body = png((255, 0, 0))
-    assert client.post(f"{root}/api/picture", content=body, headers=headers | origin).status_code == 200
+    assert client.post(f"{root}/api/search/image", content=body, headers=headers | origin).status_code == 200
     foreign = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}
-    assert client.post(f"{root}/api/picture", content=body, headers=headers | foreign).status_code == 403
+    assert client.post(f"{root}/api/search/image", content=body, headers=headers | foreign).status_code == 403
     assert client.get("/", headers={"host": "evil.example"}).status_code == 421
     moved = client.get("/search", headers=headers, follow_redirects=False)
     assert (moved.status_code, moved.headers["location"]) == (307, "/search/")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from csaligner.checks import InputError, check_choice
 from csaligner.datasets.images.load import ImageError
+from csaligner.search.calibration import MODALITIES
 from csaligner.search.cards import Card, cards_of_features
 from csaligner.search.index import Index, SearchOptions
 from csaligner.search.lance_table import Row
@@ -59,9 +60,8 @@ class Handlers:
     def _load(self) -> None:
         try:
             self.index.warm()
-            self._limits.limit("text")
-            self.ready.set()
-            self._limits.limit("image")
+            for modality in MODALITIES:
+                self._limits.limit(modality)
         except Exception as error:  # an encoder may raise any exception; a search raises it again
             self._trouble = " ".join(str(error).split())[:500]
         self.ready.set()
