@@ -229,7 +229,7 @@ def measure_clients(rows: int, clients: int, seconds: float) -> dict[str, Any]:
                     connection.request("GET", f"/api/search?q={text}&k=10")
                     answer = connection.getresponse()
                     body = answer.read()
-                    if answer.status != 200 or len(json.loads(body)["hits"]) != 10:
+                    if answer.status != 200 or len(json.loads(body)["results"]) != 10:
                         errors.append(f"{answer.status}: {body[:200]!r}")
                 except OSError as error:
                     errors.append(repr(error))

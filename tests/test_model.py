@@ -129,8 +129,8 @@ def test_a_lora_run_is_indexed_searched_and_served(both: Trained, tiny_model: Ti
     cosines = torch.from_numpy(index.model.encode_text([CAPTIONS[0]])[0]) @ both.aligned.image.T
     assert [hit.cosine for hit in best] == pytest.approx(sorted(cosines.tolist(), reverse=True), abs=1e-5)
     client = _client(index)
-    sent = client.post("/api/picture", content=paths_of(both)[1].read_bytes(), params={"k": 1})
-    assert sent.json()["hits"][0]["id"] == index.search(paths_of(both)[1], k=1)[0].id
+    sent = client.post("/api/search/image", content=paths_of(both)[1].read_bytes(), params={"k": 1})
+    assert sent.json()["results"][0]["id"] == index.search(paths_of(both)[1], k=1)[0].id
     changed = tmp_path / "ix/aligner/text_lora/adapter_model.safetensors"
     changed.write_bytes(changed.read_bytes()[:-1] + b"\1")
     with pytest.raises(InputError, match="not the aligner"):

@@ -88,17 +88,17 @@ def test_what_people_do(browser: Any, url: str) -> None:
     page.keyboard.press("Enter")
     assert ids(page) == 20
     assert page.locator(".card.image").count() > 0
-    assert page.locator(".card.text").count() > 0
     page.screenshot(path=str(SHOTS / "words-light.png"))
 
+    page.get_by_role("button", name="Compare").click()
     page.get_by_role("radio", name="Raw").check()
-    page.wait_for_function("() => document.querySelectorAll('.card.image').length === 0")
+    page.wait_for_function("() => document.querySelectorAll('.results .kind.image').length === 0")
     assert page.locator("#bias .far").count() == 2
     page.screenshot(path=str(SHOTS / "raw-light.png"))
     page.get_by_role("radio", name="Aligned").check()
-    page.wait_for_function("() => document.querySelectorAll('.card.image').length > 0")
-    page.get_by_role("radio", name="Images").check()
-    page.wait_for_function("() => document.querySelectorAll('.card.text').length === 0")
+    page.wait_for_function("() => document.querySelectorAll('.results .kind.image').length > 0")
+    page.get_by_role("radio", name="Texts").check()
+    page.wait_for_function("() => document.querySelectorAll('.card.image').length === 0")
     page.get_by_role("radio", name="Both").check()
 
     page.evaluate(DROP, [picture((20, 200, 40)), "leaf.png"])
@@ -108,9 +108,13 @@ def test_what_people_do(browser: Any, url: str) -> None:
 
     box = page.locator("#map").bounding_box()
     mark = page.locator("#map circle.image").first.bounding_box()
-    page.locator("#map").click(position={"x": mark["x"] - box["x"] + 3, "y": mark["y"] - box["y"] + 3})
-    page.wait_for_selector("dialog[open] #dialog-image")
+    spot = {"x": mark["x"] - box["x"] + 3, "y": mark["y"] - box["y"] + 3}
+    page.locator("#map").hover(position=spot)
+    page.wait_for_function("() => document.querySelector('#tip-image').naturalWidth > 0")
     page.screenshot(path=str(SHOTS / "map-light.png"))
+    page.locator("#map").click(position=spot)
+    page.wait_for_selector("dialog[open] #dialog-image")
+    page.screenshot(path=str(SHOTS / "dialog-light.png"))
     page.get_by_role("button", name="Find similar").click()
     page.wait_for_selector("dialog:not([open])", state="attached")
     assert ids(page) == 20
@@ -142,6 +146,8 @@ def test_hostile_names_are_text(browser: Any, url: str) -> None:
     page.get_by_label("Search text").fill("250 250 5")
     page.keyboard.press("Enter")
     ids(page)
+    page.get_by_role("radio", name="Images").check()
+    page.wait_for_function("() => document.querySelector('.card .title').textContent.startsWith('<img')")
     page.locator(".card.image").first.click()
     page.wait_for_selector("dialog[open]")
     assert page.locator("#dialog-title").inner_text().startswith("<img src=x onerror=")
@@ -165,6 +171,8 @@ def test_the_keyboard_is_enough(browser: Any, url: str) -> None:
     page.wait_for_selector("dialog[open]")
     page.keyboard.press("Escape")
     page.wait_for_selector("dialog:not([open])", state="attached")
+    page.get_by_role("button", name="Compare").press("Enter")
+    page.wait_for_selector("#map .image")
     page.locator("#map").focus()
     page.keyboard.press("ArrowRight")
     first = page.locator("#map-label").inner_text()
@@ -186,4 +194,66 @@ def test_phone_and_dark(browser: Any, url: str, width: int, scheme: str) -> None
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, ground[4:-1].split(","))) < 200) == (scheme == "dark")
     page.screenshot(path=str(SHOTS / f"words-{scheme}-{width}.png"), full_page=width == 390)
+    page.context.close()
+
+
+def test_the_address_holds_the_search(browser: Any, url: str) -> None:
+    page = open_page(browser, f"{url}?q=200+30+90&only=images&space=centred")
+    assert ids(page) == 20
+    assert page.get_by_role("radio", name="Images").is_checked()
+    assert page.get_by_role("radio", name="Centred").is_checked()
+    page.get_by_label("Search text").fill("9 200 9")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => location.search.includes('q=9+200+9') && document.title.startsWith('9 200 9')")
+    page.go_back()
+    page.wait_for_function("() => document.querySelector('#q').value === '200 30 90'")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert ids(page) == 20
+    page.locator(".card.image").first.click()
+    page.get_by_role("button", name="Find similar").click()
+    page.wait_for_function("() => location.search.includes('similar=')")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert ids(page) == 20
+    assert page.locator("#chip").is_visible()
+    page.context.close()
+
+
+def test_more_results_and_the_line_of_weak_ones(browser: Any, url: str) -> None:
+    page = open_page(browser, f"{url}?q=200+30+90")
+    assert ids(page) == 20
+    page.get_by_role("button", name="More results").click()
+    page.wait_for_function("() => document.querySelectorAll('.card').length === 40")
+    assert page.evaluate(
+        "document.activeElement.closest('li') === document.querySelectorAll('.card')[20].closest('li')"
+    )
+    page.get_by_role("button", name="More results").click()
+    page.wait_for_function("() => document.querySelector('#more').hidden")
+    assert page.locator(".weak-line").count() == 1
+    before = page.evaluate(
+        "[...document.querySelector('.results').children].map((e) => e.querySelector('.card.weak') !== null)"
+    )
+    line = page.evaluate("[...document.querySelector('.results').children].findIndex((e) => e.matches('.weak-line'))")
+    assert not any(before[:line])
+    assert all(before[line + 1 :])
+    page.context.close()
+
+
+def test_the_original_can_be_opened_saved_and_its_path_copied(browser: Any, url: str, world: Any) -> None:
+    page = open_page(browser, f"{url}?q=200+30+90&only=images")
+    ids(page)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=url)
+    page.locator(".card.image").first.click()
+    page.get_by_role("button", name="Copy path").click()
+    page.wait_for_function("() => document.querySelector('#copied').textContent !== ''")
+    path = page.evaluate("navigator.clipboard.readText()")
+    assert Path(path).parent == world.folder
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="Download").click()
+    assert Path(saved.value.path()).read_bytes() == Path(path).read_bytes()
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="Open original").click()
+    opened.value.wait_for_load_state()
+    assert opened.value.evaluate("document.contentType") == "image/png"
     page.context.close()

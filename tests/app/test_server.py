@@ -7,6 +7,7 @@ import io
 import os
 import socket
 import struct
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from csaligner.app.guard import is_loopback
 from csaligner.app.pictures import MAX_UPLOAD
 from csaligner.app.server import ServeSettings, make_app, serve
 from csaligner.checks import InputError
+from csaligner.search.build import build_index
 from csaligner.search.index import Index
 
 pytest.importorskip("starlette", reason="starlette is not installed")
@@ -53,15 +55,118 @@ def bomb(width: int, height: int) -> bytes:
 
 def test_words_and_a_picture_find_the_same_pictures(client: Any) -> None:
     by_words = client.get("/api/search", params={"q": "200 30 90", "only": "images", "k": 5}).json()
-    by_picture = client.post("/api/picture", params={"only": "images", "k": 5}, content=png((200, 30, 90))).json()
-    assert [h["id"] for h in by_words["hits"]] == [h["id"] for h in by_picture["hits"]]
-    assert len(by_words["hits"]) == 5
+    by_picture = client.post("/api/search/image", params={"only": "images", "k": 5}, content=png((200, 30, 90))).json()
+    assert [h["id"] for h in by_words["results"]] == [h["id"] for h in by_picture["results"]]
+    assert len(by_words["results"]) == 5
 
 
-def test_both_kinds_are_in_one_ranked_list(client: Any) -> None:
-    hits = client.get("/api/search", params={"q": "200 30 90"}).json()["hits"]
-    assert {hit["modality"] for hit in hits} == {"image", "text"}
-    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+def test_an_image_is_one_result_with_the_caption_that_matched(client: Any) -> None:
+    found = client.get("/api/search", params={"q": "200 30 90", "k": 60}).json()["results"]
+    assert {result["modality"] for result in found} == {"image", "text"}
+    assert [result["score"] for result in found] == sorted((result["score"] for result in found), reverse=True)
+    images = [result for result in found if result["modality"] == "image"]
+    assert len({result["id"] for result in images}) == len(images) == 41
+    assert all(result["text"] for result in images)
+    assert {result["file"] for result in found if result["modality"] == "text"} == {"read me.md"}
+
+
+def test_pages_continue_the_list(client: Any) -> None:
+    every = client.get("/api/search", params={"q": "9 200 9", "k": 60}).json()
+    pages = [client.get("/api/search", params={"q": "9 200 9", "k": 20, "offset": at}).json() for at in (0, 20, 40)]
+    assert [r["id"] for page in pages for r in page["results"]] == [r["id"] for r in every["results"]]
+    assert [page["more"] for page in pages] == [True, True, False]
+    assert client.get("/api/search", params={"q": "9", "offset": "990", "k": "20"}).status_code == 400
+
+
+def test_weak_results_are_below_the_limit(client: Any) -> None:
+    answer = client.get("/api/search", params={"q": "200 30 90", "k": 60}).json()
+    weak = [result["weak"] for result in answer["results"]]
+    assert weak == sorted(weak)
+    assert all(result["score"] <= answer["weak_limit"] + 1e-3 for result in answer["results"] if result["weak"])
+
+
+def test_it_becomes_ready_and_names_the_collection(index: Index, world: Any) -> None:
+    client = client_of(index)
+    assert client.get("/api/about").json()["name"] == world.folder.name
+    assert f"<title>{world.folder.name}</title>" in client.get("/").text
+    until = time.monotonic() + 20
+    while not client.get("/api/status").json()["ready"]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert "<title>&lt;b&gt;mine</title>" in client_of(index, ServeSettings(name="<b>mine")).get("/").text
+
+
+def test_an_encoder_that_cannot_be_loaded_is_told(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError("no model")
+
+    monkeypatch.setattr(index, "warm", fail)
+    client = client_of(index)
+    until = time.monotonic() + 20
+    while not (status := client.get("/api/status").json())["ready"]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert "no model" in status["error"]
+
+
+def test_the_original_is_the_file(client: Any, world: Any) -> None:
+    shown = client.get("/api/original", params={"id": "003"})
+    assert shown.content == (world.folder / "003.png").read_bytes()
+    assert shown.headers["content-type"] == "image/png"
+    assert shown.headers["content-disposition"] == "inline; filename*=UTF-8''003.png"
+    saved = client.get("/api/original", params={"id": "003", "download": "1"})
+    assert saved.headers["content-disposition"].startswith("attachment")
+    assert saved.content == shown.content
+
+
+def test_an_original_that_is_no_plain_image_is_never_displayed(client: Any, world: Any) -> None:
+    (world.folder / "003.png").write_text("<script>alert(1)</script>", encoding="utf-8")
+    assert client.get("/api/original", params={"id": "003"}).status_code == 404
+    assert client.get("/api/original", params={"id": "003#caption-1"}).status_code == 404
+    Image.new("RGB", (9, 9)).save(world.folder / "004.png", "TIFF")
+    tiff = client.get("/api/original", params={"id": "004"})
+    assert tiff.headers["content-type"] == "application/octet-stream"
+    assert tiff.headers["content-disposition"].startswith("attachment")
+
+
+def test_a_drawing_is_only_downloaded(world: Any, write: Any, tmp_path: Path) -> None:
+    write("a.svg", '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>')
+    index = build_index(str(world.folder), tmp_path / "ix", str(world.run), encoders=world.encoders)[0]
+    answer = client_of(index).get("/api/original", params={"id": "a"})
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"].startswith("attachment")
+
+
+def test_the_path_is_for_this_machine_only(index: Index, world: Any) -> None:
+    def path(client: Any, **headers: str) -> Any:
+        return client.get("/api/item", params={"id": "003"}, headers=headers).json().get("path")
+
+    assert path(client_of(index)) == str(world.folder / "003.png")
+    assert path(client_of(index), **{"x-forwarded-for": "192.0.2.1"}) is None
+    assert path(client_of(index, ServeSettings(host="0.0.0.0"))) is None
+    assert path(client_of(index, ServeSettings(host="0.0.0.0"), "box.local")) is None
+
+
+def test_the_description_covers_every_route_and_field(client: Any) -> None:
+    api = client.get("/openapi.json").json()
+    page = client.get("/api.html").text
+    assert "<script" not in page
+    assert all(path in page for path in api["paths"])
+    schemas = api["components"]["schemas"]
+    answers = {
+        "Answer": client.get("/api/search", params={"q": "1 2 3"}).json(),
+        "Result": client.get("/api/search", params={"q": "1 2 3"}).json()["results"][0],
+        "Item": client.get("/api/item", params={"id": "003"}).json(),
+        "About": client.get("/api/about").json(),
+        "Status": client.get("/api/status").json(),
+        "Map": client.get("/api/map").json(),
+        "Error": client.get("/api/item", params={"id": "no"}).json(),
+    }
+    assert {name: set(schemas[name]["properties"]) for name in schemas} == {n: set(a) for n, a in answers.items()}
+    for path, methods in api["paths"].items():
+        for method, operation in methods.items():
+            assert client.request(method, path, params={"q": "1 2 3", "id": "003"}).status_code in {200, 400}, operation
+            assert operation["summary"]
 
 
 def test_about_tells_the_spaces_and_their_bias(client: Any) -> None:
@@ -78,7 +183,7 @@ def test_the_map_holds_every_item_inside_the_square(client: Any, index: Index) -
 
 
 def test_like_finds_an_item_itself_first(client: Any) -> None:
-    assert client.get("/api/like", params={"id": "003", "only": "images"}).json()["hits"][0]["id"] == "003"
+    assert client.get("/api/similar", params={"id": "003", "only": "images"}).json()["results"][0]["id"] == "003"
 
 
 def test_thumbnails_are_small_pictures(client: Any) -> None:
@@ -114,8 +219,8 @@ def test_a_picture_that_became_a_link_is_not_followed(client: Any, world: Any, t
 def test_a_vanished_picture_is_told(client: Any, world: Any) -> None:
     (world.folder / "003.png").unlink()
     assert client.get("/api/thumb", params={"id": "003"}).status_code == 404
-    hits = client.get("/api/search", params={"q": "9 9 9", "k": 60}).json()["hits"]
-    assert [hit["id"] for hit in hits if hit["missing"] and hit["modality"] == "image"] == ["003"]
+    hits = client.get("/api/search", params={"q": "9 9 9", "k": 60}).json()["results"]
+    assert [hit["id"] for hit in hits if hit["missing"]] == ["003"]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +235,7 @@ def test_a_vanished_picture_is_told(client: Any, world: Any) -> None:
     ],
 )
 def test_bad_pictures_are_one_line(client: Any, content: bytes, words: str) -> None:
-    answer = client.post("/api/picture", content=content)
+    answer = client.post("/api/search/image", content=content)
     assert answer.status_code == 400
     assert words in answer.json()["error"]
     assert "\n" not in answer.json()["error"]
@@ -145,9 +250,9 @@ def test_a_hundred_megabytes_are_refused_before_they_are_read(client: Any) -> No
             sent += 1
             yield b"\0" * 1_000_000
 
-    declared = client.post("/api/picture", content=b"x", headers={"content-length": "100000000"})
+    declared = client.post("/api/search/image", content=b"x", headers={"content-length": "100000000"})
     assert declared.status_code == 413
-    chunked = client.post("/api/picture", content=stream())
+    chunked = client.post("/api/search/image", content=stream())
     assert chunked.status_code == 413
     assert f"{MAX_UPLOAD // 1_000_000} MB" in chunked.json()["error"]
 
@@ -175,7 +280,7 @@ def test_wrong_words_are_a_400_with_a_reason(client: Any, path: str, params: dic
 def test_answers_hold_no_path_of_this_machine(client: Any, world: Any) -> None:
     for answer in (
         client.get("/api/search", params={"q": "1 2 3", "k": 60}),
-        client.get("/api/item", params={"id": "003#caption-1"}),
+        client.get("/api/similar", params={"id": "003", "k": 60}),
         client.get("/api/about"),
         client.get("/api/map"),
     ):
@@ -191,7 +296,7 @@ def test_every_answer_forbids_foreign_code(client: Any) -> None:
 
 
 def test_the_page_names_no_other_host(client: Any) -> None:
-    for path in ("/", "/app.css", "/app.js", "/icon.svg"):
+    for path in ("/", "/app.css", "/app.js", "/map.js", "/icon.svg", "/api.html"):
         text = client.get(path).text.replace("http://www.w3.org/2000/svg", "")
         assert "http://" not in text
         assert "https://" not in text
@@ -275,12 +380,12 @@ def test_behind_a_proxy(index: Index, passes_host: bool, strips_root: bool) -> N
     client, root = client_of(index, settings), "" if strips_root else "/search"
     headers = HEADERS if passes_host else {**HEADERS, "host": "127.0.0.1:7860"}
     assert client.get(f"{root}/", headers=headers).status_code == 200
-    assert client.get(f"{root}/api/search?q=red", headers=headers).json()["hits"]
+    assert client.get(f"{root}/api/search?q=red", headers=headers).json()["results"]
     origin = {"origin": "https://photos.example.org", "sec-fetch-site": "same-origin"}
     body = png((255, 0, 0))
-    assert client.post(f"{root}/api/picture", content=body, headers=headers | origin).status_code == 200
+    assert client.post(f"{root}/api/search/image", content=body, headers=headers | origin).status_code == 200
     foreign = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}
-    assert client.post(f"{root}/api/picture", content=body, headers=headers | foreign).status_code == 403
+    assert client.post(f"{root}/api/search/image", content=body, headers=headers | foreign).status_code == 403
     assert client.get("/", headers={"host": "evil.example"}).status_code == 421
     moved = client.get("/search", headers=headers, follow_redirects=False)
     assert (moved.status_code, moved.headers["location"]) == (307, "/search/")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from csaligner.app import server
+from csaligner.app import handlers, server
 from csaligner.app.server import ServeSettings, make_app
 from csaligner.search.build import build_index
 from csaligner.search.index import Index
@@ -58,7 +58,7 @@ CLIMBS = (
 
 
 @pytest.mark.parametrize("name", CLIMBS)
-@pytest.mark.parametrize("route", ["thumb", "item", "like"])
+@pytest.mark.parametrize("route", ["thumb", "item", "similar", "original"])
 def test_no_name_leads_out_of_the_collection(client: Any, route: str, name: str) -> None:
     assert client.get(f"/api/{route}", params={"id": name}).status_code == 404
     assert client.get(f"/api/{route}?id={name}".replace("\0", "%00")).status_code == 404
@@ -96,7 +96,7 @@ def test_another_page_cannot_post(index: Index, headers: dict[str, str]) -> None
         return Image.new("RGB", (4, 4))
 
     client = client_of(index, ServeSettings(generate=draw))
-    for path in ("/api/generate?q=red", "/api/picture"):
+    for path in ("/api/generate?q=red", "/api/search/image"):
         assert client.post(path, headers=headers).status_code == 403
     assert drawn == []
     own = {"origin": "http://127.0.0.1", "sec-fetch-site": "same-origin"}
@@ -107,7 +107,7 @@ def test_no_other_method_and_no_giant_text(client: Any) -> None:
     for method in ("PUT", "DELETE", "PATCH", "POST"):
         assert client.request(method, "/api/search", params={"q": "x"}).status_code == 405
     assert client.get("/api/search", params={"q": "x" * 60_000}).status_code == 400
-    assert client.post("/api/picture", content=json.dumps([[]] * 100_000).encode()).status_code == 400
+    assert client.post("/api/search/image", content=json.dumps([[]] * 100_000).encode()).status_code == 400
     assert client.get("/api/search", params={"q": "red", "k": "9" * 10_000}).status_code == 400
 
 
@@ -122,7 +122,13 @@ def test_a_body_that_does_not_come_is_given_up(index: Index, monkeypatch: pytest
         sent.append(message)
 
     scope = {
-        **{"type": "http", "method": "POST", "path": "/api/picture", "raw_path": b"/api/picture", "query_string": b""},
+        **{
+            "type": "http",
+            "method": "POST",
+            "path": "/api/search/image",
+            "raw_path": b"/api/search/image",
+            "query_string": b"",
+        },
         **{"headers": [(b"host", b"127.0.0.1")], "scheme": "http", "server": ("127.0.0.1", 80), "root_path": ""},
         **{"http_version": "1.1", "client": ("127.0.0.1", 9)},
     }
@@ -142,24 +148,25 @@ def test_many_uploads_are_decoded_a_few_at_a_time(index: Index, monkeypatch: pyt
             running[0] -= 1
         return Image.new("RGB", (4, 4))
 
-    monkeypatch.setattr(server, "read_upload", slow)
+    monkeypatch.setattr(handlers, "read_upload", slow)
     client = client_of(index)
     with client:
         posts = [
-            threading.Thread(target=client.post, args=("/api/picture",), kwargs={"content": b"x"}) for _ in range(12)
+            threading.Thread(target=client.post, args=("/api/search/image",), kwargs={"content": b"x"})
+            for _ in range(12)
         ]
         for post in posts:
             post.start()
         for post in posts:
             post.join()
-    assert most[0] == server.AT_ONCE
+    assert most[0] == handlers.AT_ONCE
 
 
 def test_captions_reach_the_page_as_text(client: Any) -> None:
     """As JSON, inserted with textContent only; the policy allows only the page's own script."""
     answer = client.get("/api/search", params={"q": "60 9 9", "k": 8})
     assert answer.headers["content-type"].startswith("application/json")
-    assert any("<script>" in hit["text"] for hit in answer.json()["hits"])
+    assert any("<script>" in hit["text"] for hit in answer.json()["results"])
     script = client.get("/app.js").text
     for door in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function"):
         assert door not in script

@@ -1,9 +1,10 @@
-"""Map of a collection: 2-d PCA of its items."""
+"""Name, example queries and map (2-d PCA) of a collection."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from csaligner.search.vector_spaces import SpaceName
 from csaligner.types import Modality
 
 MOST = 1500  # maximum number of points on the map
+EXAMPLES, LONGEST_EXAMPLE, READ = 5, 40, 2000  # texts, characters of one, texts to choose from
+TABLES = frozenset({".csv", ".tsv", ".jsonl", ".json", ".parquet"})
+NAMED = 3  # sources in the name of a collection
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,24 @@ class Point:
     label: str
     x: float
     y: float
+
+
+def collection_name(index: Index) -> str:
+    """Return a title: the names of the indexed data, else the name of the index folder."""
+    paths = [Path(source) for source in index.manifest.sources]
+    names = list(dict.fromkeys(path.stem if path.suffix in TABLES else path.name for path in paths))
+    if not names:
+        return index.path.resolve().name
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def example_texts(index: Index) -> list[str]:
+    """Return a few short texts of the index as example queries, spread over its first texts."""
+    texts = [text.strip() for text in index.items.first_texts(READ)]
+    short = list(dict.fromkeys(text for text in texts if 0 < len(text) < LONGEST_EXAMPLE and text.isprintable()))
+    count = min(EXAMPLES, len(short))
+    return [short[(2 * i + 1) * len(short) // (2 * count)] for i in range(count)]
 
 
 def collection_map(index: Index, space: SpaceName) -> list[Point]:

@@ -52,7 +52,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
-        if self._hosts is not None and _host(headers) not in self._hosts:
+        if self._hosts is not None and host_name(headers.get(b"host", b"").decode("latin-1")) not in self._hosts:
             await _refuse(send, 421, b"host name not allowed; allow it with csaligner serve --allow-host NAME")
         elif self._password is not None and not _authorised(headers.get(b"authorization", b""), self._password):
             await _refuse(send, 401, b"password required", (b"www-authenticate", b'Basic realm="csaligner"'))
@@ -80,9 +80,8 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _host(headers: Mapping[bytes, bytes]) -> str:
-    """Return the requested host without port."""
-    value = headers.get(b"host", b"").decode("latin-1")
+def host_name(value: str) -> str:
+    """Return the value of a Host header without its port, in lower case."""
     address = re.fullmatch(r"(\[[0-9a-fA-F:.]+\])(:\d*)?", value)
     return (address[1] if address else value.partition(":")[0]).lower()
 
@@ -90,7 +89,9 @@ def _host(headers: Mapping[bytes, bytes]) -> str:
 def _same_origin(headers: Mapping[bytes, bytes], own: Collection[str]) -> bool:
     """Return whether the request comes from the app's own page or from no page. own: names of the app at a proxy."""
     origin = headers.get(b"origin", b"").partition(b"://")[2]
-    known = not headers.get(b"origin") or origin == headers.get(b"host", b"") or _host({b"host": origin}) in own
+    known = (
+        not headers.get(b"origin") or origin == headers.get(b"host", b"") or host_name(origin.decode("latin-1")) in own
+    )
     return known and headers.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +17,7 @@ from .common import EXPORT, SEARCH, Json, Quiet, app, as_text, err, print_json
 from .reader_options import CaptionKey, Encoding, FollowLinks, Format, IdKey, ImgKey, Root, Separator
 
 if TYPE_CHECKING:
-    from csaligner.app.server import Generator, ServeSettings
+    from csaligner.app.server import ServeSettings
     from csaligner.model import AlignedModel
     from csaligner.search.build import BuildReport
     from csaligner.search.cards import Card
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 ONLY = {"image": "images", "text": "texts"}
 SHOWN_REASONS, SHOWN_CHARACTERS = 5, 160
-DRAWN_PIXELS = 256
 Encoder = Annotated[
     str | None,
     typer.Option(help="A model with two towers, instead of the bundled encoders: hf:..., open_clip:... or a folder."),
@@ -206,7 +204,7 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = 7860,
     password: Password = None,
-    name: Annotated[str, typer.Option(help="Title of the page; default: the folder's name.")] = "",
+    name: Annotated[str, typer.Option(help="Title of the page; default: the name of the indexed data.")] = "",
     decoder: Annotated[
         str | None, typer.Option(help="Also generate images with this decoder, as in `generate`.")
     ] = None,
@@ -216,29 +214,13 @@ def serve(
     root_path: Annotated[str, typer.Option(help="Path below which a proxy serves the page, such as /search.")] = "",
 ) -> None:
     """Search an index in the browser."""
+    from csaligner.app.draw import drawer
     from csaligner.app.server import ServeSettings
     from csaligner.search.index import Index
 
-    draw = _drawer(decoder) if decoder else None
-    settings = ServeSettings(host, port, password, draw, name, tuple(allow_host or ()), root_path)
-    _serve(Index.open(_index_of(index)), settings)
-
-
-def _drawer(decoder: str) -> Generator:
-    """Return a function that generates one image at a time: a decoder uses the whole machine."""
-    from csaligner.decoders.decoder import default_sampling
-    from csaligner.generation.generate import GenerationRequest, enlarge, generate
-
-    lock = threading.Lock()
-
-    def draw(words: str, seed: int) -> Any:
-        with lock:
-            sampling = default_sampling(decoder, seed=seed)
-            return enlarge(
-                generate(GenerationRequest((words,)), decoder=decoder, sampling=sampling)[0][0], DRAWN_PIXELS
-            )
-
-    return draw
+    opened = Index.open(_index_of(index))
+    draw = drawer(opened.model, decoder, _print) if decoder else None
+    _serve(opened, ServeSettings(host, port, password, draw, name, tuple(allow_host or ()), root_path))
 
 
 @app.command(rich_help_panel=SEARCH)

@@ -35,12 +35,16 @@ class GenerationRequest:
 
 
 def generate(
-    wish: GenerationRequest, *, run: Path | None = None, decoder: str = MICRO, sampling: Sampling | None = None
+    wish: GenerationRequest,
+    *,
+    run: Path | TextToEmbedding | None = None,
+    decoder: str = MICRO,
+    sampling: Sampling | None = None,
 ) -> list[list[Image.Image]]:
     """Generate sampling.n images for each prompt, or variations of an image.
 
-    run: whose text adapter to use; None: the bundled one, for the micro decoder. sampling: default: the decoder's.
-    Raises InputError, before the decoder is loaded, for a bad prompt, run or decoder and for too little memory.
+    run: whose text adapter to use, a folder or open; None: the bundled one, for the micro decoder. sampling: default: the
+    decoder's. Raises InputError, before the decoder is loaded, for a bad prompt, run or decoder and for too little memory.
     """
     if bool(wish.prompts) == (wish.image is not None):
         raise InputError("prompt: give either prompts or --image, not both")
@@ -51,7 +55,7 @@ def generate(
         raise InputError(f"negative: {decoder} has a fixed negative embedding; remove the option")
     text = None
     if prompts or away is not None:
-        text = TextToEmbedding.open(run or bundled_run())
+        text = run if isinstance(run, TextToEmbedding) else TextToEmbedding.open(run or bundled_run())
         text.check(contract)
     embeddings = text.raw(text.directions(prompts), contract) if text and prompts else _of_picture(wish, contract, text)
     negative = text.raw(text.directions([away]), contract)[0] if text and away else None

@@ -9,17 +9,20 @@ from csaligner._lazy import lazy_exports
 if TYPE_CHECKING:
     from .build import BuildSettings, add_features, build_index, delete
     from .calibration import Calibration
+    from .cards import Card, search_cards
     from .index import Hit, Index, SearchOptions
 
 __all__ = [
     "BuildSettings",
     "Calibration",
+    "Card",
     "Hit",
     "Index",
     "SearchOptions",
     "add_features",
     "build_index",
     "delete",
+    "search_cards",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -27,6 +30,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "build": "BuildSettings add_features build_index delete",
         "calibration": "Calibration",
+        "cards": "Card search_cards",
         "index": "Hit Index SearchOptions",
     },
 )

@@ -19,10 +19,13 @@ MORE = 4  # factor of the next attempt, if these are too few
 
 @dataclass(frozen=True)
 class Card:
-    """One image or text. score, cosine: of its best hit; matched: modality of that hit, "text" for an image found by
-    its caption. path: the image, or the file of a text, "" if there is none. text: of an image its best matching
-    caption, else its first. owners, images: ids and paths of the images that a text describes. missing: the file no
-    longer exists."""
+    """One image or text.
+
+    score, cosine: of its best hit; hit, matched: id and modality of that hit (a caption, for an image found by its
+    caption). path: the image, or the file of a text, "" if there is none. text: of an image its best matching caption,
+    else its first. owners, images: ids and paths of the images that a text describes. missing: the file no longer
+    exists.
+    """
 
     id: str
     modality: Modality
@@ -34,6 +37,7 @@ class Card:
     cosine: float = 0.0
     matched: Modality = "text"
     owners: tuple[str, ...] = ()
+    hit: str = ""
 
 
 def search_cards(
@@ -95,7 +99,7 @@ def group_hits(index: Index, hits: Sequence[Hit], *, texts: bool = False) -> lis
 
 def _card(hit: Hit, image: str | None, rows: Mapping[str, Row]) -> Card:
     """Return the card that a hit opens. image: id of the image that it belongs to; rows: owners by id."""
-    found = Card(hit.id, "text", hit.score, hit.path, hit.text, (), hit.missing, hit.cosine, hit.modality)
+    found = Card(hit.id, "text", hit.score, hit.path, hit.text, (), hit.missing, hit.cosine, hit.modality, (), hit.id)
     if image is None:
         if hit.owner not in rows:
             return found

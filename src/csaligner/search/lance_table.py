@@ -149,6 +149,11 @@ class Items:
         found = [t.search().select(["id", *names]).to_arrow().to_pylist() for t in self._tables.values()]
         return {row.pop("id"): Stamp(**row) for rows in found for row in rows}
 
+    def first_texts(self, most: int) -> list[str]:
+        """Return the first `most` texts."""
+        found: list[str] = self._tables["text"].search().select(["text"]).limit(most).to_arrow()["text"].to_pylist()
+        return found
+
     def by_id(self, ids: Sequence[str]) -> list[Row]:
         """Return the rows with these ids, in no particular order; unknown ids are skipped."""
         found: list[Row] = []

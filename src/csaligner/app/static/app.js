@@ -5,12 +5,13 @@ const at = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 const NAMES = { aligned: "Aligned", raw: "Raw", centred: "Centred" };
 const MEANING = {
-  aligned: "Aligned vectors; scores are calibrated per modality.",
-  raw: "Cosine similarity before alignment.",
-  centred: "Raw vectors minus the mean of their modality (untrained baseline).",
+  aligned: "Images and texts share one space, so a query finds the closest of both.",
+  raw: "The encoders' own vectors: images lie in one place and texts in another, so a query finds its own modality first.",
+  centred: "The raw vectors, with the centre of the images moved onto the centre of the texts. It needs no training.",
 };
-const K = 20;
-const state = { about: null, query: null, space: "aligned", only: "", hits: [], points: [], here: -1, asked: 0 };
+const K = 20, WHITE = 235, SHARE = 0.35; // an image is on white ground if this share of its border is nearly white
+const state = { about: null, query: null, space: "aligned", only: "", compare: false, results: [], points: [], mapped: null,
+  here: -1, asked: 0, ready: false, seconds: 0 };
 
 function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -24,6 +25,7 @@ function draw(tag, attributes) {
   return element;
 }
 
+// Every URL of the API; relative to the page, which may have any root path.
 function address(path, parameters) {
   return `api/${path}?${new URLSearchParams(parameters)}`;
 }
@@ -45,28 +47,78 @@ function showError(message) {
   at("error").hidden = !message;
 }
 
+// ---- address of the page: query, filter, space
+
+function parameters() {
+  const { query } = state, found = new URLSearchParams();
+  if (query?.kind === "words") found.set("q", query.words);
+  if (query?.kind === "item") found.set("similar", query.id);
+  if (state.only) found.set("only", state.only);
+  if (state.space !== "aligned") found.set("space", state.space);
+  if (state.compare) found.set("compare", "1");
+  return found.toString();
+}
+
+function remember() {
+  const search = parameters();
+  if (search !== location.search.slice(1)) history.pushState(null, "", search ? `?${search}` : location.pathname);
+  showTitle();
+}
+
+function showTitle() {
+  const { query } = state, name = document.body.dataset.name;
+  document.title = query?.kind === "words" ? `${query.words} · ${name}` : query ? `Similar images · ${name}` : name;
+}
+
+async function restore() {
+  const given = new URLSearchParams(location.search);
+  const space = given.get("space");
+  state.only = ["images", "texts"].includes(given.get("only")) ? given.get("only") : "";
+  state.space = state.about.spaces.includes(space) ? space : "aligned";
+  state.compare = given.get("compare") === "1" || state.space !== "aligned";
+  for (const input of document.querySelectorAll("input[type=radio]")) input.checked = input.value === state[input.name];
+  showPanel();
+  clearImage();
+  state.query = null;
+  at("q").value = given.get("q") || "";
+  if (given.get("similar")) await chooseItem(given.get("similar"));
+  else if (given.get("q")) state.query = { kind: "words", words: given.get("q") };
+  showTitle();
+  if (state.query) await search();
+  else showExamples();
+}
+
+async function chooseItem(id) {
+  state.query = { kind: "item", id };
+  showChip(thumb(id, 160), id);
+  const item = await ask("item", { id }).catch(() => null);
+  if (item && state.query?.id === id) at("chip-label").textContent = item.caption || id;
+}
+
 // ---- search
 
+async function request(offset) {
+  const { query } = state, how = { k: K, offset, space: state.space, only: state.only };
+  if (query.kind === "words") return ask("search", { q: query.words, ...how });
+  if (query.kind === "item") return ask("similar", { id: query.id, ...how });
+  return ask("search/image", how, { method: "POST", body: query.file, headers: { "content-type": "application/octet-stream" } });
+}
+
 async function search() {
-  const query = state.query;
+  const { query } = state;
   if (!query) return;
   const number = ++state.asked;
   showError("");
   at("drawn").hidden = true;
   at("results").setAttribute("aria-busy", "true");
-  const slow = setTimeout(() => { at("summary").textContent = "Searching… The first query also loads the encoders."; }, 800);
-  const how = { k: K, space: state.space, only: state.only };
+  const slow = setTimeout(() => { at("summary").textContent = state.ready ? "Searching…" : "Loading the encoders…"; }, 500);
   try {
-    let answer;
-    if (query.kind === "words") answer = await ask("search", { q: query.words, ...how });
-    else if (query.kind === "item") answer = await ask("like", { id: query.id, ...how });
-    else answer = await ask("picture", how, { method: "POST", body: query.file, headers: { "content-type": "application/octet-stream" } });
-    if (number !== state.asked) return; // superseded by a newer query
-    show(answer);
+    const answer = await request(0);
+    if (number === state.asked) show(answer); // else superseded by a newer query
   } catch (error) {
     if (number === state.asked) {
       if (query.kind === "file") clearImage();
-      show({ hits: [], seconds: null });
+      show({ results: [], seconds: null });
       showError(error.message);
     }
   } finally {
@@ -75,12 +127,25 @@ async function search() {
   }
 }
 
+async function showMore() {
+  const number = state.asked, button = at("more");
+  button.disabled = true;
+  try {
+    const answer = await request(state.results.length);
+    if (number !== state.asked) return;
+    const first = append(answer);
+    at("results").children[first]?.querySelector("button")?.focus();
+  } catch (error) { showError(error.message); }
+  finally { button.disabled = false; }
+}
+
 function searchText(words) {
   words = words.trim();
   if (!words) { at("q").focus(); return; }
   clearImage();
   at("q").value = words;
   state.query = { kind: "words", words };
+  remember();
   search();
 }
 
@@ -93,14 +158,15 @@ function searchFile(file) {
   }
   showChip(URL.createObjectURL(file), file.name || "your image");
   state.query = { kind: "file", file };
+  remember();
   search();
 }
 
-function searchItem(item) {
+async function searchItem(item) {
   at("dialog").close();
   if (item.modality === "text") { searchText(item.text); return; }
-  showChip(thumb(item.id, 160), item.caption || item.id);
-  state.query = { kind: "item", id: item.id };
+  await chooseItem(item.id);
+  remember();
   search();
 }
 
@@ -124,169 +190,190 @@ function thumb(id, size) {
 }
 
 function show(answer) {
-  state.hits = answer.hits;
-  const ten = answer.hits.slice(0, 10);
-  const images = ten.filter((hit) => hit.modality === "image").length;
-  at("results").replaceChildren(...answer.hits.map((hit, i) => make("li", {}, card(hit, i + 1))));
+  state.results = [];
+  at("results").replaceChildren();
   at("empty").replaceChildren();
-  at("summary").textContent = ten.length
-    ? `${images} images and ${ten.length - images} texts in the top ${ten.length}, ${Math.max(1, Math.round(answer.seconds * 1000))} ms`
-    : "";
-  if (!answer.hits.length && answer.seconds !== null) at("empty").textContent = "The index contains no such items.";
-  at("draw").hidden = !(state.about.generate && state.query && state.query.kind === "words");
+  at("summary").textContent = "";
+  at("results-title").textContent = state.query ? "Results" : "Search";
+  at("more").hidden = true;
+  if (answer.results.length) append(answer);
+  else if (answer.seconds !== null) at("empty").textContent = nothing();
+  at("draw").hidden = !(state.about.generate && state.query?.kind === "words");
   drawMap();
 }
 
-function card(hit, rank) {
-  const name = hit.modality === "image" ? "Image" : "Text";
+function nothing() {
+  const { image, text } = state.about.counts;
+  if (state.only === "images" && !image) return "The index contains no images.";
+  if (state.only === "texts" && !text) return "The index contains no texts.";
+  return "The index is empty.";
+}
+
+// Add results to the list; returns the position of the first new entry.
+function append(answer) {
+  const list = at("results"), first = list.children.length, before = state.results.length;
+  answer.results.forEach((result, i) => {
+    if (result.weak && !list.querySelector(".weak-line")) list.append(weakLine(before + i === 0));
+    list.append(make("li", {}, card(result, before + i + 1)));
+  });
+  state.results.push(...answer.results);
+  at("more").hidden = !answer.more;
+  showSummary(answer.seconds);
+  if (before) drawMap();
+  return first;
+}
+
+function weakLine(first) {
+  const words = first
+    ? "No good match. Everything below is weak: a meaningless query scores as high."
+    : "Weak matches below: a meaningless query scores as high.";
+  return make("li", { className: first ? "weak-line none" : "weak-line" }, make("span", { textContent: words }));
+}
+
+function showSummary(seconds) {
+  state.seconds = seconds;
+  const { results } = state, ten = results.slice(0, 10), good = results.filter((result) => !result.weak).length;
+  const itself = ten.filter((result) => result.matched === "image").length;
+  const counts = state.compare
+    ? `the first ${ten.length}: ${itself} found by the image, ${ten.length - itself} by a text`
+    : good < results.length ? `${good || "no"} good match${good === 1 ? "" : "es"}` : `${results.length} shown`;
+  at("summary").textContent = `${counts}, ${Math.max(1, Math.round(seconds * 1000))} ms`;
+}
+
+function card(result, rank) {
+  const image = result.modality === "image", name = image ? "Image" : "Text";
   const face = make("span", { className: "face" }, make("span", { className: "rank", textContent: rank }));
-  if (hit.missing) {
+  if (result.missing) {
     face.append("The file no longer exists.");
-  } else if (hit.modality === "image") {
-    face.append(make("img", { src: thumb(hit.id, 320), alt: "", loading: rank > 8 ? "lazy" : "eager" }));
+  } else if (image) {
+    const picture = make("img", { src: thumb(result.id, 320), alt: "", loading: rank > 8 ? "lazy" : "eager" });
+    picture.addEventListener("load", () => dim(picture));
+    picture.addEventListener("error", () => picture.replaceWith("The image cannot be displayed."));
+    face.append(picture);
   } else {
-    face.append(make("span", { className: hit.text.length < 60 ? "words short" : "words", textContent: hit.text }));
+    face.append(make("span", { className: result.text.length < 60 ? "words short" : "words", textContent: result.text }));
   }
-  const title = hit.modality === "image" ? hit.caption || hit.id : hit.owner ? `caption of ${hit.owner.split("/").pop()}` : hit.id;
-  const score = make("output", { textContent: hit.score.toFixed(3), title: `cosine ${hit.cosine.toFixed(3)}` });
-  const foot = make("span", { className: "foot" },
-    make("span", { className: hit.modality === "image" && hit.caption ? "title" : "title soft", textContent: title }),
-    make("span", { className: "meta" }, make("span", { className: "kind", textContent: name }), score));
-  const kind = `card ${hit.modality}${hit.missing ? " missing" : ""}`;
+  const score = make("output", { textContent: result.score.toFixed(3), title: `cosine ${result.cosine.toFixed(3)}` });
+  const how = image && result.text ? (result.matched === "text" ? "by its caption" : "by the image") : name;
+  const foot = make("span", { className: "foot" }, make("span", { className: image && result.text ? "title" : "title soft", textContent: title(result) }),
+    make("span", { className: "meta" }, make("span", { className: `kind ${result.matched}`, textContent: how }), score));
+  const kind = `card ${result.modality}${result.missing ? " missing" : ""}${result.weak ? " weak" : ""}`;
   const button = make("button", { type: "button", className: kind }, face, foot);
-  button.setAttribute("aria-label", `${rank}. ${name}: ${hit.modality === "image" ? hit.caption || hit.id : hit.text.slice(0, 120)}, score ${hit.score.toFixed(3)}`);
-  button.addEventListener("click", () => open(hit.id));
-  button.addEventListener("focus", () => markHere(state.points.findIndex((p) => p.id === hit.id)));
+  const words = image ? result.text || result.id : result.text.slice(0, 120);
+  button.setAttribute("aria-label", `${rank}. ${name}: ${words}, score ${result.score.toFixed(3)}${result.weak ? ", weak match" : ""}`);
+  button.addEventListener("click", () => open(result));
+  button.addEventListener("focus", () => markHere(state.points.findIndex((p) => p.id === result.hit)));
   return button;
 }
 
-async function open(id) {
+function title(result) {
+  if (result.modality === "image") return result.text || result.id;
+  if (!result.images) return result.file || result.id;
+  const more = result.images > 1 ? ` and ${result.images - 1} more` : "";
+  return `caption of ${result.image.split("/").pop()}${more}`;
+}
+
+// Mark images on a white ground, which the dark page shows on grey.
+function dim(picture) {
+  const side = 16, canvas = make("canvas", { width: side, height: side });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(picture, 0, 0, side, side);
+  const { data } = context.getImageData(0, 0, side, side);
+  let white = 0, count = 0;
+  for (let i = 0; i < side * side; i++) {
+    const x = i % side, y = Math.floor(i / side);
+    if (x % (side - 1) && y % (side - 1)) continue;
+    if (Math.min(data[4 * i], data[4 * i + 1], data[4 * i + 2]) > WHITE) white++;
+    count++;
+  }
+  picture.parentElement?.classList.toggle("light", white / count > SHARE);
+}
+
+async function open(result) {
   let item;
   try {
-    item = await ask("item", { id });
+    item = await ask("item", { id: result.id });
   } catch (error) { showError(error.message); return; }
-  const picture = at("dialog-image");
+  const picture = at("dialog-image"), image = item.modality === "image";
   at("dialog-missing").hidden = true;
-  picture.hidden = !item.picture;
+  picture.hidden = !item.image;
   picture.alt = item.caption || item.text || item.id;
-  if (item.picture) picture.src = thumb(id, 960);
+  if (item.image) picture.src = thumb(item.id, 960);
   else picture.removeAttribute("src");
-  at("dialog-title").textContent = item.modality === "image" ? item.caption || "Image" : item.owner ? "Caption" : "Text";
+  at("dialog-title").textContent = image ? result.text || item.caption || "Image" : item.owner ? "Caption" : "Text";
   at("dialog-text").textContent = item.text;
   at("dialog-id").textContent = item.owner ? `describes ${item.owner}` : item.id;
   at("dialog-like").onclick = () => searchItem(item);
+  for (const id of ["dialog-original", "dialog-download"]) at(id).hidden = !item.image;
+  if (item.image) {
+    at("dialog-original").href = address("original", { id: item.image });
+    at("dialog-download").href = address("original", { id: item.image, download: 1 });
+  }
+  at("dialog-copy").hidden = !item.path && !item.image;
+  at("dialog-copy").textContent = item.path ? "Copy path" : "Copy link";
+  at("dialog-copy").onclick = () => copy(item.path || new URL(at("dialog-original").href, location.href).href);
+  at("copied").textContent = "";
   at("dialog").showModal();
 }
 
-// ---- map
-
-function place(point) {
-  return [22 + point.x * 556, 438 - point.y * 416];
-}
-
-async function loadMap() {
+async function copy(words) {
   try {
-    const answer = await ask("map", { space: state.space });
-    state.points = answer.points.map(([id, modality, label, x, y]) => ({ id, modality, label, x, y }));
-  } catch (error) { showError(error.message); return; }
-  state.here = -1;
-  drawMap();
-}
-
-function drawMap() {
-  const found = new Set(state.hits.map((hit) => hit.id));
-  const marks = [], rings = [];
-  for (const point of state.points) {
-    const [x, y] = place(point);
-    marks.push(point.modality === "image"
-      ? draw("circle", { class: "image", cx: x, cy: y, r: 4 })
-      : draw("path", { class: "text", d: `M${x} ${y - 4.8}l4.8 4.8-4.8 4.8-4.8-4.8Z` }));
-    if (found.has(point.id)) rings.push(draw("circle", { class: "found", cx: x, cy: y, r: 8 }));
+    await navigator.clipboard.writeText(words);
+    at("copied").textContent = `Copied: ${words}`;
+  } catch {
+    at("copied").textContent = words; // no permission: select it by hand
   }
-  at("map").replaceChildren(...marks, ...rings);
-  markHere(state.here);
 }
 
-function markHere(i) {
-  at("map").querySelector(".here")?.remove();
-  state.here = i;
-  if (i < 0 || i >= state.points.length) return;
-  const point = state.points[i];
-  const [x, y] = place(point);
-  at("map").append(draw("circle", { class: "here", cx: x, cy: y, r: 11 }));
-  at("map-label").textContent = `${point.modality === "image" ? "Image" : "Text"}: ${point.label}`;
-}
+// ---- comparison of the spaces
 
-function nearestPoint(event) {
-  const box = at("map").getBoundingClientRect();
-  const x = (event.clientX - box.left) / box.width * 600, y = (event.clientY - box.top) / box.height * 460;
-  const reach = 24 * 600 / box.width; // 24 CSS pixels, for touch input
-  let best = -1, least = reach * reach;
-  state.points.forEach((point, i) => {
-    const [px, py] = place(point);
-    const distance = (px - x) ** 2 + (py - y) ** 2;
-    if (distance < least) { least = distance; best = i; }
-  });
-  return best;
+function showPanel() {
+  at("panel").hidden = !state.compare;
+  at("columns").classList.toggle("two", state.compare);
+  at("compare").setAttribute("aria-expanded", String(state.compare));
+  showBias();
+  loadMap();
+  if (state.results.length) showSummary(state.seconds);
 }
-
-function step(dx, dy) {
-  if (!state.points.length) return;
-  if (state.here < 0) { markHere(0); return; }
-  const [x0, y0] = place(state.points[state.here]);
-  let best = -1, least = Infinity;
-  state.points.forEach((point, i) => {
-    const [x, y] = place(point);
-    const along = (x - x0) * dx + (y - y0) * dy, aside = Math.abs((x - x0) * dy) + Math.abs((y - y0) * dx);
-    if (i === state.here || along <= 0 || aside > 2 * along) return;
-    if (along + 2 * aside < least) { least = along + 2 * aside; best = i; }
-  });
-  if (best >= 0) markHere(best);
-}
-
-// ---- spaces and bias
 
 function showBias() {
   const bias = state.about.bias[state.space] || {};
-  const gauges = [["text", "text queries"], ["image", "image queries"]].filter(([kind]) => kind in bias).map(([kind, words]) => {
+  const gauges = [["text", "A text query"], ["image", "An image query"]].filter(([kind]) => kind in bias).map(([kind, words]) => {
     const value = bias[kind];
     const svg = draw("svg", { viewBox: "0 0 92 14", "aria-hidden": "true" });
     const x = 46 + Math.max(-1, Math.min(1, value / 0.5)) * 40;
     svg.append(draw("line", { class: "track", x1: 4, x2: 88, y1: 7, y2: 7 }), draw("line", { class: "zero", x1: 46, x2: 46, y1: 1, y2: 13 }),
       draw("circle", { class: Math.abs(value) > 0.05 ? "dot far" : "dot", cx: x, cy: 7, r: 5 }));
-    const signed = `${value < -0.0005 ? "−" : "+"}${Math.abs(value).toFixed(3)}`;
-    return make("span", { className: "gauge" }, make("span", { textContent: words }), svg, make("b", { textContent: signed }));
+    const many = Math.abs(10 * value).toFixed(1), balanced = Math.abs(value) < 0.05;
+    const finding = balanced ? "is balanced" : `gets ${many} ${kind}s too ${value > 0 ? "many" : "few"}`;
+    return make("p", { className: "gauge", title: `modality bias at 10: ${value.toFixed(3)}` }, svg, make("span", {}, `${words} `, make("b", { textContent: finding })));
   });
   const words = gauges.length
-    ? `${MEANING[state.space]} Modality bias: 0 = balanced; above 0 = favours the query's modality.`
-    : "The index has too few items of one modality to measure the bias.";
-  at("bias").replaceChildren(...gauges, make("p", { textContent: words }));
+    ? "Among the first 10 items found, compared with their share of the collection:"
+    : "The index has too few items of one modality to measure the balance of the results.";
+  at("meaning").textContent = MEANING[state.space];
+  at("bias").replaceChildren(make("p", { className: "soft", textContent: words }), ...gauges);
 }
 
 function setUp(about) {
   state.about = about;
-  document.title = `${about.name} · search`;
-  at("name").textContent = about.name;
   at("counts").textContent = `${about.counts.image.toLocaleString("en")} images, ${about.counts.text.toLocaleString("en")} texts`;
   for (const name of Object.keys(NAMES)) {
-    const input = make("input", { type: "radio", name: "space", value: name, checked: name === "aligned", disabled: !about.spaces.includes(name) });
-    input.addEventListener("change", () => { state.space = name; showBias(); loadMap(); search(); });
+    const input = make("input", { type: "radio", name: "space", value: name, disabled: !about.spaces.includes(name) });
+    input.addEventListener("change", () => { state.space = name; remember(); showPanel(); search(); });
     at("spaces").append(make("label", { title: MEANING[name] }, input, make("span", { textContent: NAMES[name] })));
   }
-  showBias();
 }
 
 function showExamples() {
-  const seen = new Set();
-  const texts = state.points.filter((p) => p.modality === "text" && p.label.length < 40 && !seen.has(p.label) && seen.add(p.label));
-  const some = [0.1, 0.3, 0.5, 0.7, 0.9].map((share) => texts[Math.floor(share * texts.length)]).filter(Boolean);
-  const tries = new Set(some.map((point) => point.label));
-  const list = make("ul", { className: "tries" }, ...[...tries].map((words) => {
+  show({ results: [], seconds: null });
+  const list = make("ul", { className: "tries" }, ...state.about.examples.map((words) => {
     const button = make("button", { type: "button", className: "button quiet", textContent: words });
     button.addEventListener("click", () => searchText(words));
     return make("li", {}, button);
   }));
-  at("empty").replaceChildren(make("p", { textContent: "Enter a text, drop an image anywhere on this page, or select a point on the map. Results contain images and texts in one list." }), ...(tries.size ? [list] : []));
+  at("empty").append(make("p", { textContent: "Enter a text, or drop an image anywhere on this page. Images and texts are found in one list." }),
+    ...(state.about.examples.length ? [list] : []));
 }
 
 // ---- events
@@ -300,20 +387,30 @@ function listen() {
   at("file").addEventListener("change", () => searchFile(at("file").files[0]));
   at("chip-clear").addEventListener("click", () => { clearImage(); at("q").focus(); });
   for (const input of at("only").querySelectorAll("input")) {
-    input.addEventListener("change", () => { state.only = input.value; search(); });
+    input.addEventListener("change", () => { state.only = input.value; remember(); search(); });
   }
+  at("compare").addEventListener("click", () => {
+    state.compare = !state.compare;
+    const moved = !state.compare && state.space !== "aligned";
+    if (moved) state.space = "aligned";
+    for (const input of at("spaces").querySelectorAll("input")) input.checked = input.value === state.space;
+    remember();
+    showPanel();
+    if (moved) search();
+  });
+  at("more").addEventListener("click", showMore);
+  window.addEventListener("popstate", restore);
   at("dialog-image").addEventListener("error", () => { at("dialog-image").hidden = true; at("dialog-missing").hidden = false; });
   at("dialog").addEventListener("click", (event) => { if (event.target === at("dialog")) at("dialog").close(); });
-  at("map").addEventListener("click", (event) => { const i = nearestPoint(event); if (i >= 0) { markHere(i); open(state.points[i].id); } });
-  at("map").addEventListener("pointermove", (event) => { if (event.pointerType === "mouse") { const i = nearestPoint(event); if (i >= 0 && i !== state.here) markHere(i); } });
-  at("map").addEventListener("keydown", (event) => {
-    const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-    if (event.key in moves) { event.preventDefault(); step(...moves[event.key]); }
-    if (event.key === "Enter" && state.here >= 0) open(state.points[state.here].id);
-  });
+  listenToMap();
   document.addEventListener("keydown", (event) => {
     if (event.key === "/" && !/^(INPUT|TEXTAREA)$/.test(document.activeElement.tagName)) { event.preventDefault(); at("q").focus(); }
   });
+  at("draw").addEventListener("click", generate);
+  listenToDrops();
+}
+
+function listenToDrops() {
   let depth = 0;
   const over = (event) => event.dataTransfer && [...event.dataTransfer.types].includes("Files");
   document.addEventListener("dragenter", (event) => { if (over(event)) { depth++; at("drop").hidden = false; } });
@@ -330,7 +427,6 @@ function listen() {
     const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));
     if (file) { event.preventDefault(); searchFile(file); }
   });
-  at("draw").addEventListener("click", generate);
 }
 
 async function generate() {
@@ -350,12 +446,26 @@ async function generate() {
   at("draw").textContent = "Generate image";
 }
 
+// Wait until the encoders are loaded.
+async function waitUntilReady() {
+  for (;;) {
+    const { ready, error } = await ask("status");
+    if (ready) {
+      state.ready = true;
+      at("loading").hidden = true;
+      if (error) showError(error);
+      return;
+    }
+    at("loading").hidden = false;
+    await new Promise((done) => { setTimeout(done, 300); });
+  }
+}
+
 async function start() {
   listen();
   try {
     setUp(await ask("about"));
-    await loadMap();
-    showExamples();
+    await Promise.all([waitUntilReady(), restore()]);
     document.body.dataset.ready = "true";
   } catch (error) { showError(error.message); }
 }
