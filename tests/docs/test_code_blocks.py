@@ -3,7 +3,8 @@
 The blocks of a page run in order and in this process, in a folder with a few images and vectors (MATERIALS) and the
 stores and runs that the page starts from (GIVEN). Python blocks share their names over a page; those marked `python
 ranks` run on two processes of one group. In shell blocks the lines that start with csaligner run, with small sizes
-added (SMALLER); other lines must be commands that a reader has (OTHERS). Blocks of text are diagrams.
+added (SMALLER) and the variables before them set; other lines must be commands that a reader has (OTHERS). Blocks of
+text are diagrams.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import code
 import functools
 import io
 import json
+import os
 import pkgutil
 import re
 import shlex
@@ -22,6 +24,7 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -184,14 +187,16 @@ def call(words: list[str]) -> tuple[int, str]:
 def run_shell(text: str) -> None:
     lines = text.replace("\\\n", " ").splitlines()
     for line in filter(None, map(str.strip, lines)):
-        if not line.startswith("csaligner "):
+        ((settings, command),) = re.findall(r"^((?:[A-Z_]+=\S* )*)(.*)$", line)
+        if not command.startswith("csaligner "):
             assert line.startswith(OTHERS), f"not a command that this test knows: {line}"
             continue
-        words = shlex.split(line, comments=True)[1:]
+        words = shlex.split(command, comments=True)[1:]
         smaller = SMALLER.get(words[0], [])
         if words[0] == "compare" and "--methods" not in words:
             smaller = [*smaller, "--methods", "none,infonce"]
-        status, output = call([*words, *smaller])
+        with patch.dict(os.environ, (setting.split("=", 1) for setting in settings.split())):
+            status, output = call([*words, *smaller])
         assert status == 0, f"{line}\n{output}"
 
 
@@ -232,7 +237,7 @@ def run_block(block: Block, page: str, names: dict[str, Any]) -> None:
     elif block.kind in ("console", "bash"):
         run_shell(block.text)
     else:
-        assert block.kind in ("toml", "text"), f"{page}: a block of {block.kind}, which nobody runs"
+        assert block.kind in ("nginx", "toml", "text"), f"{page}: a block of {block.kind}, which nobody runs"
 
 
 @pytest.mark.parametrize(
