@@ -40,6 +40,7 @@ Method = Callable[[PairedFeatures, PairedFeatures, int], dict[str, PairedFeature
 BASELINES = ("raw", "mean-centring", "standardising", "Procrustes", "CCA", "moments")
 FIXED: dict[str, Any] = {"start": {"kind": "auto"}, "gate": False}  # benchmarks/defaults.py measures the default
 INFONCE_ONLY = {"terms": {"info_nce": 1.0}}
+SCALE_100 = {"logit_scale": 100.0, "learn_logit_scale": False}
 LAMBDA_2 = {"terms": {"info_nce": 1.0, "cauchy_schwarz": 2.0}}
 
 
@@ -73,11 +74,14 @@ METHODS: dict[str, Method] = {
     "CCA": free(CanonicalCorrelation.fit),
     "moments": started(start={"kind": "moments"}),
     "closed-form start": started(),
-    "InfoNCE": trained(objective=INFONCE_ONLY),
-    "InfoNCE, scale 100": trained(objective=INFONCE_ONLY | {"logit_scale": 100.0, "learn_logit_scale": False}),
+    "InfoNCE": trained(objective=INFONCE_ONLY, gate=False),
+    "InfoNCE, scale 100": trained(objective=INFONCE_ONLY | SCALE_100, gate=False),
     "CS-Aligner": trained(),
-    "CS-Aligner, lambda 2, scale 20": trained(objective=LAMBDA_2 | {"logit_scale": 20.0, "learn_logit_scale": False}),
-    "CS-Aligner, scale 100": trained(objective={"logit_scale": 100.0, "learn_logit_scale": False}),
+    "CS-Aligner, no gate": trained(gate=False),
+    "CS-Aligner, no gate, scale 100": trained(objective=SCALE_100, gate=False),
+    "CS-Aligner, no gate, lambda 2, scale 20": trained(
+        objective=LAMBDA_2 | {"logit_scale": 20.0, "learn_logit_scale": False}, gate=False
+    ),
     "CS-Aligner, text side only": trained(image_adapter="identity"),
 }
 

@@ -173,7 +173,7 @@ def _note(content: Mapping[str, Any]) -> str:
         elif "trials" in budget:
             parts.append(f"{budget['trials']} trials for each tuned method")
         if content.get("score", SCORE) != SCORE:
-            parts.append("measured with version 0.1: its start and splits, tuned by recall + mixed recall - gap")
+            parts.append("measured with version 0.1 (its start and splits; selection by recall + mixed recall - gap)")
     if "cpu" in about:
         parts.append(f"{about['cpu']}, {about['threads']} thread(s), load {about['load']} at the end")
     parts.append(", ".join(f"{name} {version}" for name, version in about["versions"].items()))

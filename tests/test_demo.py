@@ -39,7 +39,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_one_result_for_each_method_and_seed_with_names_of_the_conventions(done: tuple[Path, Path]) -> None:
     results = json.loads((done[1] / "results.json").read_text())
     found = {(r["method"], r["seed"]) for r in results}
-    methods = ("closed-form start", "InfoNCE", "InfoNCE, then centred", "CS-Aligner")
+    methods = ("closed-form start", "InfoNCE", "InfoNCE, then centred", "CS-Aligner", "CS-Aligner, then centred")
     assert found == {(method, seed) for method in methods for seed in (0, 1)}
     for r in results:
         assert r["provenance"]["versions"]["torch"]

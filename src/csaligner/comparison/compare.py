@@ -254,7 +254,7 @@ def _tuned(fold: Fold, name: str, method: Trained, budget: Budget, outcome: _Out
 
 def _fit(method: Trained, train: PairedFeatures, budget: Budget, settings: Mapping[str, float], seed: int) -> Aligner:
     config = method.config(budget.base, settings, seed)
-    return CSAligner(config, verbose=False).fit_features(train).model
+    return CSAligner(config, gate=method.whole, verbose=False).fit_features(train).model
 
 
 def measures(features: PairedFeatures) -> dict[str, float]:

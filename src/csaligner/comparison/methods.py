@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from csaligner.adapters.aligner import Aligner, align
+from csaligner.adapters.aligner import align
 from csaligner.checks import InputError, check_choice
-from csaligner.config import TOKEN_TERM, StartConfig, TrainConfig, build_config
+from csaligner.config import TOKEN_TERM, TrainConfig, build_config
+from csaligner.estimator import CSAligner
 from csaligner.evaluation.baselines import CanonicalCorrelation, MeanCentring, Procrustes, Standardising
 from csaligner.registry import Registry
 from csaligner.types import PairedFeatures
@@ -19,6 +20,7 @@ Settings = Mapping[str, float]
 SCALE = (8.0, 80.0)  # search range of fixed logit scales
 FRACTION = (0.05, 0.5)  # search range of the fraction of the automatic weight
 AUTO = "auto"
+START = "auto"  # start.kind of all trained methods that are not `whole`
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Trained:
 
     terms: fixed weights. weight: (term, low, high) of a tuned weight. tunes_scale: fix the logit scale at a tuned value
     (otherwise it is learned from 1/0.07, as in CLIP). tunes_fraction: tune the fraction of the automatic weight.
-    objective: further keys of ObjectiveConfig. about: one-line description for the page.
+    objective: further keys of ObjectiveConfig. about: one-line description for the page. whole: the default start and
+    gate as well; without it, a method trains from START without the gate, so that rows differ in the objective alone.
     """
 
     terms: Mapping[str, float | str]
@@ -36,6 +39,7 @@ class Trained:
     tunes_scale: bool = True
     tunes_fraction: bool = False
     objective: Mapping[str, Any] | None = None
+    whole: bool = False
 
     def check(self, train: PairedFeatures) -> None:
         """Raise NotApplicable if the objective cannot be computed from these features."""
@@ -56,7 +60,8 @@ class Trained:
             objective |= {"logit_scale": settings["logit_scale"], "learn_logit_scale": False}
         if self.tunes_fraction and "fraction" in settings:
             objective["balance"] = objective["balance"] | {"fraction": settings["fraction"]}
-        return build_config(TrainConfig, base.model_dump() | {"objective": objective, "seed": seed})
+        start = base.start.model_dump() | {"kind": "chosen" if self.whole else START}
+        return build_config(TrainConfig, base.model_dump() | {"objective": objective, "start": start, "seed": seed})
 
 
 def _with(term: str, low: float, high: float, about: str, **objective: Any) -> Trained:
@@ -82,8 +87,8 @@ class _Raw:
         return features
 
 
-def _start(train: PairedFeatures, config: TrainConfig) -> Transform:
-    model = Aligner.fit_start(train, config).eval()
+def _start(train: PairedFeatures, kind: str) -> Transform:
+    model = CSAligner(start={"kind": kind}, epochs=0, verbose=False).fit_features(train).model
     return lambda features: align(model, features)
 
 
@@ -91,7 +96,7 @@ def _matched_covariances(train: PairedFeatures) -> Transform:
     """Half-matched covariances with shrinkage 3 (adapters/start.py): the default of version 0.1."""
     if train.image.shape[1] != train.text.shape[1]:
         raise NotApplicable("needs image and text features of equal dimensions")
-    return _start(train, TrainConfig(start=StartConfig(kind="moments")))
+    return _start(train, "moments")
 
 
 def then_centred(method: str) -> str:
@@ -106,7 +111,8 @@ FREE: Mapping[str, Callable[[PairedFeatures, TrainConfig], Transform]] = {
     "procrustes": _same_dims(Procrustes.fit),
     "cca": lambda train, config: CanonicalCorrelation.fit(train).transform,
     "moments": lambda train, config: _matched_covariances(train),
-    "closed-form start": _start,
+    "closed-form start": lambda train, config: _start(train, START),
+    "chosen start": lambda train, config: _start(train, "chosen"),
 }
 
 BASELINES = ("none", "mean-centring", "standardising", "procrustes", "cca", "moments")  # fixed untrained methods
@@ -143,9 +149,15 @@ TRAINED = Registry(
             ("cauchy_schwarz", 0.03, 3.0),
             tunes_scale=False,
         ),
-        "cs-aligner-default": Trained(_DEFAULT, "the defaults, nothing tuned", tunes_scale=False),
+        "cs-aligner-default": Trained(_DEFAULT, "the default objective, nothing tuned", tunes_scale=False),
+        "defaults": Trained(
+            _DEFAULT, "all defaults: chosen start, gated training, nothing tuned", tunes_scale=False, whole=True
+        ),
         "cs-aligner-token": Trained(
-            _DEFAULT, "the defaults + token-level D_CS, its weight tuned", (TOKEN_TERM, 0.003, 0.3), tunes_scale=False
+            _DEFAULT,
+            "the default objective + token-level D_CS, its weight tuned",
+            (TOKEN_TERM, 0.003, 0.3),
+            tunes_scale=False,
         ),
     },
 )

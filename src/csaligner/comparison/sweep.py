@@ -129,7 +129,9 @@ def _run_once(fold: Fold, config: TrainConfig, keep: Path | None) -> dict[str, f
 
 
 def _run(fold: Fold, config: TrainConfig) -> dict[str, float]:
-    return measures(align(CSAligner(config, verbose=False).fit_features(fold.train_and_val).model, fold.test))
+    return measures(
+        align(CSAligner(config, gate=False, verbose=False).fit_features(fold.train_and_val).model, fold.test)
+    )
 
 
 def sweep_and_write(data: Sequence[Path], names: Sequence[str], budget: Budget, out: Path, report: Report) -> None:
