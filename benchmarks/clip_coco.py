@@ -6,8 +6,8 @@ python benchmarks/clip_coco.py --features PATH --out benchmarks/results/clip_coc
 Folds: RandomState(0).permutation(500)[fold::5] is the test set of 100 pairs, the other 400 train. All seeds and
 methods use the same folds. All trained rows start from the chosen start; "CS-Aligner" is the default, with the gate,
 the others keep what they learnt. Every trained method has a second row, "then centred": the same model, each modality
-minus its training mean. "differences" holds paired bootstrap intervals (comparison/differences.py) against the best untrained
-baseline and InfoNCE. docs/results.md says where each setting comes from.
+minus its training mean. "differences" holds paired bootstrap intervals (comparison/differences.py) against the best
+untrained baseline and InfoNCE. docs/results.md says where each setting comes from.
 """
 
 from __future__ import annotations
