@@ -14,6 +14,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from comparison_tables import TABLES as COMPARISON_TABLES
+from default_tables import TABLES as DEFAULT_TABLES
 from fault_tables import TABLES as FAULT_TABLES
 from input_tables import TABLES as INPUT_TABLES
 from measures import Changes, differences, measures_table
@@ -200,6 +201,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "exchange": exchange_table,
     "install": install_table,
     **COMPARISON_TABLES,
+    **DEFAULT_TABLES,
     **FAULT_TABLES,
     **INPUT_TABLES,
     **README_TABLES,

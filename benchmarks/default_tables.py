@@ -1,0 +1,59 @@
+"""Tables of benchmarks/defaults.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from table_text import load, table
+
+TITLES = {"clip_coco_500": "CLIP, COCO", "convirt_500": "radiology", "videoclip_100": "video"}
+TWO_SIDES = ("old default", "default")
+TEXT_SIDE = ("text side only, old default", "text side only", "text side only, prefer captions")
+
+
+def _gain(value: Mapping[str, float]) -> str:
+    return f"{value['mean']:+.1f} \N{PLUS-MINUS SIGN} {value['error']:.1f}"
+
+
+def _text(rows: Callable[[dict[str, Any]], list[list[Any]]], head: list[str]) -> str:
+    cells = load("defaults")["cells"]
+    about = (
+        f"{cells[0]['splits']} split(s), {' or '.join(map(str, sorted({c['test'] for c in cells})))} test pairs each"
+    )
+    return f"{about}.\n\n" + table(head, (row for cell in cells for row in rows(cell)))
+
+
+def _two_sides(cell: dict[str, Any]) -> list[list[Any]]:
+    rows = []
+    for name in (cell["free"], *TWO_SIDES):
+        m = cell["methods"][name]
+        recall = (m["image_to_text_recall@1"] + m["text_to_image_recall@1"]) / 2
+        ndcg = (m["ndcg_image_query"] + m["ndcg_text_query"]) / 2
+        gains = (
+            ["", "", ""] if name == cell["free"] else [_gain(m[f"{of} - free"]) for of in ("recall@1", "ndcg", "score")]
+        )
+        rows.append(
+            [TITLES[cell["data"]], cell["pairs"], name, f"{recall:.1f}", f"{ndcg:.1f}", *gains, f"{m['seconds']:.1f}"]
+        )
+    return rows
+
+
+def _text_side(cell: dict[str, Any]) -> list[list[Any]]:
+    return [
+        [TITLES[cell["data"]], cell["pairs"], name.removeprefix("text side only, ")]
+        + [f"{cell['methods'][name][key]:.1f}" for key in cell["methods"]["raw"] if key.endswith(("@1", "query"))]
+        for name in ("raw", *TEXT_SIDE)
+    ]
+
+
+HEAD = ["data", "pairs", "method", "R@1", "nDCG@10"]
+TABLES: dict[str, Callable[[], str]] = {
+    "defaults": partial(_text, _two_sides, [*HEAD, "R@1 - free", "nDCG - free", "score - free", "seconds"]),
+    "defaults_text_side": partial(
+        _text,
+        _text_side,
+        ["data", "pairs", "method", "R@1, image query", "R@1, caption", "nDCG, image query", "nDCG, caption"],
+    ),
+}
