@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +170,11 @@ def test_default_settings_close_the_gap_of_real_clip_features() -> None:
     assert found["gap/centroid"] <= 0.15
     assert found["gap/probe_accuracy"] <= 0.65
     assert found["mixed_image_recall@10"] >= 0.87
+
+
+def test_a_fit_says_how_often_a_caption_finds_its_image(capsys: pytest.CaptureFixture[str]) -> None:
+    image, text = make_arrays(210, (8, 6))
+    CSAligner(epochs=1, verbose=True).fit(image, text)
+    assert re.search(r"among 70 in the first 10: \d+ % \(untrained \d+ %, chance 14 %\)", capsys.readouterr().err)
+    CSAligner(epochs=1, verbose=True).fit(image[:50], text[:50])  # too few for folds
+    assert "in the first 10" not in capsys.readouterr().err

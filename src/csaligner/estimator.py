@@ -143,7 +143,10 @@ class CSAligner:
         finally:
             torch.set_rng_state(state)
         if shown and self.selection_ is not None:
-            console.print(self.selection_.line, highlight=False)
+            gate = self.selection_.gate
+            held_out = gate.held_out if gate is not None else None
+            for line in (self.selection_.line, *(held_out.lines if held_out is not None else ())):
+                console.print(line, highlight=False, soft_wrap=True)
         return self
 
     def fit_transform(

@@ -9,7 +9,7 @@ from csaligner import CSAligner
 from csaligner.adapters.aligner import Aligner, align
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config
-from csaligner.selection.gate import LEAST_IMAGES, gate_by_folds, gate_by_validation, set_scale, snapshot
+from csaligner.selection.gate import LEAST_IMAGES, GateChoice, gate_by_folds, gate_by_validation, set_scale, snapshot
 from csaligner.types import PairedFeatures
 
 CONFIG = build_config(TrainConfig, {"start": {"kind": "identity"}, "image_adapter": "linear", "text_adapter": "linear"})
@@ -90,6 +90,26 @@ def test_validation_pairs_can_decide() -> None:
     choice = gate_by_validation(model, before, rotated(60)[0])
     assert choice.scale > 0
     assert choice.gains[1.0].mean > 10
+    assert choice.held_out is not None
+    assert choice.held_out.images == 60
+    assert choice.held_out.found > choice.held_out.others["untrained"]
+
+
+def test_recall_on_held_out_pairs_is_recorded() -> None:
+    pairs, turn = rotated(LEAST_IMAGES)
+
+    def train(model: Aligner, _: PairedFeatures) -> None:
+        model.text_adapter.map.data = turn.T.contiguous()
+
+    choice = gate_by_folds(pairs, start, train)
+    assert choice.held_out is not None
+    assert choice.held_out.images == LEAST_IMAGES // 3  # the smallest of three folds
+    assert choice.held_out.found == choice.recalls[choice.scale] > choice.held_out.others["untrained"]
+    again = GateChoice.of_record(choice.record())
+    assert again.held_out is not None
+    assert again.held_out.line == choice.held_out.line
+    older = {key: value for key, value in choice.record().items() if key not in {"recalls", "searched"}}
+    assert GateChoice.of_record(older).held_out is None
 
 
 def test_the_estimator_records_what_was_chosen() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from csaligner.adapters.aligner import Aligner, align
 from csaligner.distributed.processes import on_main
+from csaligner.evaluation.held_out import HeldOut, K
+from csaligner.evaluation.retrieval import retrieval_per_query
 from csaligner.types import PairedFeatures
 
 from .folds import Difference, complement, evenly, group_folds, rows_of
@@ -29,28 +31,43 @@ _HIDDEN = re.compile(r"blocks\.\d+\.0\.")  # the first layer of a residual block
 @dataclass(frozen=True)
 class GateChoice:
     """scale: of the trained change, 0 if training is rejected; gains: held-out score at each scale minus that of the
-    start, in points, with standard errors over images; images: number held out; seconds: duration."""
+    start, in points, with standard errors over images; images: number held out; seconds: duration; recalls: recall@10
+    from captions to images at each scale, mean over folds; searched: images that were searched, the smallest fold."""
 
     scale: float
     gains: Mapping[float, Difference]
     images: int
     seconds: float
+    recalls: Mapping[float, float] = field(default_factory=dict)
+    searched: int = 0
 
     @property
     def best(self) -> Difference | None:
         """Gain at the best scale, accepted or not; None if training was skipped."""
         return max(self.gains.values(), key=lambda gain: gain.mean, default=None)
 
+    @property
+    def held_out(self) -> HeldOut | None:
+        """Recall@10 on the held-out pairs at the chosen scale, beside the untrained start; None if training was
+        skipped."""
+        if not self.recalls:
+            return None
+        return HeldOut(self.searched, self.recalls[self.scale], {"untrained": self.recalls[0.0]})
+
     def record(self) -> dict[str, Any]:
         """Return the choice for JSON."""
         gains = {str(s): {"gain": round(g.mean, 6), "error": round(g.error, 6)} for s, g in self.gains.items()}
-        return {"scale": self.scale, "gains": gains, "images": self.images, "seconds": round(self.seconds, 2)}
+        choice = {"scale": self.scale, "gains": gains, "images": self.images, "seconds": round(self.seconds, 2)}
+        recalls = {str(scale): round(value, 6) for scale, value in self.recalls.items()}
+        return choice | {"recalls": recalls, "searched": self.searched}
 
     @classmethod
     def of_record(cls, value: Mapping[str, Any]) -> GateChoice:
         """Inverse of `record`."""
         gains = {float(s): Difference(float(g["gain"]), float(g["error"])) for s, g in value["gains"].items()}
-        return cls(float(value["scale"]), gains, int(value["images"]), float(value["seconds"]))
+        recalls = {float(scale): float(recall) for scale, recall in value.get("recalls", {}).items()}
+        images, seconds = int(value["images"]), float(value["seconds"])
+        return cls(float(value["scale"]), gains, images, seconds, recalls, int(value.get("searched", 0)))
 
 
 def gate_by_folds(
@@ -71,18 +88,17 @@ def gate_by_folds(
     if n < LEAST_IMAGES or (groups is not None and len(set(groups)) < LEAST_GROUPS):
         return GateChoice(0.0, {}, 0, 0.0)
     folds = group_folds(n, 5, seed, groups)[:1] if n >= MANY_IMAGES else group_folds(n, 3, seed, groups)
-    found: list[dict[float, Tensor]] = []
+    found: list[Scored] = []
     for held in folds:
         rest = rows_of(features, complement(n, held))
         model = start(rest)
         before = snapshot(model)
         train(model, rest)
         seen = rows_of(features, held[evenly(len(held), HELD_IMAGES)])
-        found.append(on_main(lambda: scale_gains(model, before, seen, prefer)))  # noqa: B023  (called at once)
-        if all(float(gain.mean()) <= 0 for gain in found[0].values()):
+        found.append(on_main(lambda: scored(model, before, seen, prefer)))  # noqa: B023  (called at once)
+        if all(float(gain.mean()) <= 0 for gain in found[0].gains.values()):
             break
-    pooled = {scale: torch.cat([fold[scale] for fold in found]) for scale in SCALES}
-    return _choice(pooled, time.perf_counter() - began)
+    return _choice(found, time.perf_counter() - began)
 
 
 def gate_by_validation(
@@ -90,8 +106,8 @@ def gate_by_validation(
 ) -> GateChoice:
     """Choose the scale of a trained model on held-out pairs. before: snapshot of the untrained model."""
     began = time.perf_counter()
-    gains = scale_gains(model, before, rows_of(held, evenly(len(held.image), HELD_IMAGES)), prefer)
-    return _choice(gains, time.perf_counter() - began)
+    seen = rows_of(held, evenly(len(held.image), HELD_IMAGES))
+    return _choice([scored(model, before, seen, prefer)], time.perf_counter() - began)
 
 
 def snapshot(model: Aligner) -> dict[str, Tensor]:
@@ -113,22 +129,34 @@ def set_scale(model: Aligner, before: Mapping[str, Tensor], scale: float) -> Non
     model.load_state_dict(state)
 
 
-def scale_gains(
-    model: Aligner, before: Mapping[str, Tensor], held: PairedFeatures, prefer: Prefer = "both"
-) -> dict[float, Tensor]:
-    """Return the gain of each held-out image at each scale over the start, (n,) each; the model stays trained."""
+@dataclass(frozen=True)
+class Scored:
+    """Held-out pairs at each scale. gains: of each image over the start, (n,) each; recalls: recall@10 from captions to
+    images, also at scale 0."""
+
+    gains: Mapping[float, Tensor]
+    recalls: Mapping[float, float]
+
+
+def scored(model: Aligner, before: Mapping[str, Tensor], held: PairedFeatures, prefer: Prefer = "both") -> Scored:
+    """Score held-out pairs at each scale; the model stays trained."""
     after = snapshot(model)
-    scores = {}
+    scores, recalls = {}, {}
     for scale in (0.0, *SCALES):
         model.load_state_dict(after)
         set_scale(model, before, scale)
-        scores[scale] = score_per_image(align(model, held), prefer)
+        aligned = align(model, held)
+        scores[scale] = score_per_image(aligned, prefer)
+        recalls[scale] = float(retrieval_per_query(aligned)["text_to_image"][f"recall@{K}"].double().mean())
     model.load_state_dict(after)
-    return {scale: scores[scale] - scores[0.0] for scale in SCALES}
+    return Scored({scale: scores[scale] - scores[0.0] for scale in SCALES}, recalls)
 
 
-def _choice(gains: Mapping[float, Tensor], seconds: float) -> GateChoice:
-    found = {scale: Difference.of(values) for scale, values in gains.items()}
+def _choice(folds: Sequence[Scored], seconds: float) -> GateChoice:
+    pooled = {scale: torch.cat([fold.gains[scale] for fold in folds]) for scale in SCALES}
+    found = {scale: Difference.of(values) for scale, values in pooled.items()}
     best = max(found, key=lambda scale: found[scale].mean)
-    accepted = found[best].mean > ERRORS * found[best].error
-    return GateChoice(best if accepted else 0.0, found, len(gains[best]), seconds)
+    scale = best if found[best].mean > ERRORS * found[best].error else 0.0
+    recalls = {s: sum(fold.recalls[s] for fold in folds) / len(folds) for s in folds[0].recalls}
+    searched = min(len(fold.gains[best]) for fold in folds)
+    return GateChoice(scale, found, len(pooled[best]), seconds, recalls, searched)
