@@ -32,7 +32,7 @@ ARRAYS: dict[str, Any] = {
     "read-only": READ_ONLY,
     "records": RECORDS["x"],
     "lists": X.tolist(),
-    "memoryview": memoryview(X),
+    "memoryview": memoryview(X),  # type: ignore[arg-type]
     "Fortran order": np.asfortranarray(X),
     "matrix": X.view(np.matrix),
     "tensors": list(torch.from_numpy(X)),

@@ -168,7 +168,7 @@ def _as_array(value: Any) -> Any:
     import numpy as np
 
     if np.ma.isMaskedArray(value):
-        return value.astype(np.float64).filled(np.nan)
+        return np.ma.filled(value.astype(np.float64), np.nan)
     if hasattr(value, "toarray"):
         raise TypeError("a sparse matrix; give value.toarray()")
     try:

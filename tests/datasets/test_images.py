@@ -245,7 +245,9 @@ def test_colours_of_every_depth_fill_the_range(tmp_path: Path, top: int, factor:
     values = np.linspace(0, top, 16 * 16 * 3).reshape(16, 16, 3).astype(np.uint16)
     opaque = np.concatenate([values, np.full((16, 16, 1), 65535, np.uint16)], axis=2)
     files = {"a.png": deep_png(values), "b.png": deep_png(opaque)}
-    files |= {f"{i}.tif": deep_tiff(values, order, packed) for i, (order, packed) in enumerate(product("<>", (0, 1)))}
+    files |= {
+        f"{i}.tif": deep_tiff(values, order, packed) for i, (order, packed) in enumerate(product("<>", (False, True)))
+    }
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
         assert np.abs(pixels(tmp_path / name) - values * factor).max() < 1, name
@@ -263,7 +265,7 @@ def test_every_orientation(tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     for suffix in ("png", "jpg", "webp", "tif"):
-        image.save(tmp_path / f"a.{suffix}", exif=exif, **({"lossless": True} if suffix == "webp" else {}))
+        image.save(tmp_path / f"a.{suffix}", exif=exif, lossless=True)  # of WebP
         found = pixels(tmp_path / f"a.{suffix}").astype(int)
         assert found.shape == (20, 30, 3), suffix
         assert found[2, 2, 0] > 200, suffix

@@ -26,10 +26,11 @@ from .others import SITUATIONS as OTHERS
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=5000, help="of the folder of mixed files; 0: none")
+    parser.add_argument("--files", type=int, default=5000, help="of the folder of mixed files; 0: keep the record")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    found: dict[str, Any] = {}
+    kept = options.out.is_file() and not options.files
+    found: dict[str, Any] = json.loads(options.out.read_text(encoding="utf-8")) if kept else {}
     if options.files:
         with tempfile.TemporaryDirectory() as scratch:  # first: workers are forked before LanceDB starts threads
             found["mixed"] = mixed_files(Path(scratch), options.files)

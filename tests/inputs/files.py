@@ -6,7 +6,9 @@ import io
 import json
 import os
 import shutil
+import tarfile
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +17,7 @@ from PIL import Image
 
 from tests.support import odd_files
 
-from .situation import Situation, check, folder_with, table_with, tar_with
+from .situation import Make, Situation, check, folder_with, table_with, tar_with
 
 FOLDERS, TEXT, TABLES, JSON, PARQUET, TARS = "folders", "text", "delimited text", "JSON", "parquet", "tar files"
 HEAD = "image,caption\n"
@@ -25,7 +27,7 @@ Image.new("RGB", (8, 8), "red").save(JPEG, "JPEG")
 RED = JPEG.getvalue()
 
 
-def _copy(name: str | bytes) -> object:
+def _copy(name: str | bytes) -> Callable[[Path], object]:
     def change(folder: Path) -> None:
         target = os.fsdecode(os.fsencode(folder) + b"/" + os.fsencode(name))
         shutil.copy(folder / "img00.jpg", target)
@@ -70,7 +72,7 @@ def _nfd(root: Path) -> list[object]:
     return check("t.csv", "--image-root", "p")
 
 
-def _parquet(**columns: object) -> object:
+def _parquet(**columns: object) -> Make:
     def make(root: Path) -> list[object]:
         odd_files.patterns(root / "p")
         pq.write_table(pa.table(columns), root / "t.parquet")
@@ -86,6 +88,43 @@ def _shards(root: Path) -> list[object]:
         rows = {"image": [f"img0{n}.jpg"], "caption": ["x"]}
         pq.write_table(pa.table(rows).slice(0, n != 1), root / f"shards/train-{n}.parquet")
     return check("shards", "--image-root", "p")
+
+
+def _windows(root: Path) -> list[object]:
+    odd_files.patterns(root / "p/sub")
+    (root / "t.csv").write_text(f"{HEAD}sub\\img00.jpg,one\n")
+    return check("t.csv", "--image-root", "p")
+
+
+def _tar_of(*kinds: str) -> Make:
+    """Return a maker of a tar with a folder, an image, and other members or damage."""
+
+    def make(root: Path) -> list[object]:
+        with tarfile.open(root / "a.tar", "w") as file:
+            info = tarfile.TarInfo("dir")
+            info.type = tarfile.DIRTYPE
+            file.addfile(info)
+            for name, content in {"dir/a.jpg": RED, "dir/a.txt": b"x", "é ü/b.jpg": RED}.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                file.addfile(info, io.BytesIO(content))
+            if "link" in kinds:
+                info = tarfile.TarInfo("dir/c.jpg")
+                info.type, info.linkname = tarfile.LNKTYPE, "dir/a.jpg"
+                file.addfile(info)
+        if "cut" in kinds:
+            (root / "a.tar").write_bytes((root / "a.tar").read_bytes()[:4000])
+        return check("a.tar")
+
+    return make
+
+
+def _file(name: str, content: bytes) -> Make:
+    def make(root: Path) -> list[object]:
+        (root / name).write_bytes(content)
+        return check(name)
+
+    return make
 
 
 def _packed_tar(root: Path) -> list[object]:
@@ -127,12 +166,12 @@ SITUATIONS = [
         None,
         "heic",
     ),
-    Situation(FOLDERS, "a name that is not UTF-8", folder_with("f", _copy(b"caf\xe9.jpg")), (21, 20, 0)),  # type: ignore[arg-type]
-    Situation(FOLDERS, "a name with a line break", folder_with("f", _copy("a\nb.jpg")), (21, 20, 0)),  # type: ignore[arg-type]
-    Situation(FOLDERS, "a name with emoji", folder_with("f", _copy("\U0001f600.jpg")), (21, 20, 0)),  # type: ignore[arg-type]
-    Situation(FOLDERS, "a name with a leading dash", folder_with("f", _copy("-rf.jpg")), (21, 20, 0)),  # type: ignore[arg-type]
-    Situation(FOLDERS, "a name of 250 characters", folder_with("f", _copy("x" * 246 + ".jpg")), (21, 20, 0)),  # type: ignore[arg-type]
-    Situation(FOLDERS, "a name that ends in a dot", folder_with("f", _copy("a.jpg.")), (20, 20, 0), "ignored: 1 "),  # type: ignore[arg-type]
+    Situation(FOLDERS, "a name that is not UTF-8", folder_with("f", _copy(b"caf\xe9.jpg")), (21, 20, 0)),
+    Situation(FOLDERS, "a name with a line break", folder_with("f", _copy("a\nb.jpg")), (21, 20, 0)),
+    Situation(FOLDERS, "a name with emoji", folder_with("f", _copy("\U0001f600.jpg")), (21, 20, 0)),
+    Situation(FOLDERS, "a name with a leading dash", folder_with("f", _copy("-rf.jpg")), (21, 20, 0)),
+    Situation(FOLDERS, "a name of 250 characters", folder_with("f", _copy("x" * 246 + ".jpg")), (21, 20, 0)),
+    Situation(FOLDERS, "a name that ends in a dot", folder_with("f", _copy("a.jpg.")), (20, 20, 0), "ignored: 1 "),
     Situation(
         TEXT,
         "a caption file in cp1252",
@@ -242,7 +281,7 @@ SITUATIONS = [
         (2, 2, 1),
         "file name of 304 bytes",
     ),
-    Situation(TABLES, "a name in the other Unicode form", _nfd, (1, 1, 0)),  # type: ignore[arg-type]
+    Situation(TABLES, "a name in the other Unicode form", _nfd, (1, 1, 0)),
     Situation(
         TABLES, "a URL", table_with("t.csv", f"{HEAD}https://a.b/c.jpg,b\n{ROWS}"), (2, 2, 1), "URL.*img2dataset"
     ),
@@ -309,17 +348,17 @@ SITUATIONS = [
     Situation(PARQUET, "a folder of shards, one of them empty", _shards, (2, 2, 0)),
     Situation(
         PARQUET, "dictionary columns (pandas' categories)", _parquet(image=DICTIONARY, caption=DICTIONARY), (2, 2, 0)
-    ),  # type: ignore[arg-type]
+    ),
     Situation(
         PARQUET,
         "lists of captions, some null",
         _parquet(image=["img00.jpg", "img01.jpg"], caption=[["a", None], None]),
         (2, 1, 0),
-    ),  # type: ignore[arg-type]
+    ),
     Situation(
         PARQUET, "images as bytes, one null", _parquet(image=[RED, None], caption=["a", "b"]), (2, 2, 1), "no image"
-    ),  # type: ignore[arg-type]
-    Situation(PARQUET, "nested captions", _parquet(image=["img00.jpg"], caption=[{"en": "a"}]), (1, 0, 0)),  # type: ignore[arg-type]
+    ),
+    Situation(PARQUET, "nested captions", _parquet(image=["img00.jpg"], caption=[{"en": "a"}]), (1, 0, 0)),
     Situation(
         PARQUET, "a truncated file", table_with("t.parquet", b"PAR1" + bytes(50)), None, "cannot be read as parquet"
     ),
@@ -343,4 +382,54 @@ SITUATIONS = [
     Situation(TARS, "no image of a key", tar_with(("a.jpg", "jpg"), ("b.mp4", "x")), (1, 0, 1), "has .mp4"),
     Situation(TARS, "names of 300 characters", tar_with(("x/" * 100 + "y" * 100 + ".jpg", "jpg")), (1, 0, 0)),
     Situation(TARS, "a compressed tar", _packed_tar, None, "compressed"),
+    Situation(TARS, "folders, names that are not ASCII", _tar_of(), (2, 1, 0)),
+    Situation(TARS, "a hard link", _tar_of("link"), (2, 1, 1), "is a link"),
+    Situation(TARS, "a truncated tar", _tar_of("cut"), None, "damaged"),
+    Situation(FOLDERS, "one image instead of a folder", _file("a.jpg", RED), None, "is one image"),
+    Situation(FOLDERS, "a zip file", _file("a.zip", b"PK"), None, "unpack"),
+    Situation(TABLES, "paths of Windows", _windows, (1, 1, 0)),
+    Situation(
+        TABLES, "UTF-16 without a byte order mark", table_with("t.csv", f"{HEAD}{ROWS}".encode("utf-16-le")), (2, 2, 0)
+    ),
+    Situation(TABLES, "a pipe as separator", table_with("t.csv", f"{HEAD}{ROWS}".replace(",", "|")), (2, 2, 0)),
+    Situation(TABLES, "empty columns at the end", table_with("t.csv", "image,caption,,\nimg00.jpg,a,,\n"), (1, 1, 0)),
+    Situation(
+        TABLES,
+        "quotes escaped by backslashes",
+        table_with("t.csv", f'{HEAD}img00.jpg,"a \\"b\\" c"\n{ROWS}'),
+        (2, 3, 0),
+    ),
+    Situation(
+        JSON,
+        "lists and objects as file names",
+        table_with("t.jsonl", '{"image":["img00.jpg"],"caption":"a"}\n{"image":{"a":1},"caption":"a"}\n'),
+        (0, 0, 2),
+        "wanted a file name",
+    ),
+    Situation(
+        JSON,
+        "nested 50,000 deep",
+        table_with("t.jsonl", "[" * 50_000 + '\n{"image":"img00.jpg","caption":"a"}\n'),
+        (1, 1, 1),
+        "nested too deeply",
+    ),
+    Situation(
+        PARQUET,
+        "images in a dictionary column",
+        _parquet(image=pa.array([RED, RED]).dictionary_encode(), caption=["a", "b"]),
+        (2, 2, 0),
+    ),
+    Situation(
+        PARQUET,
+        "images of a fixed size",
+        _parquet(image=pa.array([RED], pa.binary(len(RED))), caption=["a"]),
+        (1, 1, 0),
+    ),
+    Situation(PARQUET, "captions as bytes", _parquet(image=["img00.jpg"], caption=["café".encode()]), (1, 1, 0)),
+    Situation(
+        PARQUET,
+        "numbers and dates as captions",
+        _parquet(image=["img00.jpg", "img01.jpg"], caption=[1.5, None]),
+        (2, 0, 0),
+    ),
 ]

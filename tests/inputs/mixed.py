@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -29,7 +30,7 @@ def _bytes(suffix: str, content: bytes, what: str) -> Odd:
     return make
 
 
-def _saved(suffix: str, mode: str = "RGB", **options: object) -> Odd:
+def _saved(suffix: str, mode: str = "RGB", **options: Any) -> Odd:
     def make(folder: Path, name: str, image: Image.Image) -> str:
         image.convert(mode).save(folder / f"{name}{suffix}", **options)
         return IMAGE

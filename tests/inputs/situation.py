@@ -43,7 +43,7 @@ class Situation:
         words = list(self.make(folder))
         done = csaligner(*words, folder=folder)
         text = done.stdout + done.stderr
-        if "Traceback" in text or "unexpected" in text or done.returncode not in (0, 1):
+        if "Traceback" in text or "please report" in text or done.returncode not in (0, 1):
             return Result(told=text), f"exit code {done.returncode}: {text}"
         result = _checked(done.stdout, done.stderr) if words[0] == "check-data" else _other(done)
         result = Result(**asdict(result) | {"told": _plain(result.told, folder)})

@@ -67,7 +67,7 @@ def test_moved_data_keeps_its_entries(world: Any, write: Any, tmp_path: Path) ->
     world.picture("blue.png", (0, 0, 255))
     write("n.txt", "some words")
     build(world, tmp_path / "ix")
-    there = shutil.move(world.folder, tmp_path / "there")
+    there: Path = world.folder.rename(tmp_path / "there")
     (there / "blue.png").unlink()
     shutil.copy(there / "red.png", there / "new.png")
     index, report = build(world, tmp_path / "ix", there)

@@ -13,6 +13,7 @@ from .img2dataset import shard_names
 from .table import TABLE_SUFFIXES, shards_of
 from .tars import COMPRESSED
 
+ARCHIVES = frozenset({".zip", ".7z", ".rar", ".gz", ".xz", ".bz2", ".zst"})
 HEAD = 1 << 16  # characters of a JSON file that are inspected
 
 
@@ -32,6 +33,10 @@ def format_of(path: Path) -> str:
         return simple[suffix]
     if path.name.lower().endswith(COMPRESSED):
         return "webdataset"
+    if suffix in SUFFIXES:
+        raise InputError(f"dataset: {path} is one image; give its folder")
+    if suffix in ARCHIVES:
+        raise InputError(f"dataset: {path} is an archive; unpack it and give the folder")
     what = suffix or "a file without suffix"
     raise InputError(f"dataset: {path}: unknown format ({what}); give --data-format (table reads any delimited text)")
 

@@ -90,11 +90,13 @@ def field(record: Any, key: str) -> Any:
 def captions(value: Any) -> tuple[str, ...]:
     """Return a caption or a list of captions as a tuple; what is not text becomes "", later counted as dropped."""
     values = value if isinstance(value, (list, tuple)) else [value]
+    values = [entry.decode(errors="replace") if isinstance(entry, bytes) else entry for entry in values]
     return tuple(entry if isinstance(entry, str) else "" for entry in values)
 
 
 def image_at(root: Path, name: str) -> Path:
-    """Return the path of a record's image below `root`; a name in the other Unicode form (NFC, NFD) is found as well.
+    """Return the path of a record's image below `root`; a name in the other Unicode form (NFC, NFD), or with the
+    separators of Windows, is found as well.
 
     Raises BadRecord for a value that is not a file name: a URL, an image as base64, a name that is too long.
     """
@@ -109,9 +111,10 @@ def image_at(root: Path, name: str) -> Path:
         if longest > LONGEST_NAME:
             raise BadRecord(f"has a file name of {longest} bytes, {shown(name)}; wanted at most {LONGEST_NAME}")
     path = root / name
-    if name.isascii() or is_file(path):
+    if (name.isascii() and "\\" not in name) or is_file(path):
         return path
-    forms = (root / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    names = (name, name.replace("\\", "/"))
+    forms = (root / unicodedata.normalize(form, other) for other in names for form in ("NFC", "NFD"))
     return next((other for other in forms if is_file(other)), path)
 
 

@@ -115,7 +115,7 @@ class Table:
         return merged(_with_images(found))
 
     def _item(self, file: Path, where: str, number: int, images: dict[str, Path], row: Row) -> Item:
-        image, found = _cell(row.get(self._image)), captions(row.get(self._caption))
+        image, found = _name(row, self._image), captions(row.get(self._caption))
         image_id = _cell(row.get(self._id or self._image))
         if not image and any(caption.strip() for caption in found):
             name = image_id or (f"row-{number}" if len(self._files) == 1 else f"{self._shard(file)}/row-{number}")
@@ -281,6 +281,14 @@ def _with_images(items: Sequence[Item]) -> list[Item]:
 
 def numbered_rows(rows: Iterable[Row]) -> Rows:
     return ((f"row {number}", row) for number, row in enumerate(rows, start=1))
+
+
+def _name(row: Row, key: str) -> str:
+    """Return the file name in a cell. Raises BadRecord for a list, an object or bytes."""
+    value = row.get(key)
+    if isinstance(value, (list, tuple, dict, bytes)):
+        raise BadRecord(f"has the {key!r} {shown(value)}, wanted a file name")
+    return _cell(value)
 
 
 def _cell(value: Any) -> str:

@@ -11,7 +11,13 @@ from pathlib import Path
 
 from csaligner.checks import InputError
 
-BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+BOMS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 FALLBACK = "cp1252"
 SURROGATE = re.compile("[\ud800-\udfff]")
 SHOWN = 160  # characters of a value that a message quotes
@@ -22,8 +28,8 @@ class NotText(ValueError):
 
 
 class TextFiles:
-    """Read text files: UTF-8 with or without a byte order mark, UTF-16 with one, and anything else as cp1252, which
-    `notes` reports.
+    """Read text files: UTF-8 with or without a byte order mark, UTF-16 and UTF-32 with one, UTF-16 without one if its
+    zero bytes show it, and anything else as cp1252, which `notes` reports.
 
     encoding: read every file in this encoding instead. Raises InputError for an encoding unknown to Python.
     """
@@ -68,7 +74,7 @@ class TextFiles:
 
 def decoded(content: bytes, encoding: str | None = None, guessed: Callable[[], object] | None = None) -> str:
     """Decode the bytes of a text file, as TextFiles does. guessed: called if FALLBACK is used."""
-    name = encoding or next((name for mark, name in BOMS if content.startswith(mark)), "utf-8")
+    name = encoding or next((name for mark, name in BOMS if content.startswith(mark)), None) or _by_zeros(content)
     try:
         return content.decode(name)
     except UnicodeDecodeError as error:
@@ -77,6 +83,16 @@ def decoded(content: bytes, encoding: str | None = None, guessed: Callable[[], o
     if guessed is not None:
         guessed()
     return content.decode(FALLBACK, errors="replace")
+
+
+def _by_zeros(content: bytes) -> str:
+    """Return the encoding without a byte order mark: UTF-16 if every second byte is mostly zero (Latin text)."""
+    head = content[:1000]
+    for start, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+        zeros, others = head[start::2].count(0), head[1 - start :: 2].count(0)
+        if len(head) >= 4 and zeros > 0.7 * (len(head) // 2) and not others:
+            return name
+    return "utf-8"
 
 
 def split_lines(text: str, *, keep_ends: bool = False) -> list[str]:

@@ -17,7 +17,7 @@ from csaligner.types import Dataset, Encoder, Item, Modality
 
 from .difference import Difference, difference
 from .embed import ExtractSettings, Job, check_bad, embed
-from .manifest import MANIFEST, Manifest, Skipped, read_manifest, write_manifest
+from .manifest import MANIFEST, Manifest, Shard, Skipped, read_manifest, write_manifest
 from .shard_files import COLUMNS, Array, ShardRows, is_there, remove_temporaries, write_shard
 from .shard_maker import Encoders, ProgressCallback, Work
 from .shard_records import join_parts, read_parts
@@ -101,7 +101,7 @@ def _write(folder: Path, job: Job, stores: tuple[Store, _Fresh], found: Differen
     where: dict[str, tuple[Store, list[int]]] = {name: (old, rows) for name, rows in found.kept.items()}
     for row, name in enumerate(columns[made][0] if made in columns else ()):
         where.setdefault(name, (made, []))[1].append(row)
-    shards = []
+    shards: list[Shard] = []
     for start in range(0, len(job.work.items), size):
         used = [item for item in job.work.items[start : start + size] if item.image_id not in bad]
         rows = [(store, row) for item in used for store, numbers in [where[item.image_id]] for row in numbers]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ DEEP = ("RGB;16", "RGBA;16")  # raw modes of Pillow's decoders, followed by the 
 LOW = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}  # the order whose high byte is the low byte
 
 
-def low_byte_tiles(image: Image.Image) -> list[tuple[object, ...]] | None:
+def low_byte_tiles(image: Image.Image) -> list[Any] | None:
     """Return the tiles of an opened image with raw modes that decode the low bytes; None unless it is RGB or RGBA of 16
     bits per channel."""
     tiles = getattr(image, "tile", None)
@@ -32,7 +33,7 @@ def low_byte_tiles(image: Image.Image) -> list[tuple[object, ...]] | None:
     return found
 
 
-def restore_bits(image: Image.Image, tiles: list[tuple[object, ...]], file: Path | io.BytesIO) -> None:
+def restore_bits(image: Image.Image, tiles: list[Any], file: Path | io.BytesIO) -> None:
     """Scale the colours of a loaded image, in place, if they use fewer than 16 bits (see eight_bits)."""
     high = np.asarray(image)[..., :3]
     if high.max(initial=0) >= 128:  # all 16 bits: the high bytes are the image

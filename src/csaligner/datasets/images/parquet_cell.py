@@ -110,6 +110,9 @@ def holds_images(kind: Any) -> bool:
     """Return whether a pyarrow type can hold images."""
     import pyarrow as pa
 
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     if pa.types.is_struct(kind):
         return "bytes" in [kind.field(n).name for n in range(kind.num_fields)]
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    tests = ("is_binary", "is_large_binary", "is_fixed_size_binary", "is_binary_view")
+    return any(getattr(pa.types, test, lambda _: False)(kind) for test in tests)
