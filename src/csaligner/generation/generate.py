@@ -43,8 +43,10 @@ def generate(
 ) -> list[list[Image.Image]]:
     """Generate sampling.n images for each prompt, or variations of an image.
 
-    run: whose text adapter to use, a folder or open; None: the bundled one, for the micro decoder. sampling: default: the
-    decoder's. Raises InputError, before the decoder is loaded, for a bad prompt, run or decoder and for too little memory.
+    run: whose text adapter to use, a folder or open; None: the bundled one, for the micro decoder. sampling: default:
+    the decoder's.
+
+    Raises InputError, before the decoder is loaded, for a bad prompt, run or decoder and for too little memory.
     """
     if bool(wish.prompts) == (wish.image is not None):
         raise InputError("prompt: give either prompts or --image, not both")

@@ -9,7 +9,7 @@ const MEANING = {
   raw: "The encoders' own vectors: images lie in one place and texts in another, so a query finds its own modality first.",
   centred: "The raw vectors, with the centre of the images moved onto the centre of the texts. It needs no training.",
 };
-const K = 20, WHITE = 235, SHARE = 0.35; // an image is on white ground if this share of its border is nearly white
+const K = 20, WHITE = 235, SHARE = 0.2; // an image is on white ground if this share of its border is nearly white
 const state = { about: null, query: null, space: "aligned", only: "", compare: false, results: [], points: [], mapped: null,
   here: -1, asked: 0, ready: false, seconds: 0 };
 
