@@ -213,7 +213,8 @@ def test_the_section_reads_aligns_writes_and_finds(
     for package in NEEDS[section]:
         pytest.importorskip(package, reason=f"pip install {package}")
     monkeypatch.chdir(tmp_path)
-    source, page, names = make_source(section), sections(), {"__name__": "page"}
+    source, page = make_source(section), sections()
+    names: dict[str, Any] = {"__name__": "page"}
     (fit,) = page[""]
     read, write = page[section]
     with FILLED[section](source) as replaced:
