@@ -36,10 +36,12 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return pictures, out
 
 
-def test_one_result_for_each_method_and_seed_with_names_of_the_conventions(done: tuple[Path, Path]) -> None:
-    results = json.loads((done[1] / "results.json").read_text())
+@pytest.mark.parametrize("name", ["results.json", "results_few.json"])
+def test_one_result_for_each_method_and_seed_with_names_of_the_conventions(name: str, done: tuple[Path, Path]) -> None:
+    results = json.loads((done[1] / name).read_text())
     found = {(r["method"], r["seed"]) for r in results}
-    methods = ("closed-form start", "InfoNCE", "InfoNCE, then centred", "CS-Aligner")
+    trained = ("InfoNCE from random weights", "CS-Aligner from random weights", "InfoNCE", "CS-Aligner")
+    methods = ("closed-form start", *trained, *(f"{method}, then centred" for method in trained))
     assert found == {(method, seed) for method in methods for seed in (0, 1)}
     for r in results:
         assert r["provenance"]["versions"]["torch"]
@@ -49,7 +51,7 @@ def test_one_result_for_each_method_and_seed_with_names_of_the_conventions(done:
 
 def test_the_report_stands_alone_and_shows_queries_and_figures(done: tuple[Path, Path]) -> None:
     page = (done[1] / "report.html").read_text()
-    for piece in ("CS-Aligner", "InfoNCE", "<svg", "data:image"):
+    for piece in ("CS-Aligner", "InfoNCE", "<svg", "data:image", "The problem.", "training pairs", "95 % interval"):
         assert piece in page
     assert 'src="http' not in page
     assert 'href="http' not in page

@@ -53,11 +53,17 @@ class Part:
     aligned: dict[str, PairedFeatures]
 
 
-def demo(
-    out: Path, data: str, seeds: int, *, workers: int, console: Console, quiet: bool = False
-) -> tuple[list[MethodResult], list[MethodResult]]:
-    """Run the demo and return its results with all training pairs and with few; writes results.json, results_few.json,
-    report.html and before_after.png in `out`.
+@dataclass(frozen=True)
+class Demo:
+    """Results with all training pairs and with few, and the findings in sentences, the most important first."""
+
+    all_pairs: Part
+    few_pairs: Part
+    findings: list[str]
+
+
+def demo(out: Path, data: str, seeds: int, *, workers: int, console: Console, quiet: bool = False) -> Demo:
+    """Run the demo; writes results.json, results_few.json, report.html and before_after.png in `out`.
 
     A second call reuses the store and finished runs.
     """
@@ -66,16 +72,15 @@ def demo(
         store = embed_dataset(data, out / f"store-{Path(data).name}", settings=settings, progress=update)
     whole = _with_all_pairs(store, seeds, out, console, quiet)
     few = _with_few_pairs(store, seeds, console, quiet)
-    about = provenance(seeds - 1)
+    about, findings = provenance(seeds - 1), story(whole, few)
     write_results_json(whole.results, out / RESULTS, provenance=about)
     write_results_json(few.results, out / RESULTS_FEW, provenance=about | {"training_pairs": few.pairs})
     shown = {name: whole.aligned[name] for name in (NAIVE, START, OURS)}
     report = report_data(store, _config(OURS, 0), whole.results, shown, about)
-    write_report(
-        report.told(story(whole, few), {f"The same with {few.pairs} training pairs": few.results}), out / REPORT
-    )
+    tables = {f"The same with {few.pairs} training pairs": few.results}
+    write_report(report.told(findings, tables), out / REPORT)
     figure_before_after([report.maps[0], report.maps[-1]], out / FIGURE)
-    return whole.results, few.results
+    return Demo(whole, few, findings)
 
 
 def story(whole: Part, few: Part) -> list[str]:
