@@ -1,6 +1,7 @@
 # Two commands do everything: `make demo` and `make test`. Both set up .venv first.
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell IFS=:; for p in python3.11 python3.12 python3.13 python3.10 python3 python \
+		$$(for d in $$PATH; do ls -r "$$d"/python3.[1-9][0-9] 2>/dev/null; done); do \
+	"$$p" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1 && echo "$$p" && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := $(VENV)/.demo
@@ -78,7 +79,9 @@ extras: $(STAMP)
 	$(BIN)/python benchmarks/install.py --out benchmarks/results/install.json
 
 $(DEMO): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "make: found no Python 3.10 or newer; install one or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "make: found no Python 3.10 or newer with venv and ensurepip on the PATH" \
+		"(python3: $$(python3 --version 2>/dev/null || echo none)); install one (Debian: python3 and python3-venv)" \
+		"or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bundled,search,app]'

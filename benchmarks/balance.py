@@ -41,7 +41,9 @@ def measure(features: Any, objective: dict[str, Any]) -> dict[str, float]:
     found = []
     for fold in range(3):
         held, rest = order[fold::5], np.setdiff1d(kept, order[fold::5])
-        aligner = CSAligner(seed=fold, objective=objective).fit(features[0][rest], features[1][rest])
+        aligner = CSAligner(start={"kind": "auto"}, gate=False, seed=fold, objective=objective).fit(
+            features[0][rest], features[1][rest]
+        )
         found.append(aligner.evaluate(features[0][held], features[1][held]))
     return {key: mean(f[key] for f in found) for key in KEYS}
 

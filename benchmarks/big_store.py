@@ -70,7 +70,10 @@ def measure(folder: Path, batch_size: int, steps: int) -> dict[str, Any]:
     """Train and return the figures of this process."""
     imports, started = peak_rss_mb(), time.perf_counter()
     data = TrainingData(Store.open(folder / "store"))
-    config = build_config(TrainConfig, {"epochs": 1, "batch_size": batch_size, "val_images": VALIDATION})
+    config = build_config(
+        TrainConfig,
+        {"start": {"kind": "auto"}, "gate": False, "epochs": 1, "batch_size": batch_size, "val_images": VALIDATION},
+    )
     model = Aligner.fit_start(some_pairs(data.pairs, "train", config.start.images), config)
     reached: dict[str, float] = {}
 

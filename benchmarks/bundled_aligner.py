@@ -16,7 +16,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from csaligner.adapters.aligner import Aligner, align
-from csaligner.config import TrainConfig
+from csaligner.config import StartConfig, TrainConfig
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.files import write_text
 from csaligner.model import ASSET
@@ -63,7 +63,7 @@ def main() -> None:
     arguments = parser.parse_args()
     work = arguments.work or Path(tempfile.mkdtemp())
     store = Store.open(arguments.store) if arguments.store else embed_dataset("all", work / "store")
-    config = TrainConfig()
+    config = TrainConfig(start=StartConfig(kind="auto"), gate=False)
     run = train(store, config, work / "run")
     run.model.save(arguments.out)
     weights = arguments.out / "model.safetensors"

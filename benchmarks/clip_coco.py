@@ -38,6 +38,7 @@ from csaligner.types import PairedFeatures
 Array = NDArray[np.float32]
 Method = Callable[[PairedFeatures, PairedFeatures, int], dict[str, PairedFeatures]]
 BASELINES = ("raw", "mean-centring", "standardising", "Procrustes", "CCA", "moments")
+FIXED: dict[str, Any] = {"start": {"kind": "auto"}, "gate": False}  # benchmarks/defaults.py measures the default
 INFONCE_ONLY = {"terms": {"info_nce": 1.0}}
 LAMBDA_2 = {"terms": {"info_nce": 1.0, "cauchy_schwarz": 2.0}}
 
@@ -46,7 +47,7 @@ def trained(**settings: Any) -> Method:
     """Return {"": aligned test pairs, ", then centred": the same, centred}."""
 
     def method(train: PairedFeatures, test: PairedFeatures, seed: int) -> dict[str, PairedFeatures]:
-        model = CSAligner(seed=seed, verbose=False, **settings).fit_features(train).model
+        model = CSAligner(seed=seed, verbose=False, **(FIXED | settings)).fit_features(train).model
         aligned = align(model, test)
         return {"": aligned, ", then centred": MeanCentring.fit(align(model, train)).transform(aligned)}
 
@@ -60,7 +61,7 @@ def free(fit: Callable[[PairedFeatures], Any]) -> Method:
 def started(**settings: Any) -> Method:
     """Return the untrained baseline of these settings."""
     return lambda train, test, seed: {
-        "": align(CSAligner(epochs=0, verbose=False, **settings).fit_features(train).model, test)
+        "": align(CSAligner(epochs=0, verbose=False, **(FIXED | settings)).fit_features(train).model, test)
     }
 
 
@@ -84,7 +85,7 @@ METHODS: dict[str, Method] = {
 def draw(image: Array, text: Array, order: NDArray[np.int64], path: Path) -> None:
     """Return the test pairs of fold 0, raw and after CSAligner() with default settings."""
     test, train = order[0::5], np.setdiff1d(order, order[0::5])
-    aligner = CSAligner().fit(image[train], text[train])
+    aligner = CSAligner(**FIXED).fit(image[train], text[train])
     before = FeatureMap("raw CLIP", image[test], text[test])
     after = FeatureMap("CS-Aligner", aligner.transform_image(image[test]), aligner.transform_text(text[test]))
     figure_before_after([before, after], path)

@@ -168,8 +168,12 @@ def _note(content: Mapping[str, Any]) -> str:
     if "budget" in content:
         budget = content["budget"]
         parts.append(f"{budget['seeds']} seed(s)")
-        if "trials" in budget:
+        if budget.get("settings_known"):
+            parts.append("settings tuned with version 0.1, by recall + mixed recall - gap")
+        elif "trials" in budget:
             parts.append(f"{budget['trials']} trials for each tuned method")
+        if content.get("score", SCORE) != SCORE:
+            parts.append("measured with version 0.1: its start and splits, tuned by recall + mixed recall - gap")
     if "cpu" in about:
         parts.append(f"{about['cpu']}, {about['threads']} thread(s), load {about['load']} at the end")
     parts.append(", ".join(f"{name} {version}" for name, version in about["versions"].items()))

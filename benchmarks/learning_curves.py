@@ -50,6 +50,8 @@ def trained(
     terms = {"info_nce": 1.0} | ({"cauchy_schwarz": weight} if weight else {})
     epochs = max(1, STEPS // -(-len(pairs.image) // batch))
     aligner = CSAligner(
+        start={"kind": "auto"},
+        gate=False,
         image_adapter="identity",
         objective={"terms": terms},
         batch_size=batch,

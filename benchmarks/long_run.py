@@ -99,7 +99,14 @@ def trainer(config: TrainConfig, watch: Watch, folder: Path | None = None) -> tu
 
 def precision(name: str, steps: int) -> dict[str, Any]:
     """Train for a number of steps; return the finiteness of losses, the final loss and the test metrics."""
-    data = {"precision": name, "batch_size": 100, "epochs": steps // 4, "evaluate_every": steps // 4}
+    data = {
+        "start": {"kind": "auto"},
+        "gate": False,
+        "precision": name,
+        "batch_size": 100,
+        "epochs": steps // 4,
+        "evaluate_every": steps // 4,
+    }
     watch = Watch()
     run, model, test = trainer(build_config(TrainConfig, data), watch)
     run.fit()
@@ -128,7 +135,10 @@ def slope(samples: list[tuple[float, float]], warm_up: float) -> dict[str, float
 
 def long_memory(minutes: float) -> dict[str, Any]:
     """Train with validation and checkpoints until the time limit."""
-    config = build_config(TrainConfig, {"batch_size": 100, "epochs": 1_000_000, "evaluate_every": 50})
+    config = build_config(
+        TrainConfig,
+        {"start": {"kind": "auto"}, "gate": False, "batch_size": 100, "epochs": 1_000_000, "evaluate_every": 50},
+    )
     watch = Watch(60 * minutes)
     with tempfile.TemporaryDirectory() as folder:
         run, _, _ = trainer(config, watch, Path(folder))

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from csaligner.adapters.aligner import Aligner, align
-from csaligner.config import TrainConfig, build_config
+from csaligner.config import StartConfig, TrainConfig, build_config
 from csaligner.datasets.openmoji import OpenMoji
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.files import write_json
@@ -52,7 +52,7 @@ class Part:
 
 
 def measure(name: str, store: Store, settings: dict[str, Any], seed: int, folder: Path) -> dict[str, Any]:
-    config = build_config(TrainConfig, settings | {"seed": seed})
+    config = build_config(TrainConfig, settings | {"start": {"kind": "auto"}, "gate": False, "seed": seed})
     started = time.perf_counter()
     run = train(store, config, folder)
     seconds = time.perf_counter() - started
@@ -75,7 +75,7 @@ def main() -> None:
     records = []
     with tempfile.TemporaryDirectory() as scratch:
         store = embed_dataset(Part(options.images), Path(scratch) / "store", settings=ExtractSettings(workers=0))
-        start = Aligner.fit_start(store.features("train"), TrainConfig()).eval()
+        start = Aligner.fit_start(store.features("train"), TrainConfig(start=StartConfig(kind="auto"))).eval()
         before = evaluate(align(start, store.features("test")), intervals=False).metrics
         records.append({"method": "closed-form start", "seed": 0} | before)
         for seed in range(options.seeds):

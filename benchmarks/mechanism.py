@@ -43,7 +43,7 @@ COLOURS = {"InfoNCE": "#a3408a", "InfoNCE + D_CS": "#00795a"}
 def history(store: Store, terms: dict[str, float], seed: int, start: str) -> list[dict[str, float]]:
     """Return validation metrics before the first step and after every epoch."""
     data = TrainConfig().model_dump() | {"objective": {"terms": terms}, "seed": seed, "evaluate_every": 1}
-    config = build_config(TrainConfig, data | {"start": {"kind": start}})
+    config = build_config(TrainConfig, data | {"start": {"kind": start}, "gate": False, "epochs": 40})
     train, val = store.features("train"), store.features("val")
     torch.manual_seed(seed)
     model = Aligner.fit_start(train, config)

@@ -9,7 +9,7 @@ from statistics import mean
 from table_text import load, table
 
 ON_INDEX = False  # whether the package can be installed by name; set on the day of the first release, then `make docs`
-BEFORE = "No package index has csaligner yet. In a clone of the repository, or with the path of a wheel instead of the dot:"
+BEFORE = "csaligner is not on a package index yet. In a clone, or with the path of a wheel instead of the dot:"
 
 ROWS = {"raw": "as they are", "mean-centring": "minus the mean of each modality", "CS-Aligner": "`CSAligner()`"}
 COLUMNS = {  # metric: heading, format of the value in percent

@@ -32,7 +32,7 @@ from clip_coco import METHODS
 from torch.nn.functional import normalize
 
 from csaligner.adapters.aligner import Aligner, align
-from csaligner.config import TrainConfig
+from csaligner.config import StartConfig, TrainConfig
 from csaligner.evaluation.baselines import MeanCentring
 from csaligner.evaluation.mixed_search import mixed_search_of, modality_bias
 from csaligner.evaluation.ranking import ranks
@@ -261,7 +261,7 @@ def measure_quality(store: Path, runs: list[Path], infonce: list[Path]) -> dict[
     test items without their pairing, as an index does. Mean over the runs (seeds)."""
     opened = Store.open(store)
     test, train = opened.features("test"), opened.features("train")
-    start = Aligner.fit_start(train, TrainConfig()).eval()
+    start = Aligner.fit_start(train, TrainConfig(start=StartConfig(kind="auto"))).eval()
     raw = projected(start, train), projected(start, test)
     methods: dict[str, list[PairedFeatures]] = {
         "raw": [raw[1]],

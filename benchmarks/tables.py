@@ -137,7 +137,8 @@ def modalities_table() -> str:
             keys = (("recall@1", 100, 1), ("recall@10", 100, 1), ("gap/centroid", 1, 3), ("gap/cs", 1, 3))
             rows.append([pair, method, *(_spread([f * m[key] for m in mine], digits) for key, f, digits in keys)])
     seeds, language = 1 + content["seed"], content["settings"]["language"]
-    note = f"Test rows: {counts} (language: {language}); {seeds} seeds; {_versions(content)}.\n\n"
+    note = f"Test rows: {counts} (language: {language}); mean ± standard deviation over {seeds} training seeds; "
+    note += f"{_versions(content)}.\n\n"
     return note + table(["pair", "method", "R@1 %", "R@10 %", "gap", "D_CS"], rows)
 
 

@@ -90,7 +90,7 @@ def run(
     }
     records = []
     for name, (lam, unpaired) in ways.items():
-        aligner = CSAligner(**settings(pairs, seed, lam, unpaired_weight))
+        aligner = CSAligner(start={"kind": "auto"}, gate=False, **settings(pairs, seed, lam, unpaired_weight))
         aligner.fit_features(pairs, *(rest if unpaired else ()))
         metrics = evaluate(align(aligner.model, test), intervals=False).metrics
         records.append({"way": name, "seed": seed, "pairs": len(pairs.image)} | {k: metrics[k] for k in KEYS})

@@ -18,7 +18,7 @@ from csaligner.pipeline import train as run_train
 from tests.support.commands import csaligner
 from tests.support.features import make_store
 
-FAST = ["epochs=4", "evaluate_every=2", "image_adapter.hidden=8", "text_adapter.hidden=8"]
+FAST = ["epochs=4", "evaluate_every=2", "image_adapter.hidden=8", "text_adapter.hidden=8", "gate=false"]
 
 
 class Sections(HTMLParser):

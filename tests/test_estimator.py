@@ -15,6 +15,7 @@ from csaligner.adapters.aligner import Aligner, encode
 from csaligner.checks import CSAlignerError, InputError
 from csaligner.config import TrainConfig
 from csaligner.paired_features import pair_features
+from csaligner.selection.start import choose_start
 from tests.support.features import make_arrays
 
 Array = NDArray[np.float32]
@@ -84,7 +85,7 @@ def test_the_hyper_parameters_of_the_paper_have_their_names() -> None:
     terms = {"info_nce": 1.0, "cauchy_schwarz": 2.0}
     written = {"terms": terms, "bandwidth": "median", "logit_scale": 20.0}
     assert by_name == CSAligner(objective=written, epochs=3).config
-    assert CSAligner().config == CSAligner(weight=1.0, bandwidth=0.5, logit_scale=1 / 0.07, epochs=40).config
+    assert CSAligner().config == CSAligner(weight=1.0, bandwidth=0.5, logit_scale=1 / 0.07, gate=True).config
     for wrong in ({"weight": -1}, {"bandwidth": "medain"}, {"logit_scale": 0}, {"epochs": -1}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             CSAligner(**wrong)
@@ -93,9 +94,11 @@ def test_the_hyper_parameters_of_the_paper_have_their_names() -> None:
 def test_no_epochs_give_the_untrained_baseline() -> None:
     image, text = pairs()
     untrained = CSAligner(epochs=0).fit(image, text)
-    start = Aligner.fit_start(pair_features(image, text), TrainConfig())
+    choice = choose_start(pair_features(image, text), TrainConfig())
+    start = Aligner.fit_start(pair_features(image, text), TrainConfig(), starts=choice.starts)
     np.testing.assert_array_equal(untrained.transform_text(text), encode(start.eval(), "text", torch.from_numpy(text)))
-    assert not np.array_equal(CSAligner(epochs=1).fit(image, text).transform_text(text), untrained.transform_text(text))
+    trained = CSAligner(epochs=1, gate=False).fit(image, text)
+    assert not np.array_equal(trained.transform_text(text), untrained.transform_text(text))
 
 
 def test_one_vector_becomes_one_vector() -> None:
@@ -110,13 +113,15 @@ def test_one_vector_becomes_one_vector() -> None:
 
 def test_progress_is_shown_where_it_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
     image, text = pairs()
-    quiet = CSAligner(epochs=2).fit(image, text)
+    quiet = CSAligner(epochs=2, gate=False).fit(image, text)
     assert capsys.readouterr() == ("", "")  # no terminal
-    loud = CSAligner(epochs=2, verbose=True).fit(image, text)
+    loud = CSAligner(epochs=2, gate=False, verbose=True).fit(image, text)
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "2/2" in shown.err
     assert "info_nce" in shown.err
+    assert loud.selection_ is not None
+    assert loud.selection_.line in shown.err
     np.testing.assert_array_equal(quiet.transform_text(text), loud.transform_text(text))
 
 

@@ -46,7 +46,7 @@ pytest.importorskip("transformers")
 Tiny = Callable[[str], Path]
 WORDS = ("red", "green", "blue", "cat", "dog", "house")
 CAPTIONS = ("a red cat", "a green dog", "the blue house")
-FAST: dict[str, Any] = {"epochs": 6, "batch_size": 8, "lr": 3e-3, "evaluate_every": 3}
+FAST: dict[str, Any] = {"gate": False, "epochs": 6, "batch_size": 8, "lr": 3e-3, "evaluate_every": 3}
 DRAWING = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 60">
 <rect width="100" height="60" fill="white"/><circle cx="31" cy="29" r="17" fill="red"/>
 <path d="M3 57 L97 5" stroke="black" stroke-width="0.7"/><text x="50" y="50" font-size="9">x</text></svg>"""

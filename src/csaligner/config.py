@@ -16,6 +16,7 @@ from .registry import ADAPTERS
 
 FORMAT_VERSION = 1
 FIXED_SIDE_SCALE = 50.0  # 1/temperature with an identity adapter
+EPOCHS, LEAST_EPOCHS, GATED_STEPS = 40, 8, 80  # see TrainConfig.epochs_for
 RING_TERMS = ("info_nce", "cauchy_schwarz", "mmd")  # terms that distributed/ring.py computes
 TOKEN_TERM = "token_cauchy_schwarz"  # losses/token.py, on the adapted tokens
 
@@ -79,8 +80,10 @@ class AdapterConfig(Strict):
 class StartConfig(Strict):
     """Closed-form initialisation of the adapters from the training features (adapters/start.py).
 
-    kind: auto (moments if the dimensions agree, else projection), identity, moments, projection, or chosen: the best
-    of a family of closed-form maps by cross-validation on the training pairs (selection/start.py).
+    kind: chosen (default): the best of a family of closed-form maps by cross-validation on the training pairs
+    (selection/start.py); auto (moments if the dimensions agree, else projection), identity, moments, projection; or
+    random: random weights, as in the paper. With an adapter standardise or centre, chosen is auto.
+    prefer: the queries that the choice and the gate score: both kinds, or captions alone.
     shrinkage: weight of the mean eigenvalue added to each covariance before inversion (moments).
     projection_shrinkage: the same for projections, divided by the square root of the number of images.
     spread: for a fixed modality of the same dimension, the distance of the mapped rows from its centre, in multiples
@@ -88,7 +91,8 @@ class StartConfig(Strict):
     images: maximum number of training images for the fit, evenly spaced.
     """
 
-    kind: Literal["auto", "identity", "moments", "projection", "chosen"] = "auto"
+    kind: Literal["chosen", "auto", "identity", "moments", "projection", "random"] = "chosen"
+    prefer: Literal["both", "captions"] = "both"
     shrinkage: Positive = 3.0
     projection_shrinkage: Positive = 12.0
     spread: Positive = 3.0
@@ -192,10 +196,12 @@ class TrainConfig(Strict):
     weight, bandwidth and logit_scale, the hyper-parameters of the paper, are accepted as well: they set
     objective.terms.cauchy_schwarz, objective.bandwidth and (initially) objective.logit_scale. epochs, batch_size, lr,
     wd, warmup (steps; none: a tenth of the run), precision and seed are those of open_clip, except that batch_size
-    counts the images of all processes together and epochs=0 gives the untrained baseline. captions: captions per image
-    in a batch, one or all. monitor: validation metric that selects the checkpoint (higher is better; score is the mean
-    of mean_recall@10 and mixed_image_recall@10); none: the last checkpoint. patience: number of evaluations without
-    improvement before the run stops. val_images: maximum number of validation images, evenly spaced; none: all.
+    counts the images of all processes together and epochs=0 gives the untrained baseline; epochs=none: 40, and with the
+    gate fewer for many pairs (epochs_for). gate: keep what training learnt only if held-out training pairs show a gain
+    of more than two standard errors (selection/gate.py); see `gates` for where it does not apply. captions: captions
+    per image in a batch, one or all. monitor: validation metric that selects the checkpoint (higher is better; score is
+    the mean of mean_recall@10 and mixed_image_recall@10); none: the last checkpoint. patience: number of evaluations
+    without improvement before the run stops. val_images: maximum number of validation images, evenly spaced; none: all.
     """
 
     image_adapter: AdapterConfig = AdapterConfig()
@@ -208,7 +214,8 @@ class TrainConfig(Strict):
     unpaired: UnpairedConfig = UnpairedConfig()
     batch_size: Annotated[int, Field(ge=1)] = 512
     captions: Literal["one", "all"] = "one"
-    epochs: Annotated[int, Field(ge=0)] = 40
+    epochs: Annotated[int, Field(ge=0)] | None = None
+    gate: bool = True
     lr: Positive = 3e-4
     wd: NonNegative = 0.05
     warmup: Annotated[int, Field(ge=0)] | None = None
@@ -260,8 +267,6 @@ class TrainConfig(Strict):
             raise ValueError(
                 "image_adapter and text_adapter are both identity, so nothing is trained; set one of them to mlp"
             )
-        if self.start.kind == "chosen" and "standardise" in (self.image_adapter.name, self.text_adapter.name):
-            raise ValueError("start.kind: chosen does not support the adapter standardise; use auto")
         if self.lora is not None and self.objective.sees_tokens:
             raise ValueError(f"lora: trains an encoder, {TOKEN_TERM} uses stored tokens; remove one of them")
         if self.objective.exchange == "ring" and self.memory.size:
@@ -269,6 +274,29 @@ class TrainConfig(Strict):
         if self.patience is not None and self.monitor is None:
             raise ValueError("patience: needs a monitor; set for example monitor=score")
         return self
+
+    @property
+    def chooses_start(self) -> bool:
+        """Whether the start is chosen: start.kind is chosen, and no adapter is standardise or centre."""
+        return self.start.kind == "chosen" and not self._uses("standardise", "centre")
+
+    @property
+    def gates(self) -> bool:
+        """Whether training is gated: `gate`, except without training, with LoRA (the encoders change as well), with
+        random weights (the start is no alignment), and with adapters standardise, centre and prior (text-to-image)."""
+        trains = self.epochs != 0 and self.lora is None and self.start.kind != "random"
+        return self.gate and trains and not self._uses("standardise", "centre", "prior")
+
+    def epochs_for(self, batches: int) -> int:
+        """Return `epochs`; none: 40, and with the gate as many as make GATED_STEPS steps, at least 8 and at most 40.
+
+        batches: number of batches per epoch."""
+        if self.epochs is not None or not self.gates:
+            return EPOCHS if self.epochs is None else self.epochs
+        return min(EPOCHS, max(LEAST_EPOCHS, GATED_STEPS // max(1, batches)))
+
+    def _uses(self, *names: str) -> bool:
+        return bool({self.image_adapter.name, self.text_adapter.name} & set(names))
 
 
 def _is_identity(adapter: Any) -> bool:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from csaligner.adapters.aligner import Aligner, align
+from csaligner.adapters.aligner import align
 from csaligner.comparison.differences import FoldQueries, difference, query_values
 from csaligner.evaluation.baselines import MeanCentring
 from csaligner.evaluation.score import MEAN_NDCG, SCORE
@@ -21,11 +23,12 @@ from csaligner.reporting.report import write_report
 from csaligner.reporting.tables import write_results_json
 from csaligner.selection.fit import Selecting
 from csaligner.selection.folds import rows_of
+from csaligner.selection.run import start_of
 from csaligner.store.embed import ExtractSettings
 from csaligner.store.store import Store
 
 from .config import TrainConfig, build_config
-from .pipeline import Run, embed_dataset, measure, starts_of, train
+from .pipeline import Run, embed_dataset, measure, train
 from .progress import progress
 from .run_folder import OURS, REPORT, RESULTS, START, provenance
 from .types import PairedFeatures
@@ -46,11 +49,13 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Part:
-    """Results on one number of training pairs. aligned: test pairs by method, of the last seed."""
+    """Results on one number of training pairs. aligned: test pairs by method, of the last seed; selections: what the
+    default chose, one line per seed."""
 
     pairs: int
-    results: list[MethodResult]
-    aligned: dict[str, PairedFeatures]
+    results: list[MethodResult] = field(default_factory=list)
+    aligned: dict[str, PairedFeatures] = field(default_factory=dict)
+    selections: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ def demo(out: Path, data: str, seeds: int, *, workers: int, console: Console, qu
         store = embed_dataset(data, out / f"store-{Path(data).name}", settings=settings, progress=update)
     whole = _with_all_pairs(store, seeds, out, console, quiet)
     few = _with_few_pairs(store, seeds, console, quiet)
-    about, findings = provenance(seeds - 1), story(whole, few)
+    about, findings = provenance(seeds - 1) | {"selection": "; ".join(whole.selections)}, story(whole, few)
     write_results_json(whole.results, out / RESULTS, provenance=about)
     write_results_json(few.results, out / RESULTS_FEW, provenance=about | {"training_pairs": few.pairs})
     shown = {name: whole.aligned[name] for name in (NAIVE, START, OURS)}
@@ -109,52 +114,68 @@ def story(whole: Part, few: Part) -> list[str]:
 
 def _with_all_pairs(store: Store, seeds: int, out: Path, console: Console, quiet: bool) -> Part:
     train_features, test = store.features("train"), store.features("test")
-    part = Part(len(train_features.image), [], {})
+    part = Part(len(train_features.image))
     for seed in range(seeds):
-        runs = {}
-        for method in SETTINGS:
-            folder = out / f"run-{store.dataset}-{method.lower().replace(' ', '-')}-{seed}"
+        runs: dict[str, Run] = {}
+        for method, config in _configs(seed).items():
+            folder = _folder(out, store, method, seed)
             with progress(console, f"{method}, seed {seed}", quiet) as update:
                 runs[method] = train(
                     store,
-                    _config(method, seed),
+                    config,
                     folder,
-                    lambda step, total, values: update(step, total, {"loss/total": values["loss/total"]}),
+                    lambda step, total, values: update(step, total, {"loss/total": values.get("loss/total", math.nan)}),
                 )
-        _measure(part, train_features, test, runs, seed)
+        start = start_of(_folder(out, store, OURS, seed), train_features, runs[OURS].config)
+        _measure(part, (train_features, test), runs | {START: Run(start, runs[OURS].config)}, seed)
     return part
 
 
 def _with_few_pairs(store: Store, seeds: int, console: Console, quiet: bool) -> Part:
     everything, test = store.features("train"), store.features("test")
     n = len(everything.image)
-    part = Part(min(FEW, n // 2), [], {})
+    part = Part(min(FEW, n // 2))
     for seed in range(seeds):
         drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[: part.pairs]
-        pairs, runs = rows_of(everything, drawn.sort().values), {}
+        pairs = rows_of(everything, drawn.sort().values)
+        runs: dict[str, Run] = {}
         with progress(console, f"the same with {part.pairs} pairs, seed {seed}", quiet) as update:
-            for done, method in enumerate(SETTINGS, 1):
-                config = _config(method, seed)
-                runs[method] = Run(Selecting(config).fit(pairs)[0], config, [], None)
-                update(done, len(SETTINGS), {})
-        _measure(part, pairs, test, runs, seed)
+            for done, (name, config) in enumerate({START: _untrained(seed), **_configs(seed)}.items(), 1):
+                began = time.perf_counter()
+                model, selection = Selecting(config).fit(pairs)
+                runs[name] = Run(model, config, seconds=time.perf_counter() - began, selection=selection)
+                update(done, len(SETTINGS) + 1, {})
+        _measure(part, (pairs, test), runs, seed)
     return part
 
 
-def _measure(part: Part, pairs: PairedFeatures, test: PairedFeatures, runs: Mapping[str, Run], seed: int) -> None:
-    """Add the results of one seed in the order of the story."""
-    start = align(Aligner.fit_start(pairs, runs[OURS].config, starts=starts_of(pairs, runs[OURS].config)).eval(), test)
-    found: dict[str, tuple[PairedFeatures, Run | None]] = {}
-    for method, run in runs.items():
-        if method == INFONCE:
-            found[START] = start, None
+def _measure(part: Part, features: tuple[PairedFeatures, PairedFeatures], runs: Mapping[str, Run], seed: int) -> None:
+    """Add the results of one seed, in the order of the findings. features: training and test pairs."""
+    pairs, test = features
+    for name in (NAIVE, PAPER, START, INFONCE, OURS):
+        run = runs[name]
         aligned = align(run.model, test)
-        centring = MeanCentring.fit(align(run.model, pairs))
-        found[method] = aligned, run
-        found[f"{method}, then centred"] = centring.transform(aligned), None
-    for name, (features, measured) in found.items():
-        part.aligned[name] = features
-        part.results.append(measure(name, seed, features, measured))
+        part.aligned[name] = aligned
+        part.results.append(measure(name, seed, aligned, run if name != START else None))
+        if name != START:
+            centring, centred = MeanCentring.fit(align(run.model, pairs)), f"{name}, then centred"
+            part.aligned[centred] = centring.transform(aligned)
+            part.results.append(measure(centred, seed, part.aligned[centred]))
+    selection = runs[OURS].selection
+    if selection is not None:
+        part.selections.append(selection.line)
+
+
+def _configs(seed: int) -> dict[str, TrainConfig]:
+    return {method: _config(method, seed) for method in SETTINGS}
+
+
+def _untrained(seed: int) -> TrainConfig:
+    return build_config(TrainConfig, {"epochs": 0, "seed": seed})
+
+
+def _folder(out: Path, store: Store, method: str, seed: int) -> Path:
+    return out / f"run-{store.dataset}-{method.lower().replace(' ', '-')}-{seed}"
 
 
 def _config(method: str, seed: int) -> TrainConfig:

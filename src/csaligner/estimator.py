@@ -15,7 +15,8 @@ from torch import Tensor
 
 from csaligner.adapters.aligner import Aligner, align, encode
 from csaligner.evaluation.evaluate import evaluate
-from csaligner.selection.fit import Selecting, Selection
+from csaligner.selection.fit import Selecting
+from csaligner.selection.selection import Selection
 
 from .checks import CSAlignerError, InputError, as_features, check_length, check_rows
 from .config import TrainConfig, build_config
@@ -32,9 +33,10 @@ class CSAligner:
 
     weight: lambda of the Cauchy-Schwarz divergence, a number or "auto" (default 1). bandwidth: sigma of its kernel, a
     number, "median" or "temperature" (default 0.5). logit_scale: initial 1/temperature of InfoNCE (default 1/0.07).
-    epochs: passes over the data (default 40); 0 gives the untrained baseline. gate: keep what training learnt only if
-    held-out training pairs show a gain of more than two standard errors (selection/gate.py). With
-    start={"kind": "chosen"} the untrained alignment is chosen by cross-validation; `selection_` records both choices.
+    epochs: passes over the data (default 40, with the gate fewer for many pairs); 0 gives the untrained baseline. gate:
+    keep what training learnt only if held-out training pairs show a gain of more than two standard errors
+    (selection/gate.py; default True). The untrained alignment is chosen by cross-validation on the training pairs
+    unless `start` fixes it, for example start={"kind": "auto"}; `selection_` records both choices (docs/default.md).
     verbose: show progress; default: on a terminal and in a notebook. config: a TrainConfig to start from. settings: any
     other key of csaligner.config.TrainConfig, for example seed=1 or image_adapter="identity" (adapt only the text, so
     that indexed image vectors stay valid). None stands for the default. The defaults were chosen on real data
@@ -51,12 +53,12 @@ class CSAligner:
         bandwidth: float | str | None = None,
         logit_scale: float | None = None,
         epochs: int | None = None,
-        gate: bool = False,
+        gate: bool | None = None,
         verbose: bool | None = None,
         **settings: Any,
     ) -> None:
-        named = {"weight": weight, "bandwidth": bandwidth, "logit_scale": logit_scale, "epochs": epochs}
-        self._params: dict[str, Any] = {"config": config, **named, "gate": gate, "verbose": verbose, **settings}
+        named = {"weight": weight, "bandwidth": bandwidth, "logit_scale": logit_scale, "epochs": epochs, "gate": gate}
+        self._params: dict[str, Any] = {"config": config, **named, "verbose": verbose, **settings}
         self.config = _config_of(self._params)
         self._model: Aligner | None = None
         self.selection_: Selection | None = None
@@ -72,9 +74,7 @@ class CSAligner:
         return self
 
     def __repr__(self) -> str:
-        given = ", ".join(
-            f"{name}={value!r}" for name, value in self._params.items() if value is not None and value is not False
-        )
+        given = ", ".join(f"{name}={value!r}" for name, value in self._params.items() if value is not None)
         if self._model is None:
             return f"CSAligner({given})"
         c = self._model.config
@@ -139,7 +139,7 @@ class CSAligner:
         try:
             with progress(console, "fit", quiet=not shown) as update:
                 select = Selecting(c, (unpaired[0], unpaired[1]), groups, update)
-                self._model, self.selection_ = select.fit(features, gate=bool(self._params["gate"]))
+                self._model, self.selection_ = select.fit(features)
         finally:
             torch.set_rng_state(state)
         if shown and self.selection_ is not None:
@@ -230,8 +230,8 @@ def _is_vector(features: Any) -> bool:
 
 def _config_of(params: Mapping[str, Any]) -> TrainConfig:
     """Return config updated by the other arguments; named arguments that are None keep their default."""
-    config, optional = params["config"] or TrainConfig(), ("weight", "bandwidth", "logit_scale", "epochs")
-    skipped = {"config", "gate", "verbose", *(name for name in optional if params[name] is None)}
+    config, optional = params["config"] or TrainConfig(), ("weight", "bandwidth", "logit_scale", "epochs", "gate")
+    skipped = {"config", "verbose", *(name for name in optional if params[name] is None)}
     data = config.model_dump(exclude_unset=True) | {k: v for k, v in params.items() if k not in skipped}
     return build_config(TrainConfig, data)
 

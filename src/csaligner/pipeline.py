@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,15 +14,16 @@ import torch
 
 from csaligner.adapters.aligner import Aligner, align
 from csaligner.adapters.lora import LoRAAligner
-from csaligner.adapters.untrained import Starts
-from csaligner.distributed.processes import held_by_main, is_main, join_processes, world_size
+from csaligner.distributed.processes import held_by_main, is_main, join_processes, on_main, world_size
 from csaligner.evaluation.baselines import MeanCentring
 from csaligner.evaluation.evaluate import evaluate
+from csaligner.evaluation.held_out import METRIC, HeldOut
 from csaligner.reporting.collect import report_data
 from csaligner.reporting.record import MethodResult
 from csaligner.reporting.report import write_report
 from csaligner.reporting.tables import write_results_json
-from csaligner.selection.start import choose_start
+from csaligner.selection.run import Untrained, gated, start_of, untrained
+from csaligner.selection.selection import Selection, read_selection
 from csaligner.store.embed import ExtractSettings, embed
 from csaligner.store.shard_maker import Encoders, ProgressCallback
 from csaligner.store.store import Store
@@ -35,7 +36,6 @@ from .checks import check_choice
 from .config import TrainConfig
 from .datasets import open_dataset
 from .encoders import IMAGE_ENCODER, TEXT_ENCODER, open_encoder
-from .files import write_json
 from .model import AlignedModel
 from .run_folder import (
     CHECKPOINTS,
@@ -50,19 +50,18 @@ from .run_folder import (
 )
 from .types import Dataset, PairedFeatures, Split
 
-SELECTION = "selection.json"  # what start.kind=chosen chose, and why
-
 
 @dataclass(frozen=True)
 class Run:
     """A trained model with its settings and history. With LoRA, `model` holds the adapters and `lora` adapters and
-    encoders."""
+    encoders. selection: what was chosen, None if the config fixes the start and has no gate."""
 
     model: Aligner
     config: TrainConfig
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float | None = None
     lora: LoRAAligner | None = None
+    selection: Selection | None = None
 
 
 def embed_dataset(
@@ -115,6 +114,7 @@ def train(
 ) -> Run:
     """Train on the train split and select the checkpoint on val; an interrupted run in `out` is resumed.
 
+    The start and the gate are selected as configured (selection/run.py) and recorded in selection.json.
     data: a store of pairs, or several stores (see TrainingData). Under torchrun or accelerate launch, every process
     calls this function and the main process writes. Raises InputError if `out` contains a run with other settings or
     stores.
@@ -129,38 +129,29 @@ def train(
 def _train(data: TrainingData, config: TrainConfig, out: Path, how: tuple[Report, RunOptions | None]) -> Run:
     """Train in a claimed run folder."""
     report, options = how
-    store = data.pairs
     torch.manual_seed(config.seed)
-    first = some_pairs(store, "train", config.start.images)
-    encoders = store.image_fingerprint, store.text_fingerprint
-    model = Aligner.fit_start(first, config, encoders, starts_of(first, config, out if is_main() else None))
-    del first
+    val = data.validation(config) if is_main() and config.lora is None else None
+    val_images = on_main(lambda: len(val.image) if val else 0)
+    start = untrained(data, config, out, val_images, resumes=options is not None and options.resume is not None)
+    model = start.model
     if config.lora is not None:
-        return _train_lora(data, config, out, model, how)
-    val = data.validation(config) if is_main() else None
+        return _train_lora(data, config, out, start, how)
     hooks = Hooks((lambda m: validate(m, val)) if val else no_metrics, report)
     started = time.perf_counter()
-    state = Trainer(model, data.sampler(config), config, out, hooks, options).fit()
-    return _finished(out, state, Run(model, config, state.history, time.perf_counter() - started))
-
-
-def starts_of(pairs: PairedFeatures, config: TrainConfig, out: Path | None = None) -> Starts | None:
-    """Return the starts selected by cross-validation if start.kind is chosen, else None.
-
-    out: folder in which to record the choice."""
-    if config.start.kind != "chosen":
-        return None
-    choice = choose_start(pairs, config, seed=config.seed)
-    if out is not None:
-        write_json(out / SELECTION, {"start": choice.record()})
-    return choice.starts
+    run = config if start.trains else config.model_copy(update={"epochs": 0})
+    state = Trainer(model, data.sampler(config), run, out, hooks, options).fit()
+    selection = gated(start, val, config, out)
+    found = Run(model, config, state.history, time.perf_counter() - started, selection=selection)
+    scaled = selection is not None and selection.gate is not None and selection.gate.scale < 1 and state.step > 0
+    return _finished(out, state, found, validate(model, val) if scaled and val else None)
 
 
 def _train_lora(
-    data: TrainingData, config: TrainConfig, out: Path, heads: Aligner, how: tuple[Report, RunOptions | None]
+    data: TrainingData, config: TrainConfig, out: Path, start: Untrained, how: tuple[Report, RunOptions | None]
 ) -> Run:
     """Train with LoRA in the store's encoders; each validation encodes the val split again."""
     assert config.lora is not None
+    heads = start.model
     tuned = TrainableStore.open(data.pairs, config.lora)
     model = LoRAAligner(heads, tuned.towers, config.lora)
     val = tuned.with_store(data.val) if data.val is not None else tuned
@@ -171,15 +162,17 @@ def _train_lora(
     hooks = Hooks(evaluate_now if is_main() else no_metrics, how[0])
     started = time.perf_counter()
     state = Trainer(model, tuned.sampler(config, data), config, out, hooks, how[1]).fit()
-    return _finished(out, state, Run(heads, config, state.history, time.perf_counter() - started, model))
+    seconds = time.perf_counter() - started
+    return _finished(out, state, Run(heads, config, state.history, seconds, model, start.selection))
 
 
-def _finished(out: Path, state: TrainerState, run: Run) -> Run:
-    """Record the validation metrics of the best checkpoint, else of the last."""
+def _finished(out: Path, state: TrainerState, run: Run, metrics: Mapping[str, float] | None = None) -> Run:
+    """Record the validation metrics of the model: as given, else of the best checkpoint, else of the last."""
     if is_main() and state.history:
         chosen = next((row for row in state.history if row.get("step") == state.best_step), state.history[-1])
         found = {name.removeprefix("val/"): value for name, value in chosen.items() if name.startswith("val/")}
-        write_metrics(out, {name: value for name, value in found.items() if math.isfinite(value)})
+        found = found if metrics is None else dict(metrics)
+        write_metrics(out, {name: value for name, value in found.items() if math.isfinite(value)}, run.seconds or 0.0)
     return run
 
 
@@ -198,22 +191,31 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[Me
     """Evaluate a finished run and the untrained baselines on a split of its store, or of `store` (same encoders).
 
     Writes results.json and report.html in the run folder."""
-    record = {k: v for k, v in read_record(run).items() if k not in {"encoders", "data", "metrics"}}
+    record = {k: v for k, v in read_record(run).items() if k not in {"encoders", "data", "metrics", "seconds"}}
     trained_on = Path(record["store"])
     store = store or Store.open(trained_on)
     config = read_config(run)
     model, features = load_run(run, store, split)
     own = Store.open(trained_on) if trained_on.exists() else store  # `store` may have only a test split
     train_features, test = some_pairs(own, "train", config.start.images), store.features(split)
-    start = Aligner.fit_start(train_features, config, starts=starts_of(train_features, config)).eval()
+    start = start_of(run, train_features, config)
     aligned = {START: align(start, test), OURS: align(model, features)}
     history = read_state(run / CHECKPOINTS / "latest").history
-    ours = measure(OURS, config.seed, aligned[OURS], Run(model, config, history))
+    seconds = read_record(run).get("seconds")
+    ours = measure(OURS, config.seed, aligned[OURS], Run(model, config, history, seconds))
     free = baselines(train_features, test, config.seed, aligned[START])
     results = [replace(r, split=split) for r in [*free, ours]]
     write_results_json(results, run / RESULTS, provenance=record)
-    write_report(report_data(store, config, results, aligned, record), run / REPORT)
+    chosen = read_selection(run)
+    about = record | ({"selection": chosen.line} if chosen else {})
+    write_report(report_data(store, config, results, aligned, about), run / REPORT)
     return results
+
+
+def held_out(results: Sequence[MethodResult], images: int) -> HeldOut:
+    """Return the result of evaluate_run in one sentence. images: number of images of the split."""
+    found = {result.name: result.metrics[METRIC] for result in results}
+    return HeldOut(images, found[OURS], {"untrained": found[START]})
 
 
 def load_run(run: Path, store: Store, split: Split) -> tuple[Aligner, PairedFeatures]:

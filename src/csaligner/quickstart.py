@@ -148,7 +148,10 @@ class _Job:
             _remove(run, RECORD)
         self.say(f"training an aligner on {store.counts['train'][0]} images")
         update = self.step("2/3 training")
-        trained = train(store, config, run, update).model.eval()
+        made = train(store, config, run, update)
+        if made.selection is not None:
+            self.say(made.selection.line)
+        trained = made.model.eval()
         candidates = {"trained": trained} | {name: m.aligner for name, m in _untrained(encoders).items()}
         scores: dict[str, float] = {}
         if "val" in store.counts:

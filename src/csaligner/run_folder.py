@@ -27,6 +27,7 @@ from .types import EncoderInfo, Modality
 
 CONFIG, RECORD, RESULTS, REPORT = "config.yaml", "run.json", "results.json", "report.html"
 CHECKPOINTS = "checkpoints"
+START_MODEL, GATED_MODEL = f"{CHECKPOINTS}/start", f"{CHECKPOINTS}/gated"  # the chosen start; scaled by the gate
 START, OURS = "closed-form start", "CS-Aligner"  # method names in results.json
 MORE_STORES = ("val", "unpaired_images", "unpaired_texts")  # keys of run.json in addition to `store`
 OWNER = ErrorContext("run", "restore the file, or choose another folder and train again")
@@ -97,19 +98,25 @@ def describe(store: Store) -> dict[str, Any]:
     return {"name": store.dataset, "attribution": store.attribution, "images": images, "captions": captions}
 
 
-def write_metrics(run: Path, metrics: Mapping[str, float]) -> None:
-    """Add the validation metrics of the checkpoint of model_folder to run.json."""
+def write_metrics(run: Path, metrics: Mapping[str, float], seconds: float) -> None:
+    """Add the validation metrics of the checkpoint of model_folder to run.json, and the seconds of training, which are
+    added to those of earlier calls."""
     record = read_record(run)
-    if record.get("metrics") != metrics:
-        write_sealed(run / RECORD, record | {"metrics": metrics})
+    done = record.get("metrics") == metrics and "seconds" in record
+    if not done:
+        total = round(record.get("seconds", 0.0) + seconds, 3)
+        write_sealed(run / RECORD, record | {"metrics": metrics, "seconds": total})
 
 
 def read_config(run: Path) -> TrainConfig:
-    """Read the settings of a run. Raises InputError if config.yaml was changed after training started."""
+    """Read the settings of a run; runs of versions without the gate were not gated.
+
+    Raises InputError if config.yaml was changed after training started."""
     wanted = read_record(run).get("config_sha256")
     if wanted is not None and (not (run / CONFIG).is_file() or sha256_of(run / CONFIG) != wanted):
         raise damaged(run / CONFIG, OWNER)
-    return load_config(TrainConfig, run / CONFIG)
+    config = load_config(TrainConfig, run / CONFIG)
+    return config if "gate" in config.model_fields_set else config.model_copy(update={"gate": False})
 
 
 def encoders_of(run: Path) -> Mapping[Modality, EncoderInfo]:
@@ -127,7 +134,10 @@ def encoders_of(run: Path) -> Mapping[Modality, EncoderInfo]:
 
 
 def model_folder(run: Path) -> Path:
-    """Return the checkpoint folder to use: the best by the monitored metric, else the last. Raises InputError."""
+    """Return the model folder to use: as scaled by the gate, else the best checkpoint by the monitored metric, else the
+    last. Raises InputError."""
+    if (run / CHECKPOINTS / "latest").exists() and (run / GATED_MODEL).is_dir():
+        return run / GATED_MODEL
     for name in ("best", "latest"):
         if (run / CHECKPOINTS / name).exists():
             return run / CHECKPOINTS / name

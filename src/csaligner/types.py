@@ -52,6 +52,14 @@ class TokenRows:
             return TokenSets(self.states.new_empty(0, 1, self.states.shape[1]), torch.empty(0, 1, dtype=torch.bool))
         return TokenSets.of(sets)
 
+    def subset(self, rows: Tensor) -> TokenRows:
+        """Return the sets of these rows, in their order. rows: (m,) int64."""
+        counts = self.counts[rows]
+        first = (self.counts.cumsum(dim=0) - self.counts)[rows]
+        before = counts.cumsum(dim=0) - counts
+        place = torch.arange(int(counts.sum())) + torch.repeat_interleave(first - before, counts)
+        return TokenRows(self.states[place], counts)
+
     def concat(self, other: TokenRows) -> TokenRows:
         """Return these sets followed by the others."""
         return TokenRows(torch.cat([self.states, other.states]), torch.cat([self.counts, other.counts]))

@@ -263,3 +263,40 @@ def test_an_address_that_is_taken_is_one_line(index: Index) -> None:
         taken.listen()
         with pytest.raises(InputError, match=r"127\.0\.0\.1"):
             serve(index, ServeSettings(port=taken.getsockname()[1]))
+
+
+HEADERS = {"host": "photos.example.org", "x-forwarded-for": "203.0.113.7", "x-forwarded-proto": "https"}
+
+
+@pytest.mark.parametrize("passes_host", [True, False])
+@pytest.mark.parametrize("strips_root", [True, False])
+def test_behind_a_proxy(index: Index, passes_host: bool, strips_root: bool) -> None:
+    settings = ServeSettings(allow_hosts=("photos.example.org",), root_path="/search")
+    client, root = client_of(index, settings), "" if strips_root else "/search"
+    headers = HEADERS if passes_host else {**HEADERS, "host": "127.0.0.1:7860"}
+    assert client.get(f"{root}/", headers=headers).status_code == 200
+    assert client.get(f"{root}/api/search?q=red", headers=headers).json()["hits"]
+    origin = {"origin": "https://photos.example.org", "sec-fetch-site": "same-origin"}
+    body = png((255, 0, 0))
+    assert client.post(f"{root}/api/picture", content=body, headers=headers | origin).status_code == 200
+    foreign = {"origin": "https://evil.example", "sec-fetch-site": "cross-site"}
+    assert client.post(f"{root}/api/picture", content=body, headers=headers | foreign).status_code == 403
+    assert client.get("/", headers={"host": "evil.example"}).status_code == 421
+    moved = client.get("/search", headers=headers, follow_redirects=False)
+    assert (moved.status_code, moved.headers["location"]) == (307, "/search/")
+
+
+def test_forwarded_headers_do_not_allow_a_host(index: Index) -> None:
+    client = client_of(index, ServeSettings())
+    headers = {"host": "evil.example", "x-forwarded-host": "127.0.0.1", "forwarded": "host=127.0.0.1"}
+    answer = client.get("/", headers=headers)
+    assert answer.status_code == 421
+    assert "--allow-host" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("allow_hosts", ("https://a.b",)), ("allow_hosts", ("a:80",)), ("root_path", "search/")]
+)
+def test_settings_of_a_proxy_are_checked(setting: str, value: Any) -> None:
+    with pytest.raises(InputError, match=setting.removesuffix("s")):
+        ServeSettings(**{setting: value})

@@ -15,7 +15,7 @@ from csaligner.checks import InputError
 from csaligner.comparison.compare import Budget, averages, compare
 from csaligner.comparison.folds import Fold, open_folds
 from csaligner.comparison.methods import FREE, TRAINED, Trained
-from csaligner.comparison.run import JSON, PAGE, compare_and_write
+from csaligner.comparison.run import JSON, PAGE, compare_and_write, read_settings
 from csaligner.config import AdapterConfig, TrainConfig
 from csaligner.types import PairedFeatures
 from tests.support.features import make_arrays, make_pairs
@@ -140,6 +140,22 @@ def test_both_files_are_written(tmp_path: Path) -> None:
     assert "mean-centring" in page
     assert "Score minus infonce" in page
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_settings_of_an_earlier_comparison_are_not_tuned_again(tmp_path: Path) -> None:
+    data = tmp_path / "pairs.npy"
+    np.save(data, np.stack(make_arrays(40, (6, 6), seed=5)))
+    budget = replace(BUDGET, trials=1, seeds=1)
+    first = compare_and_write([data], ["l2"], budget, tmp_path / "one", lambda *_: None)
+    known = replace(budget, trials=7, settings=read_settings(tmp_path / "one" / JSON))
+    again = compare_and_write([data], ["l2"], known, tmp_path / "two", lambda *_: None)
+    assert again.trials == []
+    for one, two in zip(first.measured, again.measured, strict=True):
+        assert dict(two.settings) == pytest.approx(dict(one.settings), rel=1e-5)
+        assert two.metrics["gap/cs"] == pytest.approx(one.metrics["gap/cs"], abs=1e-3)
+    (tmp_path / "bad.json").write_text("[]")
+    with pytest.raises(InputError, match="compare"):
+        read_settings(tmp_path / "bad.json")
 
 
 def test_several_processes_give_the_numbers_of_one() -> None:

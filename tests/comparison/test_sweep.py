@@ -13,16 +13,18 @@ import torch
 
 from csaligner.checks import InputError
 from csaligner.comparison import sweep as module
-from csaligner.comparison.compare import Budget
+from csaligner.comparison.compare import UNSELECTED, Budget
 from csaligner.comparison.folds import Fold
 from csaligner.comparison.result_cache import UNFINISHED
 from csaligner.comparison.sweep import AUTO, GRIDS, HIDDEN, JSON, LAMBDA, PAGE, SCALE, SIGMA, configure, sweep_and_write
-from csaligner.config import AdapterConfig, TrainConfig
+from csaligner.config import AdapterConfig, TrainConfig, load_config
 from csaligner.paired_features import pair_features
 from csaligner.types import PairedFeatures
+from tests.support.commands import csaligner
 
 ADAPTER = AdapterConfig(hidden=8)
-BUDGET = Budget(TrainConfig(epochs=2, batch_size=32, image_adapter=ADAPTER, text_adapter=ADAPTER), seeds=1, jobs=1)
+BASE = load_config(TrainConfig, None, ["epochs=2", "batch_size=32", *UNSELECTED])
+BUDGET = Budget(BASE.model_copy(update={"image_adapter": ADAPTER, "text_adapter": ADAPTER}), seeds=1, jobs=1)
 
 
 def test_settings_arrive_and_leave_the_base_alone() -> None:
@@ -115,3 +117,21 @@ def test_a_sweep_with_other_settings_takes_nothing_of_what_was_kept(
         found.append(point.metrics["gap/cs"])
     assert found[0] == found[2] != found[1]
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("command", [["compare", "--methods", "none,procrustes"], ["sweep", "--grids", "small"]])
+def test_the_commands_print_their_table(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("optuna")
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(module, "GRIDS", {"small": {SIGMA: ("0.4", "0.8")}})
+    monkeypatch.setattr(module, "AUTO", {})
+    pairs = tmp_path / "some-pairs.npy"
+    np.save(pairs, np.random.default_rng(0).normal(size=(2, 40, 5)).astype(np.float32))
+    ran = csaligner(
+        *command, "--train-data", pairs, "--out", tmp_path / "out", "--epochs", 1, "--seeds", 1, "--jobs", 1, "-q"
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "some-pairs" in ran.stdout
+    rows = [line.split()[0] for line in ran.stdout.splitlines() if line.strip()]
+    wanted = ["none", "procrustes"] if command[0] == "compare" else ["bandwidth", "bandwidth"]
+    assert [row for row in rows if row in wanted] == wanted

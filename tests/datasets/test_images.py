@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -213,3 +216,77 @@ def test_other_names_of_images(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "a").rename(tmp_path / f"a{suffix}")
     assert suffix in images.SUFFIXES
     assert pixels(tmp_path / f"a{suffix}")[4, 4, 2] > 250
+
+
+def deep_png(values: npt.NDArray[np.uint16]) -> bytes:
+    """Return a PNG of 16 bits per channel, which Pillow does not write."""
+    kinds, rows = {3: 2, 4: 6}, b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", values.shape[1], len(values), 16, kinds[values.shape[2]], 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    chunks = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def deep_tiff(values: npt.NDArray[np.uint16], order: str, packed: bool) -> bytes:
+    """Return a TIFF of 16 bits per channel, RGB, in the byte order "<" or ">"."""
+    content = values.astype(f"{order}u2").tobytes()
+    content = zlib.compress(content) if packed else content
+    tags = [(256, values.shape[1]), (257, len(values)), (258, 122), (259, 8 if packed else 1), (262, 2), (273, 128)]
+    tags += [(277, 3), (278, len(values)), (279, len(content))]
+    table = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags if tag != 258)
+    bits = struct.pack(f"{order}HHII", 258, 3, 3, 122)
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags))
+    start = head + table[:24] + bits + table[24:] + bytes(4)
+    return start + struct.pack(f"{order}3H", 16, 16, 16) + content
+
+
+@pytest.mark.parametrize(("top", "factor"), [(1023, 255 / 1023), (4095, 255 / 4095), (65535, 1 / 256)])
+def test_colours_of_every_depth_fill_the_range(tmp_path: Path, top: int, factor: float) -> None:
+    values = np.linspace(0, top, 16 * 16 * 3).reshape(16, 16, 3).astype(np.uint16)
+    opaque = np.concatenate([values, np.full((16, 16, 1), 65535, np.uint16)], axis=2)
+    files = {"a.png": deep_png(values), "b.png": deep_png(opaque)}
+    files |= {f"{i}.tif": deep_tiff(values, order, packed) for i, (order, packed) in enumerate(product("<>", (0, 1)))}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        assert np.abs(pixels(tmp_path / name) - values * factor).max() < 1, name
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation(tmp_path: Path, orientation: int) -> None:
+    upright = np.zeros((20, 30, 3), np.uint8)
+    upright[:10, :10] = (255, 0, 0)  # red at the top left
+    turns = Image.Transpose
+    undo = {2: turns.FLIP_LEFT_RIGHT, 3: turns.ROTATE_180, 4: turns.FLIP_TOP_BOTTOM, 5: turns.TRANSPOSE}
+    undo |= {6: turns.ROTATE_90, 7: turns.TRANSVERSE, 8: turns.ROTATE_270}
+    image = Image.fromarray(upright)
+    image = image.transpose(undo[orientation]) if orientation in undo else image
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for suffix in ("png", "jpg", "webp", "tif"):
+        image.save(tmp_path / f"a.{suffix}", exif=exif, **({"lossless": True} if suffix == "webp" else {}))
+        found = pixels(tmp_path / f"a.{suffix}").astype(int)
+        assert found.shape == (20, 30, 3), suffix
+        assert found[2, 2, 0] > 200, suffix
+        assert found[15, 25, 0] < 50, suffix
+
+
+def test_kinds_of_files_that_cameras_and_tools_write(tmp_path: Path) -> None:
+    red = Image.new("RGB", (32, 24), (200, 0, 0))
+    other = Image.new("RGB", (32, 24), (0, 0, 200))
+    red.copy().save(tmp_path / "mpo.jpg", "MPO", save_all=True, append_images=[other.copy()])
+    red.copy().save(tmp_path / "apng.png", save_all=True, append_images=[other.copy()])
+    red.copy().save(tmp_path / "moving.webp", save_all=True, append_images=[other.copy()], lossless=True)
+    red.copy().save(tmp_path / "pages.tif", save_all=True, append_images=[other.copy()])
+    red.copy().save(tmp_path / "really-png.jpg", "PNG")
+    red.copy().save(tmp_path / "broken-profile.png", icc_profile=b"junk" * 40)
+    red.convert("CMYK").save(tmp_path / "cmyk.tif")
+    for path in sorted(tmp_path.iterdir()):
+        found = pixels(path).reshape(-1, 3).mean(axis=0)
+        assert found[0] > 120, path.name
+        assert found[2] < 60, path.name
+
+
+def test_extreme_shapes(tmp_path: Path) -> None:
+    for size in ((65500, 1), (1, 65500), (1, 1)):
+        Image.new("RGB", size, "red").save(tmp_path / "a.png")
+        assert pixels(tmp_path / "a.png").shape == (*size[::-1], 3)

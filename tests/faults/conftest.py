@@ -25,7 +25,7 @@ from tests.faults.state import NEEDS
 
 ZYGOTE = Path(__file__).parent / "zygote.py"
 PICTURES = 24
-HEADS = "image_adapter.hidden=8 text_adapter.hidden=8 evaluate_every=1 monitor=score"
+HEADS = "image_adapter.hidden=8 text_adapter.hidden=8 evaluate_every=1 monitor=score gate=false"
 COMMANDS = {
     "embed": "--train-data {d.pictures} --image-encoder tiny-image --text-encoder tiny-text --shard-size 5 "
     "--batch-size 3 --workers 0",

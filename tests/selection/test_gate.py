@@ -69,9 +69,10 @@ def test_few_pairs_are_not_trained_on() -> None:
 
 def test_scales_move_between_the_start_and_the_trained_model() -> None:
     pairs, _ = rotated(40)
-    aligner = CSAligner(epochs=2, lr=0.05, verbose=False).fit_features(pairs).model
-    before, after = snapshot(Aligner.fit_start(pairs, TrainConfig())), snapshot(aligner)
-    untrained = align(CSAligner(epochs=0, verbose=False).fit_features(pairs).model, pairs).text
+    fixed = build_config(TrainConfig, {"start": {"kind": "auto"}, "gate": False, "lr": 0.05})
+    aligner = CSAligner(fixed, epochs=2, verbose=False).fit_features(pairs).model
+    before, after = snapshot(Aligner.fit_start(pairs, fixed)), snapshot(aligner)
+    untrained = align(CSAligner(fixed, epochs=0, verbose=False).fit_features(pairs).model, pairs).text
     trained = align(aligner, pairs).text
     set_scale(aligner, before, 0.0)
     torch.testing.assert_close(align(aligner, pairs).text, untrained)
@@ -93,12 +94,12 @@ def test_validation_pairs_can_decide() -> None:
 
 def test_the_estimator_records_what_was_chosen() -> None:
     pairs, _ = rotated(LEAST_IMAGES)
-    aligner = CSAligner(start={"kind": "chosen"}, gate=True, epochs=2, verbose=False).fit(pairs.image, pairs.text)
+    aligner = CSAligner(epochs=2, verbose=False).fit(pairs.image, pairs.text)
     assert aligner.selection_ is not None
     record = aligner.selection_.record()
-    assert set(record) == {"start", "gate"}
+    assert set(record) == {"start", "gate", "note", "line"}
     assert "held-out" in aligner.selection_.line
-    few = CSAligner(start={"kind": "chosen"}, gate=True, verbose=False).fit(pairs.image[:50], pairs.text[:50])
+    few = CSAligner(verbose=False).fit(pairs.image[:50], pairs.text[:50])
     assert few.selection_ is not None
     assert few.selection_.gate is not None
     assert few.selection_.gate.scale == 0.0

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from csaligner import train, write_store
-from csaligner.checks import InputError
+from csaligner import CSAligner, train, write_store
+from csaligner.adapters.start import Affine
 from csaligner.config import TrainConfig, build_config
 from csaligner.selection.folds import group_folds, rows_of
 from csaligner.selection.score import score_per_image
@@ -81,9 +82,53 @@ def test_the_score_of_a_perfect_and_of_a_collapsed_alignment() -> None:
     assert float(score_per_image(collapsed).mean()) < 10
 
 
-def test_standardised_features_are_refused() -> None:
-    with pytest.raises(InputError, match="chosen"):
-        build_config(TrainConfig, {"start": {"kind": "chosen"}, "image_adapter": "standardise"})
+@pytest.mark.parametrize("adapter", ["standardise", "centre"])
+def test_standardised_features_keep_the_closed_form_start(adapter: str) -> None:
+    config = build_config(TrainConfig, {"image_adapter": adapter, "epochs": 2})
+    pairs = rotated(60, 0.1)
+    aligner = CSAligner(config, verbose=False).fit_features(pairs)
+    plain = CSAligner(config, start={"kind": "auto"}, gate=False, verbose=False).fit_features(pairs)
+    np.testing.assert_array_equal(aligner.transform_text(pairs.text), plain.transform_text(pairs.text))
+    assert aligner.selection_ is not None
+    assert adapter in aligner.selection_.line
+
+
+def test_a_further_candidate_is_chosen_where_it_is_better() -> None:
+    pairs = rotated(120, 3.0)
+    turn = torch.linalg.lstsq(rotated(4000, 0.0).image, rotated(4000, 0.0).text).solution
+
+    def known(_: object) -> tuple[Affine, Affine]:
+        return Affine.identity(16), Affine(torch.zeros(16), turn.T.contiguous(), torch.zeros(16))
+
+    choice = choose_start(pairs, CHOSEN, more={"known rotation": known})
+    assert "known rotation" in choice.gains
+
+
+def test_few_pairs_of_other_dimensions_have_nothing_to_choose() -> None:
+    g = torch.Generator().manual_seed(0)
+    image, text = torch.randn(99, 8, generator=g), torch.randn(99, 6, generator=g)
+    pairs = PairedFeatures(image, text, torch.arange(99), tuple(map(str, range(99))))
+    choice = choose_start(pairs, CHOSEN)
+    assert choice.label == "cca 12, 1"
+    assert choice.gains == {}
+
+
+def test_captions_alone_can_be_preferred() -> None:
+    pairs = rotated(40, 1.0)
+    both, captions = score_per_image(pairs), score_per_image(pairs, "captions")
+    turned = PairedFeatures(pairs.text, pairs.image, pairs.text_to_image, pairs.image_ids)
+    torch.testing.assert_close(2 * both, captions + score_per_image(turned, "captions"))
+
+
+def test_random_weights_are_trained_without_a_gate() -> None:
+    pairs = rotated(60, 0.1)
+    untrained = CSAligner(start={"kind": "random"}, epochs=0, verbose=False).fit_features(pairs)
+    assert untrained.score(pairs.image, pairs.text) < 0.3
+    trained = CSAligner(start={"kind": "random"}, epochs=60, lr=3e-3, verbose=False).fit_features(pairs)
+    assert trained.score(pairs.image, pairs.text) > 0.5
+    before, after = untrained.model.state_dict(), trained.model.state_dict()
+    unchanged = [name for name in before if torch.equal(before[name], after[name])]
+    assert unchanged == []
 
 
 def test_train_records_the_choice(tmp_path: Path) -> None:
@@ -91,10 +136,11 @@ def test_train_records_the_choice(tmp_path: Path) -> None:
     splits: dict[str, Split] = {i: "val" if int(i) % 6 == 0 else "train" for i in pairs.image_ids}
     infos = EncoderInfo("a", "1", "image", 16, {}), EncoderInfo("b", "1", "text", 16, {})
     store = write_store(tmp_path / "store", pairs, infos, splits=splits)
-    run = train(store, build_config(TrainConfig, {"start": {"kind": "chosen"}, "epochs": 0}), tmp_path / "run")
+    run = train(store, build_config(TrainConfig, {"epochs": 0}), tmp_path / "run")
     choice = json.loads((tmp_path / "run" / "selection.json").read_text(encoding="utf-8"))["start"]
     inside = store.features("train")
     wanted = choose_start(inside, CHOSEN)
     assert choice["kind"] == wanted.label
+    assert wanted.starts is not None
     expected = torch.nn.functional.normalize(wanted.starts[0](inside.image), dim=1)
     torch.testing.assert_close(run.model.encode_image(inside.image), expected)

@@ -144,7 +144,7 @@ def test_from_the_command_line_into_training_and_comparison(
     assert done.exit_code == 0, done.output
     assert (store / TOKENS).is_file()
     assert open_folds(store)[0].train_and_val.tokens is not None
-    train = ["train", "--train-data", str(store), "--out", str(run), "-q", "epochs=2", "evaluate_every=1"]
+    train = ["train", "--train-data", str(store), "--out", str(run), "-q", "epochs=2", "evaluate_every=1", "gate=false"]
     terms = ["objective.terms.info_nce=1.0", "objective.terms.token_cauchy_schwarz=0.3"]
     done = CliRunner().invoke(app, [*train, *terms])
     assert done.exit_code == 0, done.output

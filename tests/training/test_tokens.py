@@ -43,7 +43,7 @@ def features(n: int = 30, seed: int = 0) -> PairedFeatures:
 
 
 def config(**settings: Any) -> TrainConfig:
-    base = {"image_adapter": ADAPTER, "text_adapter": ADAPTER, "epochs": 8, "batch_size": 10, "lr": 1e-2}
+    base = {"image_adapter": ADAPTER, "text_adapter": ADAPTER, "epochs": 8, "batch_size": 10, "lr": 1e-2, "gate": False}
     return build_config(TrainConfig, base | settings)
 
 

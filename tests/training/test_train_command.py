@@ -23,7 +23,8 @@ from csaligner.training.training_data import TrainingData
 from tests.support.commands import csaligner
 from tests.support.features import make_store
 
-FAST = ["epochs=4", "evaluate_every=2", "image_adapter.hidden=8", "text_adapter.hidden=8", "batch_size=16"]
+HIDDEN = ["image_adapter.hidden=8", "text_adapter.hidden=8"]
+FAST = ["epochs=4", "evaluate_every=2", *HIDDEN, "batch_size=16", "gate=false"]
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "csaligner.cli"]
 
 
@@ -122,7 +123,18 @@ def test_a_tracker_that_is_not_there_is_one_line(stores: Path, tmp_path: Path) -
 
 
 def test_no_epochs_write_the_untrained_baseline(stores: Path, tmp_path: Path) -> None:
-    words = ["train", "--train-data", stores / "pairs", "--out", tmp_path / "run", "-q", *FAST[1:], "--epochs", "0"]
+    words = [
+        "train",
+        "--train-data",
+        stores / "pairs",
+        "--out",
+        tmp_path / "run",
+        "-q",
+        *HIDDEN,
+        "evaluate_every=2",
+        "--epochs",
+        "0",
+    ]
     done = csaligner(*words, "--weight", "2", "--bandwidth", "median", "--logit-scale", "20")
     assert done.returncode == 0, done.stderr
     config = load_config(TrainConfig, tmp_path / "run" / "config.yaml")
@@ -139,3 +151,20 @@ def test_the_implementation_is_an_option(stores: Path, tmp_path: Path, monkeypat
     done = csaligner(*words)
     assert done.returncode != 0
     assert "GPU" in done.stderr
+
+
+def test_train_says_what_it_gained_how_long_it_took_and_where_the_report_is(
+    stores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    run = csaligner("train", "--train-data", stores / "pairs", "--out", tmp_path / "run", "-q", *FAST)
+    assert re.search(r"among 10 in the first 10: 100 % \(untrained 100 %, chance 100 %\)", run.stderr)
+    assert "warning: only 10 images" in run.stderr
+    assert f"report: {tmp_path / 'run' / 'report.html'}" in run.stderr
+    assert "time" in run.stdout
+    ours = next(line for line in run.stdout.splitlines() if line.strip().startswith("CS-Aligner"))
+    assert re.search(r"\d \w+ *$", ours)
+    seconds = json.loads((tmp_path / "run/run.json").read_text())["seconds"]
+    assert seconds > 0
+    csaligner("train", "--train-data", stores / "pairs", "--out", tmp_path / "run", "-q", *FAST)  # nothing to do
+    assert json.loads((tmp_path / "run/run.json").read_text())["seconds"] == seconds

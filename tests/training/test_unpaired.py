@@ -42,7 +42,7 @@ def test_unpaired_rows_move_the_result_and_are_checked() -> None:
     rng = np.random.default_rng(0)
     shared = rng.normal(size=(30, 3))
     image, text = shared @ rng.normal(size=(3, 7)), shared @ rng.normal(size=(3, 5))
-    settings: dict[str, Any] = {"epochs": 2, "unpaired": {"images": 8, "texts": 8}}
+    settings: dict[str, Any] = {"epochs": 2, "gate": False, "unpaired": {"images": 8, "texts": 8}}
     more = image + 0.1, text[:20] - 0.1
     alone = CSAligner(**settings).fit(image, text).transform_text(text)
     beside = CSAligner(**settings).fit(image, text, unpaired_images=more[0], unpaired_texts=more[1])

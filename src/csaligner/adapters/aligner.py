@@ -19,6 +19,7 @@ from csaligner.types import Modality, PairedFeatures
 
 from .folder import FIXED, check_size, read_config, read_weights, write_model
 from .hub import HubMixin
+from .mlp import MLPAdapter
 from .standardise import CentreAdapter, StandardiseAdapter
 from .start import Affine, blank, fit_starts
 from .untrained import PairMoments, untrained_family
@@ -69,7 +70,8 @@ class Aligner(nn.Module, HubMixin):
     ) -> Aligner:
         """Return an untrained model, initialised with `starts`; None: with the closed-form start `config.start`.
 
-        start.kind=chosen without starts is the prior of the family (adapters/untrained.py).
+        start.kind=chosen without starts is the prior of the family (adapters/untrained.py). With start.kind=random, all
+        weights of mlp and linear adapters are random and learned.
         """
         standardise = {
             side: FITTED[adapter.name](Affine.identity(x.shape[1]), adapter).fit(x)
@@ -81,7 +83,7 @@ class Aligner(nn.Module, HubMixin):
         }
         seen = replace(features, **{side: fitted(getattr(features, side)) for side, fitted in standardise.items()})
         fixed = fixed_modality(config)
-        if starts is None and config.start.kind == "chosen":
+        if starts is None and config.chooses_start:
             family = untrained_family(PairMoments.of(seen), config.dim, fixed)
             starts = family.candidates[family.prior]
         starts = starts or fit_starts(seen, config.start, config.dim, fixed)
@@ -101,6 +103,9 @@ class Aligner(nn.Module, HubMixin):
         )
         for side, fitted in standardise.items():
             getattr(model, f"{side}_adapter").load_state_dict(fitted.state_dict())
+        for adapter in (model.image_adapter, model.text_adapter):
+            if config.start.kind == "random" and isinstance(adapter, MLPAdapter):
+                adapter.randomise()
         return model
 
     @property

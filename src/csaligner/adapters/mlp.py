@@ -25,6 +25,15 @@ class MLPAdapter(nn.Module):
         dim = len(start.offset)
         self.blocks = nn.ModuleList(_block(dim, config) for _ in range(config.blocks))
 
+    def randomise(self) -> None:
+        """Learn the map as well, and give the last layers random weights: training without a start."""
+        self.start.map.requires_grad_(True)
+        for block in self.blocks:
+            assert isinstance(block, nn.Sequential)
+            for layer in block:
+                if isinstance(layer, nn.Linear):
+                    layer.reset_parameters()
+
     def forward(self, x: Tensor) -> Tensor:
         onto = self.start.log_spread is not None
         z: Tensor = self.start.directions(x) if onto else self.start(x)

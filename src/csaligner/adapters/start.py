@@ -8,6 +8,7 @@
   then half re-colouring with the pooled covariance (CORAL, Sun et al. 2016, re-colours fully).
 - projection (dimensions differ): regularised canonical correlation analysis of the pairs (Hotelling 1936):
   with S_x'^(-1/2) S_xy S_y'^(-1/2) = U diag(r) V', map_x = S_x'^(-1/2) U diag(r), map_y = S_y'^(-1/2) V diag(r).
+- random: no fit; mean and offset 0, map of independent N(0, 1/d_out).
 - with a fixed target modality of mean m: start(x) = spread * u / |u| + m, u = (I - m m' / |m|^2)(x / |x| - mean),
   centred features without their component along m, at a constant distance from m. A component along m, or varying
   lengths, would make a text similar to all images or to none. If the dimensions differ: ridge regression of the
@@ -75,7 +76,14 @@ class _Moments:
 def fit_starts(
     features: PairedFeatures, config: StartConfig, dim: int | None = None, fixed: str | None = None
 ) -> tuple[Affine, Affine]:
-    """Return the starts of (image, text). fixed: "image" or "text", a modality whose features stay unchanged."""
+    """Return the starts of (image, text). fixed: "image" or "text", a modality whose features stay unchanged.
+
+    kind chosen is read as auto: adapters/untrained.py computes the chosen start.
+    """
+    if config.kind == "random":
+        return _random((features.image.shape[1], features.text.shape[1]), dim, fixed)
+    if config.kind == "chosen":
+        config = config.model_copy(update={"kind": "auto"})
     m = _Moments.of(features)
     if fixed is not None:
         return _onto_fixed(m, config, fixed)
@@ -94,6 +102,20 @@ def fit_starts(
 def blank(dim_in: int, dim_out: int) -> Affine:
     """Return a start of zeros, a placeholder for loaded weights."""
     return Affine(torch.zeros(dim_in), torch.zeros(dim_in, dim_out), torch.zeros(dim_out))
+
+
+def _random(dims: tuple[int, int], dim: int | None, fixed: str | None) -> tuple[Affine, Affine]:
+    """Return random maps of both modalities, from torch's generator; a fixed modality keeps its features."""
+    out = dim or min(dims)
+    if fixed is not None:
+        out = dims[0] if fixed == "image" else dims[1]
+    made = {
+        side: Affine.identity(d)
+        if side == fixed
+        else Affine(torch.zeros(d), torch.randn(d, out) / math.sqrt(out), torch.zeros(out))
+        for side, d in zip(("image", "text"), dims, strict=True)
+    }
+    return made["image"], made["text"]
 
 
 def affine(points: Tensor, mean: Tensor, map_: Tensor) -> Affine:

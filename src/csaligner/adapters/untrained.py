@@ -10,7 +10,8 @@ mix (equal dimensions; w in MIX_WEIGHTS):
     R = polar(sum_i (P x_i)(M x_i)' + sum_j (P y_j)(M y_j)'): one rotation for both modalities, which keeps
         cosines and maps P to the coordinates of M
     map_s = (1 - w) M_s + w P_s R, M_s and P_s scaled to root mean square length 1
-cca (any dimensions; c in CCA_SHRINKAGE, e in CCA_POWERS): canonical correlations to the power e, shrinkage c / sqrt(N).
+cca (any dimensions; c in CCA_SHRINKAGE, e in CCA_POWERS): canonical correlations to the power e, shrinkage c / sqrt(N);
+    below FEW_PAIRS pairs only c = 12, e = 1.
 onto (one modality fixed; w in ONTO_WEIGHTS): (1 - w) CORAL with shrinkage 60 / sqrt(N) + w ridge regression onto the
     fixed modality with shrinkage 36 / sqrt(N), both scaled to its root mean square; mapped rows get that distance from
     its mean. A further candidate, "onto mean", is the start without a map at three times the distance.
@@ -21,7 +22,7 @@ S' = S + shrinkage * tr(S)/d * I.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,8 +34,10 @@ from csaligner.types import PairedFeatures
 from .start import Affine, power
 
 MIX_WEIGHTS, MIX_PRIOR = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0), 0.25
-CCA_SHRINKAGE, CCA_POWERS, CCA_PRIOR = (12.0, 36.0, 100.0), (0.5, 1.0, 2.0), (36.0, 1.0)
+CCA_SHRINKAGE, CCA_POWERS, CCA_PRIOR, CCA_FEW = (12.0, 36.0, 100.0), (0.5, 1.0, 2.0), (36.0, 1.0), (12.0, 1.0)
 ONTO_WEIGHTS, ONTO_PRIOR = (0.0, 0.25, 0.375, 0.5, 0.75), 0.25
+
+FEW_PAIRS = 100  # with fewer and different dimensions, nothing is chosen
 
 Starts = tuple[Affine, Affine]  # of images, of texts
 
@@ -128,17 +131,31 @@ class PairMoments:
         return image, text
 
 
-def untrained_family(moments: PairMoments, dim: int | None = None, fixed: str | None = None) -> Family:
+Candidates = Mapping[str, Callable[[PairMoments], Starts]]  # label -> fit, of further candidates
+
+
+def untrained_family(
+    moments: PairMoments,
+    dim: int | None = None,
+    fixed: str | None = None,
+    *,
+    few: bool | None = None,
+    more: Candidates | None = None,
+) -> Family:
     """Return the family for these moments. dim: output dimension, None: maximum; fixed: "image" or "text".
 
     onto for a fixed modality of equal dimension, ridge regression (one candidate) for one of another dimension; without
-    a fixed modality, mix for equal dimensions, else cca.
+    a fixed modality, mix for equal dimensions, else cca. few: whether there are fewer than FEW_PAIRS pairs (in folds:
+    of all pairs); None: by these moments. more: further candidates, by label.
     """
     d_image, d_text = moments.cross.shape
     same = d_image == d_text and dim in (None, d_image)
     if fixed is not None:
-        return onto_family(moments, fixed) if same else ridge_family(moments, fixed)
-    return mix_family(moments) if same else cca_family(moments, dim)
+        family = onto_family(moments, fixed) if same else ridge_family(moments, fixed)
+    else:
+        family = mix_family(moments) if same else cca_family(moments, dim, few=few)
+    extra = {label: make(moments) for label, make in (more or {}).items()}
+    return Family({**family.candidates, **extra}, family.prior)
 
 
 def ridge_family(moments: PairMoments, fixed: str) -> Family:
@@ -166,15 +183,16 @@ def mix_family(moments: PairMoments) -> Family:
     return Family(found, f"mix {MIX_PRIOR:g}")
 
 
-def cca_family(moments: PairMoments, dim: int | None = None) -> Family:
-    """Regularised canonical correlations of the pairs; see the module."""
+def cca_family(moments: PairMoments, dim: int | None = None, *, few: bool | None = None) -> Family:
+    """Regularised canonical correlations of the pairs; see the module and untrained_family."""
     found = {}
-    for c in CCA_SHRINKAGE:
+    few = moments.n < FEW_PAIRS if few is None else few
+    for c in (CCA_FEW[0],) if few else CCA_SHRINKAGE:
         canonical = _Canonical(moments, c, dim)
-        for e in CCA_POWERS:
+        for e in (CCA_FEW[1],) if few else CCA_POWERS:
             maps = [_scaled(a, s.cov) for a, s in zip(canonical.maps(e), (moments.image, moments.text), strict=True)]
             found[_cca_label(c, e)] = _starts((moments.image, moments.text), maps)
-    return Family(found, _cca_label(*CCA_PRIOR))
+    return Family(found, _cca_label(*(CCA_FEW if few else CCA_PRIOR)))
 
 
 def onto_family(moments: PairMoments, fixed: str) -> Family:

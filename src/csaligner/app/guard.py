@@ -30,11 +30,22 @@ class Guard:
     """ASGI middleware that rejects unauthorised and cross-site requests.
 
     hosts: allowed host names, None: any. On the loopback address only loopback names are allowed, which prevents DNS
-    rebinding. password: for HTTP basic authentication with any user name.
+    rebinding; own: names under which a proxy serves the app, which may also be the origin of a request. password: for
+    HTTP basic authentication with any user name. root: path below which a proxy serves the app, "" or "/search".
     """
 
-    def __init__(self, app: ASGIApp, *, password: str | None = None, hosts: Collection[str] | None = None) -> None:
-        self._app, self._password, self._hosts = app, password, hosts
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        password: str | None = None,
+        hosts: Collection[str] | None = None,
+        own: Collection[str] = (),
+        root: str = "",
+    ) -> None:
+        self._app, self._password, self._root = app, password, root
+        self._own = frozenset(map(str.lower, own))
+        self._hosts = None if hosts is None else self._own.union(hosts)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -42,13 +53,22 @@ class Guard:
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
         if self._hosts is not None and _host(headers) not in self._hosts:
-            await _refuse(send, 421, b"host name not allowed")
+            await _refuse(send, 421, b"host name not allowed; allow it with csaligner serve --allow-host NAME")
         elif self._password is not None and not _authorised(headers.get(b"authorization", b""), self._password):
             await _refuse(send, 401, b"password required", (b"www-authenticate", b'Basic realm="csaligner"'))
-        elif scope["method"] not in ("GET", "HEAD") and not _same_origin(headers):
+        elif scope["method"] not in ("GET", "HEAD") and not _same_origin(headers, self._own):
             await _refuse(send, 403, b"cross-site request rejected")
         else:
-            await self._app(scope, receive, _with_headers(send))
+            await self._pass_on(scope, receive, _with_headers(send))
+
+    async def _pass_on(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Call the app, which accepts paths with and without the root."""
+        if self._root and scope["path"] == self._root:  # the page's links are relative to its folder
+            where = [(b"location", f"{self._root}/".encode())]
+            await send({"type": "http.response.start", "status": 307, "headers": where})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await self._app({**scope, "root_path": self._root}, receive, send)
 
 
 def is_loopback(host: str) -> bool:
@@ -64,14 +84,14 @@ def _host(headers: Mapping[bytes, bytes]) -> str:
     """Return the requested host without port."""
     value = headers.get(b"host", b"").decode("latin-1")
     address = re.fullmatch(r"(\[[0-9a-fA-F:.]+\])(:\d*)?", value)
-    return address[1] if address else value.partition(":")[0]
+    return (address[1] if address else value.partition(":")[0]).lower()
 
 
-def _same_origin(headers: Mapping[bytes, bytes]) -> bool:
-    """Return whether the request comes from the app's own page or from no page."""
-    origin = headers.get(b"origin")
-    own = origin is None or origin.partition(b"://")[2] == headers.get(b"host", b"")
-    return own and headers.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin")
+def _same_origin(headers: Mapping[bytes, bytes], own: Collection[str]) -> bool:
+    """Return whether the request comes from the app's own page or from no page. own: names of the app at a proxy."""
+    origin = headers.get(b"origin", b"").partition(b"://")[2]
+    known = not headers.get(b"origin") or origin == headers.get(b"host", b"") or _host({b"host": origin}) in own
+    return known and headers.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin")
 
 
 def _authorised(header: bytes, password: str) -> bool:

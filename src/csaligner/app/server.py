@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -40,18 +41,28 @@ Generator = Callable[[str, int], Image.Image]  # prompt, seed -> generated image
 @dataclass(frozen=True)
 class ServeSettings:
     """host, port: address to listen on (port 0: any free port); password: None for no password; generate: image
-    generator, None without a decoder; name: title of the page."""
+    generator, None without a decoder; name: title of the page; allow_hosts: further host names, under which a proxy
+    serves the page; root_path: path below which it does, for example /search."""
 
     host: str = "127.0.0.1"
     port: int = 7860
     password: str | None = None
     generate: Generator | None = None
     name: str = ""
+    allow_hosts: tuple[str, ...] = ()
+    root_path: str = ""
+
+    def __post_init__(self) -> None:
+        for host in self.allow_hosts:
+            if not re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", host):
+                raise InputError(f"allow_host: got {host!r}, wanted a host name without scheme and port")
+        if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", self.root_path):
+            raise InputError(f"root_path: got {self.root_path!r}, wanted a path such as /search, without / at its end")
 
     @property
     def is_open(self) -> bool:
         """Whether other machines can access the page without a password."""
-        return not is_loopback(self.host) and not self.password
+        return (bool(self.allow_hosts) or not is_loopback(self.host)) and not self.password
 
 
 class _App:
@@ -192,8 +203,9 @@ def make_app(index: Index, settings: ServeSettings | None = None) -> ASGIApp:
     routes += [Route(f"/api/{name}", answers(work)) for name, work in gets.items()]
     routes.append(Route("/api/picture", upload, methods=["POST"]))
     routes.append(Route("/api/generate", answers(app.generate), methods=["POST"]))
-    hosts = LOOPBACK_NAMES if is_loopback(settings.host) else None
-    return Guard(Starlette(routes=routes), password=settings.password, hosts=hosts)
+    hosts = LOOPBACK_NAMES if is_loopback(settings.host) or settings.allow_hosts else None
+    own, root = settings.allow_hosts, settings.root_path
+    return Guard(Starlette(routes=routes), password=settings.password, hosts=hosts, own=own, root=root)
 
 
 def serve(index: Index, settings: ServeSettings, ready: Callable[[str], object] = print) -> None:

@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 
 import csaligner
 
-SEARCH, TRAIN, MEASURE, GENERATE, DATA = PANELS = ("Search", "Train", "Measure", "Generate", "Data")
+DATA, SEARCH, TRAIN, MEASURE, GENERATE, EXPORT = PANELS = ("Data", "Search", "Train", "Measure", "Generate", "Export")
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from .common import MEASURE, Quiet, app, err, renamed
+
+SHOWN_POINTS = 12  # of a sweep, in the terminal
 
 
 @app.command(cls=renamed({"--data": "--train-data"}), rich_help_panel=MEASURE)
@@ -22,6 +26,9 @@ def compare(  # noqa: PLR0913, PLR0917  (options of a command)
     inner: Annotated[
         int, typer.Option(min=1, max=5, help="Inner splits on which each setting is tried (arrays; a store has one).")
     ] = 5,
+    settings: Annotated[
+        Path | None, typer.Option(help="A compare.json; its tuned settings are used and not tuned again.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Training epochs; default: 40.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch; default: 512.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Number of processes, one thread each.")] = 2,
@@ -29,19 +36,25 @@ def compare(  # noqa: PLR0913, PLR0917  (options of a command)
     quiet: Quiet = False,
 ) -> None:
     """Compare CS-Aligner with other methods, all tuned and trained under one budget."""
-    from csaligner.comparison.compare import Budget
+    from csaligner.comparison.compare import UNSELECTED, Budget
     from csaligner.comparison.methods import FREE, QUICK, TRAINED
-    from csaligner.comparison.run import compare_and_write
+    from csaligner.comparison.run import compare_and_write, datasets, read_settings
     from csaligner.config import TrainConfig, load_config
     from csaligner.progress import progress
+    from csaligner.reporting.tables import print_table
 
     words = [f"{k}={v}" for k, v in {"epochs": epochs, "batch_size": batch_size}.items() if v is not None]
     names = methods.split(",") if methods else list(QUICK if quick_ else (*FREE, *TRAINED))
-    base = load_config(TrainConfig, None, words)
+    base = load_config(TrainConfig, None, [*UNSELECTED, *words])
     trials, seeds = (min(trials, 3), 1) if quick_ else (trials, seeds)
-    budget = Budget(base, trials, seeds, jobs, inner)
+    budget = Budget(base, trials, seeds, jobs, inner, read_settings(settings) if settings else {})
     with progress(err, "compare", quiet) as update:
-        compare_and_write(train_data, names, budget, out, lambda done, total, what: update(done, total, {}))
+        found = compare_and_write(train_data, names, budget, out, lambda done, total, what: update(done, total, {}))
+    for dataset in datasets(found):
+        Console().print(f"{dataset.name}:", highlight=False, markup=False)
+        print_table(dataset.results, Console())
+        for method, reason in dataset.left_out.items():
+            err.print(f"{method} was skipped: {reason}", highlight=False, markup=False)
     err.print(f"results: {out / 'compare.json'}, page: {out / 'compare.html'}", highlight=False)
 
 
@@ -58,13 +71,38 @@ def sweep(
     quiet: Quiet = False,
 ) -> None:
     """Measure how bandwidth, weight, temperature, batch size and adapter size change the results."""
-    from csaligner.comparison.compare import Budget
-    from csaligner.comparison.sweep import sweep_and_write
+    from csaligner.comparison.compare import UNSELECTED, Budget
+    from csaligner.comparison.sweep import JSON, sweep_and_write
     from csaligner.config import TrainConfig, load_config
     from csaligner.progress import progress
 
-    base = load_config(TrainConfig, None, [f"epochs={epochs}"] if epochs else [])
+    base = load_config(TrainConfig, None, [*UNSELECTED, *([f"epochs={epochs}"] if epochs else [])])
     budget = Budget(base, seeds=seeds, jobs=jobs)
     with progress(err, "sweep", quiet) as update:
         sweep_and_write(train_data, grids.split(","), budget, out, lambda done, total, what: update(done, total, {}))
+    _print_points(out / JSON)
     err.print(f"results: {out / 'sweep.json'}, page: {out / 'sweep.html'}", highlight=False)
+
+
+def _print_points(path: Path) -> None:
+    """Print the points of a sweep with the best scores, per dataset."""
+    from csaligner.reporting.record import MethodResult
+    from csaligner.reporting.tables import print_table
+
+    record = json.loads(path.read_text(encoding="utf-8"))
+    points, score = record["points"], record["score"]
+    for name in dict.fromkeys(point["dataset"] for point in points):
+        here = [point for point in points if point["dataset"] == name]
+        best = sorted(here, key=lambda point: -sum(point["metrics"][score]))[:SHOWN_POINTS]
+        results = [
+            MethodResult(_settings(point["settings"]), seed, {key: v[seed] for key, v in point["metrics"].items()})
+            for point in best
+            for seed in range(len(point["metrics"][score]))
+        ]
+        which = f"the best {len(best)} of {len(here)} points" if len(best) < len(here) else f"{len(here)} points"
+        Console().print(f"{name}, {which}:", highlight=False, markup=False)
+        print_table(results, Console())
+
+
+def _settings(settings: dict[str, str]) -> str:
+    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in settings.items())

@@ -55,7 +55,9 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     shard_size: Annotated[
         int, typer.Option(min=1, help="Images per shard; an interruption loses at most one shard.")
     ] = 512,
-    precision: Annotated[str, typer.Option(help="Number format of the stored features: fp32 or fp16.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="Number format of the stored features.", metavar="[fp32|fp16]")
+    ] = "fp32",
     workers: Workers = 2,
     max_bad: Annotated[
         float, typer.Option(min=0, max=1, help="Maximum fraction of unreadable images before the run fails.")
@@ -64,7 +66,7 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
         int | None,
         typer.Option(min=1, help="Also store the tokens of each item, at most this many, for token_cauchy_schwarz."),
     ] = None,
-    runner: Annotated[str, typer.Option(help="local (also under torchrun) or ray.")] = "local",
+    runner: Annotated[str, typer.Option(help="local: also under torchrun.", metavar="[local|ray]")] = "local",
     ray_actors: Annotated[
         int | None, typer.Option(min=1, help="Number of Ray workers; default: one per GPU or core.")
     ] = None,

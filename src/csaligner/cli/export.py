@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
-from .common import TRAIN, app, err
+from .common import EXPORT, app, err
 
 
-@app.command(rich_help_panel=TRAIN)
+@app.command(rich_help_panel=EXPORT)
 def export(
     run: Annotated[Path, typer.Option(help="A run folder.")],
     out: Annotated[Path, typer.Option(help="New folder.")],
     format: Annotated[
-        str, typer.Option(help="Output format: safetensors, onnx, npz, sentence-transformers or hub.")
+        str,
+        typer.Option(help="Output format.", metavar="[safetensors|onnx|npz|sentence-transformers|hub]"),
     ] = "safetensors",
     licence: Annotated[str, typer.Option(help="SPDX licence name for the model card of the hub format.")] = "unknown",
 ) -> None:

@@ -16,7 +16,7 @@ from .common import MEASURE, TRAIN, Json, Quiet, app, err
 from .reader_options import ImageArray, TextArray
 
 
-@app.command(rich_help_panel=TRAIN)
+@app.command(rich_help_panel=MEASURE)
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the stores, results.json and report.html.")] = Path("runs/demo"),
     data: Annotated[str, typer.Option(help="A dataset: openmoji, tuxpaint, openclipart or all.")] = "openmoji",
@@ -65,17 +65,22 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images per batch, all processes together.")] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=0, help="Training epochs; 0: the untrained baseline; default: 40.")
+        int | None,
+        typer.Option(min=0, help="Training epochs; 0: untrained baseline; default: 40, fewer for many pairs."),
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate; default: 3e-4.")] = None,
     wd: Annotated[float | None, typer.Option(help="Weight decay; default: 0.05.")] = None,
     warmup: Annotated[int | None, typer.Option(min=0, help="Warm-up steps; default: a tenth of the run.")] = None,
-    precision: Annotated[str | None, typer.Option(help="Number format of the computation: fp32 or bf16.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="Number format of the computation.", metavar="[fp32|bf16]")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Random seed; default: 0.")] = None,
     impl: Annotated[
-        str | None, typer.Option(help="Implementation of the loss: auto, reference, tiled, mixed or triton (GPU).")
+        str | None, typer.Option(help="Implementation of the loss.", metavar="[auto|reference|tiled|mixed|triton]")
     ] = None,
-    lora: Annotated[str | None, typer.Option(help="Also train inside these encoders: text, image or both.")] = None,
+    lora: Annotated[
+        str | None, typer.Option(help="Also train inside these encoders.", metavar="[text|image|both]")
+    ] = None,
     lora_rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA updates; default: 8.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Number of batches to read ahead.")] = 2,
     resume: Annotated[str, typer.Option(help="latest, or a checkpoint folder to start from.")] = "latest",
@@ -85,10 +90,11 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     """Train adapters on a store and evaluate them on its test split; also under torchrun and accelerate launch."""
     from csaligner.config import TrainConfig, load_config
     from csaligner.distributed.processes import is_main, join_processes
-    from csaligner.pipeline import evaluate_run
+    from csaligner.pipeline import evaluate_run, held_out
     from csaligner.pipeline import train as run_train
     from csaligner.progress import progress
     from csaligner.reporting.tables import print_table
+    from csaligner.run_folder import REPORT
     from csaligner.store.store import Store
     from csaligner.training.trainer import RunOptions
     from csaligner.training.training_data import TrainingData
@@ -105,19 +111,27 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     options = RunOptions(workers, trackers, None if resume == "latest" else Path(resume))
     join_processes()
     with progress(err, "train", quiet or not is_main()) as update:
-        run_train(data, settings, out, update, options)
+        run = run_train(data, settings, out, update, options)
     if is_main():
-        print_table(evaluate_run(out, "test", data.pairs), Console())
+        if run.selection is not None and not quiet:
+            err.print(run.selection.line, highlight=False, soft_wrap=True)
+        results = evaluate_run(out, "test", data.pairs)
+        print_table(results, Console())
+        for line in held_out(results, data.pairs.counts["test"][0]).lines:
+            err.print(line, highlight=False, soft_wrap=True)
+        err.print(f"report: {out / REPORT}", highlight=False, soft_wrap=True)
 
 
 @app.command("eval", rich_help_panel=MEASURE)
 def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
     run: Annotated[Path, typer.Option(help="A run folder.")],
-    split: Annotated[str, typer.Option(help="Split to evaluate: train, val or test.")] = "test",
+    split: Annotated[str, typer.Option(help="Split to evaluate.", metavar="[train|val|test]")] = "test",
     val_data: Annotated[
         Path | None, typer.Option(help="Evaluate on this store of the same encoders; default: the training store.")
     ] = None,
-    task: Annotated[str, typer.Option(help="retrieval, or generation (images from captions).")] = "retrieval",
+    task: Annotated[
+        str, typer.Option(help="generation: images from captions.", metavar="[retrieval|generation]")
+    ] = "retrieval",
     decoder: Annotated[str, typer.Option(help="generation: the decoder, as in `generate`.")] = "micro",
     feature_encoder: Annotated[
         str, typer.Option(help="generation: the encoder whose features are compared.")

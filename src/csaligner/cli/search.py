@@ -14,7 +14,7 @@ from rich.table import Table
 
 from csaligner.checks import InputError
 
-from .common import SEARCH, Json, Quiet, app, as_text, err, print_json
+from .common import EXPORT, SEARCH, Json, Quiet, app, as_text, err, print_json
 from .reader_options import CaptionKey, Encoding, FollowLinks, Format, IdKey, ImgKey, Root, Separator
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def search(  # noqa: PLR0913, PLR0917  (options of a command)
         Console().print(_table(search_cards(opened, query, k, options)))
 
 
-@app.command("index-export", rich_help_panel=SEARCH)
+@app.command("index-export", rich_help_panel=EXPORT)
 def index_export(
     index: Annotated[Path, typer.Argument(help="An index folder.")],
     out: Annotated[Path, typer.Option(help="New folder for the export.")],
@@ -210,15 +210,18 @@ def serve(
     decoder: Annotated[
         str | None, typer.Option(help="Also generate images with this decoder, as in `generate`.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Host name under which a proxy serves the page; repeatable.")
+    ] = None,
+    root_path: Annotated[str, typer.Option(help="Path below which a proxy serves the page, such as /search.")] = "",
 ) -> None:
     """Search an index in the browser."""
     from csaligner.app.server import ServeSettings
     from csaligner.search.index import Index
 
     draw = _drawer(decoder) if decoder else None
-    _serve(
-        Index.open(_index_of(index)), ServeSettings(host=host, port=port, password=password, generate=draw, name=name)
-    )
+    settings = ServeSettings(host, port, password, draw, name, tuple(allow_host or ()), root_path)
+    _serve(Index.open(_index_of(index)), settings)
 
 
 def _drawer(decoder: str) -> Generator:
@@ -325,8 +328,9 @@ def _serve(index: Index, settings: ServeSettings) -> None:
     from csaligner.app.server import serve as serve_index
 
     if settings.is_open:
+        where = next(iter(settings.allow_hosts), settings.host)
         err.print(
-            f"warning: {settings.host} can be reached from other machines and no --password is set: "
+            f"warning: {where} can be reached from other machines and no --password is set: "
             "anyone on the network can search this index and see its images",
             style="yellow",
             highlight=False,

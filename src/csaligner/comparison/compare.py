@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from csaligner.adapters.aligner import Aligner, align
-from csaligner.config import TrainConfig
+from csaligner.config import TrainConfig, load_config
 from csaligner.estimator import CSAligner
 from csaligner.evaluation.baselines import MeanCentring
 from csaligner.evaluation.clustering import clustering_metrics
@@ -29,6 +29,7 @@ from .methods import BASELINES, FREE, REFERENCE, TRAINED, NotApplicable, Trained
 from .result_cache import done_once, task_key
 
 T = TypeVar("T")
+UNSELECTED = ("start.kind=auto", "gate=false")  # every objective trains from one start, and its result is kept
 CACHE_FORMAT = 2  # of finished tasks
 Report = Callable[[int, int, str], None]
 
@@ -37,13 +38,15 @@ Report = Callable[[int, int, str], None]
 class Budget:
     """Budget of every method. trials: settings tried on validation data; seeds: training runs measured on test data;
     base: adapters, steps, batch size and learning rates; jobs: processes, one thread each; inner: number of a fold's
-    inner splits on which a setting is tried, at most folds.INNER."""
+    inner splits on which a setting is tried, at most folds.INNER. settings: tuned settings of an earlier comparison
+    (read_settings), which are not tuned again."""
 
-    base: TrainConfig = field(default_factory=TrainConfig)
+    base: TrainConfig = field(default_factory=lambda: load_config(TrainConfig, None, UNSELECTED))
     trials: int = 12
     seeds: int = 3
     jobs: int = 2
     inner: int = INNER
+    settings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class Measured:
     metrics: Mapping[str, float]
     settings: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
+
+
+def settings_key(dataset: str, method: str, fold: int) -> str:
+    """Return the key of tuned settings in Budget.settings."""
+    return f"{dataset}/{method}/{fold}"
 
 
 @dataclass(frozen=True)
@@ -176,9 +184,9 @@ def _run_once(fold: Fold, name: str, budget: Budget, keep: Path | None) -> _Outc
     """Return the result of `_run`, cached in `keep`."""
     if keep is None:
         return _run(fold, name, budget)
-    key = task_key(
-        fold, CACHE_FORMAT, name, budget.trials, budget.inner, budget.seeds, budget.base.model_dump(mode="json")
-    )
+    known = budget.settings.get(settings_key(fold.dataset, name, fold.number), {})
+    base = budget.base.model_dump(mode="json")
+    key = task_key(fold, CACHE_FORMAT, name, budget.trials, budget.inner, budget.seeds, dict(known), base)
     return done_once(keep / f"{name}-{key}.json", lambda: _run(fold, name, budget), asdict, _Outcome.from_json)
 
 
@@ -220,6 +228,9 @@ def _tuned(fold: Fold, name: str, method: Trained, budget: Budget, outcome: _Out
     """Return the settings with the best alignment_score on validation data of `trials` settings (optuna's seeded TPE);
     {} if nothing is tuned."""
     space = method.space()
+    known = budget.settings.get(settings_key(fold.dataset, name, fold.number), {})
+    if set(space) == set(known):
+        return dict(known)
     if not space or budget.trials == 0:
         return {}
     import optuna

@@ -6,15 +6,17 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from csaligner.checks import InputError
 from csaligner.evaluation.score import SCORE
 from csaligner.files import recover, write_json
+from csaligner.parsing import parse_json
 from csaligner.registry import load
 from csaligner.reporting.comparison import DatasetComparison, Interval, write_comparison
 from csaligner.reporting.record import MethodResult
 from csaligner.reporting.summary import Summary, summarise
 from csaligner.run_folder import provenance
 
-from .compare import Budget, Comparison, Measured, Report, averages, compare
+from .compare import Budget, Comparison, Measured, Report, averages, compare, settings_key
 from .differences import MethodDifference
 from .folds import open_folds
 from .methods import TRAINED
@@ -39,21 +41,36 @@ def compare_and_write(
         "budget": {
             "trials": budget.trials,
             "inner": budget.inner,
+            "settings_known": bool(budget.settings),
             "seeds": budget.seeds,
             "base": budget.base.model_dump(mode="json"),
         },
     }
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / JSON, record | comparison.as_json())
+    selected = f"{budget.trials} settings per method tried on validation data and selected by {SCORE}"
+    if budget.settings:
+        selected = "tuned settings as in an earlier comparison"
     intro = (
-        f"All methods share trainer, adapter and budget: {budget.trials} settings per method tried on validation data, "
-        f"{budget.seeds} seeds measured on test data. Settings are selected by {SCORE}, the mean of R@1 (both "
-        "directions) and nDCG@10 of a mixed index (caption and image queries). \u201cThen centred\u201d: the same "
-        "trained model, each modality minus its training mean; what this does as well needs no other objective."
+        f"All methods share trainer, adapter and budget: {selected}; {budget.seeds} seeds measured on test data. "
+        f"{SCORE}: the mean of R@1 (both directions) and nDCG@10 of a mixed index (caption and image queries). "
+        "\u201cThen centred\u201d: the same trained model, each modality minus its training mean; what this does as "
+        "well needs no other objective."
     )
     write_comparison("csaligner compare", intro, datasets(comparison), out / PAGE)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     return comparison
+
+
+def read_settings(path: Path) -> dict[str, dict[str, float]]:
+    """Return the tuned settings in a compare.json, for Budget.settings. Raises InputError for any other file."""
+    try:
+        measured = parse_json(path.read_text(encoding="utf-8"))["measured"]
+        return {settings_key(m["dataset"], m["method"], m["fold"]): m["settings"] for m in measured if m["settings"]}
+    except OSError as error:
+        raise InputError(f"settings: {path} cannot be read ({error.strerror}); give a compare.json") from None
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"settings: {path} is no compare.json; give one written by csaligner compare") from None
 
 
 def datasets(comparison: Comparison) -> list[DatasetComparison]:

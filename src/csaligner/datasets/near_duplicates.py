@@ -38,7 +38,7 @@ def merge_groups(items: Sequence[Item], sets: Sequence[Sequence[str]]) -> list[I
     group_of = {item.image_id: item.group for item in items}
     clusters = connected([[group_of[i] for i in ids if i in group_of] for ids in sets])
     order = {group: place for place, group in enumerate(dict.fromkeys(item.group for item in items))}
-    renamed = {}
+    renamed: dict[str, str] = {}
     for cluster in clusters:
         name = min(cluster, key=lambda group: (PRIORITY.index(split_of(group)), order[group]))
         renamed |= dict.fromkeys(cluster, name)

@@ -25,7 +25,8 @@ def report_data(
     aligned: Mapping[str, PairedFeatures],
     about: Mapping[str, object],
 ) -> ReportData:
-    """Collect the report. aligned: method -> aligned test features, the reference method first, ours last."""
+    """Collect the report. aligned: method -> aligned test features, the reference method first, ours last. about:
+    provenance, and `selection`, what was chosen, in one line."""
     before, ours = next(iter(aligned)), list(aligned)[-1]
     versions, commit = about["versions"], about["commit"]
     return ReportData(
@@ -43,6 +44,7 @@ def report_data(
         versions=versions if isinstance(versions, dict) else {},
         seed=results[-1].seed,
         commit=commit if isinstance(commit, str) else None,
+        selection=str(about.get("selection", "")),
     )
 
 

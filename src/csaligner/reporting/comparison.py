@@ -9,10 +9,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from csaligner.evaluation.score import MARGIN, MEAN_NDCG, MEAN_RECALL, SCORE
+
 from .page import write_page
 from .plots import scatter_panel
 from .record import MethodResult
-from .summary import CENTROID, MARGIN, MEAN_NDCG, MEAN_RECALL, MINUS, SCORE, Summary, describe, summarise
+from .summary import CENTROID, MINUS, Summary, describe, summarise
 
 TABLE_KEYS = (
     SCORE,

@@ -91,8 +91,8 @@ class ReportData:
 
     ours: the method of the headline; rival: the baseline it is compared with, None for a single run.
     maps: in order, from before to after training; dimensions may differ. cosines: method -> sample. config: may be
-    nested. attribution: credit line required by the licence of the images. findings: sentences that replace the
-    headline, the most important first. more: further tables of results, by heading.
+    nested. attribution: credit line required by the licence of the images. selection: what was chosen, in one line.
+    findings: sentences that replace the headline, the most important first. more: further tables, by heading.
     """
 
     title: str
@@ -109,6 +109,7 @@ class ReportData:
     versions: Mapping[str, str] = field(default_factory=dict)
     seed: int | None = None
     commit: str | None = None
+    selection: str = ""
     findings: Sequence[str] = ()
     more: Mapping[str, Sequence[MethodResult]] = field(default_factory=dict)
 

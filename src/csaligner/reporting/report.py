@@ -90,6 +90,7 @@ def _header(data: ReportData, summary: Summary) -> dict[str, Any]:
         "about": about,
         "tiles": _tiles(data, summary),
         "attribution": data.attribution,
+        "selection": data.selection,
     }
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from csaligner.evaluation.score import MEAN_NDCG, MEAN_RECALL, SCORE
+
 from .page import Panel, write_page
 from .plots import heat_panel
 from .record import Array
-from .summary import CENTROID, MEAN_NDCG, MEAN_RECALL, SCORE, describe
+from .summary import CENTROID, describe
 
 KEYS = (
     SCORE,

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from csaligner.checks import InputError
+from csaligner.evaluation.score import MEAN_NDCG, MEAN_RECALL, SCORE
 from csaligner.files import write_text
 from csaligner.parsing import parse_json
 
@@ -21,9 +22,6 @@ from .record import MethodResult, check_results
 from .summary import (
     CENTROID,
     DASH,
-    MEAN_NDCG,
-    MEAN_RECALL,
-    SCORE,
     Metric,
     Summary,
     describe,
@@ -70,14 +68,17 @@ def print_table(results: Sequence[MethodResult], console: Console) -> None:
         table.add_column(
             Text(metric.label.replace(" ", "\n") + (f"\n{unit}" if unit else "")), justify="right", no_wrap=True
         )
-    table.add_column("time", justify="right", no_wrap=True)
+    timed = any(summary.seconds.get(method) is not None for method in summary.methods)
+    if timed:
+        table.add_column("time", justify="right", no_wrap=True)
     for method in summary.methods:
         row = [Text(method)]
         for metric in metrics:
             bold = summary.best(metric.key) == method
             row.append(Text(_terminal_cell(summary, method, metric), style="bold" if bold else ""))
         seconds = summary.seconds.get(method)
-        table.add_row(*row, Text(DASH if seconds is None else format_seconds(seconds)))
+        time = Text(DASH if seconds is None else format_seconds(seconds))
+        table.add_row(*row, *([time] if timed else []))
     console.print(table)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+
+from torch import Tensor
 
 from csaligner.datasets.images.source import file_of, from_uri
 from csaligner.types import Modality
 
 from .index import Hit, Index, Query, SearchOptions
+from .lance_table import Row
 
 HITS_PER_CARD = 6  # read at first, since an image and its captions are several hits
 MORE = 4  # factor of the next attempt, if these are too few
@@ -16,9 +19,10 @@ MORE = 4  # factor of the next attempt, if these are too few
 
 @dataclass(frozen=True)
 class Card:
-    """One image or text. score: the best of its hits. path: the image, or the file of a text, "" if there is none.
-    text: of an image its best matching caption, else its first. images: paths of the images that a text describes.
-    missing: the file no longer exists."""
+    """One image or text. score, cosine: of its best hit; matched: modality of that hit, "text" for an image found by
+    its caption. path: the image, or the file of a text, "" if there is none. text: of an image its best matching
+    caption, else its first. owners, images: ids and paths of the images that a text describes. missing: the file no
+    longer exists."""
 
     id: str
     modality: Modality
@@ -27,42 +31,75 @@ class Card:
     text: str
     images: tuple[str, ...] = ()
     missing: bool = False
+    cosine: float = 0.0
+    matched: Modality = "text"
+    owners: tuple[str, ...] = ()
 
 
-def search_cards(index: Index, query: Query, k: int = 10, options: SearchOptions | None = None) -> list[Card]:
-    """Return the k best cards, best first.
+def search_cards(
+    index: Index, query: Query, k: int = 10, options: SearchOptions | None = None, *, offset: int = 0
+) -> list[Card]:
+    """Return the k best cards after the first `offset`, best first.
 
     A caption belongs to the card of its image, unless options.only is "texts". Then each text is a card, and equal
     texts are one.
+
+    query: a text (str) or an image (Path or PIL image).
     """
+    modality: Modality = "text" if isinstance(query, str) else "image"
+    return cards_of_features(index, index.features(query), modality, k, options, offset=offset)
+
+
+def cards_of_features(
+    index: Index,
+    features: Tensor,
+    modality: Modality,
+    k: int = 10,
+    options: SearchOptions | None = None,
+    *,
+    offset: int = 0,
+) -> list[Card]:
+    """search_cards by encoder features (d_encoder,) of a query of the given modality."""
     options = options or SearchOptions()
-    total, wanted = len(index), k * HITS_PER_CARD
+    end = offset + k
+    total, wanted = len(index), end * HITS_PER_CARD
     while True:
-        hits = index.search(query, wanted, options)
-        cards = _cards(index, hits, texts=options.only == "texts")
-        if len(cards) >= k or len(hits) < wanted or wanted >= total:
-            return cards[:k]
+        hits = index.search_features(features, modality, wanted, options)
+        cards = group_hits(index, hits, texts=options.only == "texts")
+        if len(cards) >= end or len(hits) < wanted or wanted >= total:
+            return cards[offset:end]
         wanted *= MORE
 
 
-def _cards(index: Index, hits: Sequence[Hit], *, texts: bool) -> list[Card]:
+def group_hits(index: Index, hits: Sequence[Hit], *, texts: bool = False) -> list[Card]:
+    """Group hits, best first, into cards in the order of their best hits. texts: captions stay texts of their own."""
     owners = index.items.by_id(sorted({hit.owner for hit in hits if hit.owner}))
-    paths = {row.id: row.path for row in owners if row.modality == "image"}
-    cards: dict[tuple[str, str], Card] = {}
+    rows = {row.id: row for row in owners if row.modality == "image"}
+    cards: dict[tuple[Modality, str], Card] = {}
     for hit in hits:
-        image = hit.id if hit.modality == "image" else hit.owner if hit.owner in paths and not texts else None
-        key = ("text", hit.text) if image is None else ("image", image)
-        described = (paths[hit.owner],) if image is None and hit.owner in paths else ()
+        owned = hit.owner in rows
+        image = hit.id if hit.modality == "image" else hit.owner if owned and not texts else None
+        key: tuple[Modality, str] = ("text", hit.text) if image is None else ("image", image)
         known = cards.get(key)
-        if known is not None:
-            cards[key] = replace(known, text=known.text or hit.text, images=(*known.images, *described))
-        elif image is None:
-            cards[key] = Card(
-                hit.id, "text", hit.score, "" if described else hit.path, hit.text, described, hit.missing
-            )
-        else:
-            path = paths.get(image, hit.path)
-            missing = hit.missing if hit.modality == "image" else not file_of(from_uri(path)).exists()
-            cards[key] = Card(image, "image", hit.score, path, hit.text, (), missing)
+        if known is None:
+            cards[key] = _card(hit, image, rows)
+        elif image is not None:
+            cards[key] = replace(known, text=known.text or hit.text)
+        elif owned:
+            described = {"images": (*known.images, rows[hit.owner].path), "owners": (*known.owners, hit.owner)}
+            cards[key] = replace(known, **described)
     captions = {hit.id: hit.caption for hit in hits if hit.modality == "image"}
-    return [replace(card, text=card.text or captions.get(card.id, "")) for card in cards.values()]
+    captions |= {row.id: row.caption for row in rows.values()}
+    return [replace(c, text=c.text or captions.get(c.id, "")) for c in cards.values()]
+
+
+def _card(hit: Hit, image: str | None, rows: Mapping[str, Row]) -> Card:
+    """Return the card that a hit opens. image: id of the image that it belongs to; rows: owners by id."""
+    found = Card(hit.id, "text", hit.score, hit.path, hit.text, (), hit.missing, hit.cosine, hit.modality)
+    if image is None:
+        if hit.owner not in rows:
+            return found
+        return replace(found, path="", images=(rows[hit.owner].path,), owners=(hit.owner,))
+    path = rows[image].path if image in rows else hit.path
+    missing = hit.missing if hit.modality == "image" else bool(path) and not file_of(from_uri(path)).exists()
+    return replace(found, id=image, modality="image", path=path, missing=missing)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from csaligner.adapters.aligner import Aligner, fixed_modality
-from csaligner.adapters.untrained import PairMoments, untrained_family
+from csaligner.adapters.untrained import Candidates, PairMoments, Starts, untrained_family
 from csaligner.config import TrainConfig
 from csaligner.training.samplers import PairSampler
 from csaligner.training.trainer import Hooks, Report, Trainer, silent
@@ -18,76 +17,64 @@ from csaligner.training.training_data import with_unpaired
 from csaligner.types import PairedFeatures
 
 from .gate import GateChoice, gate_by_folds, set_scale, snapshot
+from .selection import Selection, note_of
 from .start import StartChoice, choose_start
 
 
 @dataclass(frozen=True)
-class Selection:
-    """start: choice of the untrained alignment, None if fixed by the config; gate: choice of the gate, None without."""
-
-    start: StartChoice | None
-    gate: GateChoice | None
-
-    def record(self) -> dict[str, Any]:
-        """Return the selection for JSON."""
-        return {name: choice.record() for name, choice in (("start", self.start), ("gate", self.gate)) if choice}
-
-    @property
-    def line(self) -> str:
-        """Summary in one line."""
-        start = f"untrained {self.start.label}" if self.start else "untrained start"
-        if self.gate is None:
-            return f"start: {start}"
-        gain = self.gate.best
-        if gain is None:
-            return f"{start} kept: too few pairs to measure a gain by training"
-        measured = f"training gained {gain.mean:.1f} +- {gain.error:.1f} points on {self.gate.images} held-out images"
-        if self.gate.scale == 0:
-            return f"{start} kept: {measured}"
-        return f"{start}, then {self.gate.scale:.0%} of the trained change: {measured}"
-
-
-@dataclass(frozen=True)
 class Selecting:
-    """Settings of a fit. unpaired: features of unpaired images and texts; groups: of the images, kept in one fold."""
+    """Settings of a fit. unpaired: features of unpaired images and texts; groups: of the images, kept in one fold;
+    candidates: further untrained alignments to choose from, by label (start.kind=chosen)."""
 
     config: TrainConfig
     unpaired: tuple[Tensor | None, Tensor | None] = (None, None)
     groups: Sequence[str] | None = None
     report: Report = silent
+    candidates: Candidates | None = None
 
-    def fit(self, features: PairedFeatures, *, gate: bool) -> tuple[Aligner, Selection | None]:
-        """Fit to pairs; returns the aligner in evaluation mode and the selection, None if there was none."""
+    def fit(self, features: PairedFeatures) -> tuple[Aligner, Selection | None]:
+        """Fit to pairs; returns the aligner in evaluation mode and the selection, None if nothing was to select."""
         c = self.config
         torch.manual_seed(c.seed)
-        choice = self._start(features) if c.start.kind == "chosen" else None
+        choice = self.choose(features)
         model = Aligner.fit_start(features, c, starts=choice.starts if choice else None)
-        if not gate:
-            self._train(model, features, self.report)
-            return model, Selection(choice, None) if choice else None
-        gated = gate_by_folds(
-            features,
-            lambda pairs: Aligner.fit_start(pairs, c, starts=self._again(pairs, choice)),
-            lambda held, pairs: self._train(held, pairs, silent),
-            groups=self.groups,
-            seed=c.seed,
-        )
-        if gated.scale > 0:
+        gate = self.gate(features, choice) if c.gates else None
+        if gate is None or gate.scale > 0:
             before = snapshot(model)
             torch.manual_seed(c.seed)
             self._train(model, features, self.report)
-            set_scale(model, before, gated.scale)
-        return model.eval(), Selection(choice, gated)
+            if gate is not None:
+                set_scale(model, before, gate.scale)
+        selects = c.start.kind == "chosen" or c.gates
+        return model.eval(), Selection(choice, gate, note_of(c)) if selects else None
 
-    def _start(self, features: PairedFeatures) -> StartChoice:
-        return choose_start(features, self.config, unpaired=self.unpaired, groups=self.groups, seed=self.config.seed)
+    def choose(self, features: PairedFeatures) -> StartChoice | None:
+        """Choose the start, if the config does."""
+        c = self.config
+        if not c.chooses_start:
+            return None
+        more, groups = self.candidates, self.groups
+        return choose_start(features, c, unpaired=self.unpaired, groups=groups, seed=c.seed, more=more)
 
-    def _again(self, pairs: PairedFeatures, choice: StartChoice | None) -> Any:
+    def gate(self, features: PairedFeatures, choice: StartChoice | None) -> GateChoice:
+        """Gate by folds: refit the chosen start, train and score held-out pairs. See gate_by_folds."""
+        c, few = self.config, choice is not None and choice.few
+        return gate_by_folds(
+            features,
+            lambda pairs: Aligner.fit_start(pairs, c, starts=self._again(pairs, choice, few)),
+            lambda held, pairs: self._train(held, pairs, silent),
+            groups=self.groups,
+            seed=c.seed,
+            prefer=c.start.prefer,
+        )
+
+    def _again(self, pairs: PairedFeatures, choice: StartChoice | None, few: bool) -> Starts | None:
         """Return the chosen candidate fitted to other pairs."""
         if choice is None:
             return None
         moments = PairMoments.of(pairs).with_unpaired(*self.unpaired)
-        return untrained_family(moments, self.config.dim, fixed_modality(self.config)).candidates[choice.label]
+        fixed, dim = fixed_modality(self.config), self.config.dim
+        return untrained_family(moments, dim, fixed, few=few, more=self.candidates).candidates[choice.label]
 
     def _train(self, model: Aligner, features: PairedFeatures, report: Report) -> None:
         c = self.config

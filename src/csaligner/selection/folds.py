@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from csaligner.types import PairedFeatures
+from csaligner.types import PairedFeatures, PairedTokens
 
 
 def group_folds(n: int, count: int, seed: int, groups: Sequence[str] | None = None) -> list[Tensor]:
@@ -31,11 +31,12 @@ def group_folds(n: int, count: int, seed: int, groups: Sequence[str] | None = No
 
 
 def rows_of(features: PairedFeatures, images: Tensor) -> PairedFeatures:
-    """Return the pairs of the given image rows, with all their captions."""
+    """Return the pairs of the given image rows, with all their captions and their tokens."""
     place = torch.full((len(features.image),), -1)
     place[images] = torch.arange(len(images))
     owner = place[features.text_to_image]
     kept = (owner >= 0).nonzero().flatten()
+    tokens = features.tokens
     return replace(
         features,
         image=features.image[images],
@@ -43,7 +44,7 @@ def rows_of(features: PairedFeatures, images: Tensor) -> PairedFeatures:
         text_to_image=owner[kept],
         image_ids=tuple(features.image_ids[i] for i in images.tolist()),
         captions=None if features.captions is None else tuple(features.captions[i] for i in kept.tolist()),
-        tokens=None,
+        tokens=None if tokens is None else PairedTokens(tokens.image.subset(images), tokens.text.subset(kept)),
     )
 
 
@@ -52,6 +53,11 @@ def complement(n: int, rows: Tensor) -> Tensor:
     kept = torch.ones(n, dtype=torch.bool)
     kept[rows] = False
     return kept.nonzero().flatten()
+
+
+def evenly(n: int, count: int) -> Tensor:
+    """Return the rows 0 to n - 1, or `count` of them, evenly spaced."""
+    return torch.arange(n) if n <= count else torch.linspace(0, n - 1, count).long()
 
 
 @dataclass(frozen=True)

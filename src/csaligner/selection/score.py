@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -9,10 +11,12 @@ from csaligner.evaluation.mixed_search import mixed_search_per_query
 from csaligner.evaluation.retrieval import retrieval_per_query
 from csaligner.types import PairedFeatures
 
+Prefer = Literal["both", "captions"]
 
-def score_per_image(features: PairedFeatures) -> Tensor:
+
+def score_per_image(features: PairedFeatures, prefer: Prefer = "both") -> Tensor:
     """Return scores (N,) in points, float64: 100 times the mean of recall@1 and mixed nDCG@10 over image and text
-    queries.
+    queries (both), or over text queries alone (captions).
 
     A caption has weight 1/m, m captions of its image, so the score of the pairs is the mean over images. Ties are
     handled as in evaluation.ranking: collapsed embeddings score at chance.
@@ -22,4 +26,5 @@ def score_per_image(features: PairedFeatures) -> Tensor:
     captions = recall["text_to_image"]["recall@1"].double() + mixed["mixed_ndcg@10"].double()
     images = recall["image_to_text"]["recall@1"].double() + mixed["mixed_ndcg@10/image_query"].double()
     counts = torch.bincount(owner, minlength=n).double()
-    return 25 * (images + torch.zeros(n, dtype=torch.float64).index_add_(0, owner, captions) / counts)
+    texts = torch.zeros(n, dtype=torch.float64).index_add_(0, owner, captions) / counts
+    return 50 * texts if prefer == "captions" else 25 * (images + texts)

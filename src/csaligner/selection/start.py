@@ -13,39 +13,49 @@ from torch.nn.functional import normalize
 
 from csaligner.adapters.aligner import fixed_modality
 from csaligner.adapters.start import Affine
-from csaligner.adapters.untrained import Family, PairMoments, Starts, untrained_family
+from csaligner.adapters.untrained import FEW_PAIRS, Candidates, Family, PairMoments, Starts, untrained_family
 from csaligner.config import TrainConfig
 from csaligner.types import PairedFeatures
 
-from .folds import Difference, group_folds, rows_of
-from .score import score_per_image
+from .folds import Difference, evenly, group_folds, rows_of
+from .score import Prefer, score_per_image
 
-FEW = 100  # up to this many images: two folds, repeated twice; above: five folds
+FEW, MANY = 100, 2000  # images. up to FEW: two folds, repeated twice; from MANY: three folds; else five
 HELD_IMAGES = 500  # maximum number scored per fold
 
 
 @dataclass(frozen=True)
 class StartChoice:
     """label: the chosen candidate; starts: fitted to all pairs; prior: label of the default candidate; gains: score of
-    each candidate minus that of the prior, in points, mean and standard error over folds; seconds: duration."""
+    each candidate minus that of the prior, in points, mean and standard error over folds; seconds: duration; few: see
+    untrained_family. starts: None if read from a record."""
 
     label: str
-    starts: Starts
+    starts: Starts | None
     prior: str
     gains: Mapping[str, Difference]
     folds: int
     seconds: float
+    few: bool = False
 
     def record(self) -> dict[str, Any]:
         """Return the choice for JSON."""
-        gains = {label: {"gain": round(g.mean, 3), "error": round(g.error, 3)} for label, g in self.gains.items()}
+        gains = {label: {"gain": round(g.mean, 6), "error": round(g.error, 6)} for label, g in self.gains.items()}
         return {
             "kind": self.label,
             "prior": self.prior,
             "folds": self.folds,
             "gains": gains,
+            "few": self.few,
             "seconds": round(self.seconds, 2),
         }
+
+    @classmethod
+    def of_record(cls, value: Mapping[str, Any]) -> StartChoice:
+        """Inverse of `record`, without the starts."""
+        gains = {label: Difference(float(g["gain"]), float(g["error"])) for label, g in value["gains"].items()}
+        few = bool(value.get("few", False))
+        return cls(value["kind"], None, value["prior"], gains, int(value["folds"]), float(value["seconds"]), few)
 
 
 def choose_start(
@@ -55,18 +65,19 @@ def choose_start(
     unpaired: tuple[Tensor | None, Tensor | None] = (None, None),
     groups: Sequence[str] | None = None,
     seed: int = 0,
+    more: Candidates | None = None,
 ) -> StartChoice:
     """Return the candidate with the best held-out score if it exceeds that of the prior by more than one standard error
     of the fold differences, else the prior (Breiman et al. 1984, section 3.4.3).
 
     features: N > 1 images with captions. config: adapters and dim, which select the family (adapters/untrained.py).
-    unpaired: features of unpaired images and texts. groups: of the images, not split over folds. With fewer than four
-    images (or groups) the prior is returned.
+    unpaired: features of unpaired images and texts. groups: of the images, not split over folds. more: further
+    candidates, by label. With fewer than four images (or groups) the prior is returned.
     """
-    began, fixed = time.perf_counter(), fixed_modality(config)
+    began, fixed, few = time.perf_counter(), fixed_modality(config), len(features.image) < FEW_PAIRS
 
     def fit(moments: PairMoments) -> Family:
-        return untrained_family(moments, config.dim, fixed)
+        return untrained_family(moments, config.dim, fixed, few=few, more=more)
 
     whole = PairMoments.of(features)
     complete = whole.with_unpaired(*unpaired)
@@ -75,11 +86,12 @@ def choose_start(
     units = n if groups is None else len(set(groups))
     scores: list[dict[str, float]] = []
     if len(family.candidates) > 1 and units >= 4:
-        count, repeats = (2, 2) if n <= FEW else (5, 1)
+        count, repeats = (2, 2) if n <= FEW else (5, 1) if n < MANY else (3, 1)
         for repeat in range(repeats):
             for held in group_folds(n, count, seed + repeat, groups):
                 inside = complete.without(PairMoments.of(rows_of(features, held)))
-                scores.append(_scores(fit(inside), rows_of(features, held[_some(len(held))])))
+                seen = rows_of(features, held[evenly(len(held), HELD_IMAGES)])
+                scores.append(_scores(fit(inside), seen, config.start.prefer))
     gains = {
         label: Difference.of(torch.tensor([s[label] - s[family.prior] for s in scores], dtype=torch.float64))
         for label in family.candidates
@@ -87,12 +99,14 @@ def choose_start(
     }
     best = max(gains, key=lambda label: gains[label].mean, default=family.prior)
     label = best if gains and gains[best].mean > gains[best].error else family.prior
-    return StartChoice(label, family.candidates[label], family.prior, gains, len(scores), time.perf_counter() - began)
+    spent = time.perf_counter() - began
+    return StartChoice(label, family.candidates[label], family.prior, gains, len(scores), spent, few)
 
 
-def _scores(family: Family, held: PairedFeatures) -> dict[str, float]:
+def _scores(family: Family, held: PairedFeatures, prefer: Prefer) -> dict[str, float]:
     return {
-        label: float(score_per_image(apply_starts(starts, held)).mean()) for label, starts in family.candidates.items()
+        label: float(score_per_image(apply_starts(starts, held), prefer).mean())
+        for label, starts in family.candidates.items()
     }
 
 
@@ -107,7 +121,3 @@ def _applied(start: Affine, x: Tensor) -> Tensor:
         return start(x)
     assert start.map is not None
     return start.spread * normalize((normalize(x, dim=1) - start.mean) @ start.map, dim=1) + start.offset
-
-
-def _some(n: int) -> Tensor:
-    return torch.arange(n) if n <= HELD_IMAGES else torch.linspace(0, n - 1, HELD_IMAGES).long()

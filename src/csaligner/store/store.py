@@ -134,6 +134,11 @@ class Store:
             return torch.from_numpy(rows)
         return torch.from_numpy(rows[np.unique(codes, return_index=True)[1]])
 
+    def groups(self, rows: Tensor) -> list[str]:
+        """Return the groups of these rows; a row without one is its own group."""
+        values = self._metadata.column("group")
+        return [values[row] or f"row {row}" for row in rows.tolist()]
+
     def items(self, side: Modality, rows: Tensor) -> list[Any]:
         """Return the captions, or image sources, of these rows; None if unknown."""
         values = self._metadata.column("caption" if side == "text" else "image_path")

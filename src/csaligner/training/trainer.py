@@ -122,7 +122,7 @@ class Trainer:
         self._hooks, self._options = hooks or Hooks(), options or RunOptions()
         check_trackers(self._options.report_to)
         self._objective = ScheduledObjective(config.objective, config.memory)
-        self._steps = config.epochs * sampler.batches_per_epoch
+        self._steps = config.epochs_for(sampler.batches_per_epoch) * sampler.batches_per_epoch
         self._model.log_logit_scale.requires_grad_(config.objective.learn_logit_scale)
         self._checkpoints = Checkpoints(folder) if folder else None
         self._best: dict[str, Tensor] | None = None

@@ -1,0 +1,24 @@
+"""The sentence on held-out pairs."""
+
+from __future__ import annotations
+
+import pytest
+
+from csaligner.evaluation.held_out import HeldOut
+
+
+def test_the_sentence_has_size_others_and_chance() -> None:
+    found = HeldOut(143, 0.68, {"untrained": 0.67})
+    assert found.line == "finds the right image among 143 in the first 10: 68 % (untrained 67 %, chance 7 %)"
+    assert found.lines == (found.line,)
+
+
+@pytest.mark.parametrize(("images", "warns"), [(29, True), (30, False)])
+def test_few_images_are_a_warning(images: int, warns: bool) -> None:
+    lines = HeldOut(images, 0.5).lines
+    assert len(lines) == 1 + warns
+    assert all(str(images) in line for line in lines)
+
+
+def test_chance_with_fewer_than_ten_images() -> None:
+    assert HeldOut(4, 1.0).chance == 1.0
