@@ -24,13 +24,17 @@ def demo(
     workers: Annotated[int, typer.Option(min=0, help="Number of processes that decode images.")] = 2,
     quiet: Quiet = False,
 ) -> None:
-    """Train InfoNCE and CS-Aligner on emoji or drawings and compare before and after."""
+    """Show the modality gap of contrastive training on emoji or drawings, and what closes it."""
     from csaligner.demo import demo as run_demo
     from csaligner.reporting.tables import print_table
 
-    results = run_demo(out, data, seeds, workers=workers, console=err, quiet=quiet)
-    print_table(results, Console())
-    Console().print(f"report: {out / 'report.html'}", highlight=False)
+    found, console = run_demo(out, data, seeds, workers=workers, console=err, quiet=quiet), Console()
+    for part in (found.all_pairs, found.few_pairs):
+        console.print(f"{part.pairs:,} training pairs", highlight=False)
+        print_table(part.results, console)
+    for finding in found.findings:
+        console.print(f"- {finding}", highlight=False)
+    console.print(f"report: {out / 'report.html'}", highlight=False)
 
 
 @app.command(rich_help_panel=TRAIN)

@@ -15,7 +15,7 @@ from csaligner.types import ImageSource, PairedFeatures
 from .record import CosineSample, FeatureMap, GalleryQuery, Hit, MethodResult, QueryKind, ReportData, SplitCount
 
 MAP_IMAGES = 400
-GALLERY_TEXTS, GALLERY_IMAGES, TOP = 6, 3, 8
+TOP = 8
 
 
 def report_data(
@@ -65,25 +65,48 @@ def _cosines(features: PairedFeatures) -> CosineSample:
 
 
 def _gallery(store: Store, aligned: Mapping[str, PairedFeatures]) -> list[GalleryQuery]:
-    """Return example queries at evenly spaced rows of the test set."""
-    some = next(iter(aligned.values()))
+    """Return example queries, chosen by `changed_queries` on the mixed index of the first and the last method."""
+    first, last = next(iter(aligned.values())), list(aligned.values())[-1]
     known = store.image_sources
-    if any(i not in known for i in some.image_ids):  # features imported without images
+    if any(i not in known for i in first.image_ids):  # features imported without images
         return []
-    paths = [known[i] for i in some.image_ids]
-    captions = some.captions or ()
+    paths = [known[i] for i in first.image_ids]
+    captions = first.captions or ()
     queries: list[GalleryQuery] = []
-    firsts = first_captions(some.text_to_image, len(paths))
-    for row in _spread(len(firsts), GALLERY_TEXTS):
-        text = int(firsts[row])
+    for text in changed_queries(mixed_ranks(first, "text"), mixed_ranks(last, "text")):
         kinds: tuple[QueryKind, ...] = ("text-to-image", "mixed")
         for kind in kinds:
             hits = {m: _hits_of_text(f, text, paths, mixed=kind == "mixed") for m, f in aligned.items()}
             queries.append(GalleryQuery(kind, hits, query_text=captions[text]))
-    for row in _spread(len(paths), GALLERY_IMAGES):
+    for row in changed_queries(mixed_ranks(first, "image"), mixed_ranks(last, "image"), each=1):
         hits = {m: _hits_of_image(f, row, paths) for m, f in aligned.items()}
         queries.append(GalleryQuery("mixed", hits, query_image=paths[row]))
     return queries
+
+
+def changed_queries(before: Tensor, after: Tensor, each: int = 2) -> list[int]:
+    """Return the queries with the largest gain, at the median, and with the largest loss of rank, `each` of each.
+
+    before, after: (N,) ranks of the right item. Changes count as ratios of ranks, so that 20 to 2 weighs as much as
+    200 to 20; equal changes are in the order of the queries.
+    """
+    order = torch.argsort(after.double().log() - before.double().log(), stable=True).tolist()
+    middle = max(0, len(order) // 2 - each // 2)
+    return list(dict.fromkeys([*order[:each], *order[middle : middle + each], *order[-each:]]))
+
+
+def mixed_ranks(f: PairedFeatures, modality: str) -> Tensor:
+    """Return the rank, from 1, of the right item of the other modality in the mixed index, for each query."""
+    owner = f.text_to_image
+    if modality == "text":
+        own, cross = f.text @ f.text.T, f.text @ f.image.T
+        hit = cross.gather(1, owner[:, None])
+    else:
+        own, cross = f.image @ f.image.T, f.image @ f.text.T
+        right = owner[None, :] == torch.arange(len(f.image))[:, None]
+        hit = cross.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
+    own.fill_diagonal_(-torch.inf)
+    return 1 + (own > hit).sum(dim=1) + (cross > hit).sum(dim=1)
 
 
 def _hits_of_text(f: PairedFeatures, text: int, paths: Sequence[ImageSource], *, mixed: bool) -> list[Hit]:
@@ -112,7 +135,3 @@ def _top(f: PairedFeatures, scores: Tensor, wanted: int, paths: Sequence[ImageSo
             correct = int(f.text_to_image[index - n]) == wanted
             hits.append(Hit("text", captions[index - n], score, correct))
     return hits
-
-
-def _spread(n: int, count: int) -> list[int]:
-    return torch.linspace(0, n - 1, min(n, count)).round().long().tolist()

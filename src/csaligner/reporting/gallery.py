@@ -10,6 +10,10 @@ from .page import module
 from .record import GalleryQuery, Hit, QueryKind, ReportData
 
 BUDGET = 4_000_000  # characters of HTML for all queries together
+_RULE = (
+    "The queries are those whose right item changes its rank in the mixed index most between {} and {}: the largest "
+    "gains, the median, and the largest losses, in this order."
+)
 _KINDS: Mapping[QueryKind, tuple[str, str]] = {
     "text-to-image": ("Text to image", "The index contains only images."),
     "mixed": (
@@ -22,7 +26,8 @@ _KINDS: Mapping[QueryKind, tuple[str, str]] = {
 def gallery_html(data: ReportData) -> Markup:
     """Return all queries, grouped by type, best hits first. Queries beyond the size limit are counted only."""
     card = module("gallery.html").query_card
-    parts: list[Markup] = []
+    names = list(next(iter(data.gallery)).results) if data.gallery else []
+    parts = [Markup('<p class="note">{}</p>').format(_RULE.format(names[0], names[-1]))] if len(names) > 1 else []
     used = skipped = 0
     for kind, (title, note) in _KINDS.items():
         cards: list[Markup] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -92,6 +92,7 @@ class ReportData:
     ours: the method of the headline; rival: the baseline it is compared with, None for a single run.
     maps: in order, from before to after training; dimensions may differ. cosines: method -> sample. config: may be
     nested. attribution: credit line required by the licence of the images. selection: what was chosen, in one line.
+    findings: sentences that replace the headline, the most important first. more: further tables, by heading.
     """
 
     title: str
@@ -109,6 +110,12 @@ class ReportData:
     seed: int | None = None
     commit: str | None = None
     selection: str = ""
+    findings: Sequence[str] = ()
+    more: Mapping[str, Sequence[MethodResult]] = field(default_factory=dict)
+
+    def told(self, findings: Sequence[str], more: Mapping[str, Sequence[MethodResult]]) -> ReportData:
+        """Return the report with these findings and further tables."""
+        return replace(self, findings=findings, more=more)
 
 
 def check_results(results: Sequence[MethodResult]) -> None:

@@ -81,11 +81,12 @@ def _header(data: ReportData, summary: Summary) -> dict[str, Any]:
     ]
     seeds = sorted({r.seed for r in data.results})
     about.append(f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}")
-    lead, *rest = headline(summary, data.ours, data.rival)
+    lead, *rest = data.findings or headline(summary, data.ours, data.rival)
     return {
         "title": data.title,
         "lead": lead,
-        "more": " ".join(rest),
+        "more": "" if data.findings else " ".join(rest),
+        "findings": rest if data.findings else [],
         "about": about,
         "tiles": _tiles(data, summary),
         "attribution": data.attribution,
@@ -112,14 +113,18 @@ def _tiles(data: ReportData, summary: Summary) -> list[dict[str, Any]]:
 def _results(data: ReportData, summary: Summary) -> dict[str, Any]:
     known = {m.key for m in KEY_METRICS}
     return {
-        "summary": summary,
+        "table": _table("", summary),
+        "more_tables": [_table(title, summarise(results)) for title, results in data.more.items()],
         "ours": data.ours,
-        "metrics": [m for m in KEY_METRICS if any(summary.cell(name, m.key) for name in summary.methods)],
         "other_metrics": [describe(k) for k in summary.keys if k not in known],
         "split": ", ".join(dict.fromkeys(r.split for r in data.results)),
         "rule_of_bold": rule_of_bold(summary),
-        "time": partial(_time, summary),
     }
+
+
+def _table(title: str, summary: Summary) -> dict[str, Any]:
+    metrics = [m for m in KEY_METRICS if any(summary.cell(name, m.key) for name in summary.methods)]
+    return {"title": title, "summary": summary, "metrics": metrics, "time": partial(_time, summary)}
 
 
 def _time(summary: Summary, method: str) -> str:
