@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,6 +77,28 @@ def first_captions(text_to_image: Tensor, n: int) -> Tensor:
     """Return (n,) rows of the first caption of each image. text_to_image: (M,) as in PairedFeatures."""
     m = len(text_to_image)
     return torch.full((n,), m).scatter_reduce(0, text_to_image, torch.arange(m), "amin")
+
+
+def checked_owners(features: PairedFeatures, images: int, captions: int) -> list[int]:
+    """Return the image row of each caption. Raises InputError for duplicate ids and images without a caption."""
+    ids, owners = features.image_ids, features.text_to_image
+    check_length("image_ids", ids, images, "images")
+    if len(set(ids)) < images:
+        twice = Counter(ids).most_common(1)[0][0]
+        raise InputError(f"image_ids: {twice!r} occurs twice; give each image its own id")
+    if owners.ndim != 1 or owners.dtype not in (torch.int64, torch.int32):
+        raise InputError(
+            f"text_to_image: got {owners.dtype} of shape {tuple(owners.shape)}, wanted ({captions},) int64"
+        )
+    check_length("text_to_image", owners, captions, "captions")
+    rows: list[int] = owners.tolist()
+    outside = next((n for n, row in enumerate(rows) if not 0 <= row < images), None)
+    if outside is not None:
+        raise InputError(f"text_to_image: caption {outside} has image {rows[outside]}; wanted 0 to {images - 1}")
+    bare = set(range(images)) - set(rows)
+    if bare:
+        raise InputError(f"text_to_image: image {ids[min(bare)]!r} has no caption; add one or remove the image")
+    return rows
 
 
 def _from_rows(image: Tensor, text: Tensor, ids: Sequence[str]) -> PairedFeatures:

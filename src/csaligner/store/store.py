@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +17,7 @@ from csaligner.checks import InputError, as_features, check_choice, check_length
 from csaligner.datasets.images.source import from_uri
 from csaligner.datasets.split import split_of
 from csaligner.files import sha256_of, write_folder
+from csaligner.paired_features import checked_owners
 from csaligner.types import SPLITS, EncoderInfo, ImageSource, Modality, PairedFeatures, Split
 
 from .manifest import DTYPES, MANIFEST, Manifest, read_manifest, write_manifest
@@ -335,7 +335,7 @@ def write_store(
             raise InputError(f"{side}: its encoder {info.id} encodes {info.modality}s")
     captions = features.captions or ("",) * len(text)
     check_length("captions", captions, len(text), "captions")
-    owners = _checked_owners(features, len(image), len(text))
+    owners = checked_owners(features, len(image), len(text))
     ids, paths = features.image_ids, image_paths or {}
     for image_id, split in (splits or {}).items():
         check_choice(f"splits of {image_id!r}", split, SPLITS)
@@ -381,25 +381,3 @@ def _rows_of(name: str, value: Tensor) -> Tensor:
     """Return finite features on the CPU, in a dtype that NumPy supports."""
     x = as_features(name, value).detach().cpu()
     return x.float() if x.dtype == torch.bfloat16 else x
-
-
-def _checked_owners(features: PairedFeatures, images: int, captions: int) -> list[int]:
-    """Return the image row of each caption. Raises InputError for duplicate ids and images without a caption."""
-    ids, owners = features.image_ids, features.text_to_image
-    check_length("image_ids", ids, images, "images")
-    if len(set(ids)) < images:
-        twice = Counter(ids).most_common(1)[0][0]
-        raise InputError(f"image_ids: {twice!r} occurs twice; give each image its own id")
-    if owners.ndim != 1 or owners.dtype not in (torch.int64, torch.int32):
-        raise InputError(
-            f"text_to_image: got {owners.dtype} of shape {tuple(owners.shape)}, wanted ({captions},) int64"
-        )
-    check_length("text_to_image", owners, captions, "captions")
-    rows: list[int] = owners.tolist()
-    outside = next((n for n, row in enumerate(rows) if not 0 <= row < images), None)
-    if outside is not None:
-        raise InputError(f"text_to_image: caption {outside} has image {rows[outside]}; wanted 0 to {images - 1}")
-    bare = set(range(images)) - set(rows)
-    if bare:
-        raise InputError(f"text_to_image: image {ids[min(bare)]!r} has no caption; add one or remove the image")
-    return rows
