@@ -35,6 +35,8 @@ def fuzz_table() -> str:
 
 def inputs_table() -> str:
     cases = load("inputs")["situations"]
+    kinds = list(dict.fromkeys(case["kind"] for case in cases))
+    cases = sorted(cases, key=lambda case: kinds.index(case["kind"]))
     wrong = sum(bool(case["wrong"]) for case in cases)
     rows = []
     for case in cases:
