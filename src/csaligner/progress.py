@@ -97,6 +97,8 @@ class _Bar:
         self._task: TaskID = bar.add_task(title, total=None, rate="", note="")
 
     def __call__(self, done: int, total: int, values: Mapping[str, float] | None = None) -> None:
+        if not total:  # nothing to do
+            return
         rate = self._rate.text(done, total)
         self._bar.update(self._task, completed=done, total=total, rate=rate, note=_note(values))
 
@@ -110,6 +112,8 @@ class _Lines:
         self._started = time.monotonic()
 
     def __call__(self, done: int, total: int, values: Mapping[str, float] | None = None) -> None:
+        if not total:  # nothing to do
+            return
         now = time.monotonic() - self._started
         rate = self._rate.text(done, total)
         if done < total and now - self._last < LINE_EVERY:

@@ -147,7 +147,9 @@ class _Job:
         run, config = self.out / RUN, self.settings.config
         if not _is_run_of(run, store, config):
             _remove(run, RECORD)
-        self.say(f"training an aligner on {store.counts['train'][0]} images")
+        self.say(
+            f"training an aligner on {store.counts['train'][0]} images, first on parts of them, to see if it helps"
+        )
         update = self.step("2/3 training")
         made = train(store, config, run, update)
         if made.selection is not None:
@@ -159,19 +161,23 @@ class _Job:
             val = store.features("val")
             scores = {name: float(score_per_image(align(m, val)).mean()) for name, m in candidates.items()}
         best = max(scores, key=lambda name: scores[name], default="trained")
-        held_out = self._report(store, candidates, best)
-        self.say(f"using the {best} aligner" + (f"; report: {run / REPORT}" if (run / REPORT).is_file() else ""))
+        kept = made.selection is not None and made.selection.gate is not None and made.selection.gate.scale == 0
+        held_out = self._report(store, candidates, best, kept=kept)
+        used = "untrained alignment" if best == "trained" and kept else f"{best} aligner"
+        self.say(f"using the {used}" + (f"; report: {run / REPORT}" if (run / REPORT).is_file() else ""))
         return {"format_version": 1, "aligner": best, "encoders": _fingerprints(encoders)}, held_out, scores
 
-    def _report(self, store: Store, candidates: Mapping[str, Aligner], best: str) -> HeldOut | None:
-        """Evaluate the run on the test split, and state the result of the chosen aligner beside the others."""
+    def _report(self, store: Store, candidates: Mapping[str, Aligner], best: str, *, kept: bool) -> HeldOut | None:
+        """Evaluate the run on the test split, and state the result of the chosen aligner beside the others. kept: the
+        run kept its untrained start, so its result is not stated twice."""
         if "test" not in store.counts:
             return None
         results = {result.name: result.metrics for result in evaluate_run(self.out / RUN, "test", store)}
         test = store.features("test")
         found = {name: evaluate(align(m, test), intervals=False).metrics[METRIC] for name, m in candidates.items()}
         found = {"untrained": results[START][METRIC]} | found
-        others = {name: value for name, value in found.items() if name != best}
+        again = {best, "trained", *(["untrained"] if best == "trained" else [])} if kept else {best}
+        others = {name: value for name, value in found.items() if name not in again}
         held_out = HeldOut(len(test.image), found[best], others)
         for line in held_out.lines:
             self.say(line)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from csaligner import encoders, model
 from csaligner import quickstart as module
@@ -30,14 +31,16 @@ def start(world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(module, "ENOUGH", 60)
     config = TrainConfig(epochs=1, batch_size=16, image_adapter="linear", text_adapter="linear")  # type: ignore[arg-type]
 
-    def run(out: Path, data: Path | None = None, stop: Any = None) -> tuple[QuickstartResult, list[str]]:
+    def run(
+        out: Path, data: Path | None = None, stop: Any = None, gate: bool = False
+    ) -> tuple[QuickstartResult, list[str]]:
         said: list[str] = []
 
         def step(title: str) -> Any:
             said.append(title)
             return lambda done, total, values=None: stop(title, done) if stop else None
 
-        settings = QuickstartSettings(config=config, workers=1)
+        settings = QuickstartSettings(config=config.model_copy(update={"gate": gate}), workers=1)
         return quickstart(data or world.folder, out, said.append, step, settings), said
 
     return run
@@ -68,6 +71,16 @@ def test_many_captions_train_and_the_better_aligner_is_taken(world: Any, start: 
     assert (again.report.added, again.report.unchanged) == (0, 180)
     assert (again.run, again.scores) == (result.run, {})
     assert (world.images.seen, world.texts.seen) == (90, 90)
+
+
+def test_training_that_does_not_help_is_not_called_trained(
+    world: Any, start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "score_per_image", lambda pairs: torch.zeros(1))  # a tie: the run, not the bundled one
+    world.many(90)
+    result, said = start(tmp_path / "out", gate=True)  # too few pairs for the gate
+    assert set(result.held_out.others) == {"bundled"}
+    assert any(line.startswith("using the untrained alignment") for line in said)
 
 
 def test_an_added_image_is_embedded_alone_and_a_changed_caption_trains_again(
