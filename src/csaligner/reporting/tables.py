@@ -69,9 +69,8 @@ def print_table(results: Sequence[MethodResult], console: Console) -> None:
     """Print a table with methods as rows and key metrics as columns; metrics without values are omitted."""
     summary = summarise(results)
     metrics = [describe(k) for k in TERMINAL_KEYS if any(summary.cell(m, k) for m in summary.methods)]
-    table = Table(
-        caption=rule_of_bold(summary, [m.key for m in metrics]), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False
-    )
+    bold = has_bold(summary, [m.key for m in metrics])
+    table = Table(caption=rule_of_bold(summary, bold=bold), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", overflow="fold")
     for metric in metrics:
         unit = heading_unit(metric)
