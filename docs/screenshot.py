@@ -21,13 +21,19 @@ from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import sync_playwright
 
 from csaligner import build_index
-from csaligner.app import make_app
+from csaligner.app import ServeSettings, make_app
 from csaligner.datasets.images.load import load_image
 from csaligner.datasets.openmoji import OpenMoji
 from csaligner.datasets.split import item_split
 
 CHROMIUM = "/usr/bin/chromium"
 WIDTH, HEIGHT, SCALE = 700, 760, 2
+# the panel without its map, for room
+CLEAR = """() => {
+  document.activeElement.blur();
+  for (const part of document.querySelectorAll("#panel > #bias ~ *")) part.hidden = true;
+  scrollTo(0, 0);
+}"""
 TITLES = {"raw": "Raw: the results are texts", "aligned": "Aligned: images and texts"}
 
 
@@ -52,13 +58,13 @@ def shoot(url: str, query: str, folder: Path) -> list[Path]:
         for space in TITLES:
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=SCALE)
             page.goto(url)
-            page.wait_for_load_state("networkidle")
+            page.wait_for_selector("body[data-ready]", timeout=120_000)
             choose(page, space)
             page.fill("#q", query)
             page.keyboard.press("Enter")
             page.wait_for_selector("#results > li")
             page.wait_for_load_state("networkidle")
-            page.evaluate("() => { document.activeElement.blur(); scrollTo(0, 0); }")
+            page.evaluate(CLEAR)
             paths.append(folder / f"{space}.png")
             page.screenshot(path=str(paths[-1]))
         browser.close()
@@ -91,7 +97,7 @@ def join(paths: list[Path], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/raw_and_aligned.png"))
-    parser.add_argument("--query", default="a bird that can swim")
+    parser.add_argument("--query", default="a person doing sport")
     parser.add_argument("--work", type=Path, default=Path("build/screenshot"))
     options = parser.parse_args()
     if not (options.work / "texts.csv").exists():
@@ -100,7 +106,8 @@ def main() -> None:
     index, _ = build_index(str(options.work / "texts.csv"), options.work / "emoji", "bundled")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(make_app(index), log_level="error", lifespan="off"))
+        app = make_app(index, ServeSettings(name="emoji"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:

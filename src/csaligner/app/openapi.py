@@ -148,12 +148,12 @@ def openapi() -> dict[str, Any]:
 @cache
 def api_page() -> str:
     """Return an HTML page of the description."""
-    return _template("api.html").render(api=openapi(), kind=kind_of)
+    return str(_template("api.html").render(api=openapi(), kind=kind_of))
 
 
 def search_page(name: str) -> str:
     """Return the HTML of the search page. name: of the collection."""
-    return _template("index.html").render(name=name)
+    return str(_template("index.html").render(name=name))
 
 
 def kind_of(schema: Schema) -> str:

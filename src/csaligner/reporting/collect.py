@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from csaligner.config import TrainConfig
+from csaligner.evaluation.gap import caption_weights
 from csaligner.paired_features import first_captions
 from csaligner.store.store import Store
 from csaligner.types import ImageSource, PairedFeatures
@@ -49,10 +51,17 @@ def report_data(
 
 
 def feature_map(label: str, features: PairedFeatures) -> FeatureMap:
-    """Return the first MAP_IMAGES images with one caption each."""
+    """Return the first MAP_IMAGES images with one caption each, and the gap of all of them."""
     shown = min(MAP_IMAGES, len(features.image))
     captions = first_captions(features.text_to_image, len(features.image))[:shown]
-    return FeatureMap(label, features.image[:shown].numpy(), features.text[captions].numpy())
+    image, text = features.image[:shown].numpy(), features.text[captions].numpy()
+    return FeatureMap(label, image, text, gap=_centroid_gap(features))
+
+
+def _centroid_gap(features: PairedFeatures) -> float:
+    """Return gap/centroid of evaluation.gap: the distance of the means of unit rows."""
+    x, y = normalize(features.image.double(), dim=1), normalize(features.text.double(), dim=1)
+    return float((x.mean(dim=0) - caption_weights(features) @ y).norm())
 
 
 def _cosines(features: PairedFeatures) -> CosineSample:

@@ -70,7 +70,7 @@ def project(m: FeatureMap) -> Projection:
         text=(text - mean) @ axes.T,
         text_to_image=pairs,
         share=float(top.sum()) / total if total > 0 else 1.0,
-        gap=float(np.linalg.norm(image.mean(axis=0) - text.mean(axis=0))),
+        gap=float(np.linalg.norm(image.mean(axis=0) - text.mean(axis=0))) if m.gap is None else m.gap,
     )
 
 

@@ -44,13 +44,15 @@ class SplitCount:
 class FeatureMap:
     """Features of both modalities for a map: image (n, d), text (m, d), unit rows.
 
-    text_to_image: (m,) row of `image` of each caption; None: row i matches row i.
+    text_to_image: (m,) row of `image` of each caption; None: row i matches row i. gap: distance of the centroids of all
+    features, of which these may be a part; None: of these.
     """
 
     label: str
     image: Array
     text: Array
     text_to_image: Array | None = None
+    gap: float | None = None
 
 
 @dataclass(frozen=True)

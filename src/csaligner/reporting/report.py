@@ -27,7 +27,7 @@ from .summary import (
     quote,
     summarise,
 )
-from .tables import rule_of_bold
+from .tables import has_bold, rule_of_bold
 
 __all__ = [
     "CosineSample",
@@ -112,13 +112,16 @@ def _tiles(data: ReportData, summary: Summary) -> list[dict[str, Any]]:
 
 def _results(data: ReportData, summary: Summary) -> dict[str, Any]:
     known = {m.key for m in KEY_METRICS}
+    table = _table("", summary)
+    more = [_table(title, summarise(results)) for title, results in data.more.items()]
+    bold = any(has_bold(t["summary"], [m.key for m in t["metrics"]]) for t in (table, *more))
     return {
-        "table": _table("", summary),
-        "more_tables": [_table(title, summarise(results)) for title, results in data.more.items()],
+        "table": table,
+        "more_tables": more,
         "ours": data.ours,
         "other_metrics": [describe(k) for k in summary.keys if k not in known],
         "split": ", ".join(dict.fromkeys(r.split for r in data.results)),
-        "rule_of_bold": rule_of_bold(summary),
+        "rule_of_bold": rule_of_bold(summary, bold=bold),
     }
 
 

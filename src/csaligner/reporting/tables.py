@@ -43,8 +43,16 @@ TERMINAL_KEYS = (
 _OWN_FIELDS = ("method", "seed", "split", "seconds", "intervals", "provenance")
 
 
-def rule_of_bold(summary: Summary) -> str:
-    """Return the caption that explains bold values."""
+def has_bold(summary: Summary, keys: Sequence[str]) -> bool:
+    """Return whether one of these metrics has a bold value."""
+    return any(summary.best(key) is not None for key in keys)
+
+
+def rule_of_bold(summary: Summary, *, bold: bool) -> str:
+    """Return the caption that explains bold values. bold: whether there are any."""
+    if not bold:
+        seeds = f"mean ± sd over {summary.n_seeds} seeds" if summary.n_seeds > 1 else "one seed"
+        return f"{seeds}; no method is significantly better than every other one"
     if summary.n_seeds > 1:
         return (
             f"mean ± sd over {summary.n_seeds} seeds; bold: better than every other method by more than "
@@ -61,7 +69,8 @@ def print_table(results: Sequence[MethodResult], console: Console) -> None:
     """Print a table with methods as rows and key metrics as columns; metrics without values are omitted."""
     summary = summarise(results)
     metrics = [describe(k) for k in TERMINAL_KEYS if any(summary.cell(m, k) for m in summary.methods)]
-    table = Table(caption=rule_of_bold(summary), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    bold = has_bold(summary, [m.key for m in metrics])
+    table = Table(caption=rule_of_bold(summary, bold=bold), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", overflow="fold")
     for metric in metrics:
         unit = heading_unit(metric)

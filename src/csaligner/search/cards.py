@@ -90,8 +90,8 @@ def group_hits(index: Index, hits: Sequence[Hit], *, texts: bool = False) -> lis
         elif image is not None:
             cards[key] = replace(known, text=known.text or hit.text)
         elif owned:
-            described = {"images": (*known.images, rows[hit.owner].path), "owners": (*known.owners, hit.owner)}
-            cards[key] = replace(known, **described)
+            images, owned_by = (*known.images, rows[hit.owner].path), (*known.owners, hit.owner)
+            cards[key] = replace(known, images=images, owners=owned_by)
     captions = {hit.id: hit.caption for hit in hits if hit.modality == "image"}
     captions |= {row.id: row.caption for row in rows.values()}
     return [replace(c, text=c.text or captions.get(c.id, "")) for c in cards.values()]
