@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlencode
 
 import uvicorn
 from PIL import Image, ImageDraw, ImageFont
@@ -27,7 +27,8 @@ from csaligner.datasets.openmoji import OpenMoji
 from csaligner.datasets.split import item_split
 
 CHROMIUM = "/usr/bin/chromium"
-WIDTH, HEIGHT, SCALE = 700, 760, 2
+WIDTH, HEIGHT, SCALE = 700, 900, 2
+HIDDEN = "#bias ~ *, .controls, #panel-title"  # the map and the filters: the results are shown
 TITLES = {"raw": "Raw: the results are texts", "aligned": "Aligned: images and texts"}
 
 
@@ -49,28 +50,18 @@ def shoot(url: str, query: str, folder: Path) -> list[Path]:
     paths = []
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for space in TITLES:
+        for space in ("raw", *TITLES):  # the first search loads the encoders and is taken again
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=SCALE)
-            page.goto(url)
+            address = {"q": query, "space": space, "compare": "1"}
+            page.goto(f"{url}?{urlencode(address)}")
+            page.wait_for_selector("#results > *", timeout=120_000)  # the encoders are loaded first
             page.wait_for_load_state("networkidle")
-            choose(page, space)
-            page.fill("#q", query)
-            page.keyboard.press("Enter")
-            page.wait_for_selector("#results > li")
-            page.wait_for_load_state("networkidle")
+            page.evaluate("(hidden) => document.querySelectorAll(hidden).forEach((e) => e.remove())", HIDDEN)
             page.evaluate("() => { document.activeElement.blur(); scrollTo(0, 0); }")
             paths.append(folder / f"{space}.png")
             page.screenshot(path=str(paths[-1]))
         browser.close()
-    return paths
-
-
-def choose(page: Any, space: str) -> None:
-    """Select the space on the page, behind "Compare" if it is hidden."""
-    label = page.locator(f"#spaces label:has(input[value={space}])")
-    if not label.is_visible():
-        page.get_by_text("Compare", exact=False).first.click()
-    label.click()
+    return paths[1:]
 
 
 def join(paths: list[Path], out: Path) -> None:
@@ -91,7 +82,7 @@ def join(paths: list[Path], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/raw_and_aligned.png"))
-    parser.add_argument("--query", default="a bird that can swim")
+    parser.add_argument("--query", default="a bird")
     parser.add_argument("--work", type=Path, default=Path("build/screenshot"))
     options = parser.parse_args()
     if not (options.work / "texts.csv").exists():
