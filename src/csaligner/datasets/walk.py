@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from csaligner.datasets.images.load import HEIC, SUFFIXES
-from csaligner.extras import install_command
 
 from .text_files import counted
 
@@ -44,7 +43,7 @@ class Listing:
         if not parts:
             return ()
         lacking = HEIC & set(suffixes) - SUFFIXES
-        return ("ignored: " + ", ".join(parts) + (f"; HEIC: {install_command('heic')}" if lacking else ""),)
+        return ("ignored: " + ", ".join(parts) + ("; HEIC needs pip install pillow-heif" if lacking else ""),)
 
 
 def walk(root: Path, *, follow_links: bool = False) -> Listing:
