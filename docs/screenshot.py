@@ -14,26 +14,21 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlencode
 
 import uvicorn
 from PIL import Image, ImageDraw, ImageFont
 from playwright.sync_api import sync_playwright
 
 from csaligner import build_index
-from csaligner.app import ServeSettings, make_app
+from csaligner.app import make_app
 from csaligner.datasets.images.load import load_image
 from csaligner.datasets.openmoji import OpenMoji
 from csaligner.datasets.split import item_split
 
 CHROMIUM = "/usr/bin/chromium"
-WIDTH, HEIGHT, SCALE = 700, 760, 2
-# the panel without its map, for room
-CLEAR = """() => {
-  document.activeElement.blur();
-  for (const part of document.querySelectorAll("#panel > #bias ~ *")) part.hidden = true;
-  scrollTo(0, 0);
-}"""
+WIDTH, HEIGHT, SCALE = 700, 900, 2
+HIDDEN = "#bias ~ *, .controls, #panel-title"  # the map and the filters: the results are shown
 TITLES = {"raw": "Raw: the results are texts", "aligned": "Aligned: images and texts"}
 
 
@@ -55,28 +50,18 @@ def shoot(url: str, query: str, folder: Path) -> list[Path]:
     paths = []
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        for space in TITLES:
+        for space in ("raw", *TITLES):  # the first search loads the encoders and is taken again
             page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, device_scale_factor=SCALE)
-            page.goto(url)
-            page.wait_for_selector("body[data-ready]", timeout=120_000)
-            choose(page, space)
-            page.fill("#q", query)
-            page.keyboard.press("Enter")
-            page.wait_for_selector("#results > li")
+            address = {"q": query, "space": space, "compare": "1"}
+            page.goto(f"{url}?{urlencode(address)}")
+            page.wait_for_selector("#results > *", timeout=120_000)  # the encoders are loaded first
             page.wait_for_load_state("networkidle")
-            page.evaluate(CLEAR)
+            page.evaluate("(hidden) => document.querySelectorAll(hidden).forEach((e) => e.remove())", HIDDEN)
+            page.evaluate("() => { document.activeElement.blur(); scrollTo(0, 0); }")
             paths.append(folder / f"{space}.png")
             page.screenshot(path=str(paths[-1]))
         browser.close()
-    return paths
-
-
-def choose(page: Any, space: str) -> None:
-    """Select the space on the page, behind "Compare" if it is hidden."""
-    label = page.locator(f"#spaces label:has(input[value={space}])")
-    if not label.is_visible():
-        page.get_by_text("Compare", exact=False).first.click()
-    label.click()
+    return paths[1:]
 
 
 def join(paths: list[Path], out: Path) -> None:
@@ -97,7 +82,7 @@ def join(paths: list[Path], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/raw_and_aligned.png"))
-    parser.add_argument("--query", default="a person doing sport")
+    parser.add_argument("--query", default="a bird")
     parser.add_argument("--work", type=Path, default=Path("build/screenshot"))
     options = parser.parse_args()
     if not (options.work / "texts.csv").exists():
@@ -106,8 +91,7 @@ def main() -> None:
     index, _ = build_index(str(options.work / "texts.csv"), options.work / "emoji", "bundled")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        app = make_app(index, ServeSettings(name="emoji"))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(make_app(index), log_level="error", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:

@@ -43,7 +43,7 @@ class Listing:
         if not parts:
             return ()
         lacking = HEIC & set(suffixes) - SUFFIXES
-        return ("ignored: " + ", ".join(parts) + ("; HEIC needs pip install 'csaligner[heic]'" if lacking else ""),)
+        return ("ignored: " + ", ".join(parts) + ("; HEIC needs pip install pillow-heif" if lacking else ""),)
 
 
 def walk(root: Path, *, follow_links: bool = False) -> Listing:
