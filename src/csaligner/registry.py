@@ -97,6 +97,7 @@ ADAPTERS = Registry(
         "identity": "csaligner.adapters.identity:IdentityAdapter",
         "linear": "csaligner.adapters.linear:LinearAdapter",
         "mlp": "csaligner.adapters.mlp:MLPAdapter",
+        "class_names": "csaligner.adapters.class_names:ClassNameAdapter",
         "prior": "csaligner.adapters.prior:PriorAdapter",
         "standardise": "csaligner.adapters.standardise:StandardiseAdapter",
         "centre": "csaligner.adapters.standardise:CentreAdapter",

@@ -57,8 +57,8 @@ def check_size(folder: Path, adapters: Iterable[tuple[AdapterConfig, int]], dim:
     for adapter, dim_in in adapters:
         if adapter.name not in FIXED:
             least += dim_in * dim
-        if adapter.name in ("mlp", "prior"):
-            least += adapter.blocks * adapter.hidden * (dim if adapter.name == "mlp" else adapter.hidden)
+        if adapter.name in ("mlp", "prior", "class_names"):
+            least += adapter.blocks * adapter.hidden * (adapter.hidden if adapter.name == "prior" else dim)
     held = weights.stat().st_size if weights.is_file() else least
     if least > held:
         raise InputError(

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from csaligner.adapters.aligner import Aligner
+from csaligner.adapters.class_names import ClassNameAdapter
 from csaligner.adapters.identity import IdentityAdapter
 from csaligner.adapters.linear import LinearAdapter
 from csaligner.adapters.mlp import MLPAdapter
@@ -60,9 +61,8 @@ def raw_dim(model: Aligner) -> int | None:
     """Return the dimension of raw vectors; None if images and texts have no common raw space."""
     if model.config.dim_image == model.config.dim_text:
         return model.config.dim_image
-    adapters = (model.image_adapter, model.text_adapter)
-    known = all(isinstance(adapter, IdentityAdapter | LinearAdapter | MLPAdapter) for adapter in adapters)
-    return model.config.dim if known else None
+    starts = (_start(model.image_adapter), _start(model.text_adapter))
+    return model.config.dim if all(isinstance(start, IdentityAdapter | LinearAdapter) for start in starts) else None
 
 
 @torch.inference_mode()
@@ -76,5 +76,11 @@ def raw_vectors(model: Aligner, modality: Modality, features: Tensor) -> Tensor:
     if model.config.dim_image == model.config.dim_text:
         return unit
     adapter = model.image_adapter if modality == "image" else model.text_adapter
-    first = adapter.start if isinstance(adapter, MLPAdapter) else adapter
+    first = _start(adapter)
     return unit @ first.map if isinstance(first, LinearAdapter) else unit
+
+
+def _start(adapter: nn.Module) -> nn.Module:
+    if isinstance(adapter, ClassNameAdapter):
+        adapter = adapter.drawings
+    return adapter.start if isinstance(adapter, MLPAdapter) else adapter
