@@ -16,10 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from csaligner.adapters.aligner import Aligner
@@ -98,7 +99,8 @@ def soften(adapter: MLPAdapter, texts: ClassTexts, drawings: Tensor, beta: float
     map_ = start.map / length + beta * rotation
     offset = start.offset / length + beta * (start.mean - mean) @ rotation
     back = torch.linalg.solve(map_.double(), start.map.double()).float()
-    first, last = block[0], block[-1]
+    layers = list(block.children())
+    first, last = cast(nn.Linear, layers[0]), cast(nn.Linear, layers[-1])
     first.bias += (start.offset - offset @ back) @ first.weight.T
     first.weight.copy_(first.weight @ back.T)
     last.weight /= length
@@ -127,7 +129,7 @@ def refit(model: Aligner, train: PairedFeatures, steps: int = STEPS, seed: int =
         x, y = model.encode_image(image[rows]), text[chosen]
         loss = info_nce(x, y, model.logit_scale.clamp(max=100)) + cauchy_schwarz_divergence(x, y, bandwidth=BANDWIDTH)
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
     model.eval()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .store import Store, write_store
     from .types import PairedFeatures
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "AlignedModel",

@@ -112,7 +112,8 @@ def _scores(family: Family, held: PairedFeatures, prefer: Prefer) -> dict[str, f
 
 def apply_starts(starts: Starts, features: PairedFeatures) -> PairedFeatures:
     """Map the pairs with both starts."""
-    image, text = (_applied(start, x) for start, x in zip(starts, (features.image, features.text), strict=True))
+    sides = features.image.float(), features.text.float()
+    image, text = (_applied(start, x) for start, x in zip(starts, sides, strict=True))
     return PairedFeatures(image, text, features.text_to_image, features.image_ids, features.captions)
 
 
