@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -78,9 +79,26 @@ class Moments:
     def mean(self) -> Tensor:
         return self.first / self.weight
 
-    @property
+    @cached_property
     def cov(self) -> Tensor:
         return self.second / self.weight - torch.outer(self.mean, self.mean)
+
+    @cached_property
+    def spectrum(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues (d,), at least 0, and eigenvectors (d, d) of the covariance."""
+        values, vectors = torch.linalg.eigh(self.cov)
+        return values.clamp_min(0), vectors
+
+    def powers(self, exponent: float, shrinkage: float) -> Tensor:
+        """Return the eigenvalues (d,) of `power(cov, exponent, shrinkage)`."""
+        values = self.spectrum[0]
+        found: Tensor = (values + (shrinkage * values.mean()).clamp_min(1e-12)) ** exponent
+        return found
+
+    def power(self, exponent: float, shrinkage: float) -> Tensor:
+        """Return `power(cov, exponent, shrinkage)` of adapters/start.py, (d, d)."""
+        vectors = self.spectrum[1]
+        return (vectors * self.powers(exponent, shrinkage)) @ vectors.T
 
 
 @dataclass(frozen=True)
@@ -162,7 +180,7 @@ def ridge_family(moments: PairMoments, fixed: str) -> Family:
     """Ridge regression onto the fixed modality, shrinkage 12 / sqrt(N)."""
     own, target = (moments.text, moments.image) if fixed == "image" else (moments.image, moments.text)
     cross = moments.cross_cov.T if fixed == "image" else moments.cross_cov
-    map_ = power(own.cov, -1.0, 12 / math.sqrt(moments.n)) @ cross
+    map_ = own.power(-1.0, 12 / math.sqrt(moments.n)) @ cross
     start, unchanged = Affine(own.mean.float(), map_.float(), target.mean.float()), Affine.identity(len(target.mean))
     return Family({"ridge": (unchanged, start) if fixed == "image" else (start, unchanged)}, "ridge")
 
@@ -172,7 +190,7 @@ def mix_family(moments: PairMoments) -> Family:
     sides = moments.everything
     shrinkage = 20 / math.sqrt(moments.n + moments.unpaired)
     half = power((sides[0].cov + sides[1].cov) / 2, 0.25, shrinkage)
-    m = [_scaled(power(side.cov, -0.5, shrinkage) @ half, side.cov) for side in sides]
+    m = [_scaled(side.power(-0.5, shrinkage) @ half, side.cov) for side in sides]
     p = [_scaled(a, s.cov) for a, s in zip(_Canonical(moments, 36.0).maps(1.0), sides, strict=True)]
     pairs = (moments.image.cov, moments.text.cov)
     u, _, vh = torch.linalg.svd(sum((p[i].T @ pairs[i] @ m[i] for i in range(2)), torch.zeros_like(pairs[0])))
@@ -203,9 +221,9 @@ def onto_family(moments: PairMoments, fixed: str) -> Family:
     size = target.cov.trace().clamp_min(1e-24).sqrt()
     along = torch.outer(target.mean, target.mean) / target.mean.square().sum().clamp_min(1e-24)
     shrink = 60 / math.sqrt(moments.n + moments.unpaired)
-    coral = size * _scaled(power(own.cov, -0.5, shrink) @ power(target.cov, 0.5, shrink), own.cov)
+    coral = size * _scaled(own.power(-0.5, shrink) @ target.power(0.5, shrink), own.cov)
     pairs = moments.text if fixed == "image" else moments.image
-    ridge = size * _scaled(power(pairs.cov, -1.0, 36 / math.sqrt(moments.n)) @ cross, own.cov)
+    ridge = size * _scaled(pairs.power(-1.0, 36 / math.sqrt(moments.n)) @ cross, own.cov)
     maps = {f"onto {w:g}": ((1 - w) * coral + w * ridge, size) for w in ONTO_WEIGHTS}
     maps["onto mean"] = (torch.eye(len(target.mean), dtype=along.dtype), 3 * size)
     unchanged, found = Affine.identity(len(target.mean)), {}
@@ -221,22 +239,28 @@ def caption_shares(text_to_image: Tensor, n: int) -> Tensor:
 
 
 class _Canonical:
-    """Canonical correlations of the pairs; maps(e): maps of both modalities, with correlations to the power e."""
+    """Canonical correlations of the pairs; maps(e): maps of both modalities, with correlations to the power e.
+
+    With S_x = V diag(s) V', the singular value decomposition is that of diag(s_x'^(-1/2)) V_x' S_xy V_y
+    diag(s_y'^(-1/2)); rows and columns of eigenvalue 0 are zero and omitted.
+    """
 
     def __init__(self, moments: PairMoments, c: float, dim: int | None = None) -> None:
-        shrinkage = c / math.sqrt(moments.n)
-        self._white = power(moments.image.cov, -0.5, shrinkage), power(moments.text.cov, -0.5, shrinkage)
-        self._u, self._r, vh = torch.linalg.svd(
-            self._white[0] @ moments.cross_cov @ self._white[1], full_matrices=False
-        )
-        self._v, self._dim = vh.T, dim
+        shrinkage, sides = c / math.sqrt(moments.n), (moments.image, moments.text)
+        white = []
+        for side in sides:
+            values, vectors = side.spectrum
+            kept = values > 1e-12 * values.max()
+            kept[-min(moments.cross.shape) :] = True  # as many correlations as dimensions
+            white.append(vectors[:, kept] * side.powers(-0.5, shrinkage)[kept])
+        u, self._r, vh = torch.linalg.svd(white[0].T @ moments.cross_cov @ white[1], full_matrices=False)
+        self._u, self._v, self._dim = white[0] @ u, white[1] @ vh.T, dim
 
     def maps(self, exponent: float) -> tuple[Tensor, Tensor]:
         k = len(self._r) if self._dim is None else min(self._dim, len(self._r))
         weights = self._r[:k] ** exponent
-        maps = self._white[0] @ self._u[:, :k] * weights, self._white[1] @ self._v[:, :k] * weights
         more = 0 if self._dim is None else self._dim - k  # further dimensions are zero
-        return pad(maps[0], (0, more)), pad(maps[1], (0, more))
+        return pad(self._u[:, :k] * weights, (0, more)), pad(self._v[:, :k] * weights, (0, more))
 
 
 def _unit(rows: Tensor) -> Tensor:
