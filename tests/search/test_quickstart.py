@@ -173,7 +173,7 @@ def test_a_folder_of_somebody_else_is_not_removed(world: Any, start: Any, tmp_pa
 
 def test_the_bundled_aligner_matches_the_bundled_encoders_and_is_small() -> None:
     weights = model.ASSET / "model.safetensors"
-    assert weights.stat().st_size < 3_000_000
+    assert weights.stat().st_size < 4_000_000
     config = Aligner.load(model.ASSET).config
     assert (config.dim_image, config.dim_text) == (1280, 384)
     assert config.image_encoder is not None
