@@ -101,10 +101,10 @@ def soften(adapter: MLPAdapter, texts: ClassTexts, drawings: Tensor, beta: float
     back = torch.linalg.solve(map_.double(), start.map.double()).float()
     layers = list(block.children())
     first, last = cast(nn.Linear, layers[0]), cast(nn.Linear, layers[-1])
-    first.bias += (start.offset - offset @ back) @ first.weight.T
+    first.bias.add_((start.offset - offset @ back) @ first.weight.T)
     first.weight.copy_(first.weight @ back.T)
-    last.weight /= length
-    last.bias /= length
+    last.weight.div_(length)
+    last.bias.div_(length)
     start.map.copy_(map_)
     start.offset.copy_(offset)
 

@@ -81,8 +81,10 @@ class StartConfig(Strict):
     """Closed-form initialisation of the adapters from the training features (adapters/start.py).
 
     kind: chosen (default): the best of a family of closed-form maps by cross-validation on the training pairs
-    (selection/start.py); auto (moments if the dimensions agree, else projection), identity, moments, projection; or
-    random: random weights, as in the paper. With an adapter standardise or centre, chosen is auto.
+    (selection/start.py); auto (moments if the dimensions agree, else projection), identity, moments, projection;
+    class_names: the bundled aligner with its adapters, for features of the bundled encoders and few captioned photos
+    (adapters/class_names.py); or random: random weights, as in the paper. With an adapter standardise or centre, chosen
+    is auto.
     prefer: the queries that the choice and the gate score: both kinds, or captions alone.
     shrinkage: weight of the mean eigenvalue added to each covariance before inversion (moments).
     projection_shrinkage: the same for projections, divided by the square root of the number of images.
@@ -91,7 +93,7 @@ class StartConfig(Strict):
     images: maximum number of training images for the fit, evenly spaced.
     """
 
-    kind: Literal["chosen", "auto", "identity", "moments", "projection", "random"] = "chosen"
+    kind: Literal["chosen", "auto", "identity", "moments", "projection", "class_names", "random"] = "chosen"
     prefer: Literal["both", "captions"] = "both"
     shrinkage: Positive = 3.0
     projection_shrinkage: Positive = 12.0

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from csaligner.adapters.aligner import BUNDLED as BUNDLED_FOLDER
 from csaligner.adapters.aligner import Aligner, AlignerConfig, encode
 from csaligner.adapters.folder import CONFIG, WEIGHTS
 from csaligner.adapters.lora import FOLDERS, MARK, TunableEncoder, load_lora, lora_sides
@@ -33,7 +34,7 @@ from .run_folder import RECORD, encoders_of, model_folder
 from .types import Encoder, EncoderInfo, ImageSource, Modality
 
 BUNDLED = "bundled"
-ASSET = Path(__file__).parent / "assets" / "bundled-aligner"
+ASSET = BUNDLED_FOLDER
 ENCODERS = "encoders.json"
 MODALITIES: tuple[Modality, Modality] = ("image", "text")
 DEFAULTS: Mapping[Modality, str] = {"image": IMAGE_ENCODER, "text": TEXT_ENCODER}

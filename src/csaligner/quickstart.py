@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from csaligner.adapters.aligner import Aligner, align
+from csaligner.adapters.class_names import photo_line
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig
 from csaligner.datasets.caption_files import table_columns
@@ -132,6 +133,10 @@ class _Job:
             state, held_out, scores = self._train(items, found.entries, encoders, cache)
             write_sealed(self.out / STATE, state)
         model = self._model(state, encoders)
+        info, images = encoders["image"].info, [entry for entry in found.entries if entry.modality == "image"]
+        seen = [features for entry in images if (features := cache.find(info, entry)) is not None]
+        if seen and (line := photo_line(model.aligner.image_adapter, torch.stack(seen))):
+            self.say(line)
         index, report = self._index(index, model, cache, f"{total}/{total} indexing")
         return QuickstartResult(index, report, index.manifest.run, scores, held_out)
 

@@ -15,11 +15,14 @@ from csaligner.adapters.class_names import ClassNameAdapter, classifier, photo_l
 from csaligner.adapters.mlp import MLPAdapter
 from csaligner.adapters.start import blank
 from csaligner.checks import InputError
-from csaligner.config import AdapterConfig
+from csaligner.comparison.methods import FREE, NotApplicable
+from csaligner.config import AdapterConfig, StartConfig, TrainConfig
 from csaligner.datasets.images.load import load_image
 from csaligner.datasets.openmoji import OpenMoji
-from csaligner.encoders import IMAGE_ENCODER, TEXT_ENCODER, open_encoder
+from csaligner.encoders import IMAGE_ENCODER, open_encoder
+from csaligner.estimator import CSAligner
 from csaligner.model import ASSET, AlignedModel
+from csaligner.types import PairedFeatures
 
 CAPTIONS = {"a palace by the water": "china.jpg", "a close-up of a yellow and red flower": "flower.jpg"}
 WOMAN = "a woman in a military uniform"
@@ -110,13 +113,42 @@ def test_photographs_are_named_in_one_line(bundled: AlignedModel, photos: dict[s
     assert photo_line(MLPAdapter(blank(1280, 6), AdapterConfig()), torch.cat(seen)) is None
 
 
-def test_the_bundled_aligner_fits_the_bundled_encoders_and_its_card_names_its_limits() -> None:
-    model = Aligner.load(ASSET)
-    prints = [
-        open_encoder(IMAGE_ENCODER, "image").info.fingerprint,
-        open_encoder(TEXT_ENCODER, "text").info.fingerprint,
-    ]
-    assert [model.config.image_encoder, model.config.text_encoder] == prints
+def test_the_card_of_the_bundled_aligner_names_its_sources_and_limits() -> None:
     card = (ASSET / "README.md").read_text(encoding="utf-8")
     for fact in ("1,000 ImageNet class", "no captioned photograph", "people", "places", "MIT", "CC BY-SA 4.0"):
         assert fact in card
+
+
+def _pairs(dims: tuple[int, int] = (1280, 384), n: int = 30) -> PairedFeatures:
+    torch.manual_seed(0)
+    return PairedFeatures(torch.rand(n, dims[0]), torch.randn(n, dims[1]), torch.arange(n), tuple(map(str, range(n))))
+
+
+def test_a_start_by_class_names_is_the_bundled_aligner_and_trains() -> None:
+    pairs, config = _pairs(), TrainConfig(start=StartConfig(kind="class_names"))
+    start = Aligner.fit_start(pairs, config)
+    bundled = Aligner.load(ASSET)
+    assert torch.equal(start.eval().encode_image(pairs.image), bundled.encode_image(pairs.image))
+    fitted = CSAligner(start={"kind": "class_names"}, epochs=2, gate=False, verbose=False).fit_features(pairs).model
+    assert not torch.equal(fitted.encode_text(pairs.text), bundled.encode_text(pairs.text))
+
+
+def test_a_start_by_class_names_refuses_other_features() -> None:
+    config = TrainConfig(start=StartConfig(kind="class_names"))
+    with pytest.raises(InputError, match="class_names"):
+        Aligner.fit_start(_pairs((512, 384)), config)
+    with pytest.raises(InputError, match="class_names"):
+        Aligner.fit_start(_pairs(), config, ("other", "encoders"))
+
+
+def test_the_baseline_by_class_names_is_the_centred_bridge() -> None:
+    pairs = _pairs()
+    adapter = Aligner.load(ASSET).image_adapter
+    assert isinstance(adapter, ClassNameAdapter)
+    found = FREE["class names"](pairs, TrainConfig())(pairs)
+    image = adapter.probabilities(pairs.image) @ adapter.classes
+    image = torch.nn.functional.normalize(image, dim=1)
+    wanted = torch.nn.functional.normalize(image - image.mean(dim=0), dim=1)
+    torch.testing.assert_close(found.image, wanted)
+    with pytest.raises(NotApplicable, match="bundled"):
+        FREE["class names"](_pairs((16, 16)), TrainConfig())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +175,7 @@ def test_a_folder_of_somebody_else_is_not_removed(world: Any, start: Any, tmp_pa
 
 def test_the_bundled_aligner_matches_the_bundled_encoders_and_is_small() -> None:
     weights = model.ASSET / "model.safetensors"
-    assert weights.stat().st_size < 3_000_000
+    assert weights.stat().st_size < 4_000_000
     config = Aligner.load(model.ASSET).config
     assert (config.dim_image, config.dim_text) == (1280, 384)
     assert config.image_encoder is not None
@@ -191,3 +193,15 @@ def test_search_finds_the_index_in_the_folder_of_quickstart(world: Any, start: A
     world.many(20)
     result, _ = start(tmp_path / "out")
     assert Index.open(tmp_path / "out", world.encoders).path == result.index.path
+
+
+def test_photographs_are_said_to_be_found_by_class_names(tmp_path: Path) -> None:
+    photographs = Path(str(files("sklearn.datasets.images")))
+    (tmp_path / "photos").mkdir()
+    for name in ("china.jpg", "flower.jpg"):
+        shutil.copy(photographs / name, tmp_path / "photos")
+    said: list[str] = []
+    settings = QuickstartSettings(workers=1)
+    result = quickstart(tmp_path / "photos", tmp_path / "out", said.append, lambda title: lambda *_: None, settings)
+    assert any(line.startswith("2 of 2 images look like photos") and "people" in line for line in said)
+    assert "flower.jpg" in str(result.index.search("a red and yellow flower", k=1)[0])

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from csaligner.checks import InputError
 from csaligner.config import FORMAT_VERSION, AdapterConfig, Strict, TrainConfig
 from csaligner.registry import ADAPTERS, load
 from csaligner.types import Modality, PairedFeatures
@@ -25,6 +26,7 @@ from .start import Affine, blank, fit_starts
 from .untrained import PairMoments, untrained_family
 
 CHUNK = 8192
+BUNDLED = Path(__file__).parents[1] / "assets" / "bundled-aligner"
 FITTED = {"standardise": StandardiseAdapter, "centre": CentreAdapter}  # fixed sides with moments
 
 
@@ -71,8 +73,11 @@ class Aligner(nn.Module, HubMixin):
         """Return an untrained model, initialised with `starts`; None: with the closed-form start `config.start`.
 
         start.kind=chosen without starts is the prior of the family (adapters/untrained.py). With start.kind=random, all
-        weights of mlp and linear adapters are random and learned.
+        weights of mlp and linear adapters are random and learned. start.kind=class_names is the bundled aligner, with
+        its adapters; raises InputError if the features are not those of its encoders.
         """
+        if config.start.kind == "class_names":
+            return cls._bundled(features, encoders)
         standardise = {
             side: FITTED[adapter.name](Affine.identity(x.shape[1]), adapter).fit(x)
             for side, x, adapter in (
@@ -107,6 +112,19 @@ class Aligner(nn.Module, HubMixin):
             if config.start.kind == "random" and isinstance(adapter, MLPAdapter):
                 adapter.randomise()
         return model
+
+    @classmethod
+    def _bundled(cls, features: PairedFeatures, encoders: tuple[str | None, str | None]) -> Aligner:
+        model = cls.load(BUNDLED)
+        own = model.config
+        known = encoders in ((None, None), (own.image_encoder, own.text_encoder))
+        dims = (features.image.shape[1], features.text.shape[1])
+        if not known or dims != (own.dim_image, own.dim_text) or float(features.image.min()) < 0:
+            raise InputError(
+                "start.kind: class_names needs features of bundled:efficientnet-lite0 and bundled:all-MiniLM-L6-v2, "
+                f"got others ({dims[0]} and {dims[1]} dimensions); use start.kind=chosen"
+            )
+        return model.train()
 
     @property
     def logit_scale(self) -> Tensor:

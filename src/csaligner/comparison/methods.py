@@ -10,7 +10,7 @@ from csaligner.adapters.aligner import align
 from csaligner.checks import InputError, check_choice
 from csaligner.config import TOKEN_TERM, TrainConfig, build_config
 from csaligner.estimator import CSAligner
-from csaligner.evaluation.baselines import CanonicalCorrelation, MeanCentring, Procrustes, Standardising
+from csaligner.evaluation.baselines import CanonicalCorrelation, ClassNames, MeanCentring, Procrustes, Standardising
 from csaligner.registry import Registry
 from csaligner.types import PairedFeatures
 
@@ -92,6 +92,13 @@ def _start(train: PairedFeatures, kind: str) -> Transform:
     return lambda features: align(model, features)
 
 
+def _class_names(train: PairedFeatures) -> Transform:
+    try:
+        return ClassNames.fit(train).transform
+    except InputError:
+        raise NotApplicable("needs features of the bundled encoders") from None
+
+
 def _matched_covariances(train: PairedFeatures) -> Transform:
     """Half-matched covariances with shrinkage 3 (adapters/start.py): the default of version 0.1."""
     if train.image.shape[1] != train.text.shape[1]:
@@ -111,6 +118,7 @@ FREE: Mapping[str, Callable[[PairedFeatures, TrainConfig], Transform]] = {
     "procrustes": _same_dims(Procrustes.fit),
     "cca": lambda train, config: CanonicalCorrelation.fit(train).transform,
     "moments": lambda train, config: _matched_covariances(train),
+    "class names": lambda train, config: _class_names(train),
     "closed-form start": lambda train, config: _start(train, START),
     "chosen start": lambda train, config: _start(train, "chosen"),
 }
