@@ -182,7 +182,6 @@ def _note(content: Mapping[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "compare_clip": partial(compare_text, "compare_clip"),
-    "compare_clip_twelve": partial(compare_text, "compare_clip_twelve"),
     "compare_openmoji": partial(compare_text, "compare_openmoji"),
     "compare_all": partial(compare_text, "compare_all"),
     "compare_tuxpaint": partial(compare_text, "compare_tuxpaint"),

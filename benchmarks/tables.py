@@ -20,7 +20,7 @@ from input_tables import TABLES as INPUT_TABLES
 from measures import Changes, differences, measures_table
 from readme_tables import TABLES as README_TABLES
 from search_tables import TABLES as SEARCH_TABLES
-from table_text import load, table
+from table_text import RESULTS, load, table
 from training_tables import TABLES as TRAINING_TABLES
 
 from csaligner.files import write_text
@@ -108,13 +108,16 @@ def numerics_table() -> str:
 
 
 def demo_table(name: str) -> str:
-    """Return means over the seeds of a demo's results.json."""
+    """Return means over the seeds of a demo's results.json or results_few.json; "" without a record."""
+    if not (RESULTS / f"{name}.json").exists():
+        return ""
     records = load(name)
     assert isinstance(records, list)
     first = records[0]
     about = first["provenance"]
+    pairs = f"{about['training_pairs']} training pairs, " if "training_pairs" in about else ""
     note = (
-        f"{first['n_images']:.0f} test images, {first['n_captions']:.0f} captions, mean of "
+        f"{pairs}{first['n_images']:.0f} test images, {first['n_captions']:.0f} captions, mean of "
         f"{1 + max(r['seed'] for r in records)} seeds; {_versions(about)}.\n\n"
     )
     return note + _by_method(records)
@@ -189,6 +192,7 @@ def _versions(about: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "demo_openmoji": partial(demo_table, "demo_openmoji"),
+    "demo_openmoji_few": partial(demo_table, "demo_openmoji_few"),
     "demo_all": partial(demo_table, "demo_all"),
     "clip_coco": clip_table,
     "loss": loss_table,
