@@ -195,6 +195,8 @@ def _verdict(part: Part, ours: str, other: str) -> str:
     ]
     found = next(d for d in difference("test", ours, other, sides[0], sides[1]) if d.metric == SCORE)
     low, high = (100 * end for end in found.interval)
+    if low == found.value == high == 0:
+        return f"{ours} is the {other} here: training did not improve held-out pairs, so the gate rejected it."
     measured = f"{100 * found.value:+.1f} points of the score, 95 % interval {low:+.1f} to {high:+.1f}"
     if low <= 0 <= high:
         return f"{ours} and {other} do not differ clearly ({measured})."

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from csaligner.adapters.aligner import Aligner, align
-from csaligner.adapters.class_names import photo_line
+from csaligner.adapters.class_names import count_photos, photo_line
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig
 from csaligner.datasets.caption_files import table_columns
@@ -135,8 +135,8 @@ class _Job:
         model = self._model(state, encoders)
         info, images = encoders["image"].info, [entry for entry in found.entries if entry.modality == "image"]
         seen = [features for entry in images if (features := cache.find(info, entry)) is not None]
-        if seen and (line := photo_line(model.aligner.image_adapter, torch.stack(seen))):
-            self.say(line)
+        if seen and (photos := count_photos(model.aligner.image_adapter, torch.stack(seen))):
+            self.say(photo_line(photos, len(seen)))
         index, report = self._index(index, model, cache, f"{total}/{total} indexing")
         return QuickstartResult(index, report, index.manifest.run, scores, held_out)
 

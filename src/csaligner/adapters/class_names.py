@@ -93,12 +93,16 @@ def classifier() -> tuple[Tensor, Tensor]:
 
 
 @torch.inference_mode()
-def photo_line(adapter: nn.Module, image: Tensor) -> str | None:
-    """Return one line on how photos are found, to be shown at every use; None without photos or for other adapters.
+def count_photos(adapter: nn.Module, image: Tensor) -> int:
+    """Return how many of the images look like photos; 0 for adapters without class names.
 
     adapter: `Aligner.image_adapter`; image: features (N, d).
     """
-    if not isinstance(adapter, ClassNameAdapter) or not len(image):
-        return None
-    photos = sum(int((adapter.photo_share(part.float()) > PHOTO).sum()) for part in torch.split(image, 8192))
-    return f"{photos:,} of {len(image):,} images look like photos, {LIMITS}" if photos else None
+    if not isinstance(adapter, ClassNameAdapter):
+        return 0
+    return sum(int((adapter.photo_share(part.float()) > PHOTO).sum()) for part in torch.split(image, 8192))
+
+
+def photo_line(photos: int, images: int) -> str:
+    """Return one line on how photos are found, to be shown at every use."""
+    return f"{photos:,} of {images:,} images look like photos, {LIMITS}"

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from csaligner.adapters.class_names import count_photos, photo_line
 from csaligner.checks import InputError, check_choice
 from csaligner.datasets.documents import INDEX_FILE, Entry, EntrySettings, Found, find_entries
 from csaligner.datasets.images.hf_cell import SavedCell
@@ -78,6 +79,7 @@ class _Plan:
     new: set[str] = field(default_factory=set)
     unchanged: int = 0
     skipped: list[str] = field(default_factory=list)
+    photos: int = 0  # of the embedded images
 
 
 def build_index(
@@ -238,9 +240,9 @@ def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progres
             progress(done, total)
     added = len(embedded & plan.new)
     skipped = (*found.skipped, *plan.skipped)
-    return BuildReport(
-        added, len(embedded) - added, len(plan.gone), plan.unchanged + len(plan.restamp), skipped, found.notes
-    )
+    images = sum(entry.modality == "image" for entry, _ in plan.embed)
+    notes = (*found.notes, photo_line(plan.photos, images)) if plan.photos else found.notes
+    return BuildReport(added, len(embedded) - added, len(plan.gone), plan.unchanged + len(plan.restamp), skipped, notes)
 
 
 def _plan(stamps: dict[str, Stamp], found: Found, own: set[str], digest_of: Callable[[Entry], str]) -> _Plan:
@@ -326,6 +328,8 @@ def _embed(index: Index, part: list[tuple[Entry, str]], plan: _Plan, source: str
     if rows:
         encoded = iter(index.model.encode_prepared(modality, fresh)) if fresh else iter(())
         features = torch.stack([known[row.sha256] if row.sha256 in known else next(encoded) for row in rows])
+        if modality == "image":
+            plan.photos += count_photos(index.model.aligner.image_adapter, features)
         _put(index, modality, rows, features, new=all(row.id in plan.new for row in rows))
     return {row.id for row in rows}
 
