@@ -20,6 +20,8 @@ from csaligner.distributed.loss import CSAlignerLoss
 from csaligner.losses.objective import Objective
 from csaligner.ops import dispatch, tiles
 
+PACKAGE = Path(dispatch.__file__).parents[1]
+
 
 def test_auto_goes_by_size() -> None:
     x, y = torch.ones(200, 4), torch.ones(100, 4)
@@ -45,7 +47,7 @@ def test_the_way_from_the_loss_to_its_first_product_is_short(impl: str) -> None:
     class FirstProduct(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if function.overloadpacket is torch.ops.aten.mm:
-                found.append([f for f in traceback.extract_stack() if "csaligner" in Path(f.filename).parts[:-1]])
+                found.append([f for f in traceback.extract_stack() if PACKAGE in Path(f.filename).parents])
             return function(*args, **(kwargs or {}))
 
     x, y = torch.randn(30, 4).requires_grad_(), torch.randn(30, 4)
