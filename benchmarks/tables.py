@@ -115,10 +115,11 @@ def demo_table(name: str) -> str:
     assert isinstance(records, list)
     first = records[0]
     about = first["provenance"]
+    seeds = 1 + max(r["seed"] for r in records)
     pairs = f"{about['training_pairs']} training pairs, " if "training_pairs" in about else ""
     note = (
-        f"{pairs}{first['n_images']:.0f} test images, {first['n_captions']:.0f} captions, mean of "
-        f"{1 + max(r['seed'] for r in records)} seeds; {_versions(about)}.\n\n"
+        f"{pairs}{first['n_images']:.0f} test images, {first['n_captions']:.0f} captions, "
+        f"{'one seed' if seeds == 1 else f'mean of {seeds} seeds'}; {_versions(about)}.\n\n"
     )
     return note + _by_method(records)
 

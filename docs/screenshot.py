@@ -22,9 +22,7 @@ from playwright.sync_api import sync_playwright
 
 from csaligner import build_index
 from csaligner.app import make_app
-from csaligner.datasets.images.load import load_image
-from csaligner.datasets.openmoji import OpenMoji
-from csaligner.datasets.split import item_split
+from csaligner.datasets import OpenMoji, item_split, load_image
 
 CHROMIUM = "/usr/bin/chromium"
 WIDTH, HEIGHT, SCALE = 700, 900, 2

@@ -23,7 +23,9 @@ from csaligner.reporting.report import write_report
 from csaligner.reporting.tables import write_results_json
 from csaligner.selection.fit import Selecting
 from csaligner.selection.folds import rows_of
+from csaligner.selection.gate import GateChoice
 from csaligner.selection.run import start_of
+from csaligner.selection.selection import Selection
 from csaligner.store.embed import ExtractSettings
 from csaligner.store.store import Store
 
@@ -50,12 +52,18 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 @dataclass(frozen=True)
 class Part:
     """Results on one number of training pairs. aligned: test pairs by method, of the last seed; selections: what the
-    default chose, one line per seed."""
+    default chose, by seed."""
 
     pairs: int
     results: list[MethodResult] = field(default_factory=list)
     aligned: dict[str, PairedFeatures] = field(default_factory=dict)
-    selections: list[str] = field(default_factory=list)
+    selections: list[Selection] = field(default_factory=list)
+
+    @property
+    def gain(self) -> GateChoice | None:
+        """Choice of the gate with the last seed; None if there were too few pairs to try training."""
+        gate = self.selections[-1].gate if self.selections else None
+        return gate if gate is not None and gate.gains else None
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,10 @@ def demo(out: Path, data: str, seeds: int, *, workers: int, console: Console, qu
         store = embed_dataset(data, out / f"store-{Path(data).name}", settings=settings, progress=update)
     whole = _with_all_pairs(store, seeds, out, console, quiet)
     few = _with_few_pairs(store, seeds, console, quiet)
-    about, findings = provenance(seeds - 1) | {"selection": "; ".join(whole.selections)}, story(whole, few)
+    about, findings = (
+        provenance(seeds - 1) | {"selection": "; ".join(selection.line for selection in whole.selections)},
+        story(whole, few),
+    )
     write_results_json(whole.results, out / RESULTS, provenance=about)
     write_results_json(few.results, out / RESULTS_FEW, provenance=about | {"training_pairs": few.pairs})
     shown = {name: whole.aligned[name] for name in (NAIVE, START, OURS)}
@@ -89,26 +100,21 @@ def demo(out: Path, data: str, seeds: int, *, workers: int, console: Console, qu
 
 
 def story(whole: Part, few: Part) -> list[str]:
-    """Return the findings in sentences, the most important first; every claim follows a paired interval."""
-    naive, ours = _numbers(whole, NAIVE), _numbers(whole, OURS)
-    lead = (
-        f"Mixed search scores {ours[MEAN_NDCG]:.1f} % (nDCG@10) after CS-Aligner and {naive[MEAN_NDCG]:.1f} % after "
-        f"contrastive training alone. {_verdict(whole, OURS, START)}"
-    )
-    centred, free = _numbers(whole, f"{NAIVE}, then centred"), _numbers(whole, START)
+    """Return the findings in sentences, the most important first; every difference has a paired interval."""
+    naive, centred = _numbers(whole, NAIVE), f"{NAIVE}, then centred"
+    ndcg = {name: f"{_numbers(whole, name)[MEAN_NDCG]:.1f} %" for name in (NAIVE, centred, START, OURS)}
     return [
-        lead,
-        f"The problem. Two encoders joined as CLIP is trained ({NAIVE}, temperature down to 1/100) stay apart: gap "
-        f"{naive['gap/centroid'] / 100:.2f}, and the first ten results of a mixed search favour the query's modality "
-        f"by {naive['modality_bias@10']:.0f} points (captions) and {naive['modality_bias@10/image_query']:.0f} points "
-        "(images); 0 is balanced.",
-        f"The free remedy. Subtracting each modality's mean lifts mixed search to {centred[MEAN_NDCG]:.1f} %.",
-        f"The untrained baseline. Closed-form maps, chosen by cross-validation on the training pairs, reach "
-        f"{free[MEAN_NDCG]:.1f} %.",
-        f"InfoNCE or CS-Aligner. {_verdict(whole, OURS, INFONCE)} From random weights, as in the paper: "
-        f"{_verdict(whole, PAPER, NAIVE)}",
-        f"With {few.pairs} training pairs. {_verdict(few, OURS, INFONCE)} {_verdict(few, OURS, START)} "
-        f"From random weights: {_verdict(few, PAPER, NAIVE)}",
+        f"Mixed search reaches an nDCG@10 of {ndcg[OURS]} with csaligner and of {ndcg[NAIVE]} after contrastive "
+        f"training from random weights ({_interval(whole, OURS, NAIVE, MEAN_NDCG)}). {_of_training(whole)}",
+        f"Contrastive training as in CLIP ({NAIVE}, temperature down to 1/100): gap {naive['gap/centroid'] / 100:.2f}; "
+        f"bias of a mixed search towards the query's modality {naive['modality_bias@10']:+.0f} points (captions) and "
+        f"{naive['modality_bias@10/image_query']:+.0f} points (images), where 0 is balanced.",
+        f"Subtracting each modality's mean, which needs no training: nDCG@10 {ndcg[centred]} "
+        f"({_interval(whole, centred, NAIVE, MEAN_NDCG)}).",
+        f"The untrained baseline, closed-form maps chosen by cross-validation on the training pairs: {ndcg[START]}.",
+        f"{_verdict(whole, OURS, INFONCE)} {_verdict(whole, PAPER, NAIVE)}",
+        f"With {few.pairs} training pairs: {_of_training(few)} {_verdict(few, START, INFONCE)} "
+        f"{_verdict(few, PAPER, NAIVE)}",
     ]
 
 
@@ -163,7 +169,7 @@ def _measure(part: Part, features: tuple[PairedFeatures, PairedFeatures], runs: 
             part.results.append(measure(centred, seed, part.aligned[centred]))
     selection = runs[OURS].selection
     if selection is not None:
-        part.selections.append(selection.line)
+        part.selections.append(selection)
 
 
 def _configs(seed: int) -> dict[str, TrainConfig]:
@@ -188,16 +194,35 @@ def _numbers(part: Part, method: str) -> dict[str, float]:
     return {key: 100 * sum(row[key] for row in rows) / len(rows) for key in rows[0]}
 
 
+def _of_training(part: Part) -> str:
+    """Return what training adds to the untrained baseline."""
+    if part.gain is None:
+        return "These are too few for the gate to measure a gain: CS-Aligner keeps the untrained baseline."
+    if part.gain.scale == 0:  # no gain of more than two standard errors
+        return "Training did not clearly improve held-out pairs: CS-Aligner keeps the untrained baseline."
+    return _verdict(part, OURS, START)
+
+
 def _verdict(part: Part, ours: str, other: str) -> str:
     """Compare the scores of two methods by a paired interval over the test images, of the last seed."""
+    low, high = _difference(part, ours, other, SCORE)[1]
+    measured = _interval(part, ours, other, SCORE)
+    one, two = ("the untrained baseline" if name == START else name for name in (ours, other))
+    if low <= 0 <= high:
+        return f"No clear difference between {one} and {two} ({measured})."
+    return f"Compared with {two}, {one} is {'better' if low > 0 else 'worse'} ({measured})."
+
+
+def _interval(part: Part, ours: str, other: str, metric: str) -> str:
+    value, (low, high) = _difference(part, ours, other, metric)
+    of = " of the score" if metric == SCORE else ""
+    return f"{value:+.1f} points{of}, 95 % interval {low:+.1f} to {high:+.1f}"
+
+
+def _difference(part: Part, ours: str, other: str, metric: str) -> tuple[float, tuple[float, float]]:
+    """Return a difference and its paired interval over the test images, in points, of the last seed."""
     sides = [
         [FoldQueries(0, f.text_to_image.tolist(), query_values([f]))] for f in (part.aligned[ours], part.aligned[other])
     ]
-    found = next(d for d in difference("test", ours, other, sides[0], sides[1]) if d.metric == SCORE)
-    low, high = (100 * end for end in found.interval)
-    if low == found.value == high == 0:
-        return f"{ours} is the {other} here: training did not improve held-out pairs, so the gate rejected it."
-    measured = f"{100 * found.value:+.1f} points of the score, 95 % interval {low:+.1f} to {high:+.1f}"
-    if low <= 0 <= high:
-        return f"{ours} and {other} do not differ clearly ({measured})."
-    return f"{ours} is {'better' if found.value > 0 else 'worse'} than {other} ({measured})."
+    found = next(d for d in difference("test", ours, other, sides[0], sides[1]) if d.metric == metric)
+    return 100 * found.value, (100 * found.interval[0], 100 * found.interval[1])

@@ -152,8 +152,10 @@ class _Job:
         run, config = self.out / RUN, self.settings.config
         if not _is_run_of(run, store, config):
             _remove(run, RECORD)
+        images = {split: count for split, (count, _) in store.counts.items()}
         self.say(
-            f"training an aligner on {store.counts['train'][0]} images, first on parts of them, to see if it helps"
+            f"training an aligner on {images['train']} of {sum(images.values())} captioned images (the others are held "
+            "out), first on parts of these, to see if it helps"
         )
         update = self.step("2/3 training")
         made = train(store, config, run, update)
@@ -167,9 +169,16 @@ class _Job:
             scores = {name: float(score_per_image(align(m, val)).mean()) for name, m in candidates.items()}
         best = max(scores, key=lambda name: scores[name], default="trained")
         kept = made.selection is not None and made.selection.gate is not None and made.selection.gate.scale == 0
-        held_out = self._report(store, candidates, best, kept=kept)
         used = "untrained alignment" if best == "trained" and kept else f"{best} aligner"
-        self.say(f"using the {used}" + (f"; report: {run / REPORT}" if (run / REPORT).is_file() else ""))
+        why = " (training did not help)" if kept and best == "trained" else ""
+        if len(scores) > 1:
+            why = (
+                f" ({', '.join(f'{name} {score:.1f}' for name, score in scores.items())} points on validation captions)"
+            )
+        self.say(f"using the {used}{why}" + ("; on test captions it" if "test" in store.counts else ""))
+        held_out = self._report(store, candidates, best, kept=kept)
+        if held_out is not None:
+            self.say(f"report: {run / REPORT}")
         return {"format_version": 1, "aligner": best, "encoders": _fingerprints(encoders)}, held_out, scores
 
     def _report(self, store: Store, candidates: Mapping[str, Aligner], best: str, *, kept: bool) -> HeldOut | None:

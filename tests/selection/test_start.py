@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from csaligner import CSAligner, train, write_store
-from csaligner.adapters.start import Affine
 from csaligner.config import TrainConfig, build_config
 from csaligner.selection.folds import group_folds, rows_of
 from csaligner.selection.score import score_per_image
@@ -91,17 +90,6 @@ def test_standardised_features_keep_the_closed_form_start(adapter: str) -> None:
     np.testing.assert_array_equal(aligner.transform_text(pairs.text), plain.transform_text(pairs.text))
     assert aligner.selection_ is not None
     assert adapter in aligner.selection_.line
-
-
-def test_a_further_candidate_is_chosen_where_it_is_better() -> None:
-    pairs = rotated(120, 3.0)
-    turn = torch.linalg.lstsq(rotated(4000, 0.0).image, rotated(4000, 0.0).text).solution
-
-    def known(_: object) -> tuple[Affine, Affine]:
-        return Affine.identity(16), Affine(torch.zeros(16), turn.T.contiguous(), torch.zeros(16))
-
-    choice = choose_start(pairs, CHOSEN, more={"known rotation": known})
-    assert "known rotation" in choice.gains
 
 
 def test_few_pairs_of_other_dimensions_have_nothing_to_choose() -> None:

@@ -24,7 +24,7 @@ CLASSES, FEATURES = 1000, 1280  # of the classifier
 TEMPERATURE = 2.0  # of its softmax; a larger one spreads an image over more names
 LEAST = 0.1  # weight of the other part, for an image that is surely a photo or surely a drawing
 PHOTO = 0.5  # share of the class names above which an image counts as a photo
-LIMITS = "found by the names of 1,000 ImageNet classes: good for animals and objects, weak for people, places, actions"
+LIMITS = "found through the names of 1,000 classes: good for animals and objects, weak for people, places and actions"
 
 
 class ClassNameAdapter(nn.Module):
@@ -105,4 +105,4 @@ def count_photos(adapter: nn.Module, image: Tensor) -> int:
 
 def photo_line(photos: int, images: int) -> str:
     """Return one line on how photos are found, to be shown at every use."""
-    return f"{photos:,} of {images:,} images look like photos, {LIMITS}"
+    return f"{photos:,} of {images:,} images look like photos. Photos are {LIMITS}"

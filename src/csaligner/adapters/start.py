@@ -169,9 +169,11 @@ def _projection_shrinkage(m: _Moments, config: StartConfig) -> float:
 
 def power(cov: Tensor, exponent: float, shrinkage: float) -> Tensor:
     """Return (cov + shrinkage * mean eigenvalue * I)^exponent for a symmetric positive semi-definite matrix."""
-    eigenvalues, vectors = torch.linalg.eigh(cov)
-    eigenvalues = eigenvalues.clamp_min(0)
-    floor = (shrinkage * eigenvalues.mean()).clamp_min(1e-12)
-    powers: Tensor = (eigenvalues + floor) ** exponent
-    result: Tensor = (vectors * powers) @ vectors.T
+    values, vectors = torch.linalg.eigh(cov)
+    result: Tensor = (vectors * shrunk(values.clamp_min(0), shrinkage) ** exponent) @ vectors.T
     return result
+
+
+def shrunk(values: Tensor, shrinkage: float) -> Tensor:
+    """Return eigenvalues (d,) + shrinkage * their mean, by at least 1e-12."""
+    return values + (shrinkage * values.mean()).clamp_min(1e-12)

@@ -22,7 +22,7 @@ S' = S + shrinkage * tr(S)/d * I.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -32,7 +32,7 @@ from torch.nn.functional import normalize, pad
 
 from csaligner.types import PairedFeatures
 
-from .start import Affine, power
+from .start import Affine, power, shrunk
 
 MIX_WEIGHTS, MIX_PRIOR = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0), 0.25
 CCA_SHRINKAGE, CCA_POWERS, CCA_PRIOR, CCA_FEW = (12.0, 36.0, 100.0), (0.5, 1.0, 2.0), (36.0, 1.0), (12.0, 1.0)
@@ -91,9 +91,7 @@ class Moments:
 
     def powers(self, exponent: float, shrinkage: float) -> Tensor:
         """Return the eigenvalues (d,) of `power(cov, exponent, shrinkage)`."""
-        values = self.spectrum[0]
-        found: Tensor = (values + (shrinkage * values.mean()).clamp_min(1e-12)) ** exponent
-        return found
+        return shrunk(self.spectrum[0], shrinkage) ** exponent
 
     def power(self, exponent: float, shrinkage: float) -> Tensor:
         """Return `power(cov, exponent, shrinkage)` of adapters/start.py, (d, d)."""
@@ -149,31 +147,24 @@ class PairMoments:
         return image, text
 
 
-Candidates = Mapping[str, Callable[[PairMoments], Starts]]  # label -> fit, of further candidates
-
-
 def untrained_family(
     moments: PairMoments,
     dim: int | None = None,
     fixed: str | None = None,
     *,
     few: bool | None = None,
-    more: Candidates | None = None,
 ) -> Family:
     """Return the family for these moments. dim: output dimension, None: maximum; fixed: "image" or "text".
 
     onto for a fixed modality of equal dimension, ridge regression (one candidate) for one of another dimension; without
     a fixed modality, mix for equal dimensions, else cca. few: whether there are fewer than FEW_PAIRS pairs (in folds:
-    of all pairs); None: by these moments. more: further candidates, by label.
+    of all pairs); None: by these moments.
     """
     d_image, d_text = moments.cross.shape
     same = d_image == d_text and dim in (None, d_image)
     if fixed is not None:
-        family = onto_family(moments, fixed) if same else ridge_family(moments, fixed)
-    else:
-        family = mix_family(moments) if same else cca_family(moments, dim, few=few)
-    extra = {label: make(moments) for label, make in (more or {}).items()}
-    return Family({**family.candidates, **extra}, family.prior)
+        return onto_family(moments, fixed) if same else ridge_family(moments, fixed)
+    return mix_family(moments) if same else cca_family(moments, dim, few=few)
 
 
 def ridge_family(moments: PairMoments, fixed: str) -> Family:

@@ -10,14 +10,17 @@ from torch.nn.functional import normalize
 
 from csaligner.config import TrainConfig
 from csaligner.evaluation.gap import caption_weights
+from csaligner.evaluation.ranking import ranks
 from csaligner.paired_features import first_captions
+from csaligner.selection.folds import evenly
 from csaligner.store.store import Store
-from csaligner.types import ImageSource, PairedFeatures
+from csaligner.types import ImageSource, Modality, PairedFeatures
 
 from .record import CosineSample, FeatureMap, GalleryQuery, Hit, MethodResult, QueryKind, ReportData, SplitCount
 
 MAP_IMAGES = 400
 TOP = 8
+CANDIDATES = 500  # queries from which examples are taken, evenly spaced
 
 
 def report_data(
@@ -82,40 +85,41 @@ def _gallery(store: Store, aligned: Mapping[str, PairedFeatures]) -> list[Galler
     paths = [known[i] for i in first.image_ids]
     captions = first.captions or ()
     queries: list[GalleryQuery] = []
-    for text in changed_queries(mixed_ranks(first, "text"), mixed_ranks(last, "text")):
+    for text in changed_queries(first, last, "text"):
         kinds: tuple[QueryKind, ...] = ("text-to-image", "mixed")
         for kind in kinds:
             hits = {m: _hits_of_text(f, text, paths, mixed=kind == "mixed") for m, f in aligned.items()}
             queries.append(GalleryQuery(kind, hits, query_text=captions[text]))
-    for row in changed_queries(mixed_ranks(first, "image"), mixed_ranks(last, "image"), each=1):
+    for row in changed_queries(first, last, "image", each=1):
         hits = {m: _hits_of_image(f, row, paths) for m, f in aligned.items()}
         queries.append(GalleryQuery("mixed", hits, query_image=paths[row]))
     return queries
 
 
-def changed_queries(before: Tensor, after: Tensor, each: int = 2) -> list[int]:
-    """Return the queries with the largest gain, at the median, and with the largest loss of rank, `each` of each.
+def changed_queries(first: PairedFeatures, last: PairedFeatures, modality: Modality, each: int = 2) -> list[int]:
+    """Return the queries whose right item of the other modality gains most ranks in the mixed index from `first` to
+    `last`, those at the median and those that lose most, `each` of each; at most CANDIDATES queries are compared.
 
-    before, after: (N,) ranks of the right item. Changes count as ratios of ranks, so that 20 to 2 weighs as much as
-    200 to 20; equal changes are in the order of the queries.
+    Changes count as ratios of ranks, so that 20 to 2 weighs as much as 200 to 20; equal changes are in the order of the
+    queries.
     """
-    order = torch.argsort(after.double().log() - before.double().log(), stable=True).tolist()
+    rows = evenly(len(first.text if modality == "text" else first.image), CANDIDATES)
+    change = mixed_ranks(last, modality, rows).log() - mixed_ranks(first, modality, rows).log()
+    order = rows[torch.argsort(change, stable=True)].tolist()
     middle = max(0, len(order) // 2 - each // 2)
     return list(dict.fromkeys([*order[:each], *order[middle : middle + each], *order[-each:]]))
 
 
-def mixed_ranks(f: PairedFeatures, modality: str) -> Tensor:
-    """Return the rank, from 1, of the right item of the other modality in the mixed index, for each query."""
-    owner = f.text_to_image
-    if modality == "text":
-        own, cross = f.text @ f.text.T, f.text @ f.image.T
-        hit = cross.gather(1, owner[:, None])
-    else:
-        own, cross = f.image @ f.image.T, f.image @ f.text.T
-        right = owner[None, :] == torch.arange(len(f.image))[:, None]
-        hit = cross.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
-    own.fill_diagonal_(-torch.inf)
-    return 1 + (own > hit).sum(dim=1) + (cross > hit).sum(dim=1)
+def mixed_ranks(f: PairedFeatures, modality: Modality, rows: Tensor) -> Tensor:
+    """Return the rank, from 1, of the best right item of the other modality in the mixed index, for the queries `rows`
+    of a modality. Ties as in evaluation.ranking."""
+    n = len(f.image)
+    points, owner = torch.cat([f.image, f.text]), torch.cat([torch.arange(n), f.text_to_image])
+    places = rows + n if modality == "text" else rows
+    scores = points[places] @ points.T
+    scores[torch.arange(len(places)), places] = -torch.inf
+    other = (torch.arange(len(points)) >= n) != (modality == "text")
+    return ranks(scores, (owner[places][:, None] == owner) & other).expected()
 
 
 def _hits_of_text(f: PairedFeatures, text: int, paths: Sequence[ImageSource], *, mixed: bool) -> list[Hit]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from csaligner.adapters.aligner import Aligner, fixed_modality
-from csaligner.adapters.untrained import Candidates, PairMoments, Starts, untrained_family
+from csaligner.adapters.untrained import PairMoments, Starts, untrained_family
 from csaligner.config import TrainConfig
 from csaligner.training.samplers import PairSampler
 from csaligner.training.trainer import Hooks, Report, Trainer, silent
@@ -23,14 +23,12 @@ from .start import StartChoice, choose_start
 
 @dataclass(frozen=True)
 class Selecting:
-    """Settings of a fit. unpaired: features of unpaired images and texts; groups: of the images, kept in one fold;
-    candidates: further untrained alignments to choose from, by label (start.kind=chosen)."""
+    """Settings of a fit. unpaired: features of unpaired images and texts; groups: of the images, kept in one fold."""
 
     config: TrainConfig
     unpaired: tuple[Tensor | None, Tensor | None] = (None, None)
     groups: Sequence[str] | None = None
     report: Report = silent
-    candidates: Candidates | None = None
 
     def fit(self, features: PairedFeatures) -> tuple[Aligner, Selection | None]:
         """Fit to pairs; returns the aligner in evaluation mode and the selection, None if nothing was to select."""
@@ -53,8 +51,7 @@ class Selecting:
         c = self.config
         if not c.chooses_start:
             return None
-        more, groups = self.candidates, self.groups
-        return choose_start(features, c, unpaired=self.unpaired, groups=groups, seed=c.seed, more=more)
+        return choose_start(features, c, unpaired=self.unpaired, groups=self.groups, seed=c.seed)
 
     def gate(self, features: PairedFeatures, choice: StartChoice | None) -> GateChoice:
         """Gate by folds: refit the chosen start, train and score held-out pairs. See gate_by_folds."""
@@ -74,7 +71,7 @@ class Selecting:
             return None
         moments = PairMoments.of(pairs).with_unpaired(*self.unpaired)
         fixed, dim = fixed_modality(self.config), self.config.dim
-        return untrained_family(moments, dim, fixed, few=few, more=self.candidates).candidates[choice.label]
+        return untrained_family(moments, dim, fixed, few=few).candidates[choice.label]
 
     def _train(self, model: Aligner, features: PairedFeatures, report: Report) -> None:
         c = self.config

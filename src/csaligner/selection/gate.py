@@ -49,7 +49,7 @@ class GateChoice:
     @property
     def held_out(self) -> HeldOut | None:
         """Recall@10 on the held-out pairs at the chosen scale, beside the untrained start; None if training was
-        skipped."""
+        skipped. The same pairs chose the scale, which favours it slightly."""
         if not self.recalls:
             return None
         return HeldOut(self.searched, self.recalls[self.scale], {"untrained": self.recalls[0.0]})

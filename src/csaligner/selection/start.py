@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from csaligner.adapters.aligner import fixed_modality
 from csaligner.adapters.start import Affine
-from csaligner.adapters.untrained import FEW_PAIRS, Candidates, Family, PairMoments, Starts, untrained_family
+from csaligner.adapters.untrained import FEW_PAIRS, Family, PairMoments, Starts, untrained_family
 from csaligner.config import TrainConfig
 from csaligner.types import PairedFeatures
 
@@ -65,19 +65,18 @@ def choose_start(
     unpaired: tuple[Tensor | None, Tensor | None] = (None, None),
     groups: Sequence[str] | None = None,
     seed: int = 0,
-    more: Candidates | None = None,
 ) -> StartChoice:
     """Return the candidate with the best held-out score if it exceeds that of the prior by more than one standard error
     of the fold differences, else the prior (Breiman et al. 1984, section 3.4.3).
 
     features: N > 1 images with captions. config: adapters and dim, which select the family (adapters/untrained.py).
-    unpaired: features of unpaired images and texts. groups: of the images, not split over folds. more: further
-    candidates, by label. With fewer than four images (or groups) the prior is returned.
+    unpaired: features of unpaired images and texts. groups: of the images, not split over folds. With fewer
+    than four images (or groups) the prior is returned.
     """
     began, fixed, few = time.perf_counter(), fixed_modality(config), len(features.image) < FEW_PAIRS
 
     def fit(moments: PairMoments) -> Family:
-        return untrained_family(moments, config.dim, fixed, few=few, more=more)
+        return untrained_family(moments, config.dim, fixed, few=few)
 
     whole = PairMoments.of(features)
     complete = whole.with_unpaired(*unpaired)

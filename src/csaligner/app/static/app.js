@@ -236,7 +236,7 @@ function showSummary(seconds) {
   const itself = ten.filter((result) => result.matched === "image").length;
   const counts = state.compare
     ? `the first ${ten.length}: ${itself} found by the image, ${ten.length - itself} by a text`
-    : good < results.length ? `${good || "no"} good match${good === 1 ? "" : "es"}` : `${results.length} shown`;
+    : good < results.length ? `${good || "no"} match${good === 1 ? "" : "es"}` : `${results.length} shown`;
   at("summary").textContent = `${counts}, ${Math.max(1, Math.round(seconds * 1000))} ms`;
 }
 
