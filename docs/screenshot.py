@@ -80,7 +80,7 @@ def join(paths: list[Path], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/raw_and_aligned.png"))
-    parser.add_argument("--query", default="a bird")
+    parser.add_argument("--query", default="a person doing sport")
     parser.add_argument("--work", type=Path, default=Path("build/screenshot"))
     options = parser.parse_args()
     if not (options.work / "texts.csv").exists():

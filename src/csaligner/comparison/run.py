@@ -51,8 +51,9 @@ def compare_and_write(
     selected = f"{budget.trials} settings per method tried on validation data and selected by {SCORE}"
     if budget.settings:
         selected = "tuned settings as in an earlier comparison"
+    seeds = "one seed" if budget.seeds == 1 else f"{budget.seeds} seeds"
     intro = (
-        f"All methods share trainer, adapter and budget: {selected}; {budget.seeds} seeds measured on test data. "
+        f"All methods share trainer, adapter and budget: {selected}; {seeds} measured on test data. "
         f"{SCORE}: the mean of R@1 (both directions) and nDCG@10 of a mixed index (caption and image queries). "
         "\u201cThen centred\u201d: the same trained model, each modality minus its training mean; what this does as "
         "well needs no other objective."
