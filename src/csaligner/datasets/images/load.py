@@ -17,6 +17,7 @@ from csaligner.extras import install_command
 from csaligner.types import ImageSource
 
 from .deep import eight_bits, low_byte_tiles, restore_bits
+from .drawing import draw
 from .metadata_parts import pixels_only
 from .svg_check import harmless
 
@@ -40,7 +41,6 @@ MAX_ENCODED = 500_000_000  # bytes of an encoded image
 MAX_PIXELS = 50_000_000  # checked before decoding; 200 MB of RGBA
 LONGEST_SHOWN = 160
 NEARLY_WHITE = 240  # of 255
-DPI = 96.0  # CSS pixels per inch, for the units "pt", "mm" and "in" of an SVG
 
 
 def name_of(source: ImageSource) -> str:
@@ -156,16 +156,12 @@ def _decode(source: ImageSource, file: Path | io.BytesIO, size: int) -> Image.Im
 
 def _draw(source: ImageSource, size: int) -> Image.Image:
     try:
-        import resvg_py
+        return Image.open(io.BytesIO(draw(harmless(read_bytes(source)), size)), formats=["PNG"])
+    except CSAlignerError:
+        raise
     except ImportError:
         raise ImageError(f"{name_of(source)}: drawing SVG needs resvg; {install_command('bundled')}") from None
-    try:
-        drawing = harmless(read_bytes(source))
-        png = resvg_py.svg_to_bytes(svg_string=drawing, width=size, height=size, dpi=DPI)
-        return Image.open(io.BytesIO(bytes(png)))
-    except (KeyboardInterrupt, SystemExit, ImageError):
-        raise
-    except BaseException as error:  # a panic inside resvg is a BaseException
+    except Exception as error:  # of gzip, the parser or the renderer
         raise ImageError(f"{name_of(source)}: cannot be drawn ({_one_line(error)})") from None
 
 
