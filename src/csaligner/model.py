@@ -157,6 +157,12 @@ class AlignedModel:
         """Return the EncoderInfo of a modality; opens the encoder only if none is recorded. Raises InputError."""
         return self.infos[side] if side in self.infos else self.encoder(side).info
 
+    @property
+    def open_encoders(self) -> tuple[Encoder, ...]:
+        """The encoders that are open, with their LoRA weights."""
+        with self._opening:
+            return tuple(self._encoders.values())
+
     def encoder(self, side: Modality) -> Encoder:
         """Return the encoder of a modality, with its LoRA weights. Raises InputError if it cannot be opened."""
         with self._opening:

@@ -159,7 +159,7 @@ def test_many_uploads_are_decoded_a_few_at_a_time(index: Index, monkeypatch: pyt
             post.start()
         for post in posts:
             post.join()
-    assert most[0] == handlers.AT_ONCE
+    assert most[0] == server.AT_ONCE
 
 
 def test_captions_reach_the_page_as_text(client: Any) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hmac
 import ipaddress
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
@@ -23,6 +25,7 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
+WRONG_SECONDS, WRONG_AT_ONCE = 1.0, 4  # delay of the answer to a wrong password; most such answers of an address
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
@@ -46,6 +49,7 @@ class Guard:
         self._app, self._password, self._root = app, password, root
         self._own = frozenset(map(str.lower, own))
         self._hosts = None if hosts is None else self._own.union(hosts)
+        self._wrong = Counter[str]()  # answers to wrong passwords that wait, by address
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,12 +58,26 @@ class Guard:
         headers = {name.lower(): value for name, value in scope["headers"]}
         if self._hosts is not None and host_name(headers.get(b"host", b"").decode("latin-1")) not in self._hosts:
             await _refuse(send, 421, b"host name not allowed; allow it with csaligner serve --allow-host NAME")
-        elif self._password is not None and not _authorised(headers.get(b"authorization", b""), self._password):
-            await _refuse(send, 401, b"password required", (b"www-authenticate", b'Basic realm="csaligner"'))
+        elif self._password is not None and not (given := headers.get(b"authorization", b"")):
+            await _refuse_password(send)
+        elif self._password is not None and self._wrong[address := _address(scope)] >= WRONG_AT_ONCE:
+            await _refuse(send, 429, b"too many wrong passwords; try again soon", (b"retry-after", b"2"))
+        elif self._password is not None and not _authorised(given, self._password):
+            await self._slow_down(address)
+            await _refuse_password(send)
         elif scope["method"] not in ("GET", "HEAD") and not _same_origin(headers, self._own):
             await _refuse(send, 403, b"cross-site request rejected")
         else:
             await self._pass_on(scope, receive, _with_headers(send))
+
+    async def _slow_down(self, address: str) -> None:
+        """Wait before a wrong password is answered; an address gets WRONG_AT_ONCE answers in WRONG_SECONDS."""
+        self._wrong[address] += 1
+        try:
+            await asyncio.sleep(WRONG_SECONDS)
+        finally:
+            self._wrong[address] -= 1
+            self._wrong += Counter()  # without zeros
 
     async def _pass_on(self, scope: Any, receive: Receive, send: Send) -> None:
         """Call the app, which accepts paths with and without the root."""
@@ -102,6 +120,15 @@ def _authorised(header: bytes, password: str) -> bool:
     except binascii.Error:
         return False
     return scheme.lower() == b"basic" and hmac.compare_digest(given, password.encode())
+
+
+def _address(scope: Scope) -> str:
+    """Return the address of the client; all clients of a proxy have one."""
+    return str((scope.get("client") or ("",))[0])
+
+
+async def _refuse_password(send: Send) -> None:
+    await _refuse(send, 401, b"password required", (b"www-authenticate", b'Basic realm="csaligner"'))
 
 
 async def _refuse(send: Send, status: int, words: bytes, *more: tuple[bytes, bytes]) -> None:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 MOST_HITS, MOST_RESULTS, MOST_WORDS = 60, 1000, 2000  # per page, over all pages, characters of a query
 DEFAULT_HITS = 20
-AT_ONCE = 4  # uploads decoded concurrently; each may need 200 MB
 FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")  # set by a proxy
 
 Generator = Callable[[str, int], Image.Image]  # prompt, seed -> generated image
@@ -49,7 +48,6 @@ class Handlers:
         self._limits = WeakLimits(index)
         self._trouble = ""
         self._loading = threading.Lock()  # never released: load() runs once
-        self._decoding = threading.Semaphore(AT_ONCE)
         self.map = lru_cache(None)(lambda space: [list(asdict(p).values()) for p in collection_map(index, space)])
 
     def load(self) -> None:
@@ -93,8 +91,7 @@ class Handlers:
 
     def search_image(self, request: Any, body: bytes) -> dict[str, Any]:
         """Search by an uploaded image."""
-        with self._decoding:
-            image = read_upload(body, self.index.model.image_size)
+        image = read_upload(body, self.index.model.image_size)
         return self._answer(request, "image", lambda: self.index.features(image))
 
     def similar(self, request: Any) -> dict[str, Any]:
@@ -102,8 +99,11 @@ class Handlers:
         row = self._row(request)
         if row.modality == "text":
             return self._answer(request, "text", lambda: self.index.features(row.text))
-        source = source_of(row)
-        return self._answer(request, "image", lambda: self.index.model.features_image([source])[0])
+        try:
+            features = self.index.model.features_image([source_of(row)])[0]
+        except ImageError:  # its message contains the path, which is private
+            raise ImageError(f"{row.id}: cannot be read as an image") from None
+        return self._answer(request, "image", lambda: features)
 
     def item(self, request: Any) -> dict[str, Any]:
         """Return an item of the index; its path only to this machine."""

@@ -15,13 +15,16 @@ from csaligner.datasets.images.load import ImageError
 from csaligner.extras import install_command
 from csaligner.search.index import Index
 
+from .connections import listen, run
 from .guard import LOOPBACK_NAMES, ASGIApp, Guard, is_loopback
 from .handlers import Generator, Handlers
 from .openapi import api_page, openapi, search_page
 from .pictures import MAX_UPLOAD, Original
+from .served import Served, UnavailableError
 
 PATIENCE = 30.0  # timeout of an upload in seconds
-BACKLOG = 256  # pending connections
+AT_ONCE = 4  # uploads decoded and encoded concurrently; each may need 300 MB
+MOST_BODIES, MOST_BYTES = 64, 64_000_000  # uploads in memory
 STATIC: Mapping[str, str] = {
     "app.css": "text/css; charset=utf-8",
     "map.js": "text/javascript; charset=utf-8",
@@ -30,6 +33,7 @@ STATIC: Mapping[str, str] = {
 }
 HTML = "text/html; charset=utf-8"
 CHUNK = 1 << 18  # bytes
+SOON = {"retry-after": "2"}
 CACHE = {"cache-control": "private, max-age=600"}
 
 
@@ -62,10 +66,11 @@ class ServeSettings:
 
 def make_app(index: Index, settings: ServeSettings | None = None) -> ASGIApp:
     """Return the ASGI app. Raises InputError if starlette is not installed."""
-    return _app_of(Handlers(index, settings or ServeSettings()))
+    settings = settings or ServeSettings()
+    return _app_of(Served(index, settings), settings)
 
 
-def _app_of(app: Handlers) -> ASGIApp:
+def _app_of(app: Served, settings: ServeSettings) -> ASGIApp:
     try:
         from starlette.applications import Starlette
         from starlette.responses import JSONResponse, Response
@@ -79,28 +84,29 @@ def _app_of(app: Handlers) -> ASGIApp:
     pages = {f"/{name}": fixed(_static(name), kind) for name, kind in STATIC.items()}
     pages |= {"/": fixed(search_page(app.name), HTML), "/api.html": fixed(api_page(), HTML)}
     pages["/openapi.json"] = lambda _: JSONResponse(openapi())
-    gets: Mapping[str, Callable[[Any], Any]] = {
-        **{"about": app.about, "status": app.status, "search": app.search, "similar": app.similar},
-        **{"item": app.item, "map": app.points, "thumb": app.thumb, "original": app.original},
+    gets: Mapping[str, Callable[[Handlers, Any], Any]] = {
+        **{"about": Handlers.about, "status": Handlers.status, "search": Handlers.search, "similar": Handlers.similar},
+        **{"item": Handlers.item, "map": Handlers.points, "thumb": Handlers.thumb, "original": Handlers.original},
     }
     routes = [Route(path, page) for path, page in pages.items()]
-    routes += [Route(f"/api/{name}", _answers(work)) for name, work in gets.items()]
+    routes += [Route(f"/api/{name}", _answers(app, work)) for name, work in gets.items()]
     routes.append(Route("/api/search/image", _upload(app), methods=["POST"]))
-    routes.append(Route("/api/generate", _answers(app.generate), methods=["POST"]))
-    settings = app.settings
+    routes.append(Route("/api/generate", _answers(app, Handlers.generate), methods=["POST"]))
     hosts = LOOPBACK_NAMES if is_loopback(settings.host) or settings.allow_hosts else None
     own, root = settings.allow_hosts, settings.root_path
     return Guard(Starlette(routes=routes), password=settings.password, hosts=hosts, own=own, root=root)
 
 
-def _answers(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _answers(app: Served, work: Callable[[Handlers, Any], Any]) -> Callable[[Any], Any]:
     """Return a route that runs a handler in the thread pool."""
     from starlette.concurrency import run_in_threadpool
     from starlette.responses import JSONResponse, Response, StreamingResponse
 
     async def route(request: Any) -> Any:
         try:
-            found = await run_in_threadpool(work, request)
+            found = await run_in_threadpool(app.call, lambda handlers: work(handlers, request))
+        except UnavailableError as error:
+            return JSONResponse({"error": str(error)}, status_code=503, headers=SOON)
         except CSAlignerError as error:
             return JSONResponse({"error": str(error)}, status_code=404 if isinstance(error, ImageError) else 400)
         if isinstance(found, Original):
@@ -114,22 +120,54 @@ def _answers(work: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return route
 
 
-def _upload(app: Handlers) -> Callable[[Any], Any]:
-    """Return the route of a search by image."""
-    from starlette.responses import JSONResponse
+def _upload(app: Served) -> Callable[[Any], Any]:
+    """Return the route of a search by image. The bodies of all requests share a budget; a few are decoded at once."""
+    from starlette.requests import ClientDisconnect
+    from starlette.responses import JSONResponse, Response
+
+    budget, decoding = _Budget(), asyncio.Semaphore(AT_ONCE)
 
     async def upload(request: Any) -> Any:
+        declared = request.headers.get("content-length", str(MAX_UPLOAD))
+        if not declared.isdecimal() or int(declared[:12]) > MAX_UPLOAD:
+            words = f"the file is larger than the limit of {MAX_UPLOAD // 1_000_000} MB"
+            return JSONResponse({"error": words}, status_code=413, headers={"connection": "close"})
+        if not budget.take(int(declared)):
+            words = "too many images are being uploaded; try again soon"
+            return JSONResponse({"error": words}, status_code=503, headers=SOON | {"connection": "close"})
         try:
-            body = await asyncio.wait_for(_body(request), PATIENCE)
+            body = await asyncio.wait_for(_body(request, int(declared)), PATIENCE)
+            if body is None:
+                words = f"the file is larger than the limit of {MAX_UPLOAD // 1_000_000} MB"
+                return JSONResponse({"error": words}, status_code=413, headers={"connection": "close"})
+            async with decoding:  # until it is encoded: an image in full size is in memory
+                return await _answers(app, lambda handlers, r: handlers.search_image(r, body))(request)
         except (TimeoutError, asyncio.TimeoutError):  # different classes before Python 3.11
             words = f"the upload took longer than {PATIENCE:.0f} seconds"
             return JSONResponse({"error": words}, status_code=408, headers={"connection": "close"})
-        if body is None:
-            words = f"the file is larger than the limit of {MAX_UPLOAD // 1_000_000} MB"
-            return JSONResponse({"error": words}, status_code=413, headers={"connection": "close"})
-        return await _answers(lambda r: app.search_image(r, body))(request)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
+        finally:
+            budget.give(int(declared))
 
     return upload
+
+
+class _Budget:
+    """Number and bytes of the uploads that are in memory; used by the event loop only."""
+
+    def __init__(self) -> None:
+        self._bodies = self._bytes = 0
+
+    def take(self, size: int) -> bool:
+        """Reserve `size` bytes, if there are as many."""
+        if self._bodies >= MOST_BODIES or self._bytes + size > MOST_BYTES:
+            return False
+        self._bodies, self._bytes = self._bodies + 1, self._bytes + size
+        return True
+
+    def give(self, size: int) -> None:
+        self._bodies, self._bytes = self._bodies - 1, self._bytes - size
 
 
 def serve(index: Index, settings: ServeSettings, ready: Callable[[str], object] = print) -> None:
@@ -137,40 +175,23 @@ def serve(index: Index, settings: ServeSettings, ready: Callable[[str], object] 
 
     Raises InputError if the address cannot be used.
     """
-    import socket
-
-    handlers = Handlers(index, settings)
-    app = _app_of(handlers)
-    import uvicorn
-
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host.strip("[]"), settings.port))
-        listener.listen(BACKLOG)  # accept connections before the URL is reported
-    except OSError as error:
-        listener.close()
-        where = f"{settings.host}:{settings.port}"
-        raise InputError(f"serve: cannot listen on {where} ({error.strerror}); try another --port") from None
-    handlers.load()
+    served = Served(index, settings)
+    app = _app_of(served, settings)
+    listener = listen(settings.host, settings.port)
+    served.load()
     with listener:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         ready(f"http://{host}:{listener.getsockname()[1]}/")
-        config = uvicorn.Config(app, backlog=BACKLOG, log_level="warning", access_log=False, lifespan="off")
-        uvicorn.Server(config).run(sockets=[listener])
+        run(app, listener)
 
 
-async def _body(request: Any) -> bytes | None:
-    """Return the body, or None if it is too large."""
-    declared = request.headers.get("content-length", "0")
-    if not declared.isdecimal() or int(declared) > MAX_UPLOAD:
-        return None
+async def _body(request: Any, most: int) -> bytes | None:
+    """Return the body, or None if it has more than `most` bytes."""
     parts: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size > MAX_UPLOAD:
+        if size > most:
             return None
         parts.append(chunk)
     return b"".join(parts)

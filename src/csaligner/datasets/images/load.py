@@ -8,15 +8,17 @@ from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps, features
 
 from csaligner.checks import CSAlignerError
 from csaligner.extras import install_command
 from csaligner.types import ImageSource
 
-from .deep import eight_bits, low_byte_tiles, restore_bits
+from .deep import eight_bits, in_strips, low_byte_tiles, restore_bits, strips
 from .drawing import draw
 from .metadata_parts import pixels_only
 from .svg_check import harmless
@@ -167,7 +169,8 @@ def _draw(source: ImageSource, size: int) -> Image.Image:
 
 def _opaque(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        return Image.fromarray(eight_bits(np.asarray(image))).convert("RGB")
+        most = max((int(values.max(initial=0)) for values, _ in strips(image)), default=0)
+        return in_strips(image, lambda values: eight_bits(values, most)).convert("RGB")
     if image.mode in {"I", "F"}:
         return _stretched(image)
     if image.mode not in {"RGBA", "LA", "PA", "RGBa", "La"} and "transparency" not in image.info:
@@ -175,20 +178,25 @@ def _opaque(image: Image.Image) -> Image.Image:
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     white = Image.new("RGB", rgba.size, "white")
     white.paste(rgba, mask=rgba)
-    darkest = int(np.asarray(white).min(initial=255))
-    if darkest < NEARLY_WHITE or not np.asarray(rgba)[..., 3].any():
+    darkest = min(low for low, _ in white.getextrema())  # type: ignore[misc]  # a pair for each colour
+    if darkest < NEARLY_WHITE or rgba.getchannel("A").getextrema()[1] == 0:
         return white
     black = Image.new("RGB", rgba.size, "black")
     black.paste(rgba, mask=rgba)
-    return black if np.asarray(black).max() > 255 - darkest else white
+    brightest = max(high for _, high in black.getextrema())  # type: ignore[misc]
+    return black if brightest > 255 - darkest else white
 
 
 def _stretched(image: Image.Image) -> Image.Image:
     """Scale 32-bit integer or floating grey values, which have no fixed range, from their minimum to their maximum."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    low, high = values.min(), values.max()
-    grey = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
-    return Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    ends = [(values.min(), values.max()) for values in (_finite(strip) for strip, _ in strips(image))]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    scale = 255 / (high - low) if high > low else 0.0
+    return in_strips(image, lambda strip: ((_finite(strip) - low) * scale).round().astype(np.uint8)).convert("RGB")
+
+
+def _finite(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    return np.nan_to_num(values.astype(np.float64))
 
 
 def _one_line(error: BaseException) -> str:
