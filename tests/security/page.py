@@ -64,5 +64,3 @@ def serving(index: Path, log: Path, *, headers: float = 1.0, files: int = FILES)
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
-
-

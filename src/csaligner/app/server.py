@@ -23,7 +23,7 @@ from .pictures import MAX_UPLOAD, Original
 from .served import Served, UnavailableError
 
 PATIENCE = 30.0  # timeout of an upload in seconds
-AT_ONCE = 4  # uploads decoded and encoded concurrently; each may need 300 MB
+AT_ONCE = 2  # uploads decoded and encoded concurrently; each may need 320 MB
 MOST_BODIES, MOST_BYTES = 64, 64_000_000  # uploads in memory
 STATIC: Mapping[str, str] = {
     "app.css": "text/css; charset=utf-8",
