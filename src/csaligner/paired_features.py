@@ -70,7 +70,8 @@ def join_features(first: PairedFeatures, second: PairedFeatures) -> PairedFeatur
 def _join_tokens(first: PairedTokens | None, second: PairedTokens | None) -> PairedTokens | None:
     if first is None or second is None:
         return None
-    return PairedTokens(first.image.concat(second.image), first.text.concat(second.text))
+    image, text = (getattr(first, side).loaded().concat(getattr(second, side).loaded()) for side in ("image", "text"))
+    return PairedTokens(image, text)
 
 
 def first_captions(text_to_image: Tensor, n: int) -> Tensor:

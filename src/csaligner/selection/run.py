@@ -18,8 +18,8 @@ from csaligner.adapters.aligner import Aligner
 from csaligner.config import TrainConfig
 from csaligner.distributed.processes import is_main, on_main
 from csaligner.run_folder import GATED_MODEL, START_MODEL
+from csaligner.store.read_tokens import read_tokens
 from csaligner.store.store import Store
-from csaligner.store.tokens import read_tokens
 from csaligner.training.training_data import TrainingData, evenly_read, groups_of, joined, some_pairs
 from csaligner.types import PairedFeatures
 

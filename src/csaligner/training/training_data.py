@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from csaligner.config import TrainConfig, UnpairedConfig
+from csaligner.store.read_tokens import read_tokens
 from csaligner.store.store import Store
-from csaligner.store.tokens import read_tokens
 from csaligner.types import Modality, PairedFeatures, Sampler, Split
 
 from .samplers import EncoderRows, JoinedRows, PairSampler, Rows, StoredPairs, StoredRows, UnpairedRows, UnpairedSampler
