@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("ops", "divergences", "losses", "distributed", "training/test_gradcache.py", "contract/test_divergences.py")
+TESTS = (
+    "ops",
+    "divergences",
+    "losses",
+    "distributed",
+    "training/test_gradcache.py",
+    "contract/test_divergences.py",
+    "adapters/test_prior.py",
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,8 @@ class Mutant:
 
 
 MUTANTS = [
+    Mutant("prior: no causal mask", "adapters/prior_network.py", "device=seen.device).tril()", "device=seen.device)"),
+    Mutant("prior: padding attended to", "adapters/prior_network.py", "before & seen[:, None, :]", "before"),
     Mutant("D_CS: sign of the cross term", "divergences/cauchy_schwarz.py", "- 2 * between", "+ 2 * between"),
     Mutant("D_CS: cross term once", "divergences/cauchy_schwarz.py", "- 2 * between", "- between"),
     Mutant("MMD: unbiased ignored", "divergences/mmd.py", "diagonal=not unbiased", "diagonal=True"),

@@ -143,6 +143,7 @@ class PairedFeatures:
 
 
 Inputs = Tensor | Mapping[str, Tensor]  # features, or inputs of a trained encoder (token ids, pixels)
+TEXT_STATES = ("pooled", "states", "mask")  # keys of the inputs of a prior: (M, d), (M, L, d_hidden), (M, L) bool
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def untrained(data: TrainingData, config: TrainConfig, out: Path, val_images: in
     resumes: training resumes from a given checkpoint folder, so it is not gated.
     """
     encoders = data.pairs.image_fingerprint, data.pairs.text_fingerprint
-    pairs = some_pairs(data.pairs, "train", config.start.images)
+    pairs = some_pairs(data.pairs, "train", config.start.images, config.reads_states)
     if config.start.kind != "chosen" and not config.gates:
         model = Aligner.fit_start(pairs, config, encoders)
         return Untrained(model, None, False, {})
