@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from csaligner.checks import InputError
-from csaligner.config import FORMAT_VERSION, AdapterConfig, Strict, TrainConfig
+from csaligner.config import FIXED, FORMAT_VERSION, AdapterConfig, Strict, TrainConfig
 from csaligner.registry import ADAPTERS, load
 from csaligner.types import TEXT_STATES, Inputs, Modality, PairedFeatures, TokenPairs, TokenSets, TokenSource
 
-from .folder import FIXED, check_size, read_config, read_weights, write_model
+from .folder import check_size, read_config, read_weights, write_model
 from .hub import HubMixin
 from .mlp import MLPAdapter
 from .prior import PriorAdapter, settings_of_checkpoint
@@ -115,8 +115,8 @@ class Aligner(nn.Module, HubMixin):
             if config.start.kind == "random" and isinstance(adapter, MLPAdapter | PriorAdapter):
                 adapter.randomise()
         if config.start.checkpoint is not None:
-            fitted = standardise.get("image")
-            moments = (fitted.mean, fitted.std) if fitted is not None else ()
+            side = standardise.get("image")
+            moments = (side.mean, side.std) if side is not None else ()
             cast(PriorAdapter, model.text_adapter).load_published(Path(config.start.checkpoint), *moments)
         return model
 

@@ -87,8 +87,8 @@ class PriorAdapter(nn.Module):
         """x: (N, d_in) pooled features. states: (N, L, d) hidden states of the text encoder, L <= 77; mask: (N, L),
         True for states to attend to, None: all; noise: (N, d_out), None: as configured. Raises InputError."""
         states, mask, noise = self._inputs(x, states, mask, noise)
-        z: Tensor = self.start(x)
-        return z + self.network(x, states, mask, noise)
+        z: Tensor = self.start(x) + self.network(x, states, mask, noise)
+        return z
 
     def with_tokens(self, x: Tensor, states: Tensor, mask: Tensor) -> tuple[Tensor, TokenSets]:
         """Return forward(x, states, mask), and the embedding read at each state as the tokens of the text,

@@ -176,7 +176,7 @@ def _counts(path: Path, name: str) -> tuple[Tensor, int] | None:
 @lru_cache(OPEN_FILES)
 def _opened(path: Path, changed: int) -> Any:
     """Return an open, memory-mapped file. changed: its time, so that a rewritten file is opened again."""
-    return safe_open(path, framework="pt").__enter__()  # closed with the process, as the maps of the features
+    return safe_open(path, framework="pt")  # closed with the process, as the maps of the features
 
 
 def _some(tokens: Tensor, count: int) -> Tensor:
