@@ -115,8 +115,8 @@ class Aligner(nn.Module, HubMixin):
             if config.start.kind == "random" and isinstance(adapter, MLPAdapter | PriorAdapter):
                 adapter.randomise()
         if config.start.checkpoint is not None:
-            side = standardise.get("image")
-            moments = (side.mean, side.std) if side is not None else ()
+            images = standardise.get("image")
+            moments = (images.mean, images.std) if images is not None else ()
             cast(PriorAdapter, model.text_adapter).load_published(Path(config.start.checkpoint), *moments)
         return model
 
