@@ -167,7 +167,7 @@ def survives(mutant: Mutant, folder: Path) -> str | None:
         return f"{mutant.old!r} is not in {mutant.file}: update this list"
     path.write_text(text.replace(mutant.old, mutant.new, 1))
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    nearest_first = sorted(TESTS, key=lambda name: not mutant.file.startswith(name))
+    nearest_first = sorted(TESTS, key=lambda name: not mutant.file.startswith(name.partition("/")[0]))
     tests = [str(ROOT / "tests" / name) for name in nearest_first]
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, *tests], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
