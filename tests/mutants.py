@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TESTS = ("ops", "divergences", "losses", "distributed", "training/test_gradcache.py", "contract/test_divergences.py")
+TESTS = (
+    "ops",
+    "divergences",
+    "losses",
+    "distributed",
+    "training/test_gradcache.py",
+    "contract/test_divergences.py",
+    "adapters/test_prior.py",
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,8 @@ class Mutant:
 
 
 MUTANTS = [
+    Mutant("prior: no causal mask", "adapters/prior_network.py", "device=seen.device).tril()", "device=seen.device)"),
+    Mutant("prior: padding attended to", "adapters/prior_network.py", "before & seen[:, None, :]", "before"),
     Mutant("D_CS: sign of the cross term", "divergences/cauchy_schwarz.py", "- 2 * between", "+ 2 * between"),
     Mutant("D_CS: cross term once", "divergences/cauchy_schwarz.py", "- 2 * between", "- between"),
     Mutant("MMD: unbiased ignored", "divergences/mmd.py", "diagonal=not unbiased", "diagonal=True"),
@@ -157,7 +167,7 @@ def survives(mutant: Mutant, folder: Path) -> str | None:
         return f"{mutant.old!r} is not in {mutant.file}: update this list"
     path.write_text(text.replace(mutant.old, mutant.new, 1))
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    nearest_first = sorted(TESTS, key=lambda name: not mutant.file.startswith(name))
+    nearest_first = sorted(TESTS, key=lambda name: not mutant.file.startswith(name.partition("/")[0]))
     tests = [str(ROOT / "tests" / name) for name in nearest_first]
     environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, *tests], env=environment, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -8,11 +8,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
+from .adapter_config import FIXED as FIXED  # noqa: PLC0414  (exported)
+from .adapter_config import AdapterConfig as AdapterConfig  # noqa: PLC0414  (exported)
+from .adapter_config import Strict as Strict  # noqa: PLC0414  (exported)
 from .checks import InputError, nearest
 from .parsing import parse_yaml
-from .registry import ADAPTERS
 
 FORMAT_VERSION = 1
 FIXED_SIDE_SCALE = 50.0  # 1/temperature with an identity adapter
@@ -32,12 +41,6 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Strict(BaseModel):
-    """A frozen config; an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 class Schedule(Strict):
     """A number that changes from `start` to `end` over the run, linearly or along half a cosine."""
 
@@ -49,32 +52,6 @@ class Schedule(Strict):
 class PositiveSchedule(Schedule):
     start: Positive
     end: Positive
-
-
-class AdapterConfig(Strict):
-    """Config of one adapter. `identity` only L2-normalises the features.
-
-    onto: the adapter maps onto the fixed modality; a learnt number is the distance of its rows from that modality's
-    centre, initialised by the start (adapters/start.py).
-    """
-
-    name: str = "mlp"
-    hidden: Annotated[int, Field(ge=1)] = 512
-    blocks: Annotated[int, Field(ge=1)] = 1
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    onto: bool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_alone(cls, data: Any) -> Any:
-        return {"name": data} if isinstance(data, str) else data
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in ADAPTERS:
-            raise ValueError(f"{name!r} is not known; {nearest(name, ADAPTERS)}")
-        return name
 
 
 class StartConfig(Strict):
@@ -91,6 +68,8 @@ class StartConfig(Strict):
     spread: for a fixed modality of the same dimension, the distance of the mapped rows from its centre, in multiples
     of the root mean square distance of its own rows: larger values keep more recall, smaller ones reduce the gap more.
     images: maximum number of training images for the fit, evenly spaced.
+    checkpoint: folder of a published ECLIPSE prior, which replaces the start and the weights of the text adapter
+    (adapters/prior.py); needs text_adapter=prior and a fixed image_adapter.
     """
 
     kind: Literal["chosen", "auto", "identity", "moments", "projection", "class_names", "random"] = "chosen"
@@ -99,6 +78,11 @@ class StartConfig(Strict):
     projection_shrinkage: Positive = 12.0
     spread: Positive = 3.0
     images: Annotated[int, Field(ge=2)] = 20_000
+    checkpoint: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k: v for k, v in write(self).items() if v is not None or k != "checkpoint"}
 
 
 class BalanceConfig(Strict):
@@ -269,8 +253,13 @@ class TrainConfig(Strict):
             raise ValueError(
                 "image_adapter and text_adapter are both identity, so nothing is trained; set one of them to mlp"
             )
-        if self.lora is not None and self.objective.sees_tokens:
-            raise ValueError(f"lora: trains an encoder, {TOKEN_TERM} uses stored tokens; remove one of them")
+        if self.start.checkpoint is not None and (
+            self.text_adapter.name != "prior" or self.image_adapter.name not in FIXED
+        ):
+            raise ValueError(
+                "start.checkpoint: holds a prior from text to fixed images; set text_adapter=prior and "
+                f"image_adapter={' or '.join(FIXED)}"
+            )
         if self.objective.exchange == "ring" and self.memory.size:
             raise ValueError("memory: not supported with objective.exchange=ring; set memory.size=0")
         if self.patience is not None and self.monitor is None:
@@ -279,8 +268,9 @@ class TrainConfig(Strict):
 
     @property
     def chooses_start(self) -> bool:
-        """Whether the start is chosen: start.kind is chosen, and no adapter is standardise or centre."""
-        return self.start.kind == "chosen" and not self._uses("standardise", "centre")
+        """Whether the start is chosen: kind chosen, no checkpoint, and no adapter standardise or centre."""
+        published = self.start.checkpoint is not None
+        return self.start.kind == "chosen" and not published and not self._uses("standardise", "centre")
 
     @property
     def gates(self) -> bool:
@@ -288,6 +278,11 @@ class TrainConfig(Strict):
         random weights (the start is no alignment), and with adapters standardise, centre and prior (text-to-image)."""
         trains = self.epochs != 0 and self.lora is None and self.start.kind != "random"
         return self.gate and trains and not self._uses("standardise", "centre", "prior")
+
+    @property
+    def reads_states(self) -> bool:
+        """Whether the text adapter reads hidden states of the text encoder where the data have them (a prior)."""
+        return self.text_adapter.name == "prior"
 
     def epochs_for(self, batches: int) -> int:
         """Return `epochs`; none: 40, and with the gate as many as make GATED_STEPS steps, at least 8 and at most 40.

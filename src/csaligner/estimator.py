@@ -117,12 +117,14 @@ class CSAligner:
         unpaired_texts: Any = None,
         groups: Sequence[str] | None = None,
     ) -> CSAligner:
-        """Like fit, for features that are already paired (such as those of a store), with their tokens if any."""
+        """Like fit, for features that are already paired (such as those of a store), with tokens and states if any."""
         if len(features.image) < 2:
             raise InputError(f"image_features: got {len(features.image)} image to train on, wanted at least 2")
         c = self.config
         if not c.objective.sees_tokens:
             features = replace(features, tokens=None)
+        if not c.reads_states:
+            features = replace(features, states=None)
         if groups is not None:
             check_length("groups", groups, len(features.image), "images")
         unpaired = tuple(

@@ -16,14 +16,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from csaligner.adapters.aligner import BUNDLED as BUNDLED_FOLDER
-from csaligner.adapters.aligner import Aligner, AlignerConfig, encode
+from csaligner.adapters.aligner import Aligner, AlignerConfig, encode, with_states
 from csaligner.adapters.folder import CONFIG, WEIGHTS
 from csaligner.adapters.lora import FOLDERS, MARK, TunableEncoder, load_lora, lora_sides
 from csaligner.adapters.start import Affine
 from csaligner.encoders import IMAGE_ENCODER, TEXT_ENCODER, has_two_towers, is_encoder_name, open_encoder
 from csaligner.store.decode_workers import prepared, wanted_size
+from csaligner.store.tokens import MAX_STATES, token_encoder
 
 from .checks import InputError
 from .config import AdapterConfig
@@ -31,7 +33,7 @@ from .files import move_up, sha256_of, write_folder, write_text
 from .integrity import CHECKSUMS, ErrorContext, read_sealed, write_sealed
 from .parsing import checked
 from .run_folder import RECORD, encoders_of, model_folder
-from .types import Encoder, EncoderInfo, ImageSource, Modality
+from .types import Encoder, EncoderInfo, ImageSource, Modality, TokenSets
 
 BUNDLED = "bundled"
 ASSET = BUNDLED_FOLDER
@@ -196,14 +198,24 @@ class AlignedModel:
         return prepared(self.encoder(side), Path(item) if side == "image" and isinstance(item, str) else item, side)
 
     def encode_prepared(self, side: Modality, ready: Sequence[Any]) -> Tensor:
-        """Encode B > 0 items from `prepare` to features (B, dim_image or dim_text), float32, on the CPU."""
+        """Encode B > 0 items from `prepare` to features (B, dim_image or dim_text), float32, on the CPU.
+
+        With a prior that reads the text encoder's hidden states, the features of texts are the prior's output (B, dim):
+        a row of fixed length that holds all that `align` needs.
+        """
         encoder = self.encoder(side)
+        if side == "text" and self.aligner.reads_states:
+            with self._encoding, torch.inference_mode():
+                return self._prior(encoder, list(ready))
         batch = torch.stack(list(ready)) if isinstance(ready[0], Tensor) else list(ready)
         with self._encoding:
             return encoder.encode(cast(Sequence[Any], batch)).float()
 
     def align(self, side: Modality, features: Tensor) -> Tensor:
-        """Map features (N, dim_image or dim_text) to unit rows (N, dim), on the CPU."""
+        """Map features (N, dim_image or dim_text) to unit rows (N, dim), on the CPU. Features of texts are those of
+        `features_text`; with a prior that reads hidden states they are its output."""
+        if side == "text" and self.aligner.reads_states:
+            return normalize(features.float(), dim=1)
         return encode(self.aligner, side, features)
 
     @property
@@ -250,7 +262,17 @@ class AlignedModel:
             raise InputError(f"{side}s: got a string, wanted a list of {side}s")
         chunks = (items[start : start + batch_size] for start in range(0, len(items), batch_size))
         parts = [self.encode_prepared(side, [self.prepare(side, item) for item in chunk]) for chunk in chunks]
-        return torch.cat(parts) if parts else torch.empty(0, getattr(self.aligner.config, f"dim_{side}"))
+        if parts:
+            return torch.cat(parts)
+        own = side == "text" and self.aligner.reads_states
+        return torch.empty(0, self.dim if own else getattr(self.aligner.config, f"dim_{side}"))
+
+    def _prior(self, encoder: Encoder, ready: list[Any]) -> Tensor:
+        found = token_encoder(encoder, "text").encode_with_tokens(ready)
+        if found.states is None:
+            raise InputError(f"text: {encoder.info.id} has no hidden states, which {self.name} reads")
+        sets = TokenSets.of([states[:MAX_STATES] for states in found.states])
+        return self.aligner.adapt_text(with_states(found.features.float(), sets)).cpu()
 
     def _can_encode(self, side: Modality) -> bool:
         try:

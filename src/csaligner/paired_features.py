@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .checks import InputError, check_length, check_rows
-from .types import PairedFeatures, PairedTokens
+from .types import PairedFeatures, PairedTokens, TokenRows, TokenSource
 
 Ids = Sequence[Any] | NDArray[Any] | Tensor  # an int or a string per row
 
@@ -64,13 +64,18 @@ def join_features(first: PairedFeatures, second: PairedFeatures) -> PairedFeatur
         first.image_ids + second.image_ids,
         captions,
         _join_tokens(first.tokens, second.tokens),
+        None if first.states is None or second.states is None else _joined(first.states, second.states),
     )
 
 
 def _join_tokens(first: PairedTokens | None, second: PairedTokens | None) -> PairedTokens | None:
     if first is None or second is None:
         return None
-    return PairedTokens(first.image.concat(second.image), first.text.concat(second.text))
+    return PairedTokens(_joined(first.image, second.image), _joined(first.text, second.text))
+
+
+def _joined(first: TokenSource, second: TokenSource) -> TokenRows:
+    return first.loaded().concat(second.loaded())
 
 
 def first_captions(text_to_image: Tensor, n: int) -> Tensor:

@@ -158,7 +158,8 @@ def _train_lora(
     val = tuned.with_store(data.val) if data.val is not None else tuned
 
     def evaluate_now(m: LoRAAligner) -> dict[str, float]:
-        return validate(m.heads, val.features(None if data.val is not None else "val", config.val_images))
+        split: Split | None = None if data.val is not None else "val"
+        return validate(m.heads, val.features(split, config.val_images, heads.reads_states))
 
     hooks = Hooks(evaluate_now if is_main() else no_metrics, how[0])
     started = time.perf_counter()
@@ -198,7 +199,8 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[Me
     config = read_config(run)
     model, features = load_run(run, store, split)
     own = Store.open(trained_on) if trained_on.exists() else store  # `store` may have only a test split
-    train_features, test = some_pairs(own, "train", config.start.images), store.features(split)
+    train_features = some_pairs(own, "train", config.start.images, config.reads_states)
+    test = some_pairs(store, split, None, config.reads_states)
     start = start_of(run, train_features, config)
     aligned = {START: align(start, test), OURS: align(model, features)}
     history = read_state(run / CHECKPOINTS / "latest").history
@@ -224,9 +226,11 @@ def load_run(run: Path, store: Store, split: Split) -> tuple[Aligner, PairedFeat
     of the run's encoders. Raises InputError if the store was made with other encoders."""
     model = AlignedModel.open(run)
     store.require(image=model.trained_on("image"), text=model.trained_on("text"))
+    states = model.aligner.reads_states
     if not model.lora:
-        return model.aligner, store.features(split)
-    return model.aligner, TrainableStore(store, {side: model.encoder(side) for side in model.lora}).features(split)
+        return model.aligner, some_pairs(store, split, None, states)
+    tuned = TrainableStore(store, {side: model.encoder(side) for side in model.lora})
+    return model.aligner, tuned.features(split, states=states)
 
 
 def measure(name: str, seed: int, features: PairedFeatures, run: Run | None = None) -> MethodResult:

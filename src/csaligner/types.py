@@ -33,12 +33,44 @@ class TokenSets:
         return cls(pad_sequence(list(sets), batch_first=True), mask)
 
 
+class TokenSource(Protocol):
+    """n sets of tokens, in memory (TokenRows) or on disk (store/tokens.py). counts: (n,) int64, each at least 1; dim:
+    dimensions of a token."""
+
+    @property
+    def counts(self) -> Tensor: ...
+
+    @property
+    def dim(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Tensor, /) -> TokenSets:
+        """Return the sets of these rows, padded with zeros."""
+        ...
+
+    def subset(self, rows: Tensor) -> TokenSource:
+        """Return the sets of these rows, in their order. rows: (m,) int64."""
+        ...
+
+    def loaded(self) -> TokenRows:
+        """Return the sets in memory."""
+        ...
+
+
 @dataclass(frozen=True)
 class TokenRows:
     """n concatenated sets of tokens. states: (sum of counts, d); counts: (n,) int64, each at least 1."""
 
     states: Tensor
     counts: Tensor
+
+    @property
+    def dim(self) -> int:
+        return int(self.states.shape[1])
+
+    def loaded(self) -> TokenRows:
+        return self
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -69,8 +101,18 @@ class TokenRows:
 class PairedTokens:
     """The tokens of the N images and M captions of PairedFeatures, in the dimensions of their features."""
 
-    image: TokenRows
-    text: TokenRows
+    image: TokenSource
+    text: TokenSource
+
+
+@dataclass(frozen=True)
+class EncodedTokens:
+    """B encoded items. features: (B, d); tokens: B tensors (T_b, d), in the space of the features; states: of texts,
+    B tensors (L_b, d_hidden), the hidden states of all tokens, special ones included."""
+
+    features: Tensor
+    tokens: Sequence[Tensor]
+    states: Sequence[Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,8 +128,9 @@ class PairedFeatures:
     """Features of N images and their M captions; every image has at least one caption.
 
     image: (N, d_image); text: (M, d_text); text_to_image: (M,) int64, the row in `image` that each caption
-    belongs to; image_ids: N names; captions: the M texts, if known; tokens: for the token-level term. Rows are matched
-    by this index, never by position.
+    belongs to; image_ids: N names; captions: the M texts, if known; tokens: for the token-level term; states: hidden
+    states of the M captions, special tokens included, for a prior (adapters/prior.py). Rows are matched by this index,
+    never by position.
     """
 
     image: Tensor
@@ -96,9 +139,11 @@ class PairedFeatures:
     image_ids: tuple[str, ...]
     captions: tuple[str, ...] | None = None
     tokens: PairedTokens | None = None
+    states: TokenSource | None = None
 
 
 Inputs = Tensor | Mapping[str, Tensor]  # features, or inputs of a trained encoder (token ids, pixels)
+TEXT_STATES = ("pooled", "states", "mask")  # keys of the inputs of a prior: (M, d), (M, L, d_hidden), (M, L) bool
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,19 @@ def test_token_outputs_leave_out_special_tokens_and_padding(tiny_model: Tiny) ->
         assert not states[~mask].any()
         before = 0 if family == "siglip" else 1
         wanted = by_hand(folder, kind, TEXTS[3], **more).last_hidden_state[0, before : before + 4]
+        if family == "clip":  # its own projection, as of the pooled state
+            wanted = transformers.CLIPModel.from_pretrained(folder).text_projection(wanted).detach()
         close(states[3, :4], wanted)
+
+
+def test_hidden_states_hold_the_special_tokens_and_features_are_those_of_encode(tiny_model: Tiny) -> None:
+    folder = tiny_model("clip")
+    encoder = open_text(str(folder))
+    found = encoder.encode_with_tokens(TEXTS)
+    assert torch.equal(found.features, encoder.encode(TEXTS))
+    assert found.states is not None
+    assert [len(states) for states in found.states] == [len(tokens) + 2 for tokens in found.tokens]
+    close(found.states[3], by_hand(folder, "CLIPTextModel", TEXTS[3]).last_hidden_state[0])
 
 
 LONG = "a cat on the house and the dog runs on the big red house"  # 14 words; CLIP's tokens: 2 more, at most 10

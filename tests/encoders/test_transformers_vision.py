@@ -95,6 +95,19 @@ def test_token_outputs_are_the_patches(tiny_model: Tiny, pictures: list[Image.Im
         close(encode(encoder, pictures)[1], wanted.mean(0))
 
 
+def test_patches_of_clip_are_projected_as_its_class_state(tiny_model: Tiny, pictures: list[Image.Image]) -> None:
+    folder = tiny_model("clip")
+    encoder = open_image(folder)
+    ready = [encoder.prepare(picture) for picture in pictures]
+    found = encoder.encode_with_tokens(ready)
+    assert torch.equal(found.features, encoder.encode(ready))
+    model = transformers.CLIPModel.from_pretrained(folder)
+    states = by_hand(folder, "CLIPVisionModel", pictures[1]).last_hidden_state[0]
+    projected = model.visual_projection(model.vision_model.post_layernorm(states)).detach()
+    close(found.tokens[1], projected[1:])
+    close(found.features[1], projected[0])
+
+
 def test_padding_patches_of_siglip2_never_count(tiny_model: Tiny, pictures: list[Image.Image]) -> None:
     folder = tiny_model("siglip2")
     encoder = open_image(folder, "?pooling=mean")

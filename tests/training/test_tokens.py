@@ -143,5 +143,3 @@ def test_data_without_tokens_are_refused_in_one_line() -> None:
 def test_terms_that_cannot_be(terms: dict[str, Any], line: str) -> None:
     with pytest.raises(InputError, match=line):
         build_config(ObjectiveConfig, {"terms": terms})
-    with pytest.raises(InputError, match=r"lora.*token_cauchy_schwarz"):
-        config(**with_term(0.3), lora={"sides": "text"})

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
@@ -14,18 +14,20 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from csaligner.checks import InputError
-from csaligner.config import FORMAT_VERSION, AdapterConfig, Strict, TrainConfig
+from csaligner.config import FIXED, FORMAT_VERSION, AdapterConfig, Strict, TrainConfig
 from csaligner.registry import ADAPTERS, load
-from csaligner.types import Modality, PairedFeatures
+from csaligner.types import TEXT_STATES, Inputs, Modality, PairedFeatures, TokenPairs, TokenSets, TokenSource
 
-from .folder import FIXED, check_size, read_config, read_weights, write_model
+from .folder import check_size, read_config, read_weights, write_model
 from .hub import HubMixin
 from .mlp import MLPAdapter
+from .prior import PriorAdapter, settings_of_checkpoint
 from .standardise import CentreAdapter, StandardiseAdapter
 from .start import Affine, blank, fit_starts
 from .untrained import PairMoments, untrained_family
 
 CHUNK = 8192
+STATES_AT_ONCE = 256  # texts with hidden states per forward pass
 BUNDLED = Path(__file__).parents[1] / "assets" / "bundled-aligner"
 FITTED = {"standardise": StandardiseAdapter, "centre": CentreAdapter}  # fixed sides with moments
 
@@ -74,7 +76,8 @@ class Aligner(nn.Module, HubMixin):
 
         start.kind=chosen without starts is the prior of the family (adapters/untrained.py). With start.kind=random, all
         weights of mlp and linear adapters are random and learned. start.kind=class_names is the bundled aligner, with
-        its adapters; raises InputError if the features are not those of its encoders.
+        its adapters; raises InputError if the features are not those of its encoders. A prior reads features.states if
+        there are any; start.checkpoint replaces its weights.
         """
         if config.start.kind == "class_names":
             return cls._bundled(features, encoders)
@@ -99,7 +102,7 @@ class Aligner(nn.Module, HubMixin):
                 dim_text=features.text.shape[1],
                 dim=len(starts[0].offset),
                 image_adapter=_landing(config.image_adapter, starts[0]),
-                text_adapter=_landing(config.text_adapter, starts[1]),
+                text_adapter=_landing(_of_states(features, config), starts[1]),
                 image_encoder=encoders[0],
                 text_encoder=encoders[1],
             ),
@@ -109,8 +112,12 @@ class Aligner(nn.Module, HubMixin):
         for side, fitted in standardise.items():
             getattr(model, f"{side}_adapter").load_state_dict(fitted.state_dict())
         for adapter in (model.image_adapter, model.text_adapter):
-            if config.start.kind == "random" and isinstance(adapter, MLPAdapter):
+            if config.start.kind == "random" and isinstance(adapter, MLPAdapter | PriorAdapter):
                 adapter.randomise()
+        if config.start.checkpoint is not None:
+            images = standardise.get("image")
+            moments = (images.mean, images.std) if images is not None else ()
+            cast(PriorAdapter, model.text_adapter).load_published(Path(config.start.checkpoint), *moments)
         return model
 
     @classmethod
@@ -133,11 +140,41 @@ class Aligner(nn.Module, HubMixin):
     def encode_image(self, image: Tensor) -> Tensor:
         return normalize(self.image_adapter(image), dim=1)
 
-    def encode_text(self, text: Tensor) -> Tensor:
-        return normalize(self.text_adapter(text), dim=1)
+    def encode_text(self, text: Inputs) -> Tensor:
+        """text: features (M, dim_text); of an aligner that reads states, a mapping of types.TEXT_STATES."""
+        return normalize(self.adapt_text(text), dim=1)
 
-    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    def adapt_text(self, text: Inputs) -> Tensor:
+        """Return the output of the text adapter, (M, dim), before normalisation."""
+        parts = (text,) if isinstance(text, Tensor) else tuple(text[name] for name in TEXT_STATES)
+        found: Tensor = self.text_adapter(*parts)
+        return found
+
+    @property
+    def reads_states(self) -> bool:
+        """Whether the text adapter reads the hidden states of the text encoder (a prior trained with them)."""
+        return self.config.text_adapter.states is not None
+
+    def forward(self, image: Tensor, text: Inputs) -> tuple[Tensor, Tensor]:
         return self.encode_image(image), self.encode_text(text)
+
+    def with_tokens(self, image: Tensor, text: Inputs, tokens: TokenPairs) -> tuple[Tensor, Tensor, TokenPairs]:
+        """Return forward(image, text) and the tokens of the pairs in the aligned space, unit vectors.
+
+        tokens: (P, T, dim_image) and (P, L, dim_text), of the P texts that come first; each token passes through the
+        adapter of its modality. The tokens of a prior that reads states are its outputs at the states instead."""
+        if not self.reads_states:
+            sides = (adapt_sets(self.encode_image, tokens.image), adapt_sets(self.encode_text, tokens.text))
+            return self.encode_image(image), self.encode_text(text), TokenPairs(*sides)
+        pooled, states, mask = (text[name] for name in TEXT_STATES)  # type: ignore[index]
+        found, sets = cast(PriorAdapter, self.text_adapter).with_tokens(pooled, states, mask)
+        pairs = len(tokens.image.mask)
+        own = TokenSets(normalize(sets.states[:pairs], dim=2), sets.mask[:pairs])
+        return (
+            self.encode_image(image),
+            normalize(found, dim=1),
+            TokenPairs(adapt_sets(self.encode_image, tokens.image), own),
+        )
 
     def save(self, folder: Path) -> None:
         """Write config.json and model.safetensors into `folder`, atomically."""
@@ -161,10 +198,12 @@ def fixed_modality(config: TrainConfig) -> Modality | None:
 
 
 def align(model: Aligner, features: PairedFeatures) -> PairedFeatures:
-    """Return the same pairs, encoded into the aligned space."""
+    """Return the same pairs, encoded into the aligned space. Raises InputError if the model reads states and there are
+    none."""
+    text = features.text.float()
     return PairedFeatures(
         encode(model, "image", features.image.float()),
-        encode(model, "text", features.text.float()),
+        encode_states(model, text, features.states) if model.reads_states else encode(model, "text", text),
         features.text_to_image,
         features.image_ids,
         features.captions,
@@ -177,6 +216,46 @@ def encode(model: Aligner, side: str, x: Tensor) -> Tensor:
     apply: Callable[[Tensor], Tensor] = model.encode_image if side == "image" else model.encode_text
     device = model.log_logit_scale.device
     return torch.cat([apply(chunk.to(device)).cpu() for chunk in torch.split(x, CHUNK)])
+
+
+@torch.inference_mode()
+def encode_states(model: Aligner, text: Tensor, states: TokenSource | None) -> Tensor:
+    """Encode texts (M, d) with the hidden states of the text encoder, in chunks; returns a CPU tensor."""
+    if states is None:
+        raise InputError("text: this prior reads hidden states, but these pairs have none; embed with --tokens")
+    device = model.log_logit_scale.device
+    found = []
+    for rows in torch.split(torch.arange(len(text)), STATES_AT_ONCE):
+        inputs = with_states(text[rows], states[rows])
+        found.append(model.encode_text({name: t.to(device) for name, t in inputs.items()}).cpu())
+    return torch.cat(found) if found else torch.empty(0, model.config.dim)
+
+
+def with_states(text: Tensor, states: TokenSets) -> dict[str, Tensor]:
+    """Return the text input of an aligner that reads states (types.TEXT_STATES)."""
+    return dict(zip(TEXT_STATES, (text, states.states, states.mask), strict=True))
+
+
+def adapt_sets(encode: Callable[[Tensor], Tensor], sets: TokenSets) -> TokenSets:
+    """Apply an adapter to every token; masked tokens become zeros."""
+    found = encode(sets.states[sets.mask])
+    return TokenSets(found.new_zeros(*sets.mask.shape, found.shape[1]).index_put((sets.mask,), found), sets.mask)
+
+
+def _of_states(features: PairedFeatures, config: TrainConfig) -> AdapterConfig:
+    """Return the text adapter's config with the shape of a published prior, and of the hidden states of the data."""
+    adapter = config.text_adapter
+    if config.start.checkpoint is not None:
+        adapter = settings_of_checkpoint(Path(config.start.checkpoint), adapter)
+    elif adapter.name == "prior" and features.states is not None:
+        adapter = adapter.model_copy(update={"states": features.states.dim})
+    if adapter.states is not None and (features.states is None or features.states.dim != adapter.states):
+        got = "none" if features.states is None else f"some of {features.states.dim} dimensions"
+        raise InputError(
+            f"text: the prior reads hidden states of {adapter.states} dimensions, the data have {got}; embed with "
+            "--tokens and the text encoder of the prior"
+        )
+    return adapter
 
 
 def _landing(adapter: AdapterConfig, start: Affine) -> AdapterConfig:

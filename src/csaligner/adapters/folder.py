@@ -10,14 +10,13 @@ from typing import TypeVar
 from torch import nn
 
 from csaligner.checks import InputError
-from csaligner.config import FORMAT_VERSION, AdapterConfig, Strict, build_config
+from csaligner.config import FIXED, FORMAT_VERSION, AdapterConfig, Strict, build_config
 from csaligner.files import write_folder
 from csaligner.integrity import ErrorContext, load_tensors, read_sealed, save_tensors, write_sealed
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CHECKPOINT = ErrorContext("checkpoint", "copy the folder again, or train again")
-FIXED = ("identity", "standardise", "centre")  # adapters without learned parameters
 C = TypeVar("C", bound=Strict)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -14,10 +15,11 @@ from csaligner.config import LoRAConfig
 from csaligner.extras import install_command
 from csaligner.files import move_up, write_folder
 from csaligner.integrity import check_checksums, write_checksums
-from csaligner.types import Inputs, Modality
+from csaligner.types import TEXT_STATES, Inputs, Modality, TokenPairs, TokenSets
 
 from .aligner import Aligner
 from .folder import CHECKPOINT
+from .prior_network import CONTEXT
 
 ATTENTION = (
     *("q_proj", "k_proj", "v_proj", "query", "key", "value", "q_lin", "k_lin", "v_lin", "c_attn"),
@@ -28,7 +30,11 @@ MARK = "+lora"  # suffix of an encoder fingerprint: features of the frozen encod
 
 
 class Pooled(Protocol):
-    pooled: Tensor
+    @property
+    def pooled(self) -> Tensor: ...
+
+    @property
+    def tokens(self) -> Tensor | None: ...
 
 
 class EncoderTower(Protocol):
@@ -79,7 +85,7 @@ class LoRAAligner(nn.Module):
 
     def encode_image(self, image: Inputs) -> Tensor:
         """Map features (N, dim_image) or inputs of the image encoder to unit rows (N, dim)."""
-        return self.heads.encode_image(self._features("image", image))
+        return self.heads.encode_image(cast(Tensor, self._features("image", image)))
 
     def encode_text(self, text: Inputs) -> Tensor:
         """Map features (M, dim_text) or inputs of the text encoder to unit rows (M, dim)."""
@@ -87,6 +93,21 @@ class LoRAAligner(nn.Module):
 
     def forward(self, image: Inputs, text: Inputs) -> tuple[Tensor, Tensor]:
         return self.encode_image(image), self.encode_text(text)
+
+    def with_tokens(
+        self, image: Inputs, text: Inputs, tokens: TokenPairs, owners: Tensor
+    ) -> tuple[Tensor, Tensor, TokenPairs]:
+        """Return forward(image, text) and the tokens of the P pairs, as Aligner.with_tokens; those of a trained encoder
+        come from this pass, the others from `tokens`. owners: (P,), the row in `image` of each of the first P texts."""
+        found = {side: self._pass(side, inputs) for side, inputs in (("image", image), ("text", text))}
+        (x, own_image), (y, own_text) = found["image"], found["text"]
+        pairs = TokenPairs(
+            tokens.image if own_image is None else TokenSets(own_image.states[owners], own_image.mask[owners]),
+            tokens.text
+            if own_text is None
+            else TokenSets(own_text.states[: len(owners)], own_text.mask[: len(owners)]),
+        )
+        return self.heads.with_tokens(cast(Tensor, x), y, pairs)
 
     def merge(self) -> None:
         """Add (alpha / rank) B A to W, irreversibly: as fast as the plain encoder, equal up to rounding. A merged model
@@ -132,11 +153,28 @@ class LoRAAligner(nn.Module):
         model._peft = {side: load_lora(folder, side, tower) for side, tower in towers.items()}
         return model.eval()
 
-    def _features(self, side: str, inputs: Inputs) -> Tensor:
+    def _features(self, side: str, inputs: Inputs) -> Inputs:
+        return self._pass(side, inputs)[0]
+
+    def _pass(self, side: str, inputs: Inputs) -> tuple[Inputs, TokenSets | None]:
+        """Return the features of one modality, with hidden states if the heads read them, and its tokens; None for the
+        tokens of a frozen encoder."""
         if side not in self.towers:
-            return cast(Tensor, inputs)
-        pooled = cast(EncoderTower, self.towers[side])(cast(Mapping[str, Tensor], inputs)).pooled
-        return pooled.to(self.log_logit_scale.dtype)
+            return inputs, None
+        given, tower = cast(Mapping[str, Tensor], inputs), self.towers[side]
+        found, dtype = cast(EncoderTower, tower)(given), self.log_logit_scale.dtype
+        pooled, states = found.pooled.to(dtype), found.tokens
+        if states is None:
+            return pooled, None
+        project = getattr(tower, "project_tokens", None)
+        tokens = (states if project is None else project(states)).to(dtype)
+        seen = given.get("content_mask" if side == "text" else "pixel_attention_mask")
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if seen is None else seen.bool()
+        sets = TokenSets(tokens, mask | ~mask.any(dim=1, keepdim=True))  # an empty text: all of its tokens
+        if side == "image" or not self.heads.reads_states:
+            return pooled, sets
+        attended = given["attention_mask"][:, :CONTEXT].bool()
+        return dict(zip(TEXT_STATES, (pooled, states[:, :CONTEXT], attended), strict=True)), sets
 
 
 def lora_sides(folder: Path) -> tuple[Modality, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,7 +65,9 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     ] = 0.05,
     tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Also store the tokens of each item, at most this many, for token_cauchy_schwarz."),
+        typer.Option(
+            min=1, help="Also store the tokens of each item, at most this many (token_cauchy_schwarz, prior)."
+        ),
     ] = None,
     runner: Annotated[str, typer.Option(help="local: also under torchrun.", metavar="[local|ray]")] = "local",
     ray_actors: Annotated[
@@ -80,13 +83,12 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     from csaligner.pipeline import embed_dataset, open_encoders
     from csaligner.progress import progress
     from csaligner.store.embed import ExtractSettings
-    from csaligner.store.tokens import embed_tokens
+    from csaligner.store.read_tokens import add_tokens
+    from csaligner.store.tokens import are_there
 
     join_processes()
     if image_only and text_only:
         raise InputError("image_only: --image-only and --text-only are mutually exclusive; give at most one")
-    if tokens and (image_only or text_only):
-        raise InputError("tokens: --tokens needs images and captions; remove --image-only and --text-only")
     if precision not in ("fp32", "fp16"):
         raise InputError(f"precision: got {precision!r}, wanted fp32 or fp16")
     keys = _options(csv_img_key, csv_caption_key, csv_id_key, csv_split_key)
@@ -95,20 +97,22 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     settings = ExtractSettings(
         shard_size, batch_size, workers, max_bad, dtype="float16" if precision == "fp16" else "float32", update=update
     )
+    settings = replace(settings, tokens=None if update or runner == "ray" else tokens)
+    names = (None if text_only else image_encoder, None if image_only else text_encoder)
     with progress(err, "embed", quiet or not is_main()) as show:
         store = embed_dataset(
             data,
             out,
-            encoders=(None if text_only else image_encoder, None if image_only else text_encoder),
+            encoders=names,
             options=keys | {"data_format": data_format},
             settings=settings,
             progress=show,
             runner=runner,  # type: ignore[arg-type]  # checked by embed_dataset
             ray_actors=ray_actors,
         )
-    if tokens and is_main():
+    if tokens and is_main() and not are_there(store.path, store.manifest.plan, tokens):  # an older or updated store
         with progress(err, "tokens", quiet) as show:
-            embed_tokens(store, open_encoders((image_encoder, text_encoder)), tokens, show)
+            add_tokens(store, open_encoders(names), tokens, show)
     for line in store.notes if is_main() else ():
         err.print(line, style="yellow", highlight=False, soft_wrap=True, markup=False)
     if is_main():

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from csaligner.checks import InputError
 from csaligner.paired_features import join_features, pair_features
+from csaligner.store.read_tokens import has_tokens, read_tokens
 from csaligner.store.store import Store
-from csaligner.store.tokens import has_tokens, read_tokens
 from csaligner.types import PairedFeatures
 
 FOLDS = 5

@@ -38,7 +38,7 @@ def task_key(fold: Fold, *settings: Any) -> str:
     digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode())
     for part in (*(part for split in fold.splits for part in split), fold.test):
         digest.update(json.dumps([part.text_to_image.tolist(), part.image_ids, part.captions]).encode())
-        tokens = (part.tokens.image.states, part.tokens.text.states) if part.tokens else ()
+        tokens = tuple(t.loaded().states for t in (part.tokens.image, part.tokens.text)) if part.tokens else ()
         for x in (part.image, part.text, *tokens):
             digest.update(x.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from csaligner.checks import InputError
 from csaligner.extras import install_command
 from csaligner.files import sha256_of
-from csaligner.types import EncoderInfo
+from csaligner.types import EncodedTokens, EncoderInfo
 
 from .pixels import fit_square, to_tensor
 
@@ -69,6 +69,15 @@ class EfficientNetLite0:
         """B tensors from `prepare` -> (B, 49, 1280) float32, the positions of the feature map, and a mask of True."""
         tokens = torch.cat([chunk.flatten(2).transpose(1, 2) for chunk in self._maps(prepared)]).contiguous()
         return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool)
+
+    @torch.inference_mode()
+    def encode_with_tokens(self, prepared: Sequence[Tensor]) -> EncodedTokens:
+        """Return features, and tokens as encode_tokens, of one forward pass."""
+        pooled, tokens = [], []
+        for chunk in self._maps(prepared):
+            pooled.append(chunk.mean((2, 3)))
+            tokens += list(chunk.flatten(2).transpose(1, 2).contiguous())
+        return EncodedTokens(torch.cat(pooled), tokens)
 
     def _maps(self, prepared: Sequence[Tensor]) -> Iterator[Tensor]:
         """The last feature map, (CHUNK, 1280, 7, 7) at a time."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from csaligner.checks import InputError
-from csaligner.types import EncoderInfo, TokenSets
+from csaligner.types import EncodedTokens, EncoderInfo, TokenSets
 
 LongText = Literal["error", "truncate", "split"]
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -94,34 +94,48 @@ class TextEncoder:
         pooled = torch.zeros(len(pieces), self._info.dim)
         for rows, inputs, _ in self._batches(pieces):
             pooled[rows] = self.tower(inputs).pooled.to("cpu", torch.float32)
-        owners = torch.tensor([piece.owner for piece in pieces])
-        weights = torch.tensor([float(max(1, piece.content)) for piece in pieces])
-        if len(pieces) == len(prepared):
-            return pooled[torch.argsort(owners)]
-        total = torch.zeros(len(prepared)).index_add_(0, owners, weights)
-        mean = torch.zeros(len(prepared), self._info.dim)
-        return mean.index_add_(0, owners, pooled * (weights / total[owners])[:, None])
+        return self._joined(pieces, pooled, len(prepared))
 
     @torch.inference_mode()
     def encode_tokens(self, prepared: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """B texts -> states (B, T, d_token) float32, and a mask (B, T), True for real tokens.
+        """B texts -> tokens (B, T, d_token) float32, and a mask (B, T), True for real tokens.
 
         Special tokens and padding are excluded; T is the number of tokens of the longest text. Pieces of a split text
-        are concatenated.
+        are concatenated. Towers with a projection of their own (CLIP) project tokens into the space of the features.
         """
-        pieces = self._pieces(prepared)
-        found: list[Tensor | None] = [None] * len(pieces)
-        for rows, inputs, content in self._batches(pieces):
-            states = self.tower(inputs).tokens
-            if states is None:
-                raise InputError(f"encoder: {self._info.id} returns no token states")
-            for row, state, own in zip(rows, states.to("cpu", torch.float32), content, strict=True):
-                found[row] = state[own]
-        by_text: list[list[Tensor]] = [[] for _ in prepared]
-        for piece, state in zip(pieces, found, strict=True):
-            by_text[piece.owner].append(cast(Tensor, state))
-        sets = TokenSets.of([torch.cat(states) for states in by_text])
+        sets = TokenSets.of(self.encode_with_tokens(prepared).tokens)
         return sets.states, sets.mask
+
+    @torch.inference_mode()
+    def encode_with_tokens(self, prepared: Sequence[str]) -> EncodedTokens:
+        """Return features, tokens as encode_tokens, and the hidden states of all tokens, special ones included."""
+        pieces = self._pieces(prepared)
+        pooled = torch.zeros(len(pieces), self._info.dim)
+        content: list[Tensor | None] = [None] * len(pieces)
+        hidden: list[Tensor | None] = [None] * len(pieces)
+        for rows, inputs, own in self._batches(pieces):
+            found = self.tower(inputs)
+            if found.tokens is None:
+                raise InputError(f"encoder: {self._info.id} returns no token states")
+            pooled[rows] = found.pooled.to("cpu", torch.float32)
+            tokens, states = (
+                t.to("cpu", torch.float32) for t in (project_tokens(self.tower, found.tokens), found.tokens)
+            )
+            attended = inputs["attention_mask"].bool().cpu()
+            for place, row in enumerate(rows):
+                content[row], hidden[row] = tokens[place][own[place]], states[place][attended[place]]
+        by_text = tuple(_by_owner(pieces, sets, len(prepared)) for sets in (content, hidden))
+        return EncodedTokens(self._joined(pieces, pooled, len(prepared)), *by_text)
+
+    def _joined(self, pieces: Sequence[_Piece], pooled: Tensor, texts: int) -> Tensor:
+        """Return one row per text: the mean of its pieces, weighted by their numbers of tokens."""
+        owners = torch.tensor([piece.owner for piece in pieces])
+        weights = torch.tensor([float(max(1, piece.content)) for piece in pieces])
+        if len(pieces) == texts:
+            return pooled[torch.argsort(owners)]
+        total = torch.zeros(texts).index_add_(0, owners, weights)
+        mean = torch.zeros(texts, self._info.dim)
+        return mean.index_add_(0, owners, pooled * (weights / total[owners])[:, None])
 
     def inputs(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Return the padded inputs of the tower, one row per text, for fine-tuning.
@@ -187,6 +201,20 @@ class TextEncoder:
         content = padded["attention_mask"].bool() & (padded["special_tokens_mask"] == 0)
         inputs = {key: padded[key] for key in MODEL_INPUTS if key in padded}
         return inputs | {"content_mask": content}, content
+
+
+def _by_owner(pieces: Sequence[_Piece], sets: Sequence[Tensor | None], texts: int) -> list[Tensor]:
+    """Return the concatenated tokens of each text."""
+    found: list[list[Tensor]] = [[] for _ in range(texts)]
+    for piece, tokens in zip(pieces, sets, strict=True):
+        found[piece.owner].append(cast(Tensor, tokens))
+    return [torch.cat(tokens) for tokens in found]
+
+
+def project_tokens(tower: Any, tokens: Tensor) -> Tensor:
+    """Return the tokens in the space of the tower's features: projected by towers that have a projection (CLIP)."""
+    project = getattr(tower, "project_tokens", None)
+    return tokens if project is None else cast(Tensor, project(tokens))
 
 
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:

@@ -37,6 +37,12 @@ class ProjectedTextTower(nn.Module):
         projected = getattr(out, "text_embeds", None)
         return States(out.pooler_output if projected is None else projected, out.last_hidden_state)
 
+    def project_tokens(self, tokens: Tensor) -> Tensor:
+        """Apply CLIP's text projection, which maps the pooled state to the features, to every state."""
+        projection = getattr(self.model, "text_projection", None)
+        found: Tensor = tokens if projection is None else projection(tokens)
+        return found
+
 
 class PooledTextTower(nn.Module):
     """Any model with last_hidden_state, pooled over its tokens.

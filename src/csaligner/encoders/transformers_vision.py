@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from csaligner.checks import InputError
-from csaligner.types import EncoderInfo
+from csaligner.types import EncodedTokens, EncoderInfo, TokenSets
 
 from .folder import ModelFolder
 from .loading import load_model, quiet_loading, resolve_device
 from .spec import ImageOptions, changed_options, name_with
-from .text import States
+from .text import States, project_tokens
 
 PROJECTED = {
     "clip": "CLIPVisionModelWithProjection",
@@ -51,6 +51,14 @@ class ImageTower(nn.Module):
             patches = patches.flatten(2).transpose(1, 2)
         patches = patches[:, self._first :]
         return States(self._pool(out, patches, inputs.get("pixel_attention_mask")), patches)
+
+    def project_tokens(self, tokens: Tensor) -> Tensor:
+        """Apply CLIP's last norm and projection, which map the class state to the features, to every patch."""
+        projection = getattr(self.model, "visual_projection", None)
+        if projection is None or self._pooling != "auto":
+            return tokens
+        found: Tensor = projection(self.model.vision_model.post_layernorm(tokens))
+        return found
 
     def _pool(self, out: Any, patches: Tensor, mask: Tensor | None) -> Tensor:
         if self._pooling == "mean":
@@ -90,19 +98,25 @@ class ImageEncoder:
 
     @torch.inference_mode()
     def encode_tokens(self, prepared: Sequence[Any]) -> tuple[Tensor, Tensor]:
-        """B prepared images -> states of the patches (B, T, d_token) float32, and the mask (B, T) of real patches.
+        """B prepared images -> tokens (B, T, d_token) float32, and the mask (B, T) of real patches.
 
-        Class and register tokens are excluded.
+        Class and register tokens are excluded. CLIP's patches are projected into the space of its features.
         """
-        states, masks = [], []
+        sets = TokenSets.of(self.encode_with_tokens(prepared).tokens)
+        return sets.states, sets.mask
+
+    @torch.inference_mode()
+    def encode_with_tokens(self, prepared: Sequence[Any]) -> EncodedTokens:
+        """Return features, and tokens as encode_tokens, of one forward pass."""
+        rows, found = [torch.empty(0, self._info.dim)], []
         for i in range(0, len(prepared), self._batch):
-            inputs = self.inputs(prepared[i : i + self._batch])
-            tokens = self._run(prepared[i : i + self._batch]).tokens
-            assert tokens is not None
-            states.append(tokens.to("cpu", torch.float32))
-            mask = inputs.get("pixel_attention_mask")
-            masks.append(torch.ones(tokens.shape[:2], dtype=torch.bool) if mask is None else mask.bool())
-        return torch.cat(states), torch.cat(masks)
+            out = self._run(prepared[i : i + self._batch])
+            assert out.tokens is not None
+            rows.append(out.pooled.to("cpu", torch.float32))
+            tokens = project_tokens(self.tower, out.tokens).to("cpu", torch.float32)
+            mask = self.inputs(prepared[i : i + self._batch]).get("pixel_attention_mask")
+            found += list(tokens) if mask is None else [t[own] for t, own in zip(tokens, mask.bool(), strict=True)]
+        return EncodedTokens(torch.cat(rows), found)
 
     def inputs(self, prepared: Sequence[Any]) -> dict[str, Tensor]:
         """Return the inputs of the tower, one row per image."""

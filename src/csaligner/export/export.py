@@ -66,6 +66,10 @@ def export(run: Path, out: Path, format: str, licence: str = "unknown") -> tuple
             f"format: {format} contains adapters only, this run has LoRA in its {' and '.join(model.lora)} encoder; "
             "use sentence-transformers or hub"
         )
+    if model.aligner.reads_states and format not in {"safetensors", "hub"}:
+        raise InputError(
+            f"format: {format} maps features, this run has a prior that reads hidden states; use safetensors or hub"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     if format == "sentence-transformers":
         _sentence_transformer(model, out)

@@ -146,7 +146,7 @@ def evaluate_run_generation(
     check_enough(store, protocol)
     opened = open_decoder(decoder)
     reference = Reference(store, open_encoder(feature_encoder, "image"), opened.side, protocol)
-    if "text" in text.model.lora:  # the store's features are those of the frozen encoder
+    if "text" in text.model.lora or text.model.aligner.reads_states:  # not the features that the store holds
         captions = reference.pairs.captions or ()
         reference.pairs = replace(reference.pairs, text=text.model.features_text(captions))
     found = evaluate_generation(text, opened, reference, sampling, no_picture(opened, text, sampling))

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from csaligner.adapters.folder import FIXED
 from csaligner.adapters.standardise import StandardiseAdapter
 from csaligner.checks import InputError
+from csaligner.config import FIXED
 from csaligner.decoders.contract import Contract
 from csaligner.model import AlignedModel
 

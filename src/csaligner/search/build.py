@@ -335,8 +335,9 @@ def _embed(index: Index, part: list[tuple[Entry, str]], plan: _Plan, source: str
 
 
 def _cached(index: Index, part: list[tuple[Entry, str]], cache: FeatureCache | None) -> dict[str, Tensor]:
-    """Return the features of a batch that are in the cache, by digest."""
-    if cache is None:
+    """Return the features of a batch that are in the cache, by digest; none of encoders with weights of the run."""
+    modality, model = part[0][0].modality, index.model
+    if cache is None or modality in model.lora or (modality == "text" and model.aligner.reads_states):
         return {}
     info = index.model.info(part[0][0].modality)
     found = {digest: cache.get(info, digest) for _, digest in part}

@@ -31,7 +31,7 @@ def group_folds(n: int, count: int, seed: int, groups: Sequence[str] | None = No
 
 
 def rows_of(features: PairedFeatures, images: Tensor) -> PairedFeatures:
-    """Return the pairs of the given image rows, with all their captions and their tokens."""
+    """Return the pairs of the given image rows, with all their captions, tokens and states."""
     place = torch.full((len(features.image),), -1)
     place[images] = torch.arange(len(images))
     owner = place[features.text_to_image]
@@ -45,6 +45,7 @@ def rows_of(features: PairedFeatures, images: Tensor) -> PairedFeatures:
         image_ids=tuple(features.image_ids[i] for i in images.tolist()),
         captions=None if features.captions is None else tuple(features.captions[i] for i in kept.tolist()),
         tokens=None if tokens is None else PairedTokens(tokens.image.subset(images), tokens.text.subset(kept)),
+        states=None if features.states is None else features.states.subset(kept),
     )
 
 

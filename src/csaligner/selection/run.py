@@ -18,8 +18,8 @@ from csaligner.adapters.aligner import Aligner
 from csaligner.config import TrainConfig
 from csaligner.distributed.processes import is_main, on_main
 from csaligner.run_folder import GATED_MODEL, START_MODEL
+from csaligner.store.read_tokens import read_tokens
 from csaligner.store.store import Store
-from csaligner.store.tokens import read_tokens
 from csaligner.training.training_data import TrainingData, evenly_read, groups_of, joined, some_pairs
 from csaligner.types import PairedFeatures
 
@@ -53,7 +53,7 @@ def untrained(data: TrainingData, config: TrainConfig, out: Path, val_images: in
     resumes: training resumes from a given checkpoint folder, so it is not gated.
     """
     encoders = data.pairs.image_fingerprint, data.pairs.text_fingerprint
-    pairs = some_pairs(data.pairs, "train", config.start.images)
+    pairs = some_pairs(data.pairs, "train", config.start.images, config.reads_states)
     if config.start.kind != "chosen" and not config.gates:
         model = Aligner.fit_start(pairs, config, encoders)
         return Untrained(model, None, False, {})

@@ -28,6 +28,7 @@ from .shard_files import is_there, remove_temporaries
 from .shard_maker import Encoders, ProgressCallback, Work
 from .shard_records import Part, check_parts, join_parts, read_parts, remove_parts, write_part
 from .store import DType, Store, finish
+from .tokens import finish_tokens, token_file
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class ExtractSettings:
     """shard_size: images per shard; an interruption loses at most one shard. batch_size: images per forward pass;
     workers: number of processes that decode images, 0: decode in this process; max_bad: maximum fraction of unreadable
     images before the run fails; dtype: number format of the files; update: embed_dataset changes a finished store of
-    other data to the dataset, and embeds only what differs (see update.py)."""
+    other data to the dataset, and embeds only what differs (see update.py); tokens: also store the tokens of each item,
+    at most this many, from the same forward pass (store/tokens.py); a finished store is not changed by it."""
 
     shard_size: int = 512
     batch_size: int = 64
@@ -43,10 +45,11 @@ class ExtractSettings:
     max_bad: float = 0.05
     dtype: DType = "float32"
     update: bool = False
+    tokens: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("shard_size", 1), ("batch_size", 1), ("workers", 0)):
-            if getattr(self, name) < least:
+        for name, least in (("shard_size", 1), ("batch_size", 1), ("workers", 0), ("tokens", 1)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise InputError(f"{name}: got {getattr(self, name)}, wanted at least {least}")
         if check_non_negative("max_bad", self.max_bad) > 1:
             raise InputError(f"max_bad: got {self.max_bad:g}, wanted a fraction between 0 and 1")
@@ -104,7 +107,8 @@ class Job:
         cleaned = clean_items(dataset, sides=tuple(infos))
         wanted = _plan(dataset, cleaned, infos, settings)
         size = read_manifest(out).shard_size if (out / MANIFEST).is_file() else settings.shard_size
-        work = Work(cleaned.items, encoders, out, size, settings.dtype, settings.batch_size, settings.workers)
+        how = (size, settings.dtype, settings.batch_size, settings.workers, settings.tokens)
+        work = Work(cleaned.items, encoders, out, *how)
         return cls(work, wanted, settings.max_bad)
 
     @contextmanager
@@ -126,6 +130,8 @@ class Job:
                 yield []
                 return
             parts = {number: part for number, part in read_parts(out).items() if is_there(out, part.shard)}
+            if self.work.tokens is not None:
+                parts = {number: part for number, part in parts.items() if token_file(out, number).is_file()}
             check_parts(out, parts)
             remove_temporaries(out)
             count = -(-len(self.work.items) // found.shard_size)
@@ -168,6 +174,8 @@ class Job:
         if not manifest.n_rows:
             raise InputError(f"{manifest.dataset}: no image could be used (first: {manifest.skipped[0].reason})")
         finish(out, manifest)
+        if self.work.tokens is not None:
+            finish_tokens(out, manifest.plan, len(manifest.shards), self.work.tokens)
         remove_parts(out)
 
     def check_bad(self, bad: Sequence[Skipped]) -> None:

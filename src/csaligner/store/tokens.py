@@ -1,144 +1,185 @@
-"""Token features of a store, tokens.safetensors, for the token-level term.
+"""Token features of a store: one file per shard in the folder tokens, read row by row.
 
-The file holds, for the images in the order of their first row and for every caption row, the concatenated tokens
-(float16) and the number of tokens per item, and the plan of the store.
+A file holds, for the images of its shard in the order of their first row and for every caption row, the concatenated
+tokens (float16) and their number per item, and the hidden states of the captions. checksums.json is written last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from csaligner.checks import InputError
 from csaligner.files import write_atomically
-from csaligner.integrity import ErrorContext, load_tensors, save_tensors
-from csaligner.types import Encoder, Modality, PairedTokens, Split, TokenRows
+from csaligner.integrity import ErrorContext, check_checksums, read_checksums, save_tensors, write_checksums
+from csaligner.types import EncodedTokens, Encoder, EncoderInfo, Modality, TokenRows, TokenSets
 
 from .decode_workers import prepared
-from .shard_maker import Encoders, ProgressCallback
-from .store import SIDES, Store
 
-TOKENS = "tokens.safetensors"
+FOLDER = "tokens"
+MAX_STATES = 77  # hidden states kept of a caption: the context of CLIP's text encoders
 CHUNK = 64  # items in memory at a time
-OWNER = ErrorContext("tokens", "delete it and embed with --tokens again")
+OPEN_FILES = 256
+OWNER = ErrorContext("tokens", "delete the folder tokens and embed with --tokens again")
 
 
 @runtime_checkable
 class TokenEncoder(Protocol):
-    """An encoder with token features: B prepared items -> (B, T, d) float32, and a mask (B, T) of bool."""
+    """An encoder with token features: B prepared items -> features and tokens of one forward pass."""
 
-    def encode_tokens(self, prepared: Sequence[Any]) -> tuple[Tensor, Tensor]: ...
-
-
-def embed_tokens(store: Store, encoders: Encoders, per_item: int, progress: ProgressCallback | None = None) -> None:
-    """Add the tokens to a finished store of pairs: at most `per_item` per image and per caption, evenly spaced.
-
-    Images are read again. An existing file for this store and `per_item` is kept. All tokens are in memory, 2 bytes per
-    number. Raises InputError, without writing, for other encoders than the store's, for encoders without tokens or with
-    tokens of another dimension than their features, and for a store without image paths or captions.
-    """
-    store.require(
-        image=encoders.image.info if encoders.image else None, text=encoders.text.info if encoders.text else None
-    )
-    if _is_there(store, per_item):
-        return
-    pairing = store.pairing()
-    rows = {"image": pairing.image_rows, "text": pairing.text_rows}
-    items = {side: store.items(side, rows[side]) for side in SIDES}
-    total, done = sum(map(len, items.values())), 0
-    tensors = {"plan": _as_bytes(store.manifest.plan), "per_item": torch.tensor(per_item)}
-    for side in SIDES:
-        encoder = encoders.image if side == "image" else encoders.text
-        if not isinstance(encoder, TokenEncoder):
-            raise InputError(f"tokens: {store.encoders[side].id} has no tokens; choose an hf: or bundled: encoder")
-        if None in items[side]:
-            what = "captions" if side == "text" else "images"
-            raise InputError(f"tokens: {store.path} has no {what}, only features; embed the data with csaligner")
-        kept: list[Tensor] = []
-        for sets in _encoded(encoder, side, items[side]):
-            kept += [_some(tokens, per_item).half() for tokens in sets]
-            done += len(sets)
-            if progress is not None:
-                progress(done, total)
-        tensors |= {side: torch.cat(kept), f"{side}_counts": torch.tensor([len(tokens) for tokens in kept])}
-    write_atomically(store.path / TOKENS, lambda temporary: save_tensors(tensors, temporary))
+    def encode_with_tokens(self, prepared: Sequence[Any]) -> EncodedTokens: ...
 
 
-def has_tokens(store: Store) -> bool:
-    return (store.path / TOKENS).is_file()
+@dataclass
+class ShardTokens:
+    """Tokens of a shard by the names of its file ("image", "text", "states"), at most `per_item` of an item."""
+
+    per_item: int
+    sets: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def add(self, side: Modality, found: EncodedTokens, items: Sequence[Any], info: EncoderInfo) -> None:
+        """Append the tokens of these items. Raises InputError for none, or for another dimension than the features'."""
+        for tokens, item in zip(found.tokens, items, strict=True):
+            if tokens.shape[1] != info.dim:
+                raise InputError(
+                    f"tokens: {info.id} has tokens of {tokens.shape[1]} dimensions and features of {info.dim}, wanted "
+                    "equal dimensions; choose an encoder that pools or projects its tokens"
+                )
+            if not len(tokens):
+                raise InputError(f"tokens: {info.id} returns none for {str(item)[:60]!r}; remove that item")
+        self.sets.setdefault(side, []).extend(_some(tokens, self.per_item).half() for tokens in found.tokens)
+        if side == "text" and found.states is not None:
+            self.sets.setdefault("states", []).extend(states[:MAX_STATES].half() for states in found.states)
+
+    def write(self, folder: Path, number: int) -> None:
+        tensors: dict[str, Tensor] = {}
+        for name, sets in self.sets.items():
+            tensors |= {name: torch.cat(sets), f"{name}_counts": torch.tensor([len(tokens) for tokens in sets])}
+        (folder / FOLDER).mkdir(exist_ok=True)
+        write_atomically(token_file(folder, number), lambda temporary: save_tensors(tensors, temporary))
 
 
-def read_tokens(store: Store, split: Split | None = None) -> PairedTokens:
-    """Return the tokens of store.features(split), row by row. Raises InputError if missing or of another store."""
-    if not has_tokens(store):
-        raise InputError(f"tokens: {store.path} holds no {TOKENS}; embed with --tokens")
-    tensors = _load(store)
-    if not torch.equal(tensors["plan"], _as_bytes(store.manifest.plan)):
-        raise InputError(f"tokens: {store.path / TOKENS} belongs to another store; {OWNER.advice}")
-    whole, part = store.pairing(), store.pairing(split)
-    images = torch.searchsorted(whole.image_rows, part.image_rows)
-    texts = torch.searchsorted(whole.text_rows, part.text_rows)
-    image = _sets(store, tensors, "image", len(whole.image_rows))
-    text = _sets(store, tensors, "text", len(whole.text_rows))
-    return PairedTokens(_chosen(image, images), _chosen(text, texts))
+@dataclass(frozen=True)
+class StoredTokens:
+    """Sets of tokens on disk: a types.TokenSource that reads its rows on access. name: of the tensor in the files;
+    shard, first, counts: (n,) int64, the file of each set, its first token there and its number of tokens."""
+
+    files: tuple[Path, ...]
+    name: str
+    dim: int
+    shard: Tensor
+    first: Tensor
+    counts: Tensor
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __getitem__(self, rows: Tensor, /) -> TokenSets:
+        if not len(rows):
+            return TokenSets(torch.empty(0, 1, self.dim), torch.empty(0, 1, dtype=torch.bool))
+        return TokenSets.of(self._read(rows))
+
+    def subset(self, rows: Tensor) -> StoredTokens:
+        return StoredTokens(self.files, self.name, self.dim, self.shard[rows], self.first[rows], self.counts[rows])
+
+    def loaded(self) -> TokenRows:
+        return TokenRows(torch.cat(self._read(torch.arange(len(self)))), self.counts)
+
+    def _read(self, rows: Tensor) -> list[Tensor]:
+        found = []
+        for shard, first, count in zip(*(t[rows].tolist() for t in (self.shard, self.first, self.counts)), strict=True):
+            path = self.files[shard]
+            found.append(_opened(path, path.stat().st_mtime_ns).get_slice(self.name)[first : first + count])
+        return found
 
 
-def _is_there(store: Store, per_item: int) -> bool:
-    if not has_tokens(store):
+def token_encoder(encoder: Encoder | None, side: Modality) -> TokenEncoder:
+    """Return the encoder, checked. Raises InputError if it has no tokens."""
+    if not isinstance(encoder, TokenEncoder):
+        name = encoder.info.id if encoder else f"the {side} encoder"
+        raise InputError(f"tokens: {name} has no tokens; choose an hf: or bundled: encoder")
+    return encoder
+
+
+def token_file(folder: Path, number: int) -> Path:
+    return folder / FOLDER / f"tokens_{number}.safetensors"
+
+
+def finish_tokens(folder: Path, plan: str, shards: int, per_item: int) -> None:
+    """Write the checksums of the token files of a store, which completes them."""
+    files = [token_file(folder, number) for number in range(shards)]
+    write_checksums(folder / FOLDER, files, plan=plan, per_item=per_item)
+
+
+def are_there(folder: Path, plan: str, per_item: int | None = None) -> bool:
+    """Whether a folder has the tokens of the store with this plan (and with this number per item)."""
+    try:
+        found = read_checksums(folder / FOLDER, OWNER)
+    except InputError:
         return False
-    tensors = _load(store)
-    return torch.equal(tensors["plan"], _as_bytes(store.manifest.plan)) and int(tensors["per_item"]) == per_item
+    return found is not None and found["plan"] == plan and per_item in (None, found["per_item"])
 
 
-def _load(store: Store) -> dict[str, Tensor]:
-    tensors = load_tensors(store.path / TOKENS, OWNER)
-    wanted = {"plan", "per_item", *SIDES, *(f"{side}_counts" for side in SIDES)}
-    if not wanted <= set(tensors):
-        raise InputError(f"tokens: {store.path / TOKENS} lacks {min(wanted - set(tensors))}; {OWNER.advice}")
-    return tensors
+def read_sets(folder: Path, plan: str, shards: int, names: Sequence[str]) -> dict[str, StoredTokens]:
+    """Return the sets of a finished store's folder, by name; names that no file has are left out.
+
+    Raises InputError for missing or damaged files, or files of another store."""
+    found = read_checksums(folder / FOLDER, OWNER)
+    if found is None:
+        raise InputError(f"tokens: {folder} holds no {FOLDER}; embed with --tokens")
+    if found["plan"] != plan:
+        raise InputError(f"tokens: {folder / FOLDER} belongs to another store; {OWNER.advice}")
+    check_checksums(folder / FOLDER, OWNER)
+    files = tuple(token_file(folder, number) for number in range(shards))
+    sets = {}
+    for name in names:
+        parts = [_counts(path, name) for path in files]
+        if any(part is None for part in parts):
+            continue
+        kept = [part for part in parts if part is not None]
+        counts = torch.cat([part[0] for part in kept])
+        first = torch.cat([part[0].cumsum(dim=0) - part[0] for part in kept])
+        shard = torch.repeat_interleave(torch.arange(len(kept)), torch.tensor([len(part[0]) for part in kept]))
+        sets[name] = StoredTokens(files, name, max(part[1] for part in kept), shard, first, counts)
+    return sets
 
 
-def _sets(store: Store, tensors: Mapping[str, Tensor], side: Modality, rows: int) -> TokenRows:
-    """Return one modality of the file. Raises InputError if it does not match the store."""
-    states, counts = tensors[side], tensors[f"{side}_counts"]
-    wanted = (int(counts.sum()), store.encoders[side].dim)
-    if counts.dtype != torch.int64 or counts.shape != (rows,) or int(counts.min()) < 1 or states.shape != wanted:
-        raise InputError(f"tokens: the {side} side of {store.path / TOKENS} does not match its store; {OWNER.advice}")
-    return TokenRows(states, counts)
-
-
-def _encoded(encoder: TokenEncoder, side: Modality, items: Sequence[Any]) -> Iterator[list[Tensor]]:
-    """Yield the unmasked tokens (T, d) of each item, one chunk of items at a time."""
-    assert isinstance(encoder, Encoder)
+def encoded_items(encoder: Encoder, side: Modality, items: Sequence[Any], out: ShardTokens) -> None:
+    """Encode images or captions again for their tokens alone, one chunk at a time."""
     for start in range(0, len(items), CHUNK):
-        chunk = [prepared(encoder, item, side) for item in items[start : start + CHUNK]]
-        states, mask = encoder.encode_tokens(chunk)
-        if states.shape[2] != encoder.info.dim:
-            raise InputError(
-                f"tokens: {encoder.info.id} has tokens of {states.shape[2]} dimensions and features of "
-                f"{encoder.info.dim}, wanted equal dimensions; choose an encoder that pools its tokens"
-            )
-        if not bool(mask.any(dim=1).all()):
-            odd = items[start + int((~mask.any(dim=1)).nonzero()[0])]
-            raise InputError(f"tokens: {encoder.info.id} returns none for {str(odd)[:60]!r}; remove that item")
-        yield [row[own] for row, own in zip(states, mask, strict=True)]
+        chunk = items[start : start + CHUNK]
+        found = token_encoder(encoder, side).encode_with_tokens([prepared(encoder, item, side) for item in chunk])
+        out.add(side, found, chunk, encoder.info)
+
+
+def _counts(path: Path, name: str) -> tuple[Tensor, int] | None:
+    """Return the numbers of tokens per item of one file, and their dimensions; None if the file lacks them."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            if name not in file.keys():  # noqa: SIM118  (not a mapping)
+                return None
+            counts, shape = file.get_tensor(f"{name}_counts"), file.get_slice(name).get_shape()
+    except Exception as error:  # safetensors raises a class of its own for each kind of damage
+        raise InputError(f"tokens: {path} cannot be read ({error}); {OWNER.advice}") from None
+    if counts.dtype != torch.int64 or counts.ndim != 1 or int(counts.min()) < 1 or int(counts.sum()) != shape[0]:
+        raise InputError(f"tokens: the {name} side of {path} does not match its counts; {OWNER.advice}")
+    return counts, int(shape[1])
+
+
+@lru_cache(OPEN_FILES)
+def _opened(path: Path, changed: int) -> Any:
+    """Return an open, memory-mapped file. changed: its time, so that a rewritten file is opened again."""
+    return safe_open(path, framework="pt")  # closed with the process, as the maps of the features
 
 
 def _some(tokens: Tensor, count: int) -> Tensor:
     if len(tokens) <= count:
         return tokens
     return tokens[torch.linspace(0, len(tokens) - 1, count, dtype=torch.float64).round().long()]
-
-
-def _chosen(sets: TokenRows, rows: Tensor) -> TokenRows:
-    owner = torch.repeat_interleave(torch.arange(len(sets)), sets.counts)
-    place = torch.full((len(sets),), -1)
-    place[rows] = torch.arange(len(rows))  # rows are ascending, which keeps the order of the tokens
-    return TokenRows(sets.states[place[owner] >= 0], sets.counts[rows])
-
-
-def _as_bytes(text: str) -> Tensor:
-    return torch.tensor(list(text.encode()), dtype=torch.uint8)

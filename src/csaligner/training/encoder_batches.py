@@ -14,8 +14,11 @@ from csaligner.checks import InputError
 from csaligner.config import LoRAConfig, TrainConfig
 from csaligner.encoders import open_encoder
 from csaligner.store.decode_workers import prepared
+from csaligner.store.read_tokens import read_states, read_tokens
 from csaligner.store.store import Store
-from csaligner.types import Encoder, Inputs, Modality, PairedFeatures, Sampler, Split
+from csaligner.store.streams import encode_with_tokens
+from csaligner.store.tokens import MAX_STATES
+from csaligner.types import Encoder, Inputs, Modality, PairedFeatures, PairedTokens, Sampler, Split, TokenRows
 
 from .samplers import EncoderRows, Pairs, PairSampler, Rows
 from .training_data import TrainingData, evenly, joined, with_unpaired
@@ -44,7 +47,8 @@ class _Pairs:
     image: Any
     text: Any
     text_to_image: Tensor
-    tokens: None = None
+    tokens: PairedTokens | None = None
+    states: None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ class TrainableStore:
             else getattr(pairs, side)
             for side in ("image", "text")
         }
-        rows = _Pairs(sides["image"], sides["text"], pairs.text_to_image)
+        tokens = read_tokens(self.store, "train") if config.objective.sees_tokens else None
+        rows = _Pairs(sides["image"], sides["text"], pairs.text_to_image, tokens)
         sampler = PairSampler(cast(Pairs, rows), config.batch_size, config.captions, config.seed)
         if data is None:
             return sampler
@@ -97,17 +102,18 @@ class TrainableStore:
         """Return another store with the same encoders and towers."""
         return replace(self, store=store)
 
-    def features(self, split: Split | None, images: int | None = None) -> PairedFeatures:
-        """Return the pairs of a split (None: all), encoded with the current weights; images: their maximum number."""
-        pairs = _thinned(self.store.features(split), images)
-        found = {side: self._encode(pairs, side) for side in self.encoders}
-        return PairedFeatures(
-            found.get("image", pairs.image),
-            found.get("text", pairs.text),
-            pairs.text_to_image,
-            pairs.image_ids,
-            pairs.captions,
-        )
+    def features(self, split: Split | None, images: int | None = None, states: bool = False) -> PairedFeatures:
+        """Return the pairs of a split (None: all), encoded with the current weights; images: their maximum number;
+        states: with the hidden states of the captions."""
+        whole = self.store.features(split)
+        if states and "text" not in self.encoders:
+            whole = replace(whole, states=read_states(self.store, split))
+        pairs = _thinned(whole, images)
+        image = self._encode(pairs, "image") if "image" in self.encoders else pairs.image
+        text, hidden = pairs.text, pairs.states
+        if "text" in self.encoders:
+            text, hidden = self._encode_states(pairs) if states else (self._encode(pairs, "text"), None)
+        return replace(pairs, image=image, text=text, states=hidden)
 
     def _unpaired(self, stores: Sequence[Store], side: Modality) -> Rows | EncoderRows | None:
         if side not in self.encoders or not stores:
@@ -144,6 +150,17 @@ class TrainableStore:
         chunks = (items[i : i + CHUNK] for i in range(0, len(items), CHUNK))
         return torch.cat([encoder.encode([prepared(encoder, item, side) for item in chunk]) for chunk in chunks])
 
+    def _encode_states(self, pairs: PairedFeatures) -> tuple[Tensor, TokenRows]:
+        """Return the features of the captions, and the hidden states of their text encoder."""
+        encoder, items = self.encoders["text"], self._items(pairs, "text")
+        parts = [
+            encode_with_tokens(encoder, "text", [encoder.prepare(item) for item in items[i : i + CHUNK]])
+            for i in range(0, len(items), CHUNK)
+        ]
+        states = [state[:MAX_STATES] for part in parts for state in part.states or ()]
+        counts = torch.tensor([len(state) for state in states])
+        return torch.cat([part.features for part in parts]), TokenRows(torch.cat(states), counts)
+
 
 def _thinned(pairs: PairedFeatures, images: int | None) -> PairedFeatures:
     n = len(pairs.image)
@@ -152,4 +169,5 @@ def _thinned(pairs: PairedFeatures, images: int | None) -> PairedFeatures:
     taken, kept, owner = evenly(n, images, pairs.text_to_image)
     captions = tuple(pairs.captions[i] for i in kept.tolist()) if pairs.captions else None
     ids = tuple(pairs.image_ids[i] for i in taken.tolist())
-    return PairedFeatures(pairs.image[taken], pairs.text[kept], owner, ids, captions)
+    states = pairs.states.subset(kept) if pairs.states is not None else None
+    return PairedFeatures(pairs.image[taken], pairs.text[kept], owner, ids, captions, states=states)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from csaligner.adapters.aligner import with_states
 from csaligner.distributed.processes import rank, world_size
 from csaligner.store.store import Store
-from csaligner.types import Batch, Inputs, Modality, PairedTokens, Sampler, Split, TokenPairs
+from csaligner.types import Batch, Inputs, Modality, PairedTokens, Sampler, Split, TokenPairs, TokenSets, TokenSource
 
 UNPAIRED = -1
 
@@ -39,7 +40,7 @@ class EncoderRows(Protocol):
 
 class Pairs(Protocol):
     """PairedFeatures, in memory or on disk. text_to_image: (M,) int64, the row in `image` of each caption. tokens:
-    included in the batches if present."""
+    included in the batches if present; with states the texts of a batch are a mapping of types.TEXT_STATES."""
 
     @property
     def image(self) -> Rows: ...
@@ -52,6 +53,44 @@ class Pairs(Protocol):
 
     @property
     def tokens(self) -> PairedTokens | None: ...
+
+    @property
+    def states(self) -> TokenSource | None: ...
+
+
+@dataclass(frozen=True)
+class StatesRows:
+    """Texts with the hidden states of their encoder: rows of types.TEXT_STATES."""
+
+    pooled: Rows
+    states: TokenSource
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __getitem__(self, rows: Tensor, /) -> Inputs:
+        return with_states(self.pooled[rows], self.states[rows])
+
+
+class JoinedStates:
+    """Concatenated StatesRows of several stores."""
+
+    def __init__(self, sources: Sequence[StatesRows]) -> None:
+        self._sources = sources
+        self._ends = torch.tensor([len(source) for source in sources]).cumsum(dim=0)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, rows: Tensor, /) -> Inputs:
+        where = torch.searchsorted(self._ends, rows, right=True)
+        parts: list[tuple[Tensor, Tensor]] = []
+        for number, row in zip(where.tolist(), rows.tolist(), strict=True):
+            source = self._sources[number]
+            own = torch.tensor([row - (int(self._ends[number]) - len(source))])
+            parts.append((source.pooled[own], source.states[own].states[0]))
+        sets = TokenSets.of([states for _, states in parts])
+        return with_states(torch.cat([pooled for pooled, _ in parts]), sets)
 
 
 @dataclass(frozen=True)
@@ -77,16 +116,23 @@ class StoredPairs:
     text: StoredRows
     text_to_image: Tensor
     tokens: PairedTokens | None = None
+    states: TokenSource | None = None
 
     @classmethod
-    def of(cls, store: Store, split: Split | None = None, tokens: PairedTokens | None = None) -> StoredPairs:
+    def of(
+        cls,
+        store: Store,
+        split: Split | None = None,
+        tokens: PairedTokens | None = None,
+        states: TokenSource | None = None,
+    ) -> StoredPairs:
         """Raises InputError if the split is empty or the store contains only one modality."""
         pairing = store.pairing(split)
         image, text = (
             StoredRows(store, "image", pairing.image_rows),
             StoredRows(store, "text", pairing.text_rows),
         )
-        return cls(image, text, pairing.text_to_image, tokens)
+        return cls(image, text, pairing.text_to_image, tokens, states)
 
 
 class JoinedRows:
@@ -160,7 +206,8 @@ class PairSampler:
         captions = self._by_image[picked]
         p, owners = self._pairs, self._pairs.text_to_image[captions]
         tokens = TokenPairs(p.tokens.image[owners], p.tokens.text[captions]) if p.tokens is not None else None
-        return Batch(p.image[rows], p.text[captions], rows, owners, tokens)
+        text = p.text[captions] if p.states is None else with_states(p.text[captions], p.states[captions])
+        return Batch(p.image[rows], text, rows, owners, tokens)
 
 
 @dataclass(frozen=True)
@@ -208,9 +255,9 @@ def _append_unpaired(paired: Inputs, ids: Tensor, unpaired: Inputs, count: int) 
 
 def _stacked(x: Tensor, y: Tensor) -> Tensor:
     """Concatenate rows. Texts of unequal lengths are padded with zeros, which their masks exclude."""
-    longest = x if x.ndim < 2 or x.shape[1] >= y.shape[1] else y
-    if x.ndim == 2 and x.shape != y.shape:
-        x, y = (pad(each, (0, longest.shape[1] - each.shape[1])) for each in (x, y))
+    if x.ndim in (2, 3) and x.shape[1] != y.shape[1]:
+        longest, before = max(x.shape[1], y.shape[1]), (0, 0) * (x.ndim - 2)
+        x, y = (pad(each, (*before, 0, longest - each.shape[1])) for each in (x, y))
     return torch.cat([x, y])
 
 

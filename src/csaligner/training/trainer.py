@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from csaligner.adapters.lora import LoRAAligner
 from csaligner.checks import CSAlignerError, InputError
 from csaligner.config import Schedule, TrainConfig
 from csaligner.distributed.gather import gather_ids, gather_rows
@@ -208,8 +209,12 @@ class Trainer:
 
         device, dtype = self._accelerator.device, self._model.log_logit_scale.dtype
         inputs = [_as_dtype(send_to_device(side, device), dtype) for side in (batch.image, batch.text)]
+        tokens: TokenPairs | None = None
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._config.precision == "bf16"):
-            image, text = self._model(*inputs)
+            if batch.tokens is None:
+                image, text = self._model(*inputs)
+            else:
+                image, text, tokens = self._with_tokens(inputs, batch)
         c = self._config
         gathers = c.objective.exchange == "gather"
         if c.precision == "bf16" and gathers and choose(c.objective.impl, image, text) == "triton":
@@ -218,21 +223,21 @@ class Trainer:
         image_ids, text_ids = batch.image_ids.to(device), batch.text_ids.to(device)
         if gathers:
             (image, image_ids), (text, text_ids) = _gathered(image, image_ids), _gathered(text, text_ids)
-        tokens = self._embed_tokens(batch.tokens) if batch.tokens is not None else None
         return Embeddings(image, text, image_ids, text_ids, tokens)
 
-    def _embed_tokens(self, tokens: TokenPairs) -> TokenPairs:
-        """Map every token with the adapter of its modality; masked tokens become zeros."""
+    def _with_tokens(self, inputs: Sequence[Inputs], batch: Batch) -> tuple[Tensor, Tensor, TokenPairs]:
+        """Return the embeddings of the batch, and the tokens of its pairs in the aligned space."""
+        assert batch.tokens is not None
         device, dtype = self._accelerator.device, self._model.log_logit_scale.dtype
-        masks = [side.mask.to(device) for side in (tokens.image, tokens.text)]
-        states = [side.states.to(device, dtype) for side in (tokens.image, tokens.text)]
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._config.precision == "bf16"):
-            found = self._model(*(x[mask] for x, mask in zip(states, masks, strict=True)))
-        image, text = (
-            TokenSets(x.new_zeros(*mask.shape, x.shape[1], dtype=dtype).index_put((mask,), x.to(dtype)), mask)
-            for x, mask in zip(found, masks, strict=True)
+        given = TokenPairs(
+            *(TokenSets(t.states.to(device, dtype), t.mask.to(device)) for t in (batch.tokens.image, batch.tokens.text))
         )
-        return TokenPairs(image, text)
+        paired = batch.text_ids[batch.text_ids >= 0]
+        owners = (paired[:, None] == batch.image_ids[None]).int().argmax(dim=1).to(device)
+        more = (owners,) if isinstance(self._module, LoRAAligner) else ()
+        image, text, tokens = cast(Any, self._module).with_tokens(*inputs, given, *more)
+        sides = (TokenSets(t.states.to(dtype), t.mask) for t in (tokens.image, tokens.text))
+        return image, text, TokenPairs(*sides)
 
     def _set_rate(self, step: int) -> float:
         warmup = self._config.warmup

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from csaligner.checks import InputError
 from csaligner.config import TrainConfig, UnpairedConfig
+from csaligner.store.read_tokens import read_states, read_tokens
 from csaligner.store.store import Store
-from csaligner.store.tokens import read_tokens
 from csaligner.types import Modality, PairedFeatures, Sampler, Split
 
-from .samplers import EncoderRows, JoinedRows, PairSampler, Rows, StoredPairs, StoredRows, UnpairedRows, UnpairedSampler
+from .samplers import (
+    EncoderRows,
+    JoinedRows,
+    JoinedStates,
+    PairSampler,
+    Rows,
+    StatesRows,
+    StoredPairs,
+    StoredRows,
+    UnpairedRows,
+    UnpairedSampler,
+)
 
 
 @dataclass(frozen=True)
@@ -44,16 +56,18 @@ class TrainingData:
     def sampler(self, config: TrainConfig) -> Sampler:
         """Return a sampler that reads batches from the stores on demand."""
         tokens = read_tokens(self.pairs, "train") if config.objective.sees_tokens else None
-        stored = StoredPairs.of(self.pairs, "train", tokens)
+        states = read_states(self.pairs, "train") if config.reads_states else None
+        stored = StoredPairs.of(self.pairs, "train", tokens, states)
         pairs = PairSampler(stored, config.batch_size, config.captions, config.seed)
-        images, texts = joined(self.unpaired_images, "image"), joined(self.unpaired_texts, "text")
+        images = joined(self.unpaired_images, "image")
+        texts = joined(self.unpaired_texts, "text") if states is None else joined_states(self.unpaired_texts)
         return with_unpaired(pairs, images, texts, config.unpaired, config.seed)
 
     def validation(self, config: TrainConfig) -> PairedFeatures:
         """Return at most config.val_images images with their captions."""
         if self.val is not None:
-            return some_pairs(self.val, None, config.val_images)
-        return some_pairs(self.pairs, "val", config.val_images)
+            return some_pairs(self.val, None, config.val_images, config.reads_states)
+        return some_pairs(self.pairs, "val", config.val_images, config.reads_states)
 
     def record(self) -> dict[str, Any]:
         """Return the provenance of the stores for the run folder: their paths and checksums."""
@@ -84,16 +98,20 @@ def with_unpaired(
     )
 
 
-def some_pairs(store: Store, split: Split | None, images: int | None) -> PairedFeatures:
-    """Return the pairs of a split, with at most `images` evenly spaced images and all their captions."""
+def some_pairs(store: Store, split: Split | None, images: int | None, states: bool = False) -> PairedFeatures:
+    """Return the pairs of a split, with at most `images` evenly spaced images and all their captions. states: with the
+    hidden states of the captions, if the store has them."""
     pairing = store.pairing(split)
     n = len(pairing.image_rows)
+    hidden = read_states(store, split) if states else None
     if images is None or n <= images:
-        return store.features(split)
+        return replace(store.features(split), states=hidden)
     taken, kept, owner = evenly(n, images, pairing.text_to_image)
     rows = pairing.image_rows[taken]
     names = tuple(map(str, rows.tolist()))
-    return PairedFeatures(store.rows("image", rows), store.rows("text", pairing.text_rows[kept]), owner, names)
+    text = store.rows("text", pairing.text_rows[kept])
+    hidden = hidden.subset(kept) if hidden is not None else None
+    return PairedFeatures(store.rows("image", rows), text, owner, names, states=hidden)
 
 
 def groups_of(store: Store, split: Split, images: int | None) -> list[str] | None:
@@ -131,6 +149,18 @@ def joined(stores: Iterable[Store], side: Modality) -> Rows | None:
     """Concatenate one modality of the train splits; None without stores."""
     parts = [StoredRows(store, side, store.rows_of(side, "train")) for store in stores]
     return JoinedRows(parts) if parts else None
+
+
+def joined_states(stores: Iterable[Store]) -> JoinedStates | None:
+    """Concatenate the texts of the train splits with their hidden states; None without stores. Raises InputError for a
+    store without states."""
+    parts = []
+    for store in stores:
+        states = read_states(store, "train")
+        if states is None:
+            raise InputError(f"tokens: {store.path} has no hidden states for the prior; embed it with --tokens")
+        parts.append(StatesRows(StoredRows(store, "text", store.rows_of("text", "train")), states))
+    return JoinedStates(parts) if parts else None
 
 
 def _entries(stores: Iterable[Store]) -> list[dict[str, str]]:
