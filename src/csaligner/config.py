@@ -16,6 +16,7 @@ from .registry import ADAPTERS
 
 FORMAT_VERSION = 1
 FIXED_SIDE_SCALE = 50.0  # 1/temperature with an identity adapter
+RANDOM_BANDWIDTH = "median"  # with random weights: benchmarks/random_start.py
 EPOCHS, LEAST_EPOCHS, GATED_STEPS = 40, 8, 80  # see TrainConfig.epochs_for
 RING_TERMS = ("info_nce", "cauchy_schwarz", "mmd")  # terms that distributed/ring.py computes
 TOKEN_TERM = "token_cauchy_schwarz"  # losses/token.py, on the adapted tokens
@@ -49,6 +50,9 @@ class Schedule(Strict):
 class PositiveSchedule(Schedule):
     start: Positive
     end: Positive
+
+
+Bandwidth = Positive | PositiveSchedule | Literal["median", "median-cross", "temperature"]
 
 
 class AdapterConfig(Strict):
@@ -133,12 +137,13 @@ class UnpairedConfig(Strict):
 class ObjectiveConfig(Strict):
     """Weighted named terms: total = sum over terms of weight * value.
 
-    A weight is a number, a schedule, or `auto` (see balance). bandwidth: a number, a schedule, median or temperature
-    (ops/bandwidth.py). unpaired_weight: weight of an unpaired row in the divergences, relative to 1 for a paired image
-    and 1 for all its captions together. The term token_cauchy_schwarz requires data with tokens (embed --tokens) and
-    another term, and takes no `auto`. measure_every: steps between measurements of the median bandwidth and the auto
-    weights. exchange: how several processes exchange rows; gather: every process holds all rows; ring: blocks are
-    passed around, for batches too large to gather, with the terms info_nce, cauchy_schwarz and mmd.
+    A weight is a number, a schedule, or `auto` (see balance). bandwidth: a number, a schedule, median, median-cross or
+    temperature (ops/bandwidth.py), or several of these: the mean of the kernels. unpaired_weight: weight of an unpaired
+    row in the divergences, relative to 1 for a paired image and 1 for all its captions together. The term
+    token_cauchy_schwarz requires data with tokens (embed --tokens) and another term, and takes no `auto`.
+    measure_every: steps between measurements of the median bandwidth and the auto weights. exchange: how several
+    processes exchange rows; gather: every process holds all rows; ring: blocks are passed around, for batches too large
+    to gather, with the terms info_nce, cauchy_schwarz and mmd.
     impl: the implementation of the loss (ops/dispatch.py); auto: by size and device.
     """
 
@@ -148,7 +153,7 @@ class ObjectiveConfig(Strict):
     balance: BalanceConfig = BalanceConfig()
     unpaired_weight: Positive = 1.0
     measure_every: Annotated[int, Field(ge=1)] = 10
-    bandwidth: Positive | PositiveSchedule | Literal["median", "temperature"] = 0.5
+    bandwidth: Bandwidth | Annotated[tuple[Bandwidth, ...], Field(min_length=1)] = 0.5
     logit_scale: Positive | PositiveSchedule = 1 / 0.07
     learn_logit_scale: bool = True
     max_logit_scale: Positive = 100.0
@@ -248,8 +253,22 @@ class TrainConfig(Strict):
 
     @model_validator(mode="before")
     @classmethod
+    def _bandwidth_of_random_weights(cls, data: Any) -> Any:
+        """Set the default bandwidth with start.kind=random: RANDOM_BANDWIDTH (docs/training.md)."""
+        if not isinstance(data, dict):
+            return data
+        start, objective = data.get("start", {}), data.get("objective", {})
+        kind = start.get("kind") if isinstance(start, dict) else getattr(start, "kind", None)
+        explicit = objective.model_fields_set if isinstance(objective, BaseModel) else objective
+        if kind != "random" or not isinstance(explicit, Mapping | set) or "bandwidth" in explicit:
+            return data
+        given = objective.model_dump(exclude_unset=True) if isinstance(objective, BaseModel) else dict(objective)
+        return data | {"objective": given | {"bandwidth": RANDOM_BANDWIDTH}}
+
+    @model_validator(mode="before")
+    @classmethod
     def _paper_names(cls, data: Any) -> Any:
-        """Move the paper's names to their keys. Runs before _scale_of_a_fixed_side: pydantic calls the last first."""
+        """Move the paper's names to their keys. Runs before the others: pydantic calls the last first."""
         if not isinstance(data, dict) or not (given := {k: data[k] for k in PAPER_NAMES if k in data}):
             return data
         objective = data.get("objective", {})
