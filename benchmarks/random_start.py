@@ -24,11 +24,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from training_tables import NAMES, by_setting
 
 from csaligner.adapters.aligner import align
 from csaligner.estimator import CSAligner
 from csaligner.evaluation.evaluate import evaluate
-from csaligner.files import write_json
+from csaligner.files import write_atomically, write_json
 from csaligner.paired_features import pair_features
 from csaligner.run_folder import provenance
 from csaligner.selection.folds import rows_of
@@ -158,7 +159,36 @@ def run(arrays: Sequence[str], shared: Path, store: Path, seeds: int, work: Path
                 file.write(json.dumps(records[-1]) + "\n")
                 file.flush()
                 print(*label.values(), found["val"], flush=True)
-    return records
+    wanted = {(*cell[:4], cell[5]) for cell in cells(arrays)}
+    return [r for r in records if tuple(r[key] for key in keys[:-1]) in wanted]
+
+
+def draw(records: list[dict[str, Any]], path: Path) -> None:
+    """Draw validation score and pair margin of linear adapters, sigma down and lambda across; one column per data."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams["svg.hashsalt"] = "csaligner"
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    grid = figure.subplots(2, len(NAMES))
+    for row, (key, factor, form) in enumerate((("score", 100, "{:.1f}"), ("margin", 1, "{:.2f}"))):
+        for axes, (name, title) in zip(grid[row], NAMES.items(), strict=True):
+            cells = by_setting(records, adapters="linear", data=name, rows="pairs")
+            found = np.array(
+                [[factor * np.mean([r["val"][key] for r in cells[s, w]]) for w in WEIGHTS] for s in SIGMAS]
+            )
+            axes.imshow(found, cmap="viridis", aspect="auto")
+            for (i, j), value in np.ndenumerate(found):
+                dark = value < (found.min() + found.max()) / 2
+                text = form.format(value)
+                axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+            axes.set_xticks(range(len(WEIGHTS)), WEIGHTS, fontsize=8)
+            first = name == next(iter(NAMES))
+            axes.set_yticks(range(len(SIGMAS)), SIGMAS if first else [], fontsize=8)
+            axes.set_title(f"{title}: {'score' if key == 'score' else 'pair margin'}", fontsize=9)
+            axes.set_xlabel("lambda" if row else "", fontsize=8)
+        grid[row][0].set_ylabel("sigma", fontsize=8)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="svg", metadata={"Date": None}))
 
 
 def main() -> None:
@@ -166,6 +196,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/random_start.json"))
     parser.add_argument("--work", type=Path, default=Path("runs/random_start.jsonl"))
+    parser.add_argument("--figure", type=Path, default=Path("docs/random_start.svg"))
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -175,6 +206,7 @@ def main() -> None:
     write_json(
         options.out, {"provenance": provenance(SEED), "steps": STEPS, "seeds": options.seeds, "records": records}
     )
+    draw(records, options.figure)
 
 
 if __name__ == "__main__":
