@@ -235,35 +235,17 @@ class TrainConfig(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _scale_of_a_fixed_side(cls, data: Any) -> Any:
-        """Set the default logit scale with an identity adapter: FIXED_SIDE_SCALE, not learnt (docs/results.md).
-
-        Rows of a fixed modality keep their common mean, so their cosines differ little.
-        """
-        if not isinstance(data, dict) or not any(
-            _is_identity(data.get(f"{side}_adapter")) for side in ("image", "text")
-        ):
-            return data
-        objective = data.get("objective", {})
-        explicit = objective.model_fields_set if isinstance(objective, BaseModel) else objective
-        if not isinstance(explicit, Mapping | set) or {"logit_scale", "learn_logit_scale"} & set(explicit):
-            return data
-        given = objective.model_dump(exclude_unset=True) if isinstance(objective, BaseModel) else dict(objective)
-        return data | {"objective": given | {"logit_scale": FIXED_SIDE_SCALE, "learn_logit_scale": False}}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bandwidth_of_random_weights(cls, data: Any) -> Any:
-        """Set the default bandwidth with start.kind=random: RANDOM_BANDWIDTH (docs/training.md)."""
+    def _defaults_of_the_objective(cls, data: Any) -> Any:
+        """Set the logit scale with an identity adapter: FIXED_SIDE_SCALE, not learnt (docs/results.md), since rows of a
+        fixed modality keep their common mean, so their cosines differ little; and the bandwidth with random weights:
+        RANDOM_BANDWIDTH (docs/training.md)."""
         if not isinstance(data, dict):
             return data
-        start, objective = data.get("start", {}), data.get("objective", {})
-        kind = start.get("kind") if isinstance(start, dict) else getattr(start, "kind", None)
-        explicit = objective.model_fields_set if isinstance(objective, BaseModel) else objective
-        if kind != "random" or not isinstance(explicit, Mapping | set) or "bandwidth" in explicit:
-            return data
-        given = objective.model_dump(exclude_unset=True) if isinstance(objective, BaseModel) else dict(objective)
-        return data | {"objective": given | {"bandwidth": RANDOM_BANDWIDTH}}
+        if any(_named(data.get(f"{side}_adapter"), "name") == "identity" for side in ("image", "text")):
+            data = _with_objective(data, {"logit_scale": FIXED_SIDE_SCALE, "learn_logit_scale": False})
+        if _named(data.get("start"), "kind") == "random":
+            data = _with_objective(data, {"bandwidth": RANDOM_BANDWIDTH})
+        return data
 
     @model_validator(mode="before")
     @classmethod
@@ -320,9 +302,19 @@ class TrainConfig(Strict):
         return bool({self.image_adapter.name, self.text_adapter.name} & set(names))
 
 
-def _is_identity(adapter: Any) -> bool:
-    name = adapter.get("name") if isinstance(adapter, dict) else getattr(adapter, "name", adapter)
-    return bool(name == "identity")
+def _named(part: Any, key: str) -> Any:
+    """Return a key of a part of a config; a part may be its name alone."""
+    return part.get(key) if isinstance(part, dict) else getattr(part, key, part)
+
+
+def _with_objective(data: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Set keys of the objective, unless one of them is given."""
+    objective = data.get("objective", {})
+    explicit = objective.model_fields_set if isinstance(objective, BaseModel) else objective
+    if not isinstance(explicit, Mapping | set) or set(defaults) & set(explicit):
+        return data
+    given = objective.model_dump(exclude_unset=True) if isinstance(objective, BaseModel) else dict(objective)
+    return data | {"objective": given | defaults}
 
 
 C = TypeVar("C", bound=BaseModel)

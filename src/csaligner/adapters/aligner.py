@@ -21,7 +21,6 @@ from csaligner.types import Modality, PairedFeatures
 from .folder import FIXED, check_size, read_config, read_weights, write_model
 from .hub import HubMixin
 from .mlp import MLPAdapter
-from .prior import PriorAdapter
 from .standardise import CentreAdapter, StandardiseAdapter
 from .start import Affine, Unpaired, blank, fit_starts
 from .untrained import PairMoments, untrained_family
@@ -76,8 +75,8 @@ class Aligner(nn.Module, HubMixin):
         fitted to the pairs and the features of unpaired images and texts.
 
         start.kind=chosen without starts is the prior of the family (adapters/untrained.py). With start.kind=random, all
-        weights of linear, mlp and prior adapters are random. start.kind=class_names is the bundled aligner, with its
-        adapters; raises InputError if the features are not those of its encoders.
+        weights of mlp and linear adapters are random and learned. start.kind=class_names is the bundled aligner, with
+        its adapters; raises InputError if the features are not those of its encoders.
         """
         if config.start.kind == "class_names":
             return cls._bundled(features, encoders)
@@ -115,7 +114,7 @@ class Aligner(nn.Module, HubMixin):
         for side, fitted in standardise.items():
             getattr(model, f"{side}_adapter").load_state_dict(fitted.state_dict())
         for adapter in (model.image_adapter, model.text_adapter):
-            if config.start.kind == "random" and isinstance(adapter, MLPAdapter | PriorAdapter):
+            if config.start.kind == "random" and isinstance(adapter, MLPAdapter):
                 adapter.randomise()
         return model
 

@@ -40,11 +40,6 @@ class PriorAdapter(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def randomise(self) -> None:
-        """Remove the map of the start and give the last layer random weights: training without a start."""
-        nn.init.zeros_(self.start.map)
-        self.out.reset_parameters()
-
     def forward(self, x: Tensor, tokens: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """x: (N, d_in) pooled features. tokens: (N, L, d_in) states of the text encoder, L <= 77; mask: (N, L), True
         for tokens to attend to."""

@@ -18,7 +18,7 @@ from .memory import Embeddings
 CS, MARGIN = "batch/gap/cs", "batch/gap/pair_margin"  # as gap/cs and gap/pair_margin of docs/metrics.md
 ROWS = 2048  # images
 NARROW = 0.2  # sigma, on unit rows; docs/training.md has the map that it comes from
-FALL = 0.9  # of the value at the largest margin; above it, a fall counts as noise
+CS_LEFT, MARGIN_LEFT = 0.9, 0.8  # shares of the values at the largest margin; above them, a fall counts as noise
 
 
 def narrow_kernel(config: ObjectiveConfig) -> str | None:
@@ -34,13 +34,13 @@ def narrow_kernel(config: ObjectiveConfig) -> str | None:
 
 
 def lost_pairs(config: ObjectiveConfig, history: Sequence[Mapping[str, float]]) -> str | None:
-    """Return a warning if D_CS and the pair margin both ended more than a tenth below their values at the evaluation
-    with the largest margin. history: of evaluations, with the values of batch_gap."""
+    """Return a warning if the run ends with a pair margin more than a fifth below its largest at an evaluation, and a
+    D_CS more than a tenth below that of the same evaluation. history: of evaluations, with the values of batch_gap."""
     seen = [row for row in history if CS in row and MARGIN in row]
     if len(seen) < 2 or not any(config.terms[name] != 0 for name in config.terms if name in DIVERGENCES):
         return None
     best, last = max(seen, key=lambda row: row[MARGIN]), seen[-1]
-    if not (last[CS] < FALL * best[CS] and last[MARGIN] < FALL * best[MARGIN]):
+    if not (last[CS] < CS_LEFT * best[CS] and last[MARGIN] < MARGIN_LEFT * best[MARGIN]):
         return None
     return (
         f"training: the gap closes but pairs are losing each other (D_CS {best[CS]:.3f} to {last[CS]:.3f}, pair margin "
