@@ -253,12 +253,9 @@ class TrainConfig(Strict):
         """Move the paper's names to their keys. Runs before the others: pydantic calls the last first."""
         if not isinstance(data, dict) or not (given := {k: data[k] for k in PAPER_NAMES if k in data}):
             return data
-        objective = data.get("objective", {})
-        if isinstance(objective, BaseModel):
-            objective = objective.model_dump(exclude_unset=True)
-        if not isinstance(objective, Mapping):
+        objective = _given(data.get("objective", {}))
+        if objective is None:
             return data
-        objective = dict(objective)
         if "weight" in given:
             terms = objective.get("terms", {"info_nce": 1.0})
             objective["terms"] = dict(terms) | {"cauchy_schwarz": given.pop("weight")}
@@ -309,12 +306,15 @@ def _named(part: Any, key: str) -> Any:
 
 def _with_objective(data: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Set keys of the objective, unless one of them is given."""
-    objective = data.get("objective", {})
-    explicit = objective.model_fields_set if isinstance(objective, BaseModel) else objective
-    if not isinstance(explicit, Mapping | set) or set(defaults) & set(explicit):
-        return data
-    given = objective.model_dump(exclude_unset=True) if isinstance(objective, BaseModel) else dict(objective)
-    return data | {"objective": given | defaults}
+    given = _given(data.get("objective", {}))
+    return data if given is None or set(defaults) & set(given) else data | {"objective": given | defaults}
+
+
+def _given(objective: Any) -> dict[str, Any] | None:
+    """Return the keys that are given, None for what is no objective."""
+    if isinstance(objective, BaseModel):
+        return objective.model_dump(exclude_unset=True)
+    return dict(objective) if isinstance(objective, Mapping) else None
 
 
 C = TypeVar("C", bound=BaseModel)
