@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import mean, stdev
+from typing import Any
 
 from measures import measures_table
-from table_text import load, table_of
+from table_text import load, table, table_of
 
 
 def big_store_table() -> str:
@@ -44,8 +47,87 @@ def embed_table() -> str:
     return f"{m['cpu']}, {m['threads']} threads, load {m['load']} at the end.\n\n" + table_of([cells])
 
 
+Record = dict[str, Any]
+NAMES = {"clip_coco_500": "CLIP, COCO", "convirt_500": "radiology", "videoclip_100": "video", "openmoji": "OpenMoji"}
+# heading, metric, factor, digits
+SHOWN = (
+    ("score", "score", 100, 1),
+    ("R@1", "recall", 100, 1),
+    ("nDCG, caption", "ndcg", 100, 1),
+    ("nDCG, image", "ndcg_image", 100, 1),
+    ("pair margin", "margin", 1, 3),
+    ("gap", "gap", 1, 3),
+    ("D_CS", "cs", 1, 3),
+)
+
+
+def by_setting(records: Sequence[Record], **kept: str) -> dict[tuple[str, str], list[Record]]:
+    """Return the records with these values by sigma and lambda."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for r in records:
+        if all(r[key] == value for key, value in kept.items()):
+            found.setdefault((r["sigma"], r["weight"]), []).append(r)
+    return found
+
+
+def validated(records: Sequence[Record]) -> float:
+    """Return the mean validation score."""
+    return mean(r["val"]["score"] for r in records)
+
+
+def random_start_table(adapters: str) -> str:
+    """Return one row per data set and sigma, at the lambda with the best validation score: test metrics."""
+    content = load("random_start")
+    rows = []
+    for data, title in NAMES.items():
+        cells = by_setting(content["records"], adapters=adapters, data=data, rows="pairs")
+        for sigma in dict.fromkeys(s for s, _ in cells):
+            best = max((w for s, w in cells if s == sigma), key=lambda w: validated(cells[sigma, w]))
+            rows.append([title, sigma or "InfoNCE alone", best if sigma else "", *_test(cells[sigma, best])])
+    return table(["data", "sigma", "lambda", *(heading for heading, *_ in SHOWN)], rows)
+
+
+def random_mean_table() -> str:
+    """Return the validation score by sigma and lambda, mean over data sets, and the same of the pair margin."""
+    content = load("random_start")
+    of_data = [by_setting(content["records"], adapters="linear", data=data, rows="pairs") for data in NAMES]
+    weights = list(dict.fromkeys(w for s, w in of_data[0] if s))
+    rows = []
+    for sigma in dict.fromkeys(s for s, _ in of_data[0] if s):
+        scores = [100 * mean(validated(cells[sigma, w]) for cells in of_data) for w in weights]
+        margins = [mean(mean(r["val"]["margin"] for r in cells[sigma, w]) for cells in of_data) for w in weights]
+        rows.append([sigma, *(f"{s:.1f} / {m:.3f}" for s, m in zip(scores, margins, strict=True))])
+    alone = 100 * mean(validated(cells["", "0"]) for cells in of_data)
+    note = f"Validation score / pair margin, mean of {len(NAMES)} data sets; InfoNCE alone: {alone:.1f}.\n\n"
+    return note + table(["sigma", *(f"lambda {w}" for w in weights)], rows)
+
+
+def frozen_side_table() -> str:
+    """Return every setting of the text side: test metrics, means over seeds."""
+    rows = []
+    for data, title in NAMES.items():
+        for part in ("pairs", "half the pairs", "half, the others unpaired"):
+            cells = by_setting(load("random_start")["records"], adapters="text side", data=data, rows=part)
+            for (sigma, weight), mine in cells.items():
+                rows.append([title, part, sigma or "InfoNCE alone", weight if sigma else "", *_test(mine)])
+    return table(["data", "training rows", "sigma", "lambda", *(heading for heading, *_ in SHOWN)], rows)
+
+
+def _test(records: Sequence[Record]) -> list[str]:
+    cells = []
+    for _, key, factor, digits in SHOWN:
+        values = [factor * r["test"][key] for r in records]
+        spread = f" \N{PLUS-MINUS SIGN} {stdev(values):.{digits}f}" if key in {"score", "margin"} else ""
+        cells.append(f"{mean(values):.{digits}f}{spread}")
+    return cells
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "big_store": big_store_table,
     "balance": balance_table,
     "embed": embed_table,
+    "random_mean": random_mean_table,
+    "random_linear": partial(random_start_table, "linear"),
+    "random_mlp": partial(random_start_table, "mlp"),
+    "random_text_side": frozen_side_table,
 }

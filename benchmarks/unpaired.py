@@ -7,23 +7,33 @@ are pairs; half of the rest provides unpaired images and the other half unpaired
 disjoint items. Part 2, across domains: pairs from Open Clip Art, unpaired images and texts (disjoint items) and the
 test set from Tux Paint. Baselines: the same pairs without the unpaired rows, and InfoNCE only. All runs have the
 same number of steps. An unpaired row has the weight of a pair in part 1 and three times that weight in part 2, where
-unpaired rows and test data share a domain. --part measures one part and keeps the records of the other.
+unpaired rows and test data share a domain. --part measures one part and keeps the records of the others.
+
+Part "few pairs", with CSALIGNER_SHARED=PATH and without a store: the data and splits of benchmarks/defaults.py with
+both modalities adapted; N pairs, and unpaired images and texts from disjoint other items. The default (start and gate)
+on pairs alone and with the unpaired rows, and from the latter start InfoNCE and CS-Aligner without a gate. Differences
+are paired; standard errors are those of a bootstrap over test items. Finished cells are kept in --work.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from defaults import SEED, difference, values
 from torch import Tensor
 
 from csaligner.adapters.aligner import align
 from csaligner.estimator import CSAligner
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.files import write_json
+from csaligner.paired_features import pair_features
 from csaligner.run_folder import provenance
 from csaligner.store.store import Store
 from csaligner.types import PairedFeatures
@@ -117,28 +127,95 @@ def shifted(train: PairedFeatures, test: PairedFeatures, seed: int, weight: floa
     return run(pairs, rest, photos_of_test, seed, weight, unpaired_weight=3.0)
 
 
+FEW = "few pairs"
+CURVES: Mapping[str, tuple[int, ...]] = {"clip_coco_500": (20, 40, 100, 200), "convirt_500": (20, 40, 100, 200)}
+UNPAIRED = (0, 50, 100)  # of each modality
+WEIGHTS = {"InfoNCE": 0.0, "CS-Aligner, lambda 0.3": 0.3, "CS-Aligner": 1.0}
+UNTRAINED, DEFAULT = "untrained", "default"
+
+
+def few_pairs(name: str, n: int, extra: int, split: int, kept: Path) -> dict[str, Any]:
+    """Return the values of each test item by method. extra: unpaired rows of each modality."""
+    if kept.is_file():
+        found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        return found
+    rows = np.load(Path(os.environ["CSALIGNER_SHARED"]) / "data" / f"{name}.npy")
+    order = np.random.RandomState(SEED + split).permutation(rows.shape[1])
+    held, first = 100, 100 + n
+    test, train = (pair_features(*rows[:, part]) for part in (order[:held], order[held:first]))
+    images, texts = rows[0, order[first : first + extra]], rows[1, order[first + extra : first + 2 * extra]]
+    more = (images, texts) if extra else ()
+    methods: dict[str, dict[str, Any]] = {UNTRAINED: {"epochs": 0}, DEFAULT: {}}
+    if extra != UNPAIRED[1]:
+        methods |= {way: {"gate": False, "objective": _terms(weight)} for way, weight in WEIGHTS.items()}
+    found = {}
+    for way, given in methods.items():
+        aligner = CSAligner(verbose=False, seed=split, **given).fit_features(train, *more)
+        found[way] = values(align(aligner.model, test)).round(3).tolist()
+    write_json(kept, found)
+    return found
+
+
+def _terms(weight: float) -> dict[str, Any]:
+    return {"terms": {"info_nce": 1.0, "cauchy_schwarz": weight} if weight else {"info_nce": 1.0}}
+
+
+def curve(splits: int, work: Path) -> list[dict[str, Any]]:
+    """Return one record per data set, number of pairs and of unpaired rows: means, and differences of the score to the
+    untrained start of the same rows and to that of the pairs alone."""
+    records = []
+    for name, sizes in CURVES.items():
+        for n in sizes:
+            alone = None
+            for extra in UNPAIRED:
+                cells = [few_pairs(name, n, extra, s, work / f"{name}-{n}-{extra}-{s}.json") for s in range(splits)]
+                pooled = {way: np.concatenate([np.array(cell[way]) for cell in cells]) for way in cells[0]}
+                start = pooled[UNTRAINED]
+                alone = start if alone is None else alone
+                for way, items in pooled.items():
+                    record = {"data": name, "pairs": n, "unpaired": extra, "way": way}
+                    record |= {"recall": float(items[:, :2].mean()), "ndcg": float(items[:, 2:].mean())}
+                    record |= {"minus start": difference(items.mean(axis=1), start.mean(axis=1))}
+                    record |= {"minus pairs alone": difference(items.mean(axis=1), alone.mean(axis=1))}
+                    records.append(record)
+                    print(record, flush=True)
+    return records
+
+
 PARTS = {"a tenth of the pairs": tenth, "across domains": shifted}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--store", type=Path, help="not needed for few pairs")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/unpaired.json"))
+    parser.add_argument("--work", type=Path, default=Path("runs/unpaired"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--weight", type=float, default=1.0)
-    parser.add_argument("--part", choices=PARTS)
+    parser.add_argument("--part", choices=(*PARTS, FEW))
     options = parser.parse_args()
-    store = Store.open(options.store)
-    train, test = store.features("train"), store.features("test")
-    kept = json.loads(options.out.read_text(encoding="utf-8"))["records"] if options.part else []
-    records = [r for r in kept if r["part"] != options.part] + [
-        {"part": name} | record
-        for name, part in PARTS.items()
-        if options.part in {None, name}
-        for seed in range(options.seeds)
-        for record in part(train, test, seed, options.weight)
-    ]
-    write_json(options.out, {"provenance": provenance(options.seeds - 1), "weight": options.weight, "records": records})
+    content = json.loads(options.out.read_text(encoding="utf-8")) if options.part else {}
+    certificate = provenance(options.seeds - 1)
+    if options.part in {None, FEW}:
+        torch.set_num_threads(1)
+        options.work.mkdir(parents=True, exist_ok=True)
+        content[FEW] = {
+            "provenance": certificate,
+            "splits": options.seeds,
+            "records": curve(options.seeds, options.work),
+        }
+    if options.part != FEW:
+        store = Store.open(options.store)
+        train, test = store.features("train"), store.features("test")
+        records = [r for r in content.get("records", []) if r["part"] != options.part] + [
+            {"part": name} | record
+            for name, part in PARTS.items()
+            if options.part in {None, name}
+            for seed in range(options.seeds)
+            for record in part(train, test, seed, options.weight)
+        ]
+        content |= {"provenance": certificate, "weight": options.weight, "records": records}
+    write_json(options.out, content)
 
 
 if __name__ == "__main__":

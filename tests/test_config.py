@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from csaligner.checks import InputError
-from csaligner.config import TrainConfig, build_config, dump_config, load_config
+from csaligner.config import RANDOM_BANDWIDTH, ObjectiveConfig, TrainConfig, build_config, dump_config, load_config
 from csaligner.training.schedules import value_at, warmup_cosine
 
 
@@ -60,6 +60,21 @@ def test_the_hyper_parameters_of_the_paper_are_accepted_by_name() -> None:
     one_sided = load_config(TrainConfig, None, ["image_adapter=identity", "weight=2"])
     assert not one_sided.objective.learn_logit_scale  # the rule for fixed sides still holds
     assert load_config(TrainConfig, None, ["image_adapter=identity", "logit_scale=20"]).objective.learn_logit_scale
+
+
+def test_random_weights_have_their_own_bandwidth_unless_one_is_given() -> None:
+    random = {"start": {"kind": "random"}}
+    assert TrainConfig().objective.bandwidth == 0.5
+    assert build_config(TrainConfig, random).objective.bandwidth == RANDOM_BANDWIDTH
+    for given in ({"bandwidth": 0.5}, {"objective": {"bandwidth": 0.5}}, {"objective": ObjectiveConfig(bandwidth=0.5)}):
+        assert build_config(TrainConfig, random | given).objective.bandwidth == 0.5
+    one_sided = build_config(TrainConfig, random | {"image_adapter": "identity", "weight": 2})
+    assert one_sided.objective.bandwidth == RANDOM_BANDWIDTH
+    assert not one_sided.objective.learn_logit_scale
+    again = load_config(TrainConfig, None, ["start.kind=random", "bandwidth=[0.2, median-cross]"])
+    assert again.objective.bandwidth == (0.2, "median-cross")
+    with pytest.raises(InputError, match="bandwidth"):
+        load_config(TrainConfig, None, ["bandwidth=[]"])
 
 
 def test_two_identities_have_nothing_to_train() -> None:

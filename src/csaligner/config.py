@@ -25,6 +25,7 @@ from .parsing import parse_yaml
 
 FORMAT_VERSION = 1
 FIXED_SIDE_SCALE = 50.0  # 1/temperature with an identity adapter
+RANDOM_BANDWIDTH = "median"  # with random weights: benchmarks/random_start.py
 EPOCHS, LEAST_EPOCHS, GATED_STEPS = 40, 8, 80  # see TrainConfig.epochs_for
 RING_TERMS = ("info_nce", "cauchy_schwarz", "mmd")  # terms that distributed/ring.py computes
 TOKEN_TERM = "token_cauchy_schwarz"  # losses/token.py, on the adapted tokens
@@ -52,6 +53,9 @@ class Schedule(Strict):
 class PositiveSchedule(Schedule):
     start: Positive
     end: Positive
+
+
+Bandwidth = Positive | PositiveSchedule | Literal["median", "median-cross", "temperature"]
 
 
 class StartConfig(Strict):
@@ -117,12 +121,13 @@ class UnpairedConfig(Strict):
 class ObjectiveConfig(Strict):
     """Weighted named terms: total = sum over terms of weight * value.
 
-    A weight is a number, a schedule, or `auto` (see balance). bandwidth: a number, a schedule, median or temperature
-    (ops/bandwidth.py). unpaired_weight: weight of an unpaired row in the divergences, relative to 1 for a paired image
-    and 1 for all its captions together. The term token_cauchy_schwarz requires data with tokens (embed --tokens) and
-    another term, and takes no `auto`. measure_every: steps between measurements of the median bandwidth and the auto
-    weights. exchange: how several processes exchange rows; gather: every process holds all rows; ring: blocks are
-    passed around, for batches too large to gather, with the terms info_nce, cauchy_schwarz and mmd.
+    A weight is a number, a schedule, or `auto` (see balance). bandwidth: a number, a schedule, median, median-cross or
+    temperature (ops/bandwidth.py), or several of these: the mean of the kernels. unpaired_weight: weight of an unpaired
+    row in the divergences, relative to 1 for a paired image and 1 for all its captions together. The term
+    token_cauchy_schwarz requires data with tokens (embed --tokens) and another term, and takes no `auto`.
+    measure_every: steps between measurements of the median bandwidth and the auto weights. exchange: how several
+    processes exchange rows; gather: every process holds all rows; ring: blocks are passed around, for batches too large
+    to gather, with the terms info_nce, cauchy_schwarz and mmd.
     impl: the implementation of the loss (ops/dispatch.py); auto: by size and device.
     """
 
@@ -132,7 +137,7 @@ class ObjectiveConfig(Strict):
     balance: BalanceConfig = BalanceConfig()
     unpaired_weight: Positive = 1.0
     measure_every: Annotated[int, Field(ge=1)] = 10
-    bandwidth: Positive | PositiveSchedule | Literal["median", "temperature"] = 0.5
+    bandwidth: Bandwidth | Annotated[tuple[Bandwidth, ...], Field(min_length=1)] = 0.5
     logit_scale: Positive | PositiveSchedule = 1 / 0.07
     learn_logit_scale: bool = True
     max_logit_scale: Positive = 100.0
@@ -214,34 +219,27 @@ class TrainConfig(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _scale_of_a_fixed_side(cls, data: Any) -> Any:
-        """Set the default logit scale with an identity adapter: FIXED_SIDE_SCALE, not learnt (docs/results.md).
-
-        Rows of a fixed modality keep their common mean, so their cosines differ little.
-        """
-        if not isinstance(data, dict) or not any(
-            _is_identity(data.get(f"{side}_adapter")) for side in ("image", "text")
-        ):
+    def _defaults_of_the_objective(cls, data: Any) -> Any:
+        """Set the logit scale with an identity adapter: FIXED_SIDE_SCALE, not learnt (docs/results.md), since rows of a
+        fixed modality keep their common mean, so their cosines differ little; and the bandwidth with random weights:
+        RANDOM_BANDWIDTH (docs/training.md)."""
+        if not isinstance(data, dict):
             return data
-        objective = data.get("objective", {})
-        explicit = objective.model_fields_set if isinstance(objective, BaseModel) else objective
-        if not isinstance(explicit, Mapping | set) or {"logit_scale", "learn_logit_scale"} & set(explicit):
-            return data
-        given = objective.model_dump(exclude_unset=True) if isinstance(objective, BaseModel) else dict(objective)
-        return data | {"objective": given | {"logit_scale": FIXED_SIDE_SCALE, "learn_logit_scale": False}}
+        if any(_named(data.get(f"{side}_adapter"), "name") == "identity" for side in ("image", "text")):
+            data = _with_objective(data, {"logit_scale": FIXED_SIDE_SCALE, "learn_logit_scale": False})
+        if _named(data.get("start"), "kind") == "random":
+            data = _with_objective(data, {"bandwidth": RANDOM_BANDWIDTH})
+        return data
 
     @model_validator(mode="before")
     @classmethod
     def _paper_names(cls, data: Any) -> Any:
-        """Move the paper's names to their keys. Runs before _scale_of_a_fixed_side: pydantic calls the last first."""
+        """Move the paper's names to their keys. Runs before the others: pydantic calls the last first."""
         if not isinstance(data, dict) or not (given := {k: data[k] for k in PAPER_NAMES if k in data}):
             return data
-        objective = data.get("objective", {})
-        if isinstance(objective, BaseModel):
-            objective = objective.model_dump(exclude_unset=True)
-        if not isinstance(objective, Mapping):
+        objective = _given(data.get("objective", {}))
+        if objective is None:
             return data
-        objective = dict(objective)
         if "weight" in given:
             terms = objective.get("terms", {"info_nce": 1.0})
             objective["terms"] = dict(terms) | {"cauchy_schwarz": given.pop("weight")}
@@ -296,9 +294,22 @@ class TrainConfig(Strict):
         return bool({self.image_adapter.name, self.text_adapter.name} & set(names))
 
 
-def _is_identity(adapter: Any) -> bool:
-    name = adapter.get("name") if isinstance(adapter, dict) else getattr(adapter, "name", adapter)
-    return bool(name == "identity")
+def _named(part: Any, key: str) -> Any:
+    """Return a key of a part of a config; a part may be its name alone."""
+    return part.get(key) if isinstance(part, dict) else getattr(part, key, part)
+
+
+def _with_objective(data: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Set keys of the objective, unless one of them is given."""
+    given = _given(data.get("objective", {}))
+    return data if given is None or set(defaults) & set(given) else data | {"objective": given | defaults}
+
+
+def _given(objective: Any) -> dict[str, Any] | None:
+    """Return the keys that are given, None for what is no objective."""
+    if isinstance(objective, BaseModel):
+        return objective.model_dump(exclude_unset=True)
+    return dict(objective) if isinstance(objective, Mapping) else None
 
 
 C = TypeVar("C", bound=BaseModel)

@@ -31,15 +31,16 @@ class CSAligner:
         aligner = CSAligner().fit(image_features, text_features)
         index = np.concatenate([aligner.transform_image(images), aligner.transform_text(texts)])
 
-    weight: lambda of the Cauchy-Schwarz divergence, a number or "auto" (default 1). bandwidth: sigma of its kernel, a
-    number, "median" or "temperature" (default 0.5). logit_scale: initial 1/temperature of InfoNCE (default 1/0.07).
-    epochs: passes over the data (default 40, with the gate fewer for many pairs); 0 gives the untrained baseline. gate:
-    keep what training learnt only if held-out training pairs show a gain of more than two standard errors
-    (selection/gate.py; default True). The untrained alignment is chosen by cross-validation on the training pairs
-    unless `start` fixes it, for example start={"kind": "auto"}; `selection_` records both choices (docs/default.md).
-    verbose: show progress; default: on a terminal and in a notebook. config: a TrainConfig to start from. settings: any
-    other key of csaligner.config.TrainConfig, for example seed=1 or image_adapter="identity" (adapt only the text, so
-    that indexed image vectors stay valid). None stands for the default. The defaults were chosen on real data
+    weight: lambda of the Cauchy-Schwarz divergence, a number or "auto" (default 1). bandwidth: sigma of its kernel,
+    a number, "median", "median-cross" or "temperature", or a list of these (default 0.5; with random weights
+    "median"). logit_scale: initial 1/temperature of InfoNCE (default 1/0.07). epochs: passes over the data (default
+    40, with the gate fewer for many pairs); 0 gives the untrained baseline. gate: keep what training learnt only if
+    held-out training pairs show a gain of more than two standard errors (selection/gate.py; default True). The
+    untrained alignment is chosen by cross-validation on the training pairs unless `start` fixes it, for example
+    start={"kind": "auto"}; `selection_` records both choices (docs/default.md). verbose: show progress; default: on
+    a terminal and in a notebook. config: a TrainConfig to start from. settings: any other key of
+    csaligner.config.TrainConfig, for example seed=1 or image_adapter="identity" (adapt only the text, so that
+    indexed image vectors stay valid). None stands for the default. The defaults were chosen on real data
     (docs/results.md).
     It works with scikit-learn's clone, cross_validate and GridSearchCV; csaligner does not need scikit-learn.
     Source: CS-Aligner (arXiv 2502.17028), eq. 9. Raises InputError for a setting that is unknown or out of range.
@@ -50,7 +51,7 @@ class CSAligner:
         config: TrainConfig | None = None,
         *,
         weight: float | str | None = None,
-        bandwidth: float | str | None = None,
+        bandwidth: float | str | Sequence[float | str] | None = None,
         logit_scale: float | None = None,
         epochs: int | None = None,
         gate: bool | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from csaligner.store.shard_maker import Encoders, ProgressCallback
 from csaligner.store.store import Store
 from csaligner.training.checkpoint import TrainerState, read_state
 from csaligner.training.encoder_batches import TrainableStore
-from csaligner.training.trainer import Hooks, Report, RunOptions, Trainer, silent
+from csaligner.training.trainer import Hooks, Report, RunOptions, Trainer, silent, warn_user
 from csaligner.training.training_data import TrainingData, some_pairs
 
 from .checks import check_choice
@@ -55,7 +55,7 @@ from .types import Dataset, PairedFeatures, Split
 @dataclass(frozen=True)
 class Run:
     """A trained model with its settings and history. With LoRA, `model` holds the adapters and `lora` adapters and
-    encoders. selection: what was chosen, None if the config fixes the start and has no gate."""
+    encoders. selection: what was chosen, None if the config fixes the start and has no gate. warnings: of training."""
 
     model: Aligner
     config: TrainConfig
@@ -63,6 +63,7 @@ class Run:
     seconds: float | None = None
     lora: LoRAAligner | None = None
     selection: Selection | None = None
+    warnings: Sequence[str] = ()
 
 
 def embed_dataset(
@@ -137,12 +138,13 @@ def _train(data: TrainingData, config: TrainConfig, out: Path, how: tuple[Report
     model = start.model
     if config.lora is not None:
         return _train_lora(data, config, out, start, how)
-    hooks = Hooks((lambda m: validate(m, val)) if val else no_metrics, report)
+    said: list[str] = []
+    hooks = Hooks((lambda m: validate(m, val)) if val else no_metrics, report, _warn_and(said))
     started = time.perf_counter()
     run = config if start.trains else config.model_copy(update={"epochs": 0})
     state = Trainer(model, data.sampler(config), run, out, hooks, options).fit()
     selection = gated(start, val, config, out)
-    found = Run(model, config, state.history, time.perf_counter() - started, selection=selection)
+    found = Run(model, config, state.history, time.perf_counter() - started, selection=selection, warnings=said)
     scaled = selection is not None and selection.gate is not None and selection.gate.scale < 1 and state.step > 0
     return _finished(out, state, found, validate(model, val) if scaled and val else None)
 
@@ -161,11 +163,12 @@ def _train_lora(
         split: Split | None = None if data.val is not None else "val"
         return validate(m.heads, val.features(split, config.val_images, heads.reads_states))
 
-    hooks = Hooks(evaluate_now if is_main() else no_metrics, how[0])
+    said: list[str] = []
+    hooks = Hooks(evaluate_now if is_main() else no_metrics, how[0], _warn_and(said))
     started = time.perf_counter()
     state = Trainer(model, tuned.sampler(config, data), config, out, hooks, how[1]).fit()
     seconds = time.perf_counter() - started
-    return _finished(out, state, Run(heads, config, state.history, seconds, model, start.selection))
+    return _finished(out, state, Run(heads, config, state.history, seconds, model, start.selection, said))
 
 
 def _finished(out: Path, state: TrainerState, run: Run, metrics: Mapping[str, float] | None = None) -> Run:
@@ -174,8 +177,17 @@ def _finished(out: Path, state: TrainerState, run: Run, metrics: Mapping[str, fl
         chosen = next((row for row in state.history if row.get("step") == state.best_step), state.history[-1])
         found = {name.removeprefix("val/"): value for name, value in chosen.items() if name.startswith("val/")}
         found = found if metrics is None else dict(metrics)
-        write_metrics(out, {name: value for name, value in found.items() if math.isfinite(value)}, run.seconds or 0.0)
+        finite = {name: value for name, value in found.items() if math.isfinite(value)}
+        write_metrics(out, finite, run.seconds or 0.0, run.warnings)
     return run
+
+
+def _warn_and(keep: list[str]) -> Callable[[str], None]:
+    def warn(line: str) -> None:
+        keep.append(line)
+        warn_user(line)
+
+    return warn
 
 
 def no_metrics(model: Any) -> dict[str, float]:
@@ -210,7 +222,8 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[Me
     results = [replace(r, split=split) for r in [*free, ours]]
     write_results_json(results, run / RESULTS, provenance=record)
     chosen = read_selection(run)
-    about = record | ({"selection": chosen.line} if chosen else {})
+    lines = [*([chosen.line] if chosen else []), *record.get("warnings", ())]
+    about = record | {"selection": "; ".join(lines)}
     write_report(report_data(store, config, results, aligned, about), run / REPORT)
     return results
 

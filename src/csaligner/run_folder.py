@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -115,14 +115,15 @@ def describe(store: Store) -> dict[str, Any]:
     return {"name": store.dataset, "attribution": store.attribution, "images": images, "captions": captions}
 
 
-def write_metrics(run: Path, metrics: Mapping[str, float], seconds: float) -> None:
-    """Add the validation metrics of the checkpoint of model_folder to run.json, and the seconds of training, which are
-    added to those of earlier calls."""
+def write_metrics(run: Path, metrics: Mapping[str, float], seconds: float, warnings: Sequence[str] = ()) -> None:
+    """Add the validation metrics of the checkpoint of model_folder to run.json, the seconds of training, which are
+    added to those of earlier calls, and the warnings of training, if any."""
     record = read_record(run)
     done = record.get("metrics") == metrics and "seconds" in record
     if not done:
         total = round(record.get("seconds", 0.0) + seconds, 3)
-        write_sealed(run / RECORD, record | {"metrics": metrics, "seconds": total})
+        said = {"warnings": list(warnings)} if warnings else {}
+        write_sealed(run / RECORD, record | {"metrics": metrics, "seconds": total} | said)
 
 
 def read_config(run: Path) -> TrainConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,35 @@ def test_moments_match_the_covariances_half_way() -> None:
         z = apply(start, x).double()
         cov = torch.cov(z.T)
         torch.testing.assert_close(cov / cov.trace(), root / root.trace(), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["moments", "identity"])
+def test_unpaired_rows_count_in_the_moments_of_their_modality(kind: Any) -> None:
+    """Pairs with further rows on both sides: as if all rows were pairs, in any pairing."""
+    whole = make_pairs(40, (6, 6))
+    order = torch.arange(40)
+    few = PairedFeatures(whole.image[:15], whole.text[:15], order[:15], whole.image_ids[:15])
+    wanted = fit_starts(whole, StartConfig(kind=kind))
+    found = fit_starts(few, StartConfig(kind=kind), unpaired=(whole.image[15:], whole.text[15:].flip(0)))
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a.mean, b.mean)
+        if a.map is not None and b.map is not None:
+            torch.testing.assert_close(a.map / a.map.norm(), b.map / b.map.norm())
+    alone = fit_starts(few, StartConfig(kind=kind))
+    assert (found[0].mean - alone[0].mean).norm() > 1e-2
+    one_side = fit_starts(few, StartConfig(kind=kind), unpaired=(whole.image[15:], None))
+    torch.testing.assert_close(one_side[0].mean, wanted[0].mean)
+    torch.testing.assert_close(one_side[1].mean, alone[1].mean)
+
+
+def test_a_projection_uses_pairs_alone() -> None:
+    f = make_pairs(30, (7, 5))
+    more = make_pairs(20, (7, 5), seed=3)
+    for fixed in (None, "image"):
+        alone = fit_starts(f, StartConfig(), fixed=fixed)
+        for a, b in zip(fit_starts(f, StartConfig(), None, fixed, (more.image, more.text)), alone, strict=True):
+            assert torch.equal(a.offset, b.offset)
+            assert a.map is b.map is None or torch.equal(a.map, b.map)  # type: ignore[arg-type]
 
 
 def test_projection_finds_the_canonical_correlations() -> None:

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from csaligner.checks import InputError
-from csaligner.comparison.compare import Budget, averages, compare
+from csaligner.comparison.compare import UNSELECTED, Budget, averages, compare
 from csaligner.comparison.folds import Fold, open_folds
 from csaligner.comparison.methods import FREE, TRAINED, Trained
 from csaligner.comparison.run import JSON, PAGE, compare_and_write, read_settings
-from csaligner.config import AdapterConfig, TrainConfig
+from csaligner.config import AdapterConfig, TrainConfig, load_config
 from csaligner.types import PairedFeatures
 from tests.support.features import make_arrays, make_pairs
 
@@ -112,6 +112,13 @@ def test_every_method_has_a_config(name: str) -> None:
     if method.tunes_fraction:
         assert config.objective.balance.fraction == method.space()["fraction"][0]
     assert config.objective.learn_logit_scale == (not method.tunes_scale)
+
+
+def test_objectives_start_from_random_weights_if_the_base_does() -> None:
+    random = load_config(TrainConfig, None, [*UNSELECTED, "start.kind=random"])
+    assert TRAINED["infonce"].config(random, {}, 0).start.kind == "random"
+    assert TRAINED["cs-aligner-default"].config(random, {}, 0).objective.bandwidth == random.objective.bandwidth
+    assert TRAINED["defaults"].config(random, {}, 0).start.kind == "chosen"
 
 
 def test_averages_are_over_folds_for_each_seed() -> None:

@@ -130,6 +130,14 @@ def test_the_loss_goes_down(run: tuple[Path, LoRAAligner, dict[Any, dict[str, An
     assert lines[-1]["loss/total"] < lines[0]["loss/total"]
 
 
+def test_heads_may_start_from_random_weights(store: Store, tmp_path: Path) -> None:
+    settings = config("text", start={"kind": "random"}, image_adapter="linear", text_adapter="prior", epochs=30)
+    found = train(store, settings, tmp_path / "run")
+    assert found.lora is not None
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss/info_nce"] < lines[0]["loss/info_nce"]
+
+
 def test_only_adapter_files_are_saved_and_peft_reads_them(
     run: tuple[Path, LoRAAligner, dict[Any, dict[str, Any]]], store: Store
 ) -> None:

@@ -25,6 +25,16 @@ def test_median_makes_the_median_pair_one_e_fold_apart() -> None:
     assert math.isclose(math.exp(-(9**2) / (2 * sigma**2)), math.exp(-1), rel_tol=1e-12)
 
 
+@pytest.mark.parametrize(("n", "m"), [(5, 8), (1, 40), (60, 61)])
+def test_median_cross_is_the_median_over_all_cross_distances(n: int, m: int) -> None:
+    g = torch.Generator().manual_seed(n)
+    x, y = torch.randn(n, 3, generator=g, dtype=torch.float64), torch.randn(m, 3, generator=g, dtype=torch.float64) + 2
+    every = sorted(math.dist(a, b) for a in x.tolist() for b in y.tolist())
+    wanted = every[(n * m - 1) // 2] / math.sqrt(2)
+    assert math.isclose(resolve_bandwidth("median-cross", x, y), wanted, rel_tol=1e-12)
+    assert not math.isclose(resolve_bandwidth("median", x, y), wanted, rel_tol=1e-3)
+
+
 def test_median_of_a_subsample_is_near_the_median_and_the_same_every_time() -> None:
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(700, 8, generator=g), torch.randn(500, 8, generator=g) + 1

@@ -35,7 +35,8 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-RING: dict[str, Any] = {"captions": "all", "objective": EVERYTHING["objective"] | {"exchange": "ring"}}
+MIXTURE = {"exchange": "ring", "bandwidth": ["median", "median-cross", 0.7]}
+RING: dict[str, Any] = {"captions": "all", "objective": EVERYTHING["objective"] | MIXTURE}
 TOKENS: dict[str, Any] = {
     "objective": {"terms": {"info_nce": 1.0, "cauchy_schwarz": 0.5, "token_cauchy_schwarz": 2.0}},
 }

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 from csaligner.checks import InputError
 from csaligner.config import MemoryConfig, ObjectiveConfig, TrainConfig, build_config, load_config
 from csaligner.losses.objective import Objective
+from csaligner.ops.bandwidth import resolve_bandwidth
 from csaligner.training.memory import Embeddings, MemoryBank
 from csaligner.training.terms import ScheduledObjective
 
@@ -149,6 +150,29 @@ def test_the_bandwidth_in_use_is_logged_and_the_median_is_kept_between_measureme
     tied, logged = live(terms=BOTH, bandwidth="temperature")(rows(8), SCALE, 0.0, 0)
     assert logged["bandwidth"] == pytest.approx(10**-0.5)
     assert float(tied.terms["cauchy_schwarz"]) == pytest.approx(direct(BOTH, rows(8), 10**-0.5)["cauchy_schwarz"])
+
+
+def test_a_mixture_sums_its_kernels_before_the_log() -> None:
+    e = rows(8)
+    cross = resolve_bandwidth("median-cross", e.image, e.text)
+    loss, logged = live(terms=BOTH, bandwidth=[0.2, "median-cross", {"start": 1.0, "end": 3.0}])(e, SCALE, 0.5, 0)
+    sigmas = [0.2, cross, 2.0]
+    assert [logged[f"bandwidth/{i}"] for i in range(3)] == pytest.approx(sigmas)
+
+    def log_mean(a: Tensor, b: Tensor) -> Tensor:
+        squares = (a[:, None] - b).square().sum(dim=2)
+        return torch.stack([(-squares / (2 * s**2)).exp() for s in sigmas]).sum(dim=0).mean().log()
+
+    wanted = log_mean(e.image, e.image) + log_mean(e.text, e.text) - 2 * log_mean(e.image, e.text)
+    torch.testing.assert_close(loss.terms["cauchy_schwarz"], wanted, rtol=1e-10, atol=0)
+
+
+def test_measured_medians_are_part_of_the_state() -> None:
+    first, again = (live(terms=BOTH, bandwidth=["median", "median-cross"], measure_every=5) for _ in range(2))
+    _, logged = first(rows(8), SCALE, 0.0, 0)
+    again.restore(first.state(), {})
+    assert again(rows(8, seed=1), SCALE, 0.0, 1)[1] == logged
+    assert logged["bandwidth/0"] != logged["bandwidth/1"]
 
 
 @pytest.mark.parametrize("terms", [{"cauchy_schwarz": "auto"}, {"info_nce": "auto"}, {"info_nce": 0.0, "mmd": "auto"}])

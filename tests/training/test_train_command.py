@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from csaligner import CSAligner
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, load_config
 from csaligner.locks import only_writer
 from csaligner.pipeline import train
-from csaligner.run_folder import claim_run
+from csaligner.run_folder import RECORD, claim_run
 from csaligner.store.store import Store
 from csaligner.training.trainer import METRICS, RunOptions
 from csaligner.training.training_data import TrainingData
@@ -168,3 +169,29 @@ def test_train_says_what_it_gained_how_long_it_took_and_where_the_report_is(
     assert seconds > 0
     csaligner("train", "--train-data", stores / "pairs", "--out", tmp_path / "run", "-q", *FAST)  # nothing to do
     assert json.loads((tmp_path / "run/run.json").read_text())["seconds"] == seconds
+
+
+@pytest.mark.parametrize("kind", ["chosen", "moments"])
+def test_every_start_is_fitted_to_unpaired_rows_too(kind: str, tmp_path: Path) -> None:
+    """The untrained model of a run with unpaired images is that of the estimator with the same rows."""
+    pairs, more = (Store.open(make_store(tmp_path / name, 45, (8, 8), seed=n)) for n, name in enumerate("ab"))
+    images = more.rows("image", more.rows_of("image", "train"))
+    config = load_config(TrainConfig, None, [f"start.kind={kind}", "epochs=0", "image_adapter=linear"])
+    model = train(TrainingData(pairs, unpaired_images=(more,)), config, tmp_path / "run").model
+    estimator, features = CSAligner(config, verbose=False), pairs.features("train")
+    alone = estimator.fit_features(features).model.state_dict()["image_adapter.mean"]
+    beside = estimator.fit_features(features, images).model.state_dict()["image_adapter.mean"]
+    torch.testing.assert_close(model.state_dict()["image_adapter.mean"], beside)
+    assert (beside - alone).abs().max() > 1e-3
+
+
+def test_a_run_records_what_was_said_about_its_divergence(stores: Path, tmp_path: Path) -> None:
+    words = ("train", "--train-data", stores / "pairs", "--out", tmp_path / "run", *FAST, "--bandwidth", "0.1")
+    run = csaligner(*words)
+    assert run.returncode == 0, run.stderr
+    lines = [line for line in run.stderr.splitlines() if "bandwidth" in line]
+    assert len(lines) == 1
+    assert "0.1" in lines[0]
+    record = json.loads((tmp_path / "run" / RECORD).read_text(encoding="utf-8"))
+    assert any("bandwidth" in line for line in record["warnings"])
+    assert "narrow" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

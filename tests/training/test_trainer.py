@@ -176,3 +176,18 @@ def test_bf16_rows_reach_the_kernels_that_take_them(
     with pytest.raises(KeyboardInterrupt):
         train(config(precision="bf16", objective={"impl": impl}))
     assert seen == {wanted}
+
+
+@pytest.mark.parametrize(("sigma", "weight", "words"), [(0.15, 30.0, ["bandwidth", "pairs"]), (0.8, 0.01, [])])
+def test_a_divergence_that_costs_the_pairs_is_named_in_one_line(
+    sigma: float, weight: float, words: list[str], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    c = config(start={"kind": "random"}, dim=8, bandwidth=sigma, weight=weight, lr=0.02, epochs=30, evaluate_every=3)
+    torch.manual_seed(0)
+    model = Aligner.fit_start(features(), c)
+    Trainer(model, PairSampler(features(), 40, "one", 0), c, tmp_path, Hooks(warn=said.append)).fit()
+    assert len(said) == len(words)
+    assert all(word in line and "\n" not in line for line, word in zip(said, words, strict=True))
+    row = json.loads((tmp_path / METRICS).read_text().splitlines()[-1])
+    assert {"batch/gap/cs", "batch/gap/pair_margin"} <= set(row)

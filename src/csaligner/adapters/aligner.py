@@ -23,7 +23,7 @@ from .hub import HubMixin
 from .mlp import MLPAdapter
 from .prior import PriorAdapter, settings_of_checkpoint
 from .standardise import CentreAdapter, StandardiseAdapter
-from .start import Affine, blank, fit_starts
+from .start import Affine, Unpaired, blank, fit_starts
 from .untrained import PairMoments, untrained_family
 
 CHUNK = 8192
@@ -71,8 +71,10 @@ class Aligner(nn.Module, HubMixin):
         config: TrainConfig,
         encoders: tuple[str | None, str | None] = (None, None),
         starts: tuple[Affine, Affine] | None = None,
+        unpaired: Unpaired = (None, None),
     ) -> Aligner:
-        """Return an untrained model, initialised with `starts`; None: with the closed-form start `config.start`.
+        """Return an untrained model, initialised with `starts`; None: with the closed-form start `config.start`,
+        fitted to the pairs and the features of unpaired images and texts.
 
         start.kind=chosen without starts is the prior of the family (adapters/untrained.py). With start.kind=random, all
         weights of mlp and linear adapters are random and learned. start.kind=class_names is the bundled aligner, with
@@ -90,11 +92,14 @@ class Aligner(nn.Module, HubMixin):
             if adapter.name in FITTED
         }
         seen = replace(features, **{side: fitted(getattr(features, side)) for side, fitted in standardise.items()})
+        image, text = unpaired
+        image = standardise["image"](image) if image is not None and "image" in standardise else image
+        text = standardise["text"](text) if text is not None and "text" in standardise else text
         fixed = fixed_modality(config)
         if starts is None and config.chooses_start:
-            family = untrained_family(PairMoments.of(seen), config.dim, fixed)
+            family = untrained_family(PairMoments.of(seen).with_unpaired(image, text), config.dim, fixed)
             starts = family.candidates[family.prior]
-        starts = starts or fit_starts(seen, config.start, config.dim, fixed)
+        starts = starts or fit_starts(seen, config.start, config.dim, fixed, (image, text))
         scale = config.objective.logit_scale
         model = cls(
             AlignerConfig(

@@ -14,13 +14,13 @@
   lengths, would make a text similar to all images or to none. If the dimensions differ: ridge regression of the
   target's normalised features on the other modality's.
 
-Each of the c captions of an image has weight 1/c.
+Each of the c captions of an image has weight 1/c, an unpaired row 1.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ from torch.nn.functional import normalize
 
 from csaligner.config import StartConfig
 from csaligner.types import PairedFeatures
+
+Unpaired = tuple[Tensor | None, Tensor | None]  # (K, d_image) and (L, d_text)
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,33 @@ class _Moments:
         cov_xy = x0[features.text_to_image].T @ (w * y0)
         return cls(x, y, mean_x, mean_y, x0.T @ x0 / len(x), y0.T @ (w * y0), cov_xy)
 
+    def with_unpaired(self, unpaired: Unpaired) -> _Moments:
+        """Add unpaired rows, each with the weight of a paired image, to means and covariances within a modality."""
+        (mean_x, cov_x), (mean_y, cov_y) = (
+            (mean, cov) if rows is None or len(rows) == 0 else _pooled(len(self.x), mean, cov, rows)
+            for mean, cov, rows in ((self.mean_x, self.cov_x, unpaired[0]), (self.mean_y, self.cov_y, unpaired[1]))
+        )
+        return replace(self, mean_x=mean_x, mean_y=mean_y, cov_x=cov_x, cov_y=cov_y)
+
+
+def _pooled(n: int, mean: Tensor, cov: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and covariance of n rows with these moments and further rows together."""
+    rows = normalize(rows.double(), dim=1)
+    total = n + len(rows)
+    pooled = (n * mean + rows.sum(dim=0)) / total
+    shift, rest = mean - pooled, rows - pooled
+    return pooled, (n * (cov + torch.outer(shift, shift)) + rest.T @ rest) / total
+
 
 def fit_starts(
-    features: PairedFeatures, config: StartConfig, dim: int | None = None, fixed: str | None = None
+    features: PairedFeatures,
+    config: StartConfig,
+    dim: int | None = None,
+    fixed: str | None = None,
+    unpaired: Unpaired = (None, None),
 ) -> tuple[Affine, Affine]:
-    """Return the starts of (image, text). fixed: "image" or "text", a modality whose features stay unchanged.
+    """Return the starts of (image, text). fixed: "image" or "text", a modality whose features stay unchanged. unpaired:
+    features of unpaired images and texts, which count in means and covariances, except in a projection.
 
     kind chosen is read as auto: adapters/untrained.py computes the chosen start.
     """
@@ -86,12 +110,14 @@ def fit_starts(
         config = config.model_copy(update={"kind": "auto"})
     m = _Moments.of(features)
     if fixed is not None:
-        return _onto_fixed(m, config, fixed)
+        return _onto_fixed(m, m.with_unpaired(unpaired), config, fixed)
     same = m.x.shape[1] == m.y.shape[1] and dim in (None, m.x.shape[1])
     kind = config.kind if config.kind != "auto" else ("moments" if same else "projection")
     if kind == "projection" or not same:
         maps = _canonical(m, _projection_shrinkage(m, config), dim)
-    elif kind == "moments":
+        return affine(m.x, m.mean_x, maps[0]), affine(m.y, m.mean_y, maps[1])
+    m = m.with_unpaired(unpaired)
+    if kind == "moments":
         maps = _half_coral(m, config.shrinkage)
     else:
         zero = torch.zeros(m.x.shape[1])
@@ -139,10 +165,12 @@ def _canonical(m: _Moments, shrinkage: float, dim: int | None) -> tuple[Tensor, 
     return map_x, map_y
 
 
-def _onto_fixed(m: _Moments, config: StartConfig, fixed: str) -> tuple[Affine, Affine]:
+def _onto_fixed(pairs: _Moments, m: _Moments, config: StartConfig, fixed: str) -> tuple[Affine, Affine]:
     """Map the trained modality onto the fixed one: directions orthogonal to its mean at a constant distance (auto), a
     shift of the mean (identity), CORAL with the fixed modality's covariance (moments), or ridge regression
-    (projection, or if the dimensions differ)."""
+    (projection, or if the dimensions differ). pairs: moments of the pairs alone, for the regression."""
+    if config.kind == "projection" or pairs.cov_xy.shape[0] != pairs.cov_xy.shape[1]:
+        m = pairs
     if fixed == "image":
         cov, target_cov, cross, mean, target_mean = m.cov_y, m.cov_x, m.cov_xy.T, m.mean_y, m.mean_x
     else:

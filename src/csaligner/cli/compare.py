@@ -19,6 +19,9 @@ def compare(  # noqa: PLR0913, PLR0917  (options of a command)
     train_data: Annotated[
         list[Path], typer.Option(help="A store, or an .npy file of paired features (2, N, d); repeatable.")
     ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings of `train` shared by all runs.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for compare.json and compare.html.")] = Path("runs/compare"),
     methods: Annotated[str | None, typer.Option(help="Comma-separated names; default: all.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds.")] = 3,
@@ -45,7 +48,7 @@ def compare(  # noqa: PLR0913, PLR0917  (options of a command)
 
     words = [f"{k}={v}" for k, v in {"epochs": epochs, "batch_size": batch_size}.items() if v is not None]
     names = methods.split(",") if methods else list(QUICK if quick_ else (*FREE, *TRAINED))
-    base = load_config(TrainConfig, None, [*UNSELECTED, *words])
+    base = load_config(TrainConfig, None, [*UNSELECTED, *words, *(overrides or [])])
     trials, seeds = (min(trials, 3), 1) if quick_ else (trials, seeds)
     budget = Budget(base, trials, seeds, jobs, inner, read_settings(settings) if settings else {})
     with progress(err, "compare", quiet) as update:
@@ -63,6 +66,9 @@ def sweep(
     train_data: Annotated[
         list[Path], typer.Option(help="A store, or an .npy file of paired features (2, N, d); repeatable.")
     ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings of `train` shared by all runs.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for sweep.json and sweep.html.")] = Path("runs/sweep"),
     grids: Annotated[str, typer.Option(help="Comma-separated: bandwidth, temperature, batch, adapter.")] = "bandwidth",
     seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds.")] = 1,
@@ -76,7 +82,8 @@ def sweep(
     from csaligner.config import TrainConfig, load_config
     from csaligner.progress import progress
 
-    base = load_config(TrainConfig, None, [*UNSELECTED, *([f"epochs={epochs}"] if epochs else [])])
+    words = [f"epochs={epochs}"] if epochs else []
+    base = load_config(TrainConfig, None, [*UNSELECTED, *words, *(overrides or [])])
     budget = Budget(base, seeds=seeds, jobs=jobs)
     with progress(err, "sweep", quiet) as update:
         sweep_and_write(train_data, grids.split(","), budget, out, lambda done, total, what: update(done, total, {}))

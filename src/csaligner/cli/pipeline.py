@@ -58,7 +58,8 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
         str | None, typer.Option(help="Weight lambda of the Cauchy-Schwarz divergence: a number or auto; default: 1.")
     ] = None,
     bandwidth: Annotated[
-        str | None, typer.Option(help="Kernel bandwidth sigma: a number, median or temperature; default: 0.5.")
+        str | None,
+        typer.Option(help="Kernel bandwidth sigma: a number, median, median-cross or temperature; default: 0.5."),
     ] = None,
     logit_scale: Annotated[
         float | None, typer.Option(help="Initial logit scale (1 / temperature) of InfoNCE; default: 1 / 0.07.")

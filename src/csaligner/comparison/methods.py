@@ -30,7 +30,8 @@ class Trained:
     terms: fixed weights. weight: (term, low, high) of a tuned weight. tunes_scale: fix the logit scale at a tuned value
     (otherwise it is learned from 1/0.07, as in CLIP). tunes_fraction: tune the fraction of the automatic weight.
     objective: further keys of ObjectiveConfig. about: one-line description for the page. whole: the default start and
-    gate as well; without it, a method trains from START without the gate, so that rows differ in the objective alone.
+    gate as well; without it, a method trains from START (or random weights, if the base does) without the gate, so that
+    rows differ in the objective alone.
     """
 
     terms: Mapping[str, float | str]
@@ -60,7 +61,8 @@ class Trained:
             objective |= {"logit_scale": settings["logit_scale"], "learn_logit_scale": False}
         if self.tunes_fraction and "fraction" in settings:
             objective["balance"] = objective["balance"] | {"fraction": settings["fraction"]}
-        start = base.start.model_dump() | {"kind": "chosen" if self.whole else START}
+        kind = "random" if base.start.kind == "random" else START
+        start = base.start.model_dump() | {"kind": "chosen" if self.whole else kind}
         return build_config(TrainConfig, base.model_dump() | {"objective": objective, "start": start, "seed": seed})
 
 

@@ -20,7 +20,7 @@ from csaligner.checks import InputError, check_choice
 from csaligner.losses.infonce import NAMES
 from csaligner.losses.objective import INFO_NCE, KERNEL_TERMS, Objective, active_terms, kernel_values, weighted
 from csaligner.ops.arguments import Ids, Samples, pair_ids, samples, scale_of, whole_numbers
-from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth, median_rows
+from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth, median_rows, uses_median
 from csaligner.ops.contrastive import RowInfo
 from csaligner.ops.kernels import Kernel, make_kernel
 from csaligner.ops.reference import id_weights
@@ -145,7 +145,7 @@ class ExchangedObjective:
         """Return the kernel that a single process would use for the global batch."""
         bandwidth = self.objective.bandwidth
         x, y = s.x.detach(), s.y.detach()
-        if "median" in (bandwidth if isinstance(bandwidth, Sequence) else ()):
+        if uses_median(bandwidth):
             x, y = median_sample(x, y)
         return make_kernel(self.objective.kernel, bandwidth, x, y, scale)
 

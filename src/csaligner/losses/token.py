@@ -10,7 +10,7 @@ from torch import Tensor
 
 from csaligner.checks import InputError, check_choice
 from csaligner.ops import token
-from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
+from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth, uses_median
 from csaligner.ops.dispatch import IMPLEMENTATIONS
 from csaligner.ops.kernels import make_kernel
 
@@ -43,8 +43,7 @@ def token_cauchy_schwarz(
         sums = tokens.detach().sum(dim=2, dtype=torch.promote_types(tokens.dtype, torch.float32))
         if not bool((torch.isfinite(sums) | ~mask).all()):
             raise InputError(f"{name}: NaN or infinity in unmasked tokens; mask them or fix the encoder")
-    specs = bandwidth if isinstance(bandwidth, Sequence) else (bandwidth,)
-    median_masks = (mask_x, mask_y) if "median" in specs else (mask_x[:1], mask_y[:1])
+    median_masks = (mask_x, mask_y) if uses_median(bandwidth) else (mask_x[:1], mask_y[:1])
     k = make_kernel(
         kernel,
         bandwidth,

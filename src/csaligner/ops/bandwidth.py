@@ -1,7 +1,8 @@
-"""The kernel bandwidth sigma: a number, the median rule, or the temperature rule."""
+"""The kernel bandwidth sigma: a number, a median rule, or the temperature rule."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from csaligner.checks import InputError, check_choice, check_positive
 
 # For unit rows, whose distances are at most 2. 0.5 trains well on CLIP features at every temperature tried.
 DEFAULT_BANDWIDTH = 0.5
-RULES = ("median", "temperature")
+MEDIANS = ("median", "median-cross")
+RULES = (*MEDIANS, "temperature")
 MEDIAN_ROWS = 2048
 SMALLEST, LARGEST = 1e-15, 1e15  # of sigma
 
@@ -22,9 +24,10 @@ def resolve_bandwidth(spec: Bandwidth, x: Tensor, y: Tensor, logit_scale: Any = 
     """Return sigma of k(a, b) = exp(-|a - b|^2 / (2 sigma^2)), in the unit of the features. Not differentiable.
 
     spec: a number above 0; "median": the median distance between rows of the two samples pooled, divided by sqrt(2),
-    so that k = 1/e at that distance (computed from at most 2,048 evenly spaced rows: the same on every rank and in
-    every run); "temperature": sigma^2 = 1 / logit_scale. x: (N, d), y: (M, d). Raises InputError, also if sigma^2
-    is outside the float32 range.
+    so that k = 1/e at that distance; "median-cross": the same of the N M distances between a row of x and a row of y
+    (both from at most 2,048 evenly spaced rows: the same on every rank and in every run; the lower of two middle
+    values); "temperature": sigma^2 = 1 / logit_scale. x: (N, d), y: (M, d). Raises InputError, also if sigma^2 is
+    outside the float32 range.
     """
     sigma = _resolve(spec, x, y, logit_scale)
     if not SMALLEST <= sigma <= LARGEST:
@@ -35,8 +38,8 @@ def resolve_bandwidth(spec: Bandwidth, x: Tensor, y: Tensor, logit_scale: Any = 
 def _resolve(spec: Bandwidth, x: Tensor, y: Tensor, logit_scale: Any) -> float:
     if isinstance(spec, str):
         check_choice("bandwidth", spec, RULES)
-        if spec == "median":
-            return _median(x, y)
+        if spec in MEDIANS:
+            return _median(x, y, spec)
         if logit_scale is None:
             raise InputError('bandwidth: "temperature" needs a logit_scale; provide one, or pass a number instead')
         scale = logit_scale.detach() if isinstance(logit_scale, Tensor) else logit_scale
@@ -49,14 +52,21 @@ def median_rows(total: int) -> Tensor:
     return torch.linspace(0, total - 1, min(total, MEDIAN_ROWS), dtype=torch.float64).round().long()
 
 
-def _median(x: Tensor, y: Tensor) -> float:
+def uses_median(bandwidth: Bandwidth | Sequence[Bandwidth]) -> bool:
+    """Whether a bandwidth, or one of a mixture, follows a median rule."""
+    several = isinstance(bandwidth, Sequence) and not isinstance(bandwidth, str)
+    return any(isinstance(each, str) and each in MEDIANS for each in (bandwidth if several else (bandwidth,)))
+
+
+def _median(x: Tensor, y: Tensor, rule: str) -> float:
     take = median_rows(len(x) + len(y))
     in_x, in_y = take[take < len(x)], take[take >= len(x)] - len(x)
     dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
-    rows = torch.cat([x.detach()[in_x.to(x.device)].to(dtype), y.detach()[in_y.to(y.device)].to(dtype)])
-    with torch.autocast(rows.device.type, enabled=False):
-        distances = torch.pdist(rows)
+    a, b = (side.detach()[rows.to(side.device)].to(dtype) for side, rows in ((x, in_x), (y, in_y)))
+    with torch.autocast(a.device.type, enabled=False):
+        exact = "donot_use_mm_for_euclid_dist"
+        distances = torch.pdist(torch.cat([a, b])) if rule == "median" else torch.cdist(a, b, compute_mode=exact)
     median = float(distances.median())
     if median == 0:
-        raise InputError('bandwidth: the median distance is 0 (the rows coincide); pass a number instead of "median"')
+        raise InputError(f'bandwidth: the median distance is 0 (the rows coincide); pass a number instead of "{rule}"')
     return float(median / 2**0.5)

@@ -35,12 +35,12 @@ class Selecting:
         c = self.config
         torch.manual_seed(c.seed)
         choice = self.choose(features)
-        model = Aligner.fit_start(features, c, starts=choice.starts if choice else None)
+        model = Aligner.fit_start(features, c, starts=choice.starts if choice else None, unpaired=self.unpaired)
         gate = self.gate(features, choice) if c.gates else None
         if gate is None or gate.scale > 0:
             before = snapshot(model)
             torch.manual_seed(c.seed)
-            self._train(model, features, self.report)
+            self._train(model, features, Hooks(report=self.report))
             if gate is not None:
                 set_scale(model, before, gate.scale)
         selects = c.start.kind == "chosen" or c.gates
@@ -58,8 +58,8 @@ class Selecting:
         c, few = self.config, choice is not None and choice.few
         return gate_by_folds(
             features,
-            lambda pairs: Aligner.fit_start(pairs, c, starts=self._again(pairs, choice, few)),
-            lambda held, pairs: self._train(held, pairs, silent),
+            lambda pairs: Aligner.fit_start(pairs, c, starts=self._again(pairs, choice, few), unpaired=self.unpaired),
+            lambda held, pairs: self._train(held, pairs, Hooks(warn=lambda line: None)),
             groups=self.groups,
             seed=c.seed,
             prefer=c.start.prefer,
@@ -73,8 +73,8 @@ class Selecting:
         fixed, dim = fixed_modality(self.config), self.config.dim
         return untrained_family(moments, dim, fixed, few=few).candidates[choice.label]
 
-    def _train(self, model: Aligner, features: PairedFeatures, report: Report) -> None:
+    def _train(self, model: Aligner, features: PairedFeatures, hooks: Hooks) -> None:
         c = self.config
         pairs = PairSampler(features, c.batch_size, c.captions, c.seed)
         sampler = with_unpaired(pairs, *self.unpaired, c.unpaired, c.seed)
-        Trainer(model, sampler, c, hooks=Hooks(report=report)).fit()
+        Trainer(model, sampler, c, hooks=hooks).fit()

@@ -54,17 +54,17 @@ def untrained(data: TrainingData, config: TrainConfig, out: Path, val_images: in
     """
     encoders = data.pairs.image_fingerprint, data.pairs.text_fingerprint
     pairs = some_pairs(data.pairs, "train", config.start.images, config.reads_states)
+    selecting = _selecting(data, config)
     if config.start.kind != "chosen" and not config.gates:
-        model = Aligner.fit_start(pairs, config, encoders)
+        model = Aligner.fit_start(pairs, config, encoders, unpaired=selecting.unpaired)
         return Untrained(model, None, False, {})
     waits = config.gates and not resumes and val_images >= VALIDATION_IMAGES
     found = on_main(lambda: read_selection(out) if (out / START_MODEL).is_dir() else None)
     if found is not None:
         model = Aligner.load(out / START_MODEL)
         return Untrained(model, found, waits, snapshot(model))
-    selecting = _selecting(data, config)
     choice = on_main(lambda: selecting.choose(pairs))
-    model = Aligner.fit_start(pairs, config, encoders, choice.starts if choice else None)
+    model = Aligner.fit_start(pairs, config, encoders, choice.starts if choice else None, selecting.unpaired)
     note = "training resumes from another run, so it is not gated" if resumes and config.gates else note_of(config)
     gates = config.gates and not waits and not resumes
     gate = selecting.gate(_with_tokens(pairs, data.pairs, config), choice) if gates else None

@@ -9,19 +9,21 @@ import torch
 from torch import Tensor
 
 from csaligner.checks import InputError
-from csaligner.config import TOKEN_TERM, MemoryConfig, ObjectiveConfig
+from csaligner.config import TOKEN_TERM, MemoryConfig, ObjectiveConfig, Schedule
 from csaligner.distributed.gather import gather_ids, row_counts
 from csaligner.distributed.loss import ExchangedObjective, median_sample
 from csaligner.distributed.processes import on_main, world_size
 from csaligner.losses.balance import GradientBalance, gradient_norm
 from csaligner.losses.objective import INFO_NCE, Objective
 from csaligner.losses.token import token_cauchy_schwarz
-from csaligner.ops.bandwidth import resolve_bandwidth
+from csaligner.ops.bandwidth import MEDIANS, resolve_bandwidth
 from csaligner.registry import DIVERGENCES
 from csaligner.types import LossTerms, TokenPairs
 
 from .memory import Embeddings, MemoryBank
 from .schedules import value_at
+
+Sigma = float | list[float]  # several: a mixture of kernels
 
 
 class ScheduledObjective:
@@ -37,7 +39,7 @@ class ScheduledObjective:
         self._automatic = [name for name, weight in config.terms.items() if weight == "auto"]
         balance = config.balance
         self._balance = GradientBalance(INFO_NCE, balance.fraction, balance.momentum, balance.max_weight)
-        self._median: float | None = None
+        self._medians: dict[str, float] = {}
         self.memory = MemoryBank(memory.size, memory.max_age)
 
     def __call__(
@@ -55,30 +57,38 @@ class ScheduledObjective:
             loss = _with_tokens(loss, rows.tokens, weights[TOKEN_TERM], sigma)
         self.memory.add(rows, step)
         logged = {f"weight/{name}": weight for name, weight in weights.items()}
-        return loss, logged | {"logit_scale": float(scale.detach()), "bandwidth": sigma}
+        return loss, logged | {"logit_scale": float(scale.detach())} | _by_number(sigma)
 
     def state(self) -> dict[str, Any]:
         """Return the measured values as JSON; `memory.tensors()` is the rest of the state."""
-        return {"median": self._median, "norms": dict(self._balance.averages)}
+        return {"median": None, "norms": dict(self._balance.averages)} | self._medians
 
     def restore(self, state: Mapping[str, Any], memory: dict[str, Tensor]) -> None:
-        self._median = state["median"]
+        self._medians = {rule: state[rule] for rule in MEDIANS if state.get(rule) is not None}
         self._balance.averages = dict(state["norms"])
         self.memory.restore(memory)
 
-    def _bandwidth(self, rows: Embeddings, scale: Tensor, progress: float, due: bool) -> float:
+    def _bandwidth(self, rows: Embeddings, scale: Tensor, progress: float, due: bool) -> Sigma:
+        """Return sigma, or the sigmas of a mixture."""
         spec = self._config.bandwidth
-        if spec != "median":
+        if isinstance(spec, tuple):
+            return [self._one_bandwidth(each, rows, scale, progress, due) for each in spec]
+        return self._one_bandwidth(spec, rows, scale, progress, due)
+
+    def _one_bandwidth(
+        self, spec: float | str | Schedule, rows: Embeddings, scale: Tensor, progress: float, due: bool
+    ) -> float:
+        if not isinstance(spec, str) or spec not in MEDIANS:
             number = spec if isinstance(spec, str) else value_at(spec, progress)
             return resolve_bandwidth(number, rows.image, rows.text, scale)
-        if due or self._median is None:
+        if due or spec not in self._medians:
             image, text = rows.image, rows.text
             if self._config.exchange == "ring":
                 image, text = median_sample(image, text, (rows.image_ids, rows.text_ids))
-            self._median = on_main(lambda: resolve_bandwidth("median", image, text))
-        return self._median
+            self._medians[spec] = on_main(lambda: resolve_bandwidth(spec, image, text))
+        return self._medians[spec]
 
-    def _measure(self, rows: Embeddings, wider: Embeddings, scale: Tensor, sigma: float) -> None:
+    def _measure(self, rows: Embeddings, wider: Embeddings, scale: Tensor, sigma: Sigma) -> None:
         """Measure the gradient norm of each term with respect to the embeddings of the global batch."""
         norms = {}
         n, m = len(rows.image), len(rows.text)
@@ -101,7 +111,7 @@ class ScheduledObjective:
         return self._balance.weight(name) if isinstance(weight, str) else value_at(weight, progress)
 
     def _loss(
-        self, weights: Mapping[str, float], sigma: float, rows: Embeddings, wider: Embeddings, scale: Tensor
+        self, weights: Mapping[str, float], sigma: Sigma, rows: Embeddings, wider: Embeddings, scale: Tensor
     ) -> LossTerms:
         """Compute divergences on `wider` and paired losses on `rows`, in one sweep if these are equal."""
         wide = {name: weight for name, weight in weights.items() if name in DIVERGENCES}
@@ -113,11 +123,17 @@ class ScheduledObjective:
             first.total + second.total, {**first.terms, **second.terms}, weights, {**first.parts, **second.parts}
         )
 
-    def _on(self, rows: Embeddings, weights: Mapping[str, float], sigma: float, scale: Tensor) -> LossTerms:
+    def _on(self, rows: Embeddings, weights: Mapping[str, float], sigma: Sigma, scale: Tensor) -> LossTerms:
         c = self._config
         objective = Objective(weights, sigma, c.impl, unpaired_weight=c.unpaired_weight)
         compute = ExchangedObjective(objective, "ring") if c.exchange == "ring" else objective
         return compute(rows.image, rows.text, scale, rows.image_ids, rows.text_ids)
+
+
+def _by_number(sigma: Sigma) -> dict[str, float]:
+    if not isinstance(sigma, list):
+        return {"bandwidth": sigma}
+    return {f"bandwidth/{number}": each for number, each in enumerate(sigma)}
 
 
 def _over_ranks(norm: float, device: torch.device) -> float:
@@ -126,7 +142,7 @@ def _over_ranks(norm: float, device: torch.device) -> float:
     return float(squares.sum().sqrt()) / world_size()
 
 
-def _with_tokens(loss: LossTerms, tokens: TokenPairs | None, weight: float, sigma: float) -> LossTerms:
+def _with_tokens(loss: LossTerms, tokens: TokenPairs | None, weight: float, sigma: Sigma) -> LossTerms:
     """Return the loss plus the token-level term, a mean over the pairs of all ranks.
 
     Each rank computes it for its local pairs. Gradients are averaged over R ranks, so the mean over n_r of N pairs has

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +45,7 @@ from .prefetch import Waiting, read_ahead
 from .schedules import value_at, warmup_cosine
 from .terms import ScheduledObjective
 from .tracking import check_trackers, check_used, flat, json_line
+from .watch import batch_gap, lost_pairs, narrow_kernel
 
 Report = Callable[[int, int, Mapping[str, float]], None]
 
@@ -71,16 +73,22 @@ def silent(step: int, total: int, values: Mapping[str, float]) -> None:
     return None
 
 
+def warn_user(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
 @dataclass(frozen=True)
 class Hooks:
     """Callbacks of a run, called on the main process only.
 
     evaluate: validation metrics of the model, by name. report: called after each step with (step, total steps,
-    values); the values hold the losses and, after an evaluation, the metrics.
+    values); the values hold the losses and, after an evaluation, the metrics. warn: called with a line if the
+    divergence may harm or has harmed the pairs (training/watch.py).
     """
 
     evaluate: Evaluate | None = None
     report: Report = silent
+    warn: Callable[[str], None] = warn_user
 
 
 @dataclass(frozen=True)
@@ -145,7 +153,9 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(groups, lr=self._config.lr)
         torch.manual_seed(self._config.seed + (rank() << 32))
         state = self._restore()
+        self._warn(narrow_kernel(self._config.objective) if self._steps else None)
         self._train(state)
+        self._warn(lost_pairs(self._config.objective, state.history))
         for tracker in self._accelerator.trackers if is_main() else ():
             tracker.finish()  # end_training would also destroy the process group
         wait_for_all()  # until the last checkpoint is written
@@ -174,6 +184,7 @@ class Trainer:
                     elapsed = time.perf_counter() - clock
                     values["steps_per_second"] = (state.step - first) / elapsed
                     values["data_wait"] = self._waiting.seconds / elapsed
+                    values |= batch_gap(self._rows)
                     values = self._evaluate(state, values)
                     clock, first, self._waiting.seconds = time.perf_counter(), state.step, 0.0
                 self._report(state.step, values)
@@ -185,7 +196,7 @@ class Trainer:
         if isinstance(c.logit_scale, Schedule):
             log_scale.data.fill_(float(torch.tensor(value_at(c.logit_scale, progress)).log()))
         self._module.train()
-        rows = self._embed(batch)
+        rows = self._rows = self._embed(batch)
         finite = torch.isfinite(rows.image).all() & torch.isfinite(rows.text).all()
         if not bool(gather_ids(finite.int()[None]).all() if c.exchange == "ring" else finite):
             raise CSAlignerError(
@@ -245,6 +256,10 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = self._config.lr * factor
         return self._config.lr * factor
+
+    def _warn(self, message: str | None) -> None:
+        if message is not None and is_main():
+            self._hooks.warn(message)
 
     def _report(self, step: int, values: Mapping[str, float]) -> None:
         if is_main():

@@ -1,0 +1,213 @@
+"""Sigma and lambda from random weights, as in the paper: no closed-form start, no gate.
+
+CSALIGNER_SHARED=PATH python benchmarks/random_start.py --store STORE
+Resumes: finished runs are kept in --work. Writes benchmarks/results/random_start.json and docs/random_start.svg.
+
+Data: PATH/data/{clip_coco_500,convirt_500,videoclip_100}.npy, (2, N, d) paired features; split s: a permutation by
+RandomState(SEED + s), the first fifth (at most 100) are test pairs, as many validation pairs, the others train. STORE:
+the store of `csaligner demo` (OpenMoji with the bundled encoders), its own splits. Split and training seed are equal.
+Adapters: linear and mlp, both modalities to 128 dimensions; "text side": mlp for the texts, image vectors unchanged.
+STEPS steps of at most 512 images. Every run stores validation and test metrics; settings are chosen on validation.
+Text side (arrays alone): also schedules of lambda and sigma, automatic weights, and half of the pairs with and without
+the other half as unpaired rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from training_tables import NAMES, by_setting
+
+from csaligner.adapters.aligner import align
+from csaligner.estimator import CSAligner
+from csaligner.evaluation.evaluate import evaluate
+from csaligner.files import write_atomically, write_json
+from csaligner.paired_features import pair_features
+from csaligner.run_folder import provenance
+from csaligner.selection.folds import rows_of
+from csaligner.store.store import Store
+from csaligner.types import PairedFeatures
+
+SEED, STEPS, BATCH = 400, 100, 512
+ARRAYS = ("clip_coco_500", "convirt_500", "videoclip_100")
+OPENMOJI = "openmoji"
+SIGMAS: dict[str, Any] = {
+    "0.2": 0.2,
+    "0.3": 0.3,
+    "0.5": 0.5,
+    "1": 1.0,
+    "median": "median",
+    "median-cross": "median-cross",
+    "0.2 + 0.5 + 1": [0.2, 0.5, 1.0],
+}
+WEIGHTS = ("0.3", "1", "3", "10")
+LAMBDAS: dict[str, Any] = {label: float(label) for label in WEIGHTS} | {
+    "auto": "auto",
+    "0 to 1": {"start": 0.0, "end": 1.0},
+    "1 to 0": {"start": 1.0, "end": 0.0},
+}
+NARROWING = {"start": 1.0, "end": 0.3}
+BOTH: dict[str, dict[str, Any]] = {
+    "linear": {"image_adapter": "linear", "text_adapter": "linear", "dim": 128, "lr": 3e-3},
+    "mlp": {"image_adapter": "mlp", "text_adapter": "mlp", "dim": 128, "lr": 1e-3},
+}
+TEXT_SIDE: dict[str, Any] = {"image_adapter": "identity", "text_adapter": "mlp", "lr": 1e-3}
+KEPT = {
+    "score": "alignment_score",
+    "recall": "mean_recall@1",
+    "ndcg": "mixed_ndcg@10",
+    "ndcg_image": "mixed_ndcg@10/image_query",
+    "margin": "gap/pair_margin",
+    "gap": "gap/centroid",
+    "cs": "gap/cs",
+}
+Parts = tuple[PairedFeatures, PairedFeatures, PairedFeatures]
+
+
+def parts_of(name: str, shared: Path, store: Path, seed: int) -> Parts:
+    """Return (train, validation, test)."""
+    if name == OPENMOJI:
+        opened = Store.open(store)
+        return opened.features("train"), opened.features("val"), opened.features("test")
+    rows = np.load(shared / f"{name}.npy").astype(np.float32)
+    order = np.random.RandomState(SEED + seed).permutation(rows.shape[1])
+    held = min(100, len(order) // 5)
+    test, val, train = (pair_features(*rows[:, r]) for r in np.split(order, (held, 2 * held)))
+    return train, val, test
+
+
+def settings(sigmas: Iterable[str], lambdas: Iterable[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield sigma, lambda and the arguments of CSAligner, InfoNCE alone first."""
+    yield "", "0", {"objective": {"terms": {"info_nce": 1.0}}}
+    for label, sigma in itertools.product(lambdas, sigmas):
+        yield sigma, label, {"weight": LAMBDAS[label], "bandwidth": SIGMAS[sigma]}
+
+
+def halves(train: PairedFeatures, seed: int) -> tuple[PairedFeatures, PairedFeatures, PairedFeatures]:
+    """Return half of the pairs, and two quarters for unpaired images and texts, from disjoint items."""
+    order = torch.randperm(len(train.image), generator=torch.Generator().manual_seed(seed))
+    half, rest = len(order) // 2, len(order) // 4
+    cuts = (slice(half), slice(half, half + rest), slice(half + rest, None))
+    pairs, images, texts = (rows_of(train, order[cut].sort().values) for cut in cuts)
+    return pairs, images, texts
+
+
+def measure(
+    train: PairedFeatures, held: dict[str, PairedFeatures], seed: int, given: dict[str, Any], unpaired: Any = ()
+) -> dict[str, Any]:
+    """Train and return KEPT of each held-out part."""
+    epochs = max(1, STEPS // -(-len(train.image) // BATCH))
+    fixed = {"start": {"kind": "random"}, "epochs": epochs, "batch_size": BATCH, "seed": seed, "verbose": False}
+    aligner = CSAligner(evaluate_every=max(1, epochs // 5), **fixed, **given).fit_features(train, *unpaired)
+    found = {}
+    for name, features in held.items():
+        metrics = evaluate(align(aligner.model, features), intervals=False).metrics
+        found[name] = {key: round(metrics[metric], 5) for key, metric in KEPT.items()}
+    return found
+
+
+def cells(arrays: Sequence[str]) -> Iterator[tuple[str, str, str, str, dict[str, Any], str]]:
+    """Yield adapters, data, sigma, lambda, arguments and which rows train."""
+    for name in (*arrays, OPENMOJI):
+        for sigma, weight, given in settings(SIGMAS, WEIGHTS):
+            yield "linear", name, sigma, weight, BOTH["linear"] | given, "pairs"
+    for name in arrays:
+        schedules = [("median", "0 to 1"), ("median", "1 to 0"), ("0.5", "auto")]
+        more = [(sigma, weight, {"weight": LAMBDAS[weight], "bandwidth": SIGMAS[sigma]}) for sigma, weight in schedules]
+        more.append(("1 to 0.3", "1", {"weight": 1.0, "bandwidth": NARROWING}))
+        for sigma, weight, given in (*settings(("0.5", "median"), ("0.3", "1", "3")), *more):
+            yield "text side", name, sigma, weight, TEXT_SIDE | given, "pairs"
+        for sigma, weight, given in settings(("0.5", "median"), ("1",)):
+            yield "text side", name, sigma, weight, TEXT_SIDE | given, "half the pairs"
+            if sigma:
+                yield "text side", name, sigma, weight, TEXT_SIDE | given, "half, the others unpaired"
+    for name in (*arrays, OPENMOJI):
+        for sigma, weight, given in settings(("0.2", "0.5", "median"), ("1", "3", "10")):
+            yield "mlp", name, sigma, weight, BOTH["mlp"] | given, "pairs"
+
+
+def run(arrays: Sequence[str], shared: Path, store: Path, seeds: int, work: Path) -> list[dict[str, Any]]:
+    """Measure what `work` lacks and return all records."""
+    lines = work.read_text(encoding="utf-8").splitlines() if work.is_file() else []
+    records = [json.loads(line) for line in lines]
+    keys = ("adapters", "data", "sigma", "weight", "rows", "seed")
+    done = {tuple(r[k] for k in keys) for r in records}
+    opened = {
+        (name, seed): parts_of(name, shared, store, seed) for name in (*arrays, OPENMOJI) for seed in range(seeds)
+    }
+    with work.open("a", encoding="utf-8") as file:
+        for adapters, name, sigma, weight, given, rows in cells(arrays):
+            for seed in range(seeds):
+                if (adapters, name, sigma, weight, rows, seed) in done:
+                    continue
+                train, val, test = opened[name, seed]
+                unpaired: Any = ()
+                if rows != "pairs":
+                    train, images, texts = halves(train, seed)
+                    unpaired = (images.image, texts.text) if "unpaired" in rows else ()
+                found = measure(train, {"val": val, "test": test}, seed, given, unpaired)
+                label = dict(zip(keys, (adapters, name, sigma, weight, rows, seed), strict=True))
+                records.append(label | found)
+                file.write(json.dumps(records[-1]) + "\n")
+                file.flush()
+                print(*label.values(), found["val"], flush=True)
+    wanted = {(*cell[:4], cell[5]) for cell in cells(arrays)}
+    return [r for r in records if tuple(r[key] for key in keys[:-1]) in wanted]
+
+
+def draw(records: list[dict[str, Any]], path: Path) -> None:
+    """Draw validation score and pair margin of linear adapters, sigma down and lambda across; one column per data."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    mpl.rcParams["svg.hashsalt"] = "csaligner"
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    grid = figure.subplots(2, len(NAMES))
+    for row, (key, factor, form) in enumerate((("score", 100, "{:.1f}"), ("margin", 1, "{:.2f}"))):
+        for axes, (name, title) in zip(grid[row], NAMES.items(), strict=True):
+            cells = by_setting(records, adapters="linear", data=name, rows="pairs")
+            found = np.array(
+                [[factor * np.mean([r["val"][key] for r in cells[s, w]]) for w in WEIGHTS] for s in SIGMAS]
+            )
+            axes.imshow(found, cmap="viridis", aspect="auto")
+            for (i, j), value in np.ndenumerate(found):
+                dark = value < (found.min() + found.max()) / 2
+                text = form.format(value)
+                axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+            axes.set_xticks(range(len(WEIGHTS)), WEIGHTS, fontsize=8)
+            first = name == next(iter(NAMES))
+            axes.set_yticks(range(len(SIGMAS)), SIGMAS if first else [], fontsize=8)
+            axes.set_title(f"{title}: {'score' if key == 'score' else 'pair margin'}", fontsize=9)
+            axes.set_xlabel("lambda" if row else "", fontsize=8)
+        grid[row][0].set_ylabel("sigma", fontsize=8)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="svg", metadata={"Date": None}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/random_start.json"))
+    parser.add_argument("--work", type=Path, default=Path("runs/random_start.jsonl"))
+    parser.add_argument("--figure", type=Path, default=Path("docs/random_start.svg"))
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.work.parent.mkdir(parents=True, exist_ok=True)
+    shared = Path(os.environ["CSALIGNER_SHARED"]) / "data"
+    records = run(ARRAYS, shared, options.store, options.seeds, options.work)
+    write_json(
+        options.out, {"provenance": provenance(SEED), "steps": STEPS, "seeds": options.seeds, "records": records}
+    )
+    draw(records, options.figure)
+
+
+if __name__ == "__main__":
+    main()
