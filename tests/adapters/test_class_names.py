@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,9 +20,11 @@ from csaligner.comparison.methods import FREE, NotApplicable
 from csaligner.config import AdapterConfig, StartConfig, TrainConfig
 from csaligner.datasets.images.load import load_image
 from csaligner.datasets.openmoji import OpenMoji
-from csaligner.encoders import IMAGE_ENCODER, open_encoder
+from csaligner.encoders import IMAGE_ENCODER, TEXT_ENCODER, open_encoder
 from csaligner.estimator import CSAligner
 from csaligner.model import ASSET, AlignedModel
+from csaligner.selection.fit import Selecting
+from csaligner.selection.photos import CLASS_NAMES, photo_aligner
 from csaligner.types import PairedFeatures
 
 CAPTIONS = {"a palace by the water": "china.jpg", "a close-up of a yellow and red flower": "flower.jpg"}
@@ -152,3 +155,33 @@ def test_the_baseline_by_class_names_is_the_centred_bridge() -> None:
     torch.testing.assert_close(found.image, wanted)
     with pytest.raises(NotApplicable, match="bundled"):
         FREE["class names"](_pairs((16, 16)), TrainConfig())
+
+
+def _photo_pairs(photos: dict[str, Image.Image], n: int = 24) -> PairedFeatures:
+    """Crops of three photographs with their captions."""
+    image, text = open_encoder(IMAGE_ENCODER, "image"), open_encoder(TEXT_ENCODER, "text")
+    crops = [photo.crop((8 * i, 4 * i, 300 + 8 * i, 260 + 4 * i)) for i in range(n // 3) for photo in photos.values()]
+    x = torch.cat([image.encode([image.prepare(crop)]) for crop in crops])
+    y = text.encode([text.prepare(caption) for caption in photos]).repeat(n // 3, 1)
+    return PairedFeatures(x.float(), y.float(), torch.arange(n), tuple(map(str, range(n))))
+
+
+def test_few_captioned_photographs_start_from_the_bundled_aligner(photos: dict[str, Image.Image]) -> None:
+    pairs = _photo_pairs(photos)
+    chosen = CSAligner(verbose=False).fit_features(pairs)
+    assert chosen.selection_ is not None
+    assert chosen.selection_.start is not None
+    assert CLASS_NAMES in chosen.selection_.start.gains
+    kept = Selecting(TrainConfig()).start(pairs, replace(chosen.selection_.start, label=CLASS_NAMES, starts=None))
+    assert torch.equal(kept.eval().encode_text(pairs.text), Aligner.load(ASSET).encode_text(pairs.text))
+
+
+def test_drawings_and_other_features_are_not_started_from_the_bundled_aligner(photos: dict[str, Image.Image]) -> None:
+    pairs, known = _photo_pairs(photos), (None, None)
+    assert photo_aligner(pairs, TrainConfig(), known) is not None
+    assert photo_aligner(pairs, TrainConfig(), ("other", "encoders")) is None
+    assert photo_aligner(pairs, TrainConfig(image_adapter=AdapterConfig(name="identity")), known) is None
+    encoder = open_encoder(IMAGE_ENCODER, "image")
+    images = [load_image(item.image) for item in OpenMoji().items()[:48:2]]
+    drawn = torch.cat([encoder.encode([encoder.prepare(image)]) for image in images]).float()
+    assert photo_aligner(replace(pairs, image=drawn), TrainConfig(), known) is None

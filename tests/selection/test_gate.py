@@ -129,3 +129,16 @@ def test_groups_must_fit() -> None:
     pairs, _ = rotated(20)
     with pytest.raises(InputError, match="groups"):
         CSAligner(gate=True, verbose=False).fit(pairs.image, pairs.text, groups=["a"])
+
+
+def test_scale_0_restores_a_start_whose_residual_block_is_in_use() -> None:
+    torch.manual_seed(0)
+    pairs = PairedFeatures(torch.randn(20, 6), torch.randn(20, 6), torch.arange(20), tuple(map(str, range(20))))
+    model = Aligner.fit_start(pairs, TrainConfig())
+    for value in model.parameters():
+        torch.nn.init.normal_(value.data)
+    before, wanted = snapshot(model), model.encode_image(pairs.image)
+    for value in model.parameters():
+        torch.nn.init.normal_(value.data)
+    set_scale(model, before, 0.0)
+    torch.testing.assert_close(model.encode_image(pairs.image), wanted)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from csaligner.adapters.aligner import Aligner, fixed_modality
-from csaligner.adapters.untrained import PairMoments, Starts, untrained_family
+from csaligner.adapters.untrained import PairMoments, untrained_family
 from csaligner.config import TrainConfig
 from csaligner.training.samplers import PairSampler
 from csaligner.training.trainer import Hooks, Report, Trainer, silent
@@ -17,25 +17,28 @@ from csaligner.training.training_data import with_unpaired
 from csaligner.types import PairedFeatures
 
 from .gate import GateChoice, gate_by_folds, set_scale, snapshot
+from .photos import CLASS_NAMES, Encoders, by_class_names, photo_aligner
 from .selection import Selection, note_of
 from .start import StartChoice, choose_start
 
 
 @dataclass(frozen=True)
 class Selecting:
-    """Settings of a fit. unpaired: features of unpaired images and texts; groups: of the images, kept in one fold."""
+    """Settings of a fit. unpaired: features of unpaired images and texts; groups: of the images, kept in one fold;
+    encoders: fingerprints, if known."""
 
     config: TrainConfig
     unpaired: tuple[Tensor | None, Tensor | None] = (None, None)
     groups: Sequence[str] | None = None
     report: Report = silent
+    encoders: Encoders = (None, None)
 
     def fit(self, features: PairedFeatures) -> tuple[Aligner, Selection | None]:
         """Fit to pairs; returns the aligner in evaluation mode and the selection, None if nothing was to select."""
         c = self.config
         torch.manual_seed(c.seed)
         choice = self.choose(features)
-        model = Aligner.fit_start(features, c, starts=choice.starts if choice else None, unpaired=self.unpaired)
+        model = self.start(features, choice)
         gate = self.gate(features, choice) if c.gates else None
         if gate is None or gate.scale > 0:
             before = snapshot(model)
@@ -51,27 +54,34 @@ class Selecting:
         c = self.config
         if not c.chooses_start:
             return None
-        return choose_start(features, c, unpaired=self.unpaired, groups=self.groups, seed=c.seed)
+        bundled = photo_aligner(features, c, self.encoders)
+        return choose_start(features, c, unpaired=self.unpaired, groups=self.groups, seed=c.seed, bundled=bundled)
+
+    def start(self, pairs: PairedFeatures, choice: StartChoice | None) -> Aligner:
+        """Return the untrained model of a choice, or of the config if nothing was chosen."""
+        bundled = choice is not None and choice.label == CLASS_NAMES
+        config = by_class_names(self.config) if bundled else self.config
+        return Aligner.fit_start(pairs, config, self.encoders, choice.starts if choice else None, self.unpaired)
 
     def gate(self, features: PairedFeatures, choice: StartChoice | None) -> GateChoice:
         """Gate by folds: refit the chosen start, train and score held-out pairs. See gate_by_folds."""
-        c, few = self.config, choice is not None and choice.few
+        c = self.config
         return gate_by_folds(
             features,
-            lambda pairs: Aligner.fit_start(pairs, c, starts=self._again(pairs, choice, few), unpaired=self.unpaired),
+            lambda pairs: self.start(pairs, self._again(pairs, choice)),
             lambda held, pairs: self._train(held, pairs, Hooks(warn=lambda line: None)),
             groups=self.groups,
             seed=c.seed,
             prefer=c.start.prefer,
         )
 
-    def _again(self, pairs: PairedFeatures, choice: StartChoice | None, few: bool) -> Starts | None:
-        """Return the chosen candidate fitted to other pairs."""
-        if choice is None:
-            return None
+    def _again(self, pairs: PairedFeatures, choice: StartChoice | None) -> StartChoice | None:
+        """Return the choice with the candidate fitted to other pairs."""
+        if choice is None or choice.label == CLASS_NAMES:
+            return choice
         moments = PairMoments.of(pairs).with_unpaired(*self.unpaired)
-        fixed, dim = fixed_modality(self.config), self.config.dim
-        return untrained_family(moments, dim, fixed, few=few).candidates[choice.label]
+        family = untrained_family(moments, self.config.dim, fixed_modality(self.config), few=choice.few)
+        return replace(choice, starts=family.candidates[choice.label])
 
     def _train(self, model: Aligner, features: PairedFeatures, hooks: Hooks) -> None:
         c = self.config

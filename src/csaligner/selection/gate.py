@@ -25,7 +25,7 @@ LEAST_IMAGES, LEAST_GROUPS = 200, 5  # with fewer images or groups, training is 
 MANY_IMAGES = 2000  # from here, one held-out fifth; below, three folds
 ERRORS = 2.0  # standard errors that the gain must exceed
 HELD_IMAGES = 1000  # maximum number scored per fold
-_HIDDEN = re.compile(r"blocks\.\d+\.0\.")  # the first layer of a residual block: has no effect while the last is 0
+_HIDDEN = re.compile(r"(blocks\.\d+\.)0\.")  # the first layer of a residual block; the last is layer 3
 
 
 @dataclass(frozen=True)
@@ -118,15 +118,21 @@ def snapshot(model: Aligner) -> dict[str, Tensor]:
 def set_scale(model: Aligner, before: Mapping[str, Tensor], scale: float) -> None:
     """Set the model to before + scale * (trained - before), in place.
 
-    First layers of residual blocks are not scaled: the last layers start at 0, so scaling them is enough.
+    First layers of residual blocks whose last layers start at 0 are not scaled: scaling the last layers is enough.
     """
     if scale == 1:
         return
     state = model.state_dict()
     for name, value in state.items():
-        if value.is_floating_point() and not _HIDDEN.search(name):
+        if value.is_floating_point() and not _has_no_effect(name, before):
             state[name] = before[name] + scale * (value - before[name])
     model.load_state_dict(state)
+
+
+def _has_no_effect(name: str, before: Mapping[str, Tensor]) -> bool:
+    """Whether the parameter is of the first layer of a residual block whose last layer is 0."""
+    found = _HIDDEN.search(name)
+    return found is not None and not before[f"{name[: found.end(1)]}3.weight"].any()
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from csaligner.types import PairedFeatures
 from .fit import Selecting
 from .folds import evenly, rows_of
 from .gate import gate_by_validation, set_scale, snapshot
+from .photos import Encoders
 from .selection import Selection, note_of, read_selection, write_selection
 
 VALIDATION_IMAGES = 1000
@@ -52,11 +53,10 @@ def untrained(data: TrainingData, config: TrainConfig, out: Path, val_images: in
 
     resumes: training resumes from a given checkpoint folder, so it is not gated.
     """
-    encoders = data.pairs.image_fingerprint, data.pairs.text_fingerprint
     pairs = some_pairs(data.pairs, "train", config.start.images, config.reads_states)
     selecting = _selecting(data, config)
     if config.start.kind != "chosen" and not config.gates:
-        model = Aligner.fit_start(pairs, config, encoders, unpaired=selecting.unpaired)
+        model = selecting.start(pairs, None)
         return Untrained(model, None, False, {})
     waits = config.gates and not resumes and val_images >= VALIDATION_IMAGES
     found = on_main(lambda: read_selection(out) if (out / START_MODEL).is_dir() else None)
@@ -64,7 +64,7 @@ def untrained(data: TrainingData, config: TrainConfig, out: Path, val_images: in
         model = Aligner.load(out / START_MODEL)
         return Untrained(model, found, waits, snapshot(model))
     choice = on_main(lambda: selecting.choose(pairs))
-    model = Aligner.fit_start(pairs, config, encoders, choice.starts if choice else None, selecting.unpaired)
+    model = selecting.start(pairs, choice)
     note = "training resumes from another run, so it is not gated" if resumes and config.gates else note_of(config)
     gates = config.gates and not waits and not resumes
     gate = selecting.gate(_with_tokens(pairs, data.pairs, config), choice) if gates else None
@@ -101,14 +101,19 @@ def start_of(run: Path, pairs: PairedFeatures, config: TrainConfig) -> Aligner:
     """Return the untrained aligner of a finished run; runs without a record of it are fitted again."""
     if (run / START_MODEL).is_dir():
         return Aligner.load(run / START_MODEL)
-    choice = Selecting(config).choose(pairs)
-    return Aligner.fit_start(pairs, config, starts=choice.starts if choice else None).eval()
+    selecting = Selecting(config)
+    return selecting.start(pairs, selecting.choose(pairs)).eval()
 
 
 def _selecting(data: TrainingData, config: TrainConfig) -> Selecting:
     images = evenly_read(joined(data.unpaired_images, "image"), config.start.images)
     texts = evenly_read(joined(data.unpaired_texts, "text"), config.start.images)
-    return Selecting(config, (images, texts), groups_of(data.pairs, "train", config.start.images))
+    groups = groups_of(data.pairs, "train", config.start.images)
+    return Selecting(config, (images, texts), groups, encoders=_encoders(data))
+
+
+def _encoders(data: TrainingData) -> Encoders:
+    return data.pairs.image_fingerprint, data.pairs.text_fingerprint
 
 
 def _with_tokens(pairs: PairedFeatures, store: Store, config: TrainConfig) -> PairedFeatures:

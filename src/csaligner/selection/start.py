@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from csaligner.adapters.aligner import fixed_modality
+from csaligner.adapters.aligner import Aligner, align, fixed_modality
 from csaligner.adapters.start import Affine
 from csaligner.adapters.untrained import FEW_PAIRS, Family, PairMoments, Starts, untrained_family
 from csaligner.config import TrainConfig
 from csaligner.types import PairedFeatures
 
 from .folds import Difference, evenly, group_folds, rows_of
+from .photos import CLASS_NAMES
 from .score import Prefer, score_per_image
 
 FEW, MANY = 100, 2000  # images. up to FEW: two folds, repeated twice; from MANY: three folds; else five
@@ -28,7 +29,7 @@ HELD_IMAGES = 500  # maximum number scored per fold
 class StartChoice:
     """label: the chosen candidate; starts: fitted to all pairs; prior: label of the default candidate; gains: score of
     each candidate minus that of the prior, in points, mean and standard error over folds; seconds: duration; few: see
-    untrained_family. starts: None if read from a record."""
+    untrained_family. starts: None if read from a record, or if the bundled aligner is chosen."""
 
     label: str
     starts: Starts | None
@@ -65,13 +66,15 @@ def choose_start(
     unpaired: tuple[Tensor | None, Tensor | None] = (None, None),
     groups: Sequence[str] | None = None,
     seed: int = 0,
+    bundled: Aligner | None = None,
 ) -> StartChoice:
     """Return the candidate with the best held-out score if it exceeds that of the prior by more than one standard error
     of the fold differences, else the prior (Breiman et al. 1984, section 3.4.3).
 
     features: N > 1 images with captions. config: adapters and dim, which select the family (adapters/untrained.py).
-    unpaired: features of unpaired images and texts. groups: of the images, not split over folds. With fewer
-    than four images (or groups) the prior is returned.
+    unpaired: features of unpaired images and texts. groups: of the images, not split over folds. bundled: a
+    further candidate, as it is, labelled "class names" (photos.py). With fewer than four images (or groups) the prior
+    is returned.
     """
     began, fixed, few = time.perf_counter(), fixed_modality(config), len(features.image) < FEW_PAIRS
 
@@ -83,30 +86,31 @@ def choose_start(
     family = fit(complete)
     n = len(features.image)
     units = n if groups is None else len(set(groups))
+    labels = [*family.candidates, *([CLASS_NAMES] if bundled else [])]
     scores: list[dict[str, float]] = []
-    if len(family.candidates) > 1 and units >= 4:
+    if len(labels) > 1 and units >= 4:
         count, repeats = (2, 2) if n <= FEW else (5, 1) if n < MANY else (3, 1)
         for repeat in range(repeats):
             for held in group_folds(n, count, seed + repeat, groups):
                 inside = complete.without(PairMoments.of(rows_of(features, held)))
                 seen = rows_of(features, held[evenly(len(held), HELD_IMAGES)])
-                scores.append(_scores(fit(inside), seen, config.start.prefer))
+                scores.append(_scores(fit(inside), bundled, seen, config.start.prefer))
     gains = {
         label: Difference.of(torch.tensor([s[label] - s[family.prior] for s in scores], dtype=torch.float64))
-        for label in family.candidates
+        for label in labels
         if scores
     }
     best = max(gains, key=lambda label: gains[label].mean, default=family.prior)
     label = best if gains and gains[best].mean > gains[best].error else family.prior
     spent = time.perf_counter() - began
-    return StartChoice(label, family.candidates[label], family.prior, gains, len(scores), spent, few)
+    return StartChoice(label, family.candidates.get(label), family.prior, gains, len(scores), spent, few)
 
 
-def _scores(family: Family, held: PairedFeatures, prefer: Prefer) -> dict[str, float]:
-    return {
-        label: float(score_per_image(apply_starts(starts, held), prefer).mean())
-        for label, starts in family.candidates.items()
-    }
+def _scores(family: Family, bundled: Aligner | None, held: PairedFeatures, prefer: Prefer) -> dict[str, float]:
+    mapped = {label: apply_starts(starts, held) for label, starts in family.candidates.items()}
+    if bundled is not None:
+        mapped[CLASS_NAMES] = align(bundled, held)
+    return {label: float(score_per_image(pairs, prefer).mean()) for label, pairs in mapped.items()}
 
 
 def apply_starts(starts: Starts, features: PairedFeatures) -> PairedFeatures:
