@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from csaligner.wording import count_of
+
 from .checks import InputError, check_length, check_rows
 from .types import PairedFeatures, PairedTokens, TokenRows, TokenSource
 
@@ -131,7 +133,7 @@ def _from_ids(image: Tensor, text: Tensor, ids: Sequence[str], text_ids: Sequenc
     owner = torch.tensor([index[t] for t in text_ids])
     captioned = torch.bincount(owner, minlength=len(ids)) > 0
     if not bool(captioned.all()):
-        warnings.warn(f"{int((~captioned).sum())} images have no caption and are skipped", stacklevel=3)
+        warnings.warn(f"{count_of(int((~captioned).sum()), 'image')} without a caption skipped", stacklevel=3)
     new_row = torch.cumsum(captioned, dim=0) - 1
     kept = tuple(i for i, keep in zip(ids, captioned.tolist(), strict=True) if keep)
     return PairedFeatures(image[captioned], text, new_row[owner], kept)

@@ -228,9 +228,12 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[Me
     return results
 
 
-def held_out(results: Sequence[MethodResult], images: int) -> HeldOut:
-    """Return the result of evaluate_run in one sentence. images: number of images of the split."""
+def held_out(results: Sequence[MethodResult], images: int, run: Run | None = None) -> HeldOut:
+    """Return the result of evaluate_run in one sentence. images: number of images of the split. run: whose result it
+    is, to say whether its model is the untrained alignment."""
     found = {result.name: result.metrics[METRIC] for result in results}
+    if run is not None and (run.config.epochs == 0 or (run.selection is not None and run.selection.rejected)):
+        return HeldOut(images, found[OURS], used="untrained")
     return HeldOut(images, found[OURS], {"untrained": found[START]})
 
 

@@ -25,7 +25,7 @@ from csaligner.datasets.split import item_split
 from csaligner.encoders import IMAGE_ENCODER, TEXT_ENCODER, open_encoder
 from csaligner.encoders.spec import split_name
 from csaligner.evaluation.evaluate import evaluate
-from csaligner.evaluation.held_out import METRIC, HeldOut
+from csaligner.evaluation.held_out import METRIC, NAMES, HeldOut
 from csaligner.integrity import ErrorContext, read_sealed, write_sealed
 from csaligner.locks import only_writer
 from csaligner.pipeline import evaluate_run, train
@@ -34,10 +34,11 @@ from csaligner.selection.score import score_per_image
 from csaligner.store.manifest import MANIFEST
 from csaligner.store.store import Store, write_store
 from csaligner.types import Encoder, Item, Modality, PairedFeatures
+from csaligner.wording import count_of
 
 from .model import BUNDLED, AlignedModel
 from .run_folder import RECORD, REPORT, START, read_config, read_record
-from .search.build import BuildReport, BuildSettings, build_index, is_of
+from .search.build import BuildReport, BuildSettings, SkipLines, build_index, is_of
 from .search.feature_cache import FeatureCache, embed_entries
 from .search.index import Index
 from .search.lance_table import require_lancedb
@@ -97,11 +98,15 @@ def quickstart(
     entries = _entry_settings(data, settings.entries, say)
     found = find_entries(data, entries)
     images, captioned, texts = _counts(found)
-    say(f"found {images} images ({captioned} with captions) and {texts} texts in {data}")
+    with_captions = f"{captioned:,} with captions" if captioned else "none with captions"
+    say(f"found {count_of(images, 'image')} ({with_captions}) and {count_of(texts, 'text')} in {data}")
     for note in found.notes:
         say(note)
     with only_writer(out):
-        return _Job(data, out, say, step, replace(settings, entries=entries)).run(found, captioned)
+        skip = SkipLines(say)
+        result = _Job(data, out, say, step, replace(settings, entries=entries), skip).run(found, captioned)
+    skip.finish()
+    return result
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,7 @@ class _Job:
     say: Say
     step: Step
     settings: QuickstartSettings
+    skip: SkipLines
 
     def run(self, found: Found, captioned: int) -> QuickstartResult:
         index = self._open_index()
@@ -127,7 +133,7 @@ class _Job:
         for stamp in index.items.stamps().values() if index is not None else ():
             cache.expect(stamp.path, stamp.size, stamp.mtime_ns, stamp.sha256)
         step = self.step(f"1/{total} embedding")
-        embed_entries(encoders, found.entries, cache, step, max(1, self.settings.workers))
+        embed_entries(encoders, found.entries, cache, step, max(1, self.settings.workers), self.say, self.skip)
         held_out, scores = None, dict[str, float]()
         if trains:
             state, held_out, scores = self._train(items, found.entries, encoders, cache)
@@ -152,50 +158,41 @@ class _Job:
         run, config = self.out / RUN, self.settings.config
         if not _is_run_of(run, store, config):
             _remove(run, RECORD)
-        images = {split: count for split, (count, _) in store.counts.items()}
+        counts = {split: count for split, (count, _) in store.counts.items()}
         self.say(
-            f"training an aligner on {images['train']} of {sum(images.values())} captioned images (the others are held "
-            "out), first on parts of these, to see if it helps"
+            f"training an aligner on {counts['train']:,} of {count_of(sum(counts.values()), 'captioned image')}; the "
+            "others are held out to choose and to measure"
         )
-        update = self.step("2/3 training")
-        made = train(store, config, run, update)
-        if made.selection is not None:
-            self.say(made.selection.line)
-        trained = made.model.eval()
-        candidates = {"trained": trained} | {name: m.aligner for name, m in _untrained(encoders).items()}
+        made = train(store, config, run, self.step("2/3 training"))
+        candidates = {"trained": made.model.eval()} | {name: m.aligner for name, m in _untrained(encoders).items()}
         scores: dict[str, float] = {}
         if "val" in store.counts:
             val = store.features("val")
             scores = {name: float(score_per_image(align(m, val)).mean()) for name, m in candidates.items()}
         best = max(scores, key=lambda name: scores[name], default="trained")
-        kept = made.selection is not None and made.selection.gate is not None and made.selection.gate.scale == 0
-        used = "untrained alignment" if best == "trained" and kept else f"{best} aligner"
-        why = " (training did not help)" if kept and best == "trained" else ""
+        held_out = self._report(store, candidates, best)
+        rejected = made.selection is not None and made.selection.rejected
+        held_out = _named(held_out, best, rejected=rejected)
+        if made.selection is not None:
+            self.say(made.selection.line)
         if len(scores) > 1:
-            why = (
-                f" ({', '.join(f'{name} {score:.1f}' for name, score in scores.items())} points on validation captions)"
-            )
-        self.say(f"using the {used}{why}" + ("; on test captions it" if "test" in store.counts else ""))
-        held_out = self._report(store, candidates, best, kept=kept)
+            name = NAMES["untrained" if rejected and best == "trained" else best]
+            self.say(f"using the {name}, the best on {count_of(counts['val'], 'other held-out image')}")
         if held_out is not None:
-            self.say(f"report: {run / REPORT}")
+            for line in (*held_out.lines, f"report: {run / REPORT}"):
+                self.say(line)
         return {"format_version": 1, "aligner": best, "encoders": _fingerprints(encoders)}, held_out, scores
 
-    def _report(self, store: Store, candidates: Mapping[str, Aligner], best: str, *, kept: bool) -> HeldOut | None:
-        """Evaluate the run on the test split, and state the result of the chosen aligner beside the others. kept: the
-        run kept its untrained start, so its result is not stated twice."""
+    def _report(self, store: Store, candidates: Mapping[str, Aligner], best: str) -> HeldOut | None:
+        """Evaluate the run on the test split; returns the result of the chosen aligner beside the others, None without
+        test images."""
         if "test" not in store.counts:
             return None
         results = {result.name: result.metrics for result in evaluate_run(self.out / RUN, "test", store)}
         test = store.features("test")
-        found = {name: evaluate(align(m, test), intervals=False).metrics[METRIC] for name, m in candidates.items()}
-        found = {"untrained": results[START][METRIC]} | found
-        again = {best, "trained", *(["untrained"] if best == "trained" else [])} if kept else {best}
-        others = {name: value for name, value in found.items() if name not in again}
-        held_out = HeldOut(len(test.image), found[best], others)
-        for line in held_out.lines:
-            self.say(line)
-        return held_out
+        found = {"untrained": results[START][METRIC]}
+        found |= {name: evaluate(align(m, test), intervals=False).metrics[METRIC] for name, m in candidates.items()}
+        return HeldOut(len(test.image), found.pop(best), found, used=best)
 
     def _write_store(
         self,
@@ -228,10 +225,11 @@ class _Job:
             return True
         new = len(now.keys() ^ before.keys())
         if new > FEW_NEW * len(before):
-            self.say(f"{new} images have new captions, or none any more: training again")
+            self.say(f"the captions of {count_of(new, 'image')} are new or gone: training again")
             return True
-        more = f" ({new} captioned images were added or removed since training)" if new else ""
-        self.say(f"using the {state['aligner']} aligner of the last call{more}")
+        more = f" ({count_of(new, 'captioned image')} added or removed since training)" if new else ""
+        name = NAMES.get(state["aligner"], state["aligner"])
+        self.say(f"using the {name} of the last call{more}")
         return False
 
     def _model(self, state: Mapping[str, Any], encoders: Mapping[Modality, Encoder]) -> AlignedModel:
@@ -245,7 +243,8 @@ class _Job:
         """Update the index, or write it again from the cached features if its aligner is another one."""
         path, made = self.out / INDEX, self.out / f"{INDEX}.new"
         encoders = [model.encoder(side) for side in SIDES]
-        settings = BuildSettings(self.settings.entries, workers=max(1, self.settings.workers), cache=cache)
+        workers = max(1, self.settings.workers)
+        settings = BuildSettings(self.settings.entries, workers=workers, cache=cache, skip=self.skip)
         build = partial(build_index, self.data, encoders=encoders, settings=settings)
         if index is None or is_of(index.manifest, model):
             return build(path, model, progress=self.step(title))
@@ -274,6 +273,15 @@ class _Job:
         return state if state.get("encoders") == _fingerprints(encoders) else {}
 
 
+def _named(held_out: HeldOut | None, best: str, *, rejected: bool) -> HeldOut | None:
+    """Name the result of a run whose training was rejected after its untrained alignment, and list it once."""
+    if held_out is None or not rejected:
+        return held_out
+    used = "untrained" if best == "trained" else best
+    others = {name: value for name, value in held_out.others.items() if name not in {"trained", used}}
+    return replace(held_out, others=others, used=used)
+
+
 def _untrained(encoders: Mapping[Modality, Encoder]) -> dict[str, AlignedModel]:
     """Return the model to use without training, by its name: the bundled aligner for the bundled encoders, or no
     aligner for the two towers of one model. Empty for other encoders."""
@@ -281,7 +289,7 @@ def _untrained(encoders: Mapping[Modality, Encoder]) -> dict[str, AlignedModel]:
     if (image.id, text.id) == (IMAGE_ENCODER, TEXT_ENCODER):
         return {BUNDLED: AlignedModel.open(BUNDLED, encoders.values())}
     if split_name(image.id)[0] == split_name(text.id)[0] and image.dim == text.dim:
-        return {"untrained": AlignedModel.of_encoders(*encoders.values(), name=split_name(image.id)[0])}
+        return {"encoders": AlignedModel.of_encoders(*encoders.values(), name=split_name(image.id)[0])}
     return {}
 
 

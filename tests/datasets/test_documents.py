@@ -44,8 +44,8 @@ def test_what_is_hidden_or_an_index_is_left_out(world: Any, write: Any) -> None:
     (world.folder / "index/images.lance").mkdir()
     found = find_entries(str(world.folder))
     assert [entry.id for entry in found.entries] == ["red"]
-    assert "1 hidden or system folders" in found.notes[0]
-    assert "1 folders that hold an index" in found.notes[0]
+    assert "1 hidden or system folder" in found.notes[0]
+    assert "1 folder that holds an index" in found.notes[0]
 
 
 def test_a_link_out_of_the_folder_is_left_out_and_told(world: Any, tmp_path: Path) -> None:

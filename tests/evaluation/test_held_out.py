@@ -9,8 +9,14 @@ from csaligner.evaluation.held_out import HeldOut
 
 def test_the_sentence_has_size_others_and_chance() -> None:
     found = HeldOut(143, 0.68, {"untrained": 0.67})
-    assert found.line == "finds the right image among 143 in the first 10: 68 % (untrained 67 %, chance 7 %)"
+    for words in ("68 %", "first 10 of 143 held-out images", "(untrained alignment 67 %, chance 7 %)"):
+        assert words in found.line
     assert found.lines == (found.line,)
+
+
+def test_the_sentence_names_what_was_measured() -> None:
+    assert HeldOut(50, 0.9, {"trained": 0.8}, used="bundled").line.startswith("the bundled aligner: 90 %")
+    assert "untrained" not in HeldOut(50, 0.9, {"trained": 0.8}, used="bundled").line
 
 
 @pytest.mark.parametrize(("images", "warns"), [(29, True), (30, False)])

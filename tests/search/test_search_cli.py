@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 from csaligner import model
+from csaligner.app.server import make_app
 from csaligner.cli import app
 from csaligner.encoders import IMAGE_ENCODER, TEXT_ENCODER
+from csaligner.search import Index
+from csaligner.search.manifest import write_manifest
 
 
 @pytest.fixture
@@ -30,7 +35,7 @@ def test_index_search_and_export(world: Any, run: Any, tmp_path: Path) -> None:
     world.picture("blue.png", (0, 0, 255), "0 0 255")
     made = run("index", "--run", world.run, "--data", world.folder, "--out", tmp_path / "ix", "-q")
     assert made.exit_code == 0, made.output
-    assert re.search(r"\b4\b.*\b0\b.*\b0\b.*\b0\b", made.output)
+    assert "2 images and 2 texts" in made.output
     found = run("search", tmp_path / "ix", "250 10 10", "--only", "images", "--json")
     assert [hit["id"] for hit in json.loads(found.stdout)] == ["red", "blue"]
     found = run("search", tmp_path / "ix", "--image", world.folder / "blue.png", "-k", "1", "--only", "texts")
@@ -96,3 +101,55 @@ def test_only_accepts_the_singular_and_names_the_choices(world: Any, run: Any, t
     help_ = run("search", "--help").stdout
     assert "images|texts" in help_
     assert "aligned|raw|centred" in help_
+
+
+def test_an_update_says_what_changed(world: Any, run: Any, tmp_path: Path) -> None:
+    world.picture("red.png", (255, 0, 0), "255 0 0")
+    world.picture("blue.png", (0, 0, 255))
+    words = ("index", "--run", world.run, "--data", world.folder, "--out", tmp_path / "ix", "-q")
+    assert "2 images and 1 text\n" in run(*words).output
+    assert "no change" in run(*words).output
+    (world.folder / "blue.png").unlink()
+    world.picture("green.png", (0, 255, 0))
+    assert "(1 added, 1 deleted)" in run(*words).output
+
+
+def test_a_bad_file_is_reported_once_and_before_the_result(world: Any, run: Any, tmp_path: Path) -> None:
+    world.picture("red.png", (255, 0, 0), "255 0 0")
+    for n in range(7):
+        world.write(f"{'long name ' * 9}{n}.png", "no image")
+    made = run("index", "--run", world.run, "--data", world.folder, "--out", tmp_path / "ix", "-q")
+    reported = [line for line in made.output.splitlines() if line.startswith("skipped: ")]
+    assert len(reported) == 6
+    assert reported[-1] == "skipped: 2 more"
+    assert all("cannot be read" in line for line in reported[:5])
+    assert made.output.index("skipped") < made.output.index("1 image and 1 text")
+
+
+def test_the_terminal_shows_the_scores_of_the_page_and_marks_weak_ones(world: Any, run: Any, tmp_path: Path) -> None:
+    world.many(40)
+    index(world, run, tmp_path / "ix")
+    opened = Index.open(tmp_path / "ix", world.encoders)
+    page = (
+        TestClient(make_app(opened), base_url="http://127.0.0.1")
+        .get("/api/search", params={"q": "200 30 90", "k": 10})
+        .json()["results"]
+    )
+    assert any(result["weak"] for result in page)
+    assert any(round(result["score"], 3) != round(result["cosine"], 3) for result in page)
+    rows = [line.split() for line in run("search", tmp_path / "ix", "200 30 90").stdout.splitlines()]
+    scores = [float(row[1]) for row in rows if len(row) > 2 and row[2] in {"image", "text"}]
+    assert scores == pytest.approx([result["score"] for result in page], abs=0.0006)
+    weak = next(n for n, row in enumerate(rows) if row[:1] == ["weak"])
+    shown = [row for row in rows[:weak] if len(row) > 2 and row[2] in {"image", "text"}]
+    assert len(shown) == sum(not result["weak"] for result in page)
+
+
+def test_search_says_how_photos_are_found(world: Any, run: Any, tmp_path: Path) -> None:
+    world.picture("red.png", (255, 0, 0), "255 0 0")
+    index(world, run, tmp_path / "ix")
+    assert "photos" not in run("search", tmp_path / "ix", "red").stderr
+    made = Index.open(tmp_path / "ix", world.encoders)
+    write_manifest(made.path, replace(made.manifest, photos=True))
+    assert "people" in run("search", tmp_path / "ix", "red").stderr
+    assert "people" not in run("search", tmp_path / "ix", "red", "--json").output

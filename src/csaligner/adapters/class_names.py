@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from csaligner.checks import InputError
 from csaligner.config import AdapterConfig
 from csaligner.extras import install_command
+from csaligner.wording import count_of
 
 from .mlp import MLPAdapter
 from .start import Affine
@@ -24,7 +25,11 @@ CLASSES, FEATURES = 1000, 1280  # of the classifier
 TEMPERATURE = 2.0  # of its softmax; a larger one spreads an image over more names
 LEAST = 0.1  # weight of the other part, for an image that is surely a photo or surely a drawing
 PHOTO = 0.5  # share of the class names above which an image counts as a photo
-LIMITS = "found through the names of 1,000 classes: good for animals and objects, weak for people, places and actions"
+PHOTOS = (
+    "found through the names of 1,000 ImageNet classes: good for animals and objects, weak for people, places, actions"
+)
+DRAWINGS = "found by what was learnt from captioned drawings"
+PHOTO_NOTE = f"photos are {PHOTOS}; drawings are {DRAWINGS}"
 
 
 class ClassNameAdapter(nn.Module):
@@ -104,5 +109,8 @@ def count_photos(adapter: nn.Module, image: Tensor) -> int:
 
 
 def photo_line(photos: int, images: int) -> str:
-    """Return one line on how photos are found, to be shown at every use."""
-    return f"{photos:,} of {images:,} images look like photos. Photos are {LIMITS}"
+    """Return one line on how photos and the other images are found."""
+    line = f"{photos:,} of {count_of(images, 'image')} look like photos, {PHOTOS}"
+    if photos == images:
+        return line
+    return f"{line}; the {'other one' if images - photos == 1 else f'other {images - photos:,}'}, {DRAWINGS}"

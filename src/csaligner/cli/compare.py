@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from csaligner.wording import count_of
+
 from .common import MEASURE, Quiet, app, err, renamed
 
 SHOWN_POINTS = 12  # of a sweep, in the terminal
@@ -106,7 +108,7 @@ def _print_points(path: Path) -> None:
             for point in best
             for seed in range(len(point["metrics"][score]))
         ]
-        which = f"the best {len(best)} of {len(here)} points" if len(best) < len(here) else f"{len(here)} points"
+        which = f"the best {len(best)} of {len(here)} points" if len(best) < len(here) else count_of(len(here), "point")
         Console().print(f"{name}, {which}:", highlight=False, markup=False)
         print_table(results, Console())
 

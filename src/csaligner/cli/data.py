@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from csaligner.checks import InputError
+from csaligner.wording import images_and_captions
 
 from .common import DATA, Json, Quiet, app, err, print_json, renamed
 from .reader_options import (
@@ -116,7 +117,7 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     for line in store.notes if is_main() else ():
         err.print(line, style="yellow", highlight=False, soft_wrap=True, markup=False)
     if is_main():
-        err.print(f"{store.n_images} images, {store.n_captions} captions: {out}", highlight=False)
+        err.print(f"{images_and_captions(store.n_images, store.n_captions)}: {out}", highlight=False)
 
 
 @app.command("check-data", rich_help_panel=DATA)
@@ -221,4 +222,4 @@ def import_features(  # noqa: PLR0913, PLR0917  (options of a command)
         (image_key, text_key),
     )
     store = feature_files.import_features(files, out)
-    err.print(f"{store.n_images} images, {store.n_captions} captions: {out}", highlight=False)
+    err.print(f"{images_and_captions(store.n_images, store.n_captions)}: {out}", highlight=False)

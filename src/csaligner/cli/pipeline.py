@@ -118,7 +118,7 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
             err.print(run.selection.line, highlight=False, soft_wrap=True)
         results = evaluate_run(out, "test", data.pairs)
         print_table(results, Console())
-        for line in held_out(results, data.pairs.counts["test"][0]).lines:
+        for line in held_out(results, data.pairs.counts["test"][0], run).lines:
             err.print(line, highlight=False, soft_wrap=True)
         err.print(f"report: {out / REPORT}", highlight=False, soft_wrap=True)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from csaligner.checks import InputError
+from csaligner.wording import count_of
 
 from .common import EXPORT, SEARCH, Json, Quiet, app, as_text, err, print_json
 from .reader_options import CaptionKey, Encoding, FollowLinks, Format, IdKey, ImgKey, Root, Separator
@@ -23,9 +26,12 @@ if TYPE_CHECKING:
     from csaligner.search.cards import Card
     from csaligner.search.index import Index
     from csaligner.types import Encoder as OpenEncoder
+    from csaligner.types import Modality
 
 ONLY = {"image": "images", "text": "texts"}
-SHOWN_REASONS, SHOWN_CHARACTERS = 5, 160
+SHOWN_CHARACTERS = 160
+WEAK = "weak from here: a meaningless query scores as high"
+BALANCED = 0.05  # modality bias up to which results count as balanced, as on the page
 Encoder = Annotated[
     str | None,
     typer.Option(help="A model with two towers, instead of the bundled encoders: hf:..., open_clip:... or a folder."),
@@ -69,7 +75,7 @@ def index(  # noqa: PLR0913, PLR0917  (options of a command)
     """Index images and texts for mixed search; unchanged items are not embedded again."""
     from csaligner.datasets.documents import EntrySettings
     from csaligner.progress import progress
-    from csaligner.search.build import BuildSettings, build_index
+    from csaligner.search.build import BuildSettings, SkipLines, build_index
 
     names = _encoder_names(encoder, image_encoder, text_encoder)
     model, encoders = _model_of(run, names)
@@ -84,9 +90,13 @@ def index(  # noqa: PLR0913, PLR0917  (options of a command)
         data_format,
         follow_links,
     )
-    settings = BuildSettings(entries, approximate, workers)
+    skip = SkipLines(_warn)
+    settings = BuildSettings(entries, approximate, workers, skip=skip)
     with progress(err, "index", quiet) as update:
         made, report = build_index(data, out, model, encoders=encoders, settings=settings, progress=update)
+    skip.finish()
+    for note in report.notes:
+        _warn(note)
     _print_report(made, report)
 
 
@@ -105,21 +115,34 @@ def search(  # noqa: PLR0913, PLR0917  (options of a command)
     text_encoder: TextEncoder = None,
     as_json: Json = False,
 ) -> None:
-    """Search an index by text or by image: one result per image, with the caption that matched; --json prints every
-    image and caption."""
-    from csaligner.search.cards import search_cards
-    from csaligner.search.index import Index, SearchOptions
-
+    """Search an index by text or by image: one result per image, with the caption that matched and the score that the
+    page shows; --json prints every image and caption."""
     if (words is None) == (image is None):
         raise InputError("search: give either a text or --image FILE")
-    options = SearchOptions(only=ONLY.get(only or "", only), space=space)  # type: ignore[arg-type]  # checked by search
-    encoders = _model_of("", _encoder_names(encoder, image_encoder, text_encoder))[1]
-    opened = Index.open(_index_of(index), encoders)
-    query: Any = as_text(words) if words is not None else image
+    with _working(f"Opening the index {index} ...") as update:
+        from csaligner.search.cards import search_cards
+        from csaligner.search.index import Index, SearchOptions
+        from csaligner.search.weak import WeakLimits
+
+        options = SearchOptions(only=ONLY.get(only or "", only), space=space)  # type: ignore[arg-type]  # it checks it
+        encoders = _model_of("", _encoder_names(encoder, image_encoder, text_encoder))[1]
+        opened = Index.open(_index_of(index), encoders)
+        query: Any = as_text(words) if words is not None else image
+        modality: Modality = "text" if image is None else "image"
+        update(f"Loading the {modality} encoder {opened.model.info(modality).id} ...")
+        opened.model.encoder(modality)
+        update("Searching ...")
+        if as_json:
+            hits = opened.search(query, k, options)
+        else:
+            cards = search_cards(opened, query, k, options)
+            table = _table(cards, WeakLimits(opened).limit(modality, options))
     if as_json:
-        print_json([asdict(hit) for hit in opened.search(query, k, options)])
-    else:
-        Console().print(_table(search_cards(opened, query, k, options)))
+        print_json([asdict(hit) for hit in hits])
+        return
+    Console().print(table)
+    if opened.note and space == "aligned":
+        _print(opened.note)
 
 
 @app.command("index-export", rich_help_panel=EXPORT)
@@ -139,30 +162,54 @@ def index_export(
 
 
 def _print_report(made: Index, report: BuildReport) -> None:
-    for note in report.notes:
-        err.print(_plain(note), style="yellow", highlight=False, markup=False)
-    for reason in report.skipped[:SHOWN_REASONS]:
-        err.print(f"skipped: {_plain(reason)}", style="yellow", highlight=False, markup=False)
-    if len(report.skipped) > SHOWN_REASONS:
-        err.print(f"skipped: {len(report.skipped) - SHOWN_REASONS} more", style="yellow", highlight=False)
     counts = made.counts
-    err.print(
-        f"{report.added} added, {report.updated} updated, {report.deleted} deleted, {report.unchanged} unchanged; "
-        f"{counts['image']} images and {counts['text']} texts: {made.path}",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
-    )
+    held = f"{count_of(counts['image'], 'image')} and {count_of(counts['text'], 'text')}"
+    changes = {"added": report.added, "embedded again": report.updated, "deleted": report.deleted}
+    changed = ", ".join(f"{number:,} {what}" for what, number in changes.items() if number)
+    first = report.added == sum(counts.values())
+    _print(f"{made.path}: {held}" + ("" if first else f" ({changed or 'no change'})"))
     how = made.manifest.approximate
     if how is not None:
         err.print(f"approximate ({how.kind}): recall@10 {how.recall:.3f} against exact search", highlight=False)
 
 
-def _table(cards: list[Card]) -> Any:
+def _balance(bias: Mapping[str, float]) -> str:
+    """Return in words how far each modality of query favours its own modality among the first 10 results."""
+    if all(abs(value) < BALANCED for value in bias.values()):
+        return "images and texts are balanced among the first 10 results"
+    parts = [
+        f"{'an' if query == 'image' else 'a'} {query} query gets {abs(10 * value):.1f} {query}s too "
+        f"{'many' if value > 0 else 'few'}"
+        for query, value in bias.items()
+        if abs(value) >= BALANCED
+    ]
+    return f"among the first 10 results, {' and '.join(parts)}, compared with their share of the index"
+
+
+def _warn(line: str) -> None:
+    err.print(_plain(line), style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _working(what: str) -> Iterator[Callable[[str], object]]:
+    """Show what is being done, on a terminal only; yields a function that replaces the words."""
+    if not err.is_terminal:
+        yield lambda words: None
+        return
+    with err.status(escape(what)) as status:
+        yield lambda words: status.update(escape(words))
+
+
+def _table(cards: list[Card], weak: float) -> Any:
+    """weak: score up to which results are weak (search/weak.py)."""
     table = Table(box=None, header_style="bold")
     for name, right in (("", True), ("score", True), ("kind", False), ("what", False)):
         table.add_column(name, justify="right" if right else "left", overflow="fold" if name == "what" else "ellipsis")
+    below = False
     for number, card in enumerate(cards, start=1):
+        if card.score <= weak and not below:
+            table.add_row("", "", "", f"[dim]{WEAK}[/dim]")
+            below = True
         words = _shown(card.text)
         if card.modality == "image":
             lines = [_place(card.path) + (" (file is missing)" if card.missing else ""), *([words] if words else [])]
@@ -214,11 +261,14 @@ def serve(
     root_path: Annotated[str, typer.Option(help="Path below which a proxy serves the page, such as /search.")] = "",
 ) -> None:
     """Search an index in the browser."""
-    from csaligner.app.draw import drawer
-    from csaligner.app.server import ServeSettings
-    from csaligner.search.index import Index
+    with _working(f"Opening the index {index} ..."):
+        from csaligner.app.draw import drawer
+        from csaligner.app.server import ServeSettings
+        from csaligner.search.index import Index
 
-    opened = Index.open(_index_of(index))
+        opened = Index.open(_index_of(index))
+    if opened.note:
+        _print(opened.note)
     draw = drawer(opened.model, decoder, _print) if decoder else None
     _serve(opened, ServeSettings(host, port, password, draw, name, tuple(allow_host or ()), root_path))
 
@@ -260,11 +310,9 @@ def quickstart(  # noqa: PLR0913, PLR0917  (options of a command)
     settings = QuickstartSettings(_encoder_names(encoder, image_encoder, text_encoder), entries=entries)
     with steps(err, quiet) as step:
         result = start(data, out, _print, step, settings)
-    _print_report(result.index, replace(result.report, notes=()))  # the notes were printed at the start
-    bias = result.index.bias.get("aligned")
-    if bias:
-        shown = f"text queries {bias['text']:+.3f}, image queries {bias['image']:+.3f}"
-        _print(f"modality_bias@10: {shown} (0 = balanced)")
+    _print_report(result.index, result.report)
+    if bias := result.index.bias.get("aligned"):
+        _print(_balance(bias))
     _print(f'Next time: csaligner search {out} "words", or csaligner serve {out}')
     if serve:
         _serve(result.index, ServeSettings(host=host, port=port, password=password, name=name))

@@ -16,6 +16,7 @@ from csaligner.datasets.images.load import SUFFIXES
 from csaligner.parsing import open_parquet
 from csaligner.registry import DATASETS, load
 from csaligner.types import Dataset, Item, Split, notes_of
+from csaligner.wording import count_of
 
 from .delimited import header_of, records, separator_of
 from .records import BadRecord, json_lines, read_json
@@ -184,13 +185,14 @@ def table_columns(path: Path, image_root: Path | None = None) -> Columns:
 
 def described(found: CaptionFile, images: int) -> tuple[str, ...]:
     """Return the lines that say what was read from a caption file of a folder with that many images."""
-    line = f"captions: {found.path.name} ({found.how}), for {len(found.captions)} of {images} images"
+    line = f"captions: {found.path.name} ({found.how}), for {len(found.captions):,} of {count_of(images, 'image')}"
     if not found.unmatched:
         return (line, *found.notes)
     first = found.unmatched[0]
+    unknown = count_of(len(found.unmatched), "entry", "entries")
     return (
         line,
-        f"{found.path.name}: {len(found.unmatched)} entries name no image here (first: {first})",
+        f"{found.path.name}: {unknown} without an image here (first: {first})",
         *found.notes,
     )
 

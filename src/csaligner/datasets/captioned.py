@@ -9,6 +9,7 @@ from pathlib import Path
 from csaligner.datasets.images.load import SUFFIXES
 from csaligner.datasets.images.source import TextOnly
 from csaligner.types import Item
+from csaligner.wording import count_of
 
 from .caption_files import described, find_captions, unread
 from .folder import DOCUMENTS, Folder
@@ -52,6 +53,6 @@ class CaptionedFolder(Folder):
                 found = chosen.captions[item.image]
                 items[number] = replace(item, captions=found, split=chosen.splits.get(item.image))
         if replaced:
-            line = f"not read: {replaced} .txt files beside images: {chosen.path.name} has captions of these images"
+            line = f"not read: {count_of(replaced, '.txt file')} beside images: {chosen.path.name} has captions of them"
             self._captions += (line,)
         return items

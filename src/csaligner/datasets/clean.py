@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from csaligner.checks import InputError
 from csaligner.datasets.images.source import Unusable
 from csaligner.types import Dataset, Item, Modality, notes_of
+from csaligner.wording import count_of
 
 from .text_files import SURROGATE, escaped, shown, without_surrogates
 
@@ -42,7 +43,7 @@ def clean_items(dataset: Dataset, sides: Sequence[Modality] = ("image", "text"))
             without.append(item.image_id)
     if not items:
         raise InputError(
-            f"{dataset.name}: none of its {len(merged)} images has a caption that is not empty; add captions"
+            f"{dataset.name}: none of its {count_of(len(merged), 'image')} has a caption with words; add captions"
         )
     return Cleaned(tuple(items), empty, tuple(without), notes_of(dataset))
 

@@ -11,6 +11,7 @@ from csaligner.checks import InputError
 from csaligner.datasets.images.load import SUFFIXES
 from csaligner.datasets.images.source import TextOnly
 from csaligner.types import Item
+from csaligner.wording import count_of
 
 from .records import unusable
 from .text_files import NotText, TextFiles, split_lines
@@ -88,7 +89,7 @@ class Folder:
                     lost.append(_lost(path, error))
             items.append(Item(image_id, image, captions, group=group))
         items += self._documents(documents or (), lost)
-        more = (f"captions that are not text: {len(broken)} files (first: {broken[0]})",) if broken else ()
+        more = (f"captions that are not text: {count_of(len(broken), 'file')} (first: {broken[0]})",) if broken else ()
         self._notes = (*listing.note(used), *self._texts.notes, *more)
         return items
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from csaligner.datasets.images.load import HEIC, SUFFIXES
+from csaligner.wording import count_of
 
 from .text_files import counted
 
@@ -25,7 +26,7 @@ class Listing:
     root: Path
     files: list[Path] = field(default_factory=list)
     refused: list[OSError] = field(default_factory=list)
-    hidden: Counter[str] = field(default_factory=Counter)
+    hidden: Counter[tuple[str, str]] = field(default_factory=Counter)
     links: list[str] = field(default_factory=list)
 
     @property
@@ -37,9 +38,10 @@ class Listing:
         """Return one line that counts, by suffix, the files not in `used`; empty if there are none."""
         suffixes = Counter(path.suffix.lower() or "without suffix" for path in self.files if path not in used)
         parts = [counted(suffixes)] if suffixes else []
-        parts += [f"{number} {what}" for what, number in sorted(self.hidden.items())]
+        parts += [count_of(number, *what) for what, number in sorted(self.hidden.items())]
         if self.links:
-            parts.append(f"{len(self.links)} linked folders not followed (first: {self.links[0]}; see --follow-links)")
+            linked = count_of(len(self.links), "linked folder")
+            parts.append(f"{linked} not followed (first: {self.links[0]}; see --follow-links)")
         if not parts:
             return ()
         lacking = HEIC & set(suffixes) - SUFFIXES
@@ -57,17 +59,17 @@ def walk(root: Path, *, follow_links: bool = False) -> Listing:
             if not _first_visit(folder, seen) or _is_index(folder, files, listing):
                 names.clear()
                 continue
-            names[:] = [name for name in sorted(names) if not _is_system(name, SYSTEM_FOLDERS, listing, "folders")]
+            names[:] = [name for name in sorted(names) if not _is_system(name, SYSTEM_FOLDERS, listing, "folder")]
             linked = [path for name in names if os.path.islink(path := os.path.join(folder, name))]
             if follow_links:
                 todo += map(Path, linked)
             else:
                 listing.links += [os.path.relpath(path, root) for path in linked]
-            kept = [name for name in files if not _is_system(name, SYSTEM_FILES, listing, "files")]
+            kept = [name for name in files if not _is_system(name, SYSTEM_FILES, listing, "file")]
             listing.files += [Path(folder, name) for name in kept]
     broken = [path for path in listing.files if not path.is_file()]  # broken links, sockets, pipes
     if broken:
-        listing.hidden["links to nothing or special files"] = len(broken)
+        listing.hidden["link to nothing or special file", "links to nothing or special files"] = len(broken)
     listing.files = sorted(set(listing.files) - set(broken))
     return listing
 
@@ -82,11 +84,11 @@ def _first_visit(folder: str, seen: set[tuple[int, int]]) -> bool:
 
 def _is_index(folder: str, files: list[str], listing: Listing) -> bool:
     found = INDEX_FILE in files and os.path.isdir(os.path.join(folder, INDEX_TABLE))
-    listing.hidden += Counter({"folders that hold an index": int(found)})
+    listing.hidden += Counter({("folder that holds an index", "folders that hold an index"): int(found)})
     return found
 
 
 def _is_system(name: str, known: frozenset[str], listing: Listing, what: str) -> bool:
     found = name.startswith(".") or name.lower() in known
-    listing.hidden += Counter({f"hidden or system {what}": int(found)})
+    listing.hidden += Counter({(f"hidden or system {what}", f"hidden or system {what}s"): int(found)})
     return found

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from csaligner.wording import count_of
+
 K = 10
 METRIC = f"text_to_image_recall@{K}"
 FEW = 30  # held-out images below which the result is only a hint
+NAMES = {
+    "trained": "trained aligner",
+    "untrained": "untrained alignment",
+    "bundled": "bundled aligner",
+    "encoders": "encoders without an aligner",
+}
 
 
 @dataclass(frozen=True)
@@ -15,12 +23,13 @@ class HeldOut:
     """Recall@10 from captions to images among held-out images, which were not used for training.
 
     images: their number; found: fraction of the captions whose image is among the first 10; others: the same for
-    other methods, by name. Chance is 10 / images.
+    other methods, by name; used: name of the method of `found`. NAMES has the names. Chance is 10 / images.
     """
 
     images: int
     found: float
     others: Mapping[str, float] = field(default_factory=dict)
+    used: str = "trained"
 
     @property
     def chance(self) -> float:
@@ -30,19 +39,23 @@ class HeldOut:
     def line(self) -> str:
         """The result as a sentence.
 
-        >>> HeldOut(143, 0.68, {"untrained": 0.67}).line
-        'finds the right image among 143 in the first 10: 68 % (untrained 67 %, chance 7 %)'
+        >>> HeldOut(143, 0.68).line
+        'the trained aligner: 68 % of captions find their image in the first 10 of 143 held-out images (chance 7 %)'
         """
-        beside = [*self.others.items(), ("chance", self.chance)]
-        words = ", ".join(f"{name} {100 * value:.0f} %" for name, value in beside)
-        return f"finds the right image among {self.images} in the first {K}: {100 * self.found:.0f} % ({words})"
+        others = [(NAMES.get(name, name), value) for name, value in self.others.items()]
+        words = ", ".join(f"{name} {100 * value:.0f} %" for name, value in [*others, ("chance", self.chance)])
+        return (
+            f"the {NAMES.get(self.used, self.used)}: "
+            f"{100 * self.found:.0f} % of captions find their image in the first "
+            f"{min(K, self.images)} of {count_of(self.images, 'held-out image')} ({words})"
+        )
 
     @property
     def warning(self) -> str:
         """A warning if there are too few held-out images for the numbers to mean much, else ""."""
         if self.images >= FEW:
             return ""
-        return f"only {self.images} images were held out: these numbers may be off by 20 points or more"
+        return f"only {count_of(self.images, 'held-out image')}: these numbers may be off by 20 points or more"
 
     @property
     def lines(self) -> tuple[str, ...]:

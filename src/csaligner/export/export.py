@@ -28,6 +28,7 @@ from csaligner.model import AlignedModel
 from csaligner.reporting.tables import read_results_json
 from csaligner.run_folder import OURS, RESULTS, describe, read_record
 from csaligner.store.store import Store
+from csaligner.wording import images_and_captions
 
 FORMATS = ("safetensors", "onnx", "npz", "sentence-transformers", "hub")
 SIDES = ("image", "text")
@@ -226,7 +227,7 @@ def model_card(run: Path, record: Mapping[str, Any], model: AlignedModel, licenc
     """Create a model card from run.json and results.json; data of runs of csaligner 0.1 is read from their store."""
     data = record.get("data") or describe(Store.open(Path(record["store"])))
     metrics, split = _metrics(run, record)
-    words = f"{data['name']}: {data['images']} images with {data['captions']} captions (train split)."
+    words = f"{data['name']}: {images_and_captions(data['images'], data['captions'])} (train split)."
     names = (model.info("image").id, model.info("text").id)
     return ModelCard(words, licence, names, metrics, f"the {split} split of the same data", data["attribution"])
 

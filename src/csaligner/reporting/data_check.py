@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from csaligner.datasets.check import DataReport, Finding
+from csaligner.wording import images_and_captions
 
 WORDS = {
     "broken_records": "invalid records",
@@ -20,8 +21,8 @@ WORDS = {
 def data_lines(report: DataReport) -> Iterator[str]:
     """Yield the lines of the report: counts, then findings; problems are marked with "!"."""
     low, middle, high = report.captions_per_image
-    yield f"{report.dataset}: {report.images:,} images, {report.captions:,} captions"
-    yield "splits: " + ", ".join(f"{name} {n:,} images, {m:,} captions" for name, (n, m) in report.splits.items())
+    yield f"{report.dataset}: {images_and_captions(report.images, report.captions)}"
+    yield "splits: " + ", ".join(f"{name} {images_and_captions(n, m)}" for name, (n, m) in report.splits.items())
     yield f"captions per image: min {low:g}, median {middle:g}, max {high:g}"
     yield f"images without a caption: {report.without_caption:,}"
     yield f"captions that are empty or not text: {report.empty_captions:,}"

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from csaligner.checks import InputError
 from csaligner.files import write_atomically
+from csaligner.wording import count_of
 
 from .palette import LIGHT, METHOD_COLOURS, METHOD_DASHES
 from .record import Array, CosineSample, FeatureMap, MethodResult, check_map
@@ -82,7 +83,7 @@ def map_panels(maps: Sequence[Projection], prefix: str) -> list[Markup]:
         figure, axes = new_figure(SQUARE)
         _draw_map(axes, p, radius)
         alt = (
-            f"{p.label}: {len(p.image)} images and {len(p.text)} texts on two principal axes; "
+            f"{p.label}: {count_of(len(p.image), 'image')} and {count_of(len(p.text), 'text')} on two principal axes; "
             f"centroid distance {p.gap:.3f}"
         )
         panels.append(inline_svg(figure, f"{prefix}{i}", alt))
@@ -154,7 +155,8 @@ def curve_panels(results: Sequence[MethodResult], colours: Mapping[str, int], pr
             axes.set_xlabel("step")
             axes.locator_params(axis="x", nbins=5, integer=True)
             axes.grid(axis="y", color=LIGHT["rule"], linewidth=0.7)
-            panels[key] = inline_svg(figure, f"{prefix}{i}", f"{key} against the training step, {drawn} runs")
+            label = f"{key} against the training step, {count_of(drawn, 'run')}"
+            panels[key] = inline_svg(figure, f"{prefix}{i}", label)
     return panels
 
 

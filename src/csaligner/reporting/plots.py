@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from csaligner.wording import count_of
+
 from .figures import inline_svg, new_figure
 from .palette import LIGHT
 from .record import Array
@@ -38,7 +40,7 @@ def scatter_panel(points: Sequence[Point], x_label: str, y_label: str, prefix: s
     axes.set_ylabel(y_label, color=LIGHT["soft"])
     figure.draw_without_rendering()  # fixes the positions of the points
     _label(axes, labels)
-    return inline_svg(figure, prefix, f"{y_label} against {x_label}, {len(points)} methods")
+    return inline_svg(figure, prefix, f"{y_label} against {x_label}, {count_of(len(points), 'method')}")
 
 
 def _fence(values: Array) -> float:

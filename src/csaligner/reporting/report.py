@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from csaligner.files import write_text
 from csaligner.training.tracking import flat
+from csaligner.wording import images_and_captions
 
 from . import figures
 from .gallery import gallery_html
@@ -76,9 +77,7 @@ def render_report(data: ReportData) -> str:
 
 def _header(data: ReportData, summary: Summary) -> dict[str, Any]:
     about = [data.dataset] if data.dataset else []
-    about += [
-        f"{name}: {count.n_images:,} images, {count.n_captions:,} captions" for name, count in data.splits.items()
-    ]
+    about += [f"{name}: {images_and_captions(count.n_images, count.n_captions)}" for name, count in data.splits.items()]
     seeds = sorted({r.seed for r in data.results})
     about.append(f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}")
     lead, *rest = data.findings or headline(summary, data.ours, data.rival)

@@ -44,18 +44,38 @@ Progress = Callable[[int, int], object]  # entries done, total
 class BuildSettings:
     """entries: which entries of the data to index. approximate: exact, auto (ivf_sq above 200,000 rows), ivf_sq,
     ivf_pq or hnsw. workers: threads for image decoding. raw: also keep raw vectors in half precision, for
-    comparison. cache: features that need not be encoded again."""
+    comparison. cache: features that need not be encoded again. skip: called with the reason for each skipped item,
+    when it is found."""
 
     entries: EntrySettings = field(default_factory=EntrySettings)
     approximate: str = "auto"
     workers: int = 2
     raw: bool = True
     cache: FeatureCache | None = None
+    skip: Callable[[str], object] = lambda reason: None
 
     def __post_init__(self) -> None:
         check_choice("approximate", self.approximate, ("exact", "auto", *INDEX_TYPES))
         if self.workers < 1:
             raise InputError(f"workers: got {self.workers}, wanted at least 1")
+
+
+class SkipLines:
+    """Call with the reason for each skipped item: reports the first `most` different ones, and counts all."""
+
+    def __init__(self, say: Callable[[str], object], most: int = 5) -> None:
+        self._say, self._most, self._seen = say, most, set[str]()
+
+    def __call__(self, reason: str) -> None:
+        if reason not in self._seen:
+            self._seen.add(reason)
+            if len(self._seen) <= self._most:
+                self._say(f"skipped: {reason}")
+
+    def finish(self) -> None:
+        """Report the number of those that were not reported."""
+        if len(self._seen) > self._most:
+            self._say(f"skipped: {len(self._seen) - self._most:,} more")
 
 
 @dataclass(frozen=True)
@@ -227,6 +247,8 @@ def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progres
     sources = tuple(source for source in index.manifest.sources if source not in own)
     index.manifest = replace(index.manifest, sources=(*sources, found.source), pending=found.source)
     plan = _plan(stamps, found, own, read)
+    for reason in (*found.skipped, *plan.skipped):
+        settings.skip(reason)
     write_manifest(index.path, index.manifest)
     index.items.restamp(plan.restamp)
     index.items.delete(plan.gone)
@@ -317,6 +339,7 @@ def _embed(index: Index, part: list[tuple[Entry, str]], plan: _Plan, source: str
     for (entry, digest), value in zip(part, ready, strict=True):
         if isinstance(value, ImageError):
             plan.skipped.append(str(value))
+            settings.skip(str(value))
             if entry.id not in plan.new:  # its index entry is out of date
                 index.items.delete([entry.id])
                 plan.gone.append(entry.id)
@@ -330,6 +353,9 @@ def _embed(index: Index, part: list[tuple[Entry, str]], plan: _Plan, source: str
         features = torch.stack([known[row.sha256] if row.sha256 in known else next(encoded) for row in rows])
         if modality == "image":
             plan.photos += count_photos(index.model.aligner.image_adapter, features)
+            if plan.photos and not index.manifest.photos:
+                index.manifest = replace(index.manifest, photos=True)
+                write_manifest(index.path, index.manifest)
         _put(index, modality, rows, features, new=all(row.id in plan.new for row in rows))
     return {row.id for row in rows}
 

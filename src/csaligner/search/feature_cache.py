@@ -83,9 +83,16 @@ def embed_entries(
     cache: FeatureCache,
     progress: Callable[[int, int], object] | None = None,
     workers: int = 2,
+    say: Callable[[str], object] | None = None,
+    skip: Callable[[str], object] | None = None,
 ) -> int:
-    """Encode the entries that are not in the cache yet; returns their number. Unreadable images are skipped."""
+    """Encode the entries that are not in the cache yet; returns their number.
+
+    say: called with one line if these are fewer than the entries. skip: called with the reason for each unreadable
+    image, when it is found.
+    """
     todo: dict[Modality, dict[str, Entry]] = {"image": {}, "text": {}}
+    entries = list(entries)
     for entry in entries:
         try:
             digest = cache.digest(entry)
@@ -94,11 +101,16 @@ def embed_entries(
         if cache.get(encoders[entry.modality].info, digest) is None:
             todo[entry.modality].setdefault(digest, entry)
     done, total = 0, sum(map(len, todo.values()))
+    if say and 0 < total < len(entries):
+        say(f"embedding {total:,} of {len(entries):,} images and texts: the others are equal or known")
     with ThreadPoolExecutor(workers) as pool:
         for modality, part in alternating({side: list(work.items()) for side, work in todo.items()}, A_PART):
             encoder = encoders[modality]
             ready = list(pool.map(lambda pair, encoder=encoder: _prepared(encoder, pair[1]), part))
-            good = [(digest, value) for (digest, _), value in zip(part, ready, strict=True) if value is not None]
+            good = [(d, value) for (d, _), value in zip(part, ready, strict=True) if not isinstance(value, ImageError)]
+            for value in ready:
+                if skip and isinstance(value, ImageError):
+                    skip(str(value))
             if good:
                 cache.put(encoder.info, [digest for digest, _ in good], _encode(encoder, [value for _, value in good]))
             done += len(part)
@@ -138,11 +150,11 @@ def alternating(work: Mapping[Modality, Sequence[T]], sizes: Mapping[Modality, i
 
 
 def _prepared(encoder: Encoder, entry: Entry) -> Any:
-    """Preprocess an entry; None for an unreadable image."""
+    """Preprocess an entry; an ImageError is returned, not raised."""
     try:
         return prepared(encoder, entry.text if entry.modality == "text" else entry.path, entry.modality)
-    except ImageError:
-        return None
+    except ImageError as error:
+        return error
 
 
 def _encode(encoder: Encoder, ready: list[Any]) -> Tensor:

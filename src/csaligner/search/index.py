@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from csaligner.adapters.aligner import Aligner
+from csaligner.adapters.class_names import PHOTO_NOTE
 from csaligner.checks import InputError, check_choice
 from csaligner.datasets.documents import INDEX_FILE
 from csaligner.datasets.images.source import file_of, from_uri
@@ -209,6 +210,11 @@ class Index:
     def calibration(self) -> Calibration | None:
         value = self._measures()["calibration"]
         return Calibration.from_json(value) if value else None
+
+    @property
+    def note(self) -> str:
+        """What to know about its results, in one line: how photos are found if class names find them, else ""."""
+        return PHOTO_NOTE if self.manifest.photos else ""
 
     def warm(self) -> None:
         """Load everything the first query needs: both encoders, the aligned vectors, the calibration."""

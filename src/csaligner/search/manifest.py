@@ -32,7 +32,8 @@ class Approximate:
 class IndexManifest:
     """run: source of the aligner; fingerprint: of its weights; image, text: the encoders; dim: of the aligned vectors;
     raw_dim: of the vectors before alignment, None if not kept; sources: data that was indexed; pending: source whose
-    indexing is not finished, or ""."""
+    indexing is not finished, or "". photos: whether the index has images that are found through class names
+    (adapters/class_names.py)."""
 
     run: str
     fingerprint: str
@@ -43,6 +44,7 @@ class IndexManifest:
     sources: tuple[str, ...] = ()
     pending: str = ""
     approximate: Approximate | None = None
+    photos: bool = False
 
 
 def write_manifest(folder: Path, manifest: IndexManifest) -> None:

@@ -52,6 +52,8 @@ class GateChoice:
         skipped. The same pairs chose the scale, which favours it slightly."""
         if not self.recalls:
             return None
+        if self.scale == 0:
+            return HeldOut(self.searched, self.recalls[0.0], used="untrained")
         return HeldOut(self.searched, self.recalls[self.scale], {"untrained": self.recalls[0.0]})
 
     def record(self) -> dict[str, Any]:

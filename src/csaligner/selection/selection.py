@@ -8,8 +8,9 @@ from typing import Any
 
 from csaligner.config import TrainConfig
 from csaligner.integrity import ErrorContext, read_sealed, write_sealed
+from csaligner.wording import count_of, signed
 
-from .gate import GateChoice
+from .gate import LEAST_IMAGES, GateChoice
 from .start import StartChoice
 
 SELECTION = "selection.json"
@@ -40,17 +41,25 @@ class Selection:
     @property
     def line(self) -> str:
         """Summary in one line."""
-        start = f"untrained {self.start.label}" if self.start else "closed-form start"
         tail = f" ({self.note})" if self.note else ""
         if self.gate is None:
-            return f"start: {start}{tail}"
+            how = "chosen by cross-validation" if self.start else "a closed-form map"
+            return f"start: the untrained alignment, {how}{tail}"
         gain = self.gate.best
         if gain is None:
-            return f"{start} kept: too few pairs to measure a gain by training{tail}"
-        measured = f"training gained {gain.mean:.1f} +- {gain.error:.1f} points on {self.gate.images} held-out images"
+            why = f"it takes {LEAST_IMAGES} images to measure whether training helps"
+            return f"training was skipped, the untrained alignment is kept: {why}{tail}"
+        changed = f"changed the search score by {signed(gain.mean)} points (standard error {gain.error:.1f})"
+        measured = f"on {count_of(self.gate.images, 'held-out image')}, training {changed}"
         if self.gate.scale == 0:
-            return f"{start} kept: {measured}{tail}"
-        return f"{start}, then {self.gate.scale:.0%} of the trained change: {measured}{tail}"
+            return f"training did not clearly help, the untrained alignment is kept: {measured}{tail}"
+        part = "" if self.gate.scale == 1 else f"; {self.gate.scale:.0%} of what it changed is used"
+        return f"training helped: {measured}{part}{tail}"
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the gate rejected or skipped training, so that the untrained alignment is the result."""
+        return self.gate is not None and self.gate.scale == 0
 
 
 def note_of(config: TrainConfig) -> str:

@@ -21,6 +21,7 @@ from csaligner.distributed.processes import held_by_main, join_processes, on_mai
 from csaligner.locks import NAMES as LOCKS
 from csaligner.locks import only_writer
 from csaligner.types import Dataset, Encoder, EncoderInfo, Modality
+from csaligner.wording import count_of
 
 from .difference import difference
 from .manifest import DTYPES, MANIFEST, Manifest, Skipped, read_manifest, write_manifest
@@ -205,8 +206,8 @@ def check_bad(dataset: str, bad: Sequence[Skipped], total: int, max_bad: float) 
     if len(bad) > max_bad * total:
         first = "; ".join(entry.reason for entry in bad[:3])
         raise InputError(
-            f"{dataset}: {len(bad)} of {total} images cannot be used, more than max_bad = {max_bad:g} allows; "
-            f"fix them or raise max_bad (first: {first})"
+            f"{dataset}: {len(bad):,} of {count_of(total, 'image')} cannot be used, more than max_bad = {max_bad:g} "
+            f"allows; fix them or raise max_bad (first: {first})"
         )
 
 

@@ -19,6 +19,7 @@ from csaligner.datasets.split import split_of
 from csaligner.files import sha256_of, write_folder
 from csaligner.paired_features import checked_owners
 from csaligner.types import SPLITS, EncoderInfo, ImageSource, Modality, PairedFeatures, Split
+from csaligner.wording import count_of
 
 from .manifest import DTYPES, MANIFEST, Manifest, read_manifest, write_manifest
 from .row_metadata import Index, Metadata, Read
@@ -191,8 +192,8 @@ class Store:
         if m.skipped:
             first = m.skipped[0]
             lines.append(
-                f"{len(m.skipped)} of {m.n_images + len(m.skipped)} images could not be used and were skipped "
-                f"(first: {first.reason}); all are listed in {self.path / MANIFEST}"
+                f"{len(m.skipped):,} of {count_of(m.n_images + len(m.skipped), 'image')} could not be used and were "
+                f"skipped (first: {first.reason}); all are listed in {self.path / MANIFEST}"
             )
         if m.empty_captions:
             lines.append(f"captions that are empty or not text, dropped: {m.empty_captions}")
