@@ -175,7 +175,7 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
         print_table(results, Console())
 
 
-@app.command(rich_help_panel=MEASURE)
+@app.command(rich_help_panel=MEASURE, hidden=True)
 def gap(
     image_features: Annotated[Path, typer.Option(help="Feature file, (N, d): .npy, .npz, .safetensors or .parquet.")],
     text_features: Annotated[Path, typer.Option(help="Feature file, (N, d); row i pairs with row i.")],
@@ -184,7 +184,7 @@ def gap(
     bandwidth: Annotated[float, typer.Option(help="Kernel bandwidth sigma, on unit vectors.")] = 0.5,
     as_json: Json = False,
 ) -> None:
-    """Measure the modality gap between two feature files."""
+    """Measure the modality gap between two feature files; `csaligner diagnose` tests and explains it."""
     from csaligner.evaluation.gap import gap_metrics
     from csaligner.store.read_features import load_features
 

@@ -1,0 +1,15 @@
+"""Vectors of any two models: what is wrong between them, and mending it without re-embedding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from csaligner._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from .diagnosis import Diagnosis, diagnose
+    from .space import Space
+
+__all__ = ["Diagnosis", "Space", "diagnose"]
+
+__getattr__, __dir__ = lazy_exports(__name__, {"diagnosis": "Diagnosis diagnose", "space": "Space"})
