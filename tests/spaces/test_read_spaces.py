@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from csaligner.checks import InputError
-from csaligner.spaces.read import Keys, read_spaces
+from csaligner.spaces.columns import Keys
+from csaligner.spaces.read import read_spaces
 from tests.support.commands import csaligner
 
 X = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)

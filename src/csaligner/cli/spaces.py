@@ -59,7 +59,8 @@ def diagnose(  # noqa: PLR0913, PLR0917  (options of a command)
     from csaligner.reporting.diagnosis import write_diagnosis
     from csaligner.spaces.diagnosis import diagnose as run_diagnosis
     from csaligner.spaces.mend import next_command, save_spaces, write_shift
-    from csaligner.spaces.read import Keys, read_spaces
+    from csaligner.spaces.columns import Keys
+    from csaligner.spaces.read import read_spaces
     from csaligner.spaces.space import pair_rows
 
     check_choice("pairs", pairs, ("auto", "rows", "ids", "none"))
