@@ -57,9 +57,9 @@ def diagnose(  # noqa: PLR0913, PLR0917  (options of a command)
 ) -> None:
     """Say what is wrong between vectors of two models, and what mends it; nothing is trained or embedded."""
     from csaligner.reporting.diagnosis import write_diagnosis
+    from csaligner.spaces.columns import Keys
     from csaligner.spaces.diagnosis import diagnose as run_diagnosis
     from csaligner.spaces.mend import next_command, save_spaces, write_shift
-    from csaligner.spaces.columns import Keys
     from csaligner.spaces.read import read_spaces
     from csaligner.spaces.space import pair_rows
 
