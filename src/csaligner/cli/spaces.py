@@ -64,8 +64,8 @@ def diagnose(  # noqa: PLR0913, PLR0917  (options of a command)
     from csaligner.spaces.space import pair_rows
 
     check_choice("pairs", pairs, ("auto", "rows", "ids", "none"))
-    keys = Keys(kind_key, _listed(vector_key), id_key)
-    spaces = read_spaces(sources, _listed(names), keys)
+    keys = Keys(kind_key, listed(vector_key), id_key)
+    spaces = read_spaces(sources, listed(names), keys)
     if len(spaces) > 2 and (shift or save):
         raise InputError(
             f"names: {', '.join(s.name for s in spaces)} are more than two; choose two for --shift and --save"
@@ -106,7 +106,7 @@ def _print(record: dict[str, Any], console: Console) -> None:
             console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _listed(words: str | None) -> tuple[str, ...]:
+def listed(words: str | None) -> tuple[str, ...]:
     return tuple(word.strip() for word in words.split(",") if word.strip()) if words else ()
 
 

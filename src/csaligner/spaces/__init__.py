@@ -8,8 +8,11 @@ from csaligner._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .diagnosis import Diagnosis, diagnose
+    from .migration import Migration, migrate
     from .space import Space
 
-__all__ = ["Diagnosis", "Space", "diagnose"]
+__all__ = ["Diagnosis", "Migration", "Space", "diagnose", "migrate"]
 
-__getattr__, __dir__ = lazy_exports(__name__, {"diagnosis": "Diagnosis diagnose", "space": "Space"})
+__getattr__, __dir__ = lazy_exports(
+    __name__, {"diagnosis": "Diagnosis diagnose", "migration": "Migration migrate", "space": "Space"}
+)
