@@ -44,11 +44,9 @@ def sentences() -> list[str]:
 def minilm(texts: list[str], _: Path) -> Array:
     encoder = open_encoder("bundled:all-MiniLM-L6-v2", "text")
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    parts = []
     with torch.inference_mode():
-        for start in range(0, len(texts), 64):
-            parts.append(encoder.encode([encoder.prepare(texts[i]) for i in order[start : start + 64]]))
-    rows = torch.cat(parts).numpy()
+        batches = ([encoder.prepare(texts[i]) for i in order[at : at + 64]] for at in range(0, len(texts), 64))
+        rows = torch.cat([encoder.encode(batch) for batch in batches]).numpy()
     found = np.empty_like(rows)
     found[order] = rows
     return found
@@ -104,7 +102,9 @@ def main() -> None:
     args = parser.parse_args()
     about = describe()
     records = [
-        record(f"rotation, noise {noise:g}", *rotated(noise, seed), seed) for noise in (0.1, 0.3, 0.6, 1.0) for seed in SEEDS
+        record(f"rotation, noise {noise:g}", *rotated(noise, seed), seed)
+        for noise in (0.1, 0.3, 0.6, 1.0)
+        for seed in SEEDS
     ]
     if args.packages:
         texts, vectors = sentences(), {}

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .checks import InputError, nearest
+from .names import Names
 from .parsing import parse_yaml
 from .registry import ADAPTERS
 
@@ -227,6 +228,13 @@ class TrainConfig(Strict):
     patience: Annotated[int, Field(ge=1)] | None = None
     monitor: str | None = None
     val_images: Annotated[int, Field(ge=1)] | None = 5000
+    names: tuple[str, str] | None = None
+
+    @field_validator("names")
+    @classmethod
+    def _two_names(cls, names: tuple[str, str] | None) -> tuple[str, str] | None:
+        Names.of(names)
+        return names
 
     @model_validator(mode="before")
     @classmethod
