@@ -20,6 +20,7 @@ from input_tables import TABLES as INPUT_TABLES
 from measures import Changes, differences, measures_table
 from readme_tables import TABLES as README_TABLES
 from search_tables import TABLES as SEARCH_TABLES
+from space_tables import TABLES as SPACE_TABLES
 from table_text import RESULTS, load, table
 from training_tables import TABLES as TRAINING_TABLES
 
@@ -211,6 +212,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **INPUT_TABLES,
     **README_TABLES,
     **SEARCH_TABLES,
+    **SPACE_TABLES,
     **TRAINING_TABLES,
 }
 

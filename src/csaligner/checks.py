@@ -113,12 +113,23 @@ def check_rows(name: str, value: Any) -> Tensor:
     zero = (~x.any(dim=1)).nonzero()[:, 0]
     if len(zero):
         _warn(f"{name}: {len(zero)} of {len(x)} rows are zero (first: row {int(zero[0])}); remove them")
-    if str(getattr(value, "dtype", "")).removeprefix("torch.") in {"uint8", "int8"} and len(x) >= MIN_ROWS:
-        filled = bool((x.amax(dim=0) - x.amin(dim=0) > 0.75 * 255).all())
-        if filled and float(x.std(dim=0).mean()) > EVEN_DEVIATION:
-            low = -128 if bool((x < 0).any()) else 0
-            _warn(f"{name}: its columns fill {low}..{low + 255} and look like packed bits; unpack them: np.unpackbits")
+    low = packed_bits(x, str(getattr(value, "dtype", "")))
+    if low is not None:
+        _warn(f"{name}: its columns fill {low}..{low + 255} and look like packed bits; unpack them: np.unpackbits")
     return x
+
+
+def packed_bits(x: Tensor, dtype: str) -> int | None:
+    """Return the lowest value (0 or -128) of 8-bit rows that look like packed bits or pixels, None for others.
+
+    x: (N, d); dtype: the name of the number format they were stored in.
+    """
+    if dtype.removeprefix("torch.") not in {"uint8", "int8"} or len(x) < MIN_ROWS:
+        return None
+    filled = bool((x.amax(dim=0) - x.amin(dim=0) > 0.75 * 255).all())
+    if not filled or float(x.std(dim=0).mean()) <= EVEN_DEVIATION:
+        return None
+    return -128 if bool((x < 0).any()) else 0
 
 
 MIN_ROWS = 16  # fewer say nothing about the range of a column

@@ -21,6 +21,7 @@ from .adapter_config import FIXED as FIXED  # noqa: PLC0414  (exported)
 from .adapter_config import AdapterConfig as AdapterConfig  # noqa: PLC0414  (exported)
 from .adapter_config import Strict as Strict  # noqa: PLC0414  (exported)
 from .checks import InputError, nearest
+from .names import Names
 from .parsing import parse_yaml
 
 FORMAT_VERSION = 1
@@ -216,6 +217,13 @@ class TrainConfig(Strict):
     patience: Annotated[int, Field(ge=1)] | None = None
     monitor: str | None = None
     val_images: Annotated[int, Field(ge=1)] | None = 5000
+    names: tuple[str, str] | None = None
+
+    @field_validator("names")
+    @classmethod
+    def _two_names(cls, names: tuple[str, str] | None) -> tuple[str, str] | None:
+        Names.of(names)
+        return names
 
     @model_validator(mode="before")
     @classmethod

@@ -18,8 +18,9 @@ from csaligner.evaluation.evaluate import evaluate
 from csaligner.selection.fit import Selecting
 from csaligner.selection.selection import Selection
 
-from .checks import CSAlignerError, InputError, as_features, check_length, check_rows
+from .checks import CSAlignerError, InputError, as_features, check_choice, check_length, check_rows
 from .config import TrainConfig, build_config
+from .names import Names
 from .paired_features import Ids, pair_features
 from .progress import progress
 from .types import PairedFeatures
@@ -37,7 +38,9 @@ class CSAligner:
     40, with the gate fewer for many pairs); 0 gives the untrained baseline. gate: keep what training learnt only if
     held-out training pairs show a gain of more than two standard errors (selection/gate.py; default True). The
     untrained alignment is chosen by cross-validation on the training pairs unless `start` fixes it, for example
-    start={"kind": "auto"}; `selection_` records both choices (docs/default.md). verbose: show progress; default: on
+    start={"kind": "auto"}; `selection_` records both choices (docs/default.md). names: of the two spaces, for example
+    names=("eeg", "image"); metrics and errors use them, and `transform` takes them. Default: image and text.
+    verbose: show progress; default: on
     a terminal and in a notebook. config: a TrainConfig to start from. settings: any other key of
     csaligner.config.TrainConfig, for example seed=1 or image_adapter="identity" (adapt only the text, so that
     indexed image vectors stay valid). None stands for the default. The defaults were chosen on real data
@@ -108,8 +111,9 @@ class CSAligner:
         group are never in both parts of a fold when the start or the gate is chosen.
         Raises InputError for NaN, infinity, and shapes or ids that do not match.
         """
-        features = pair_features(image_features, text_features, image_ids, text_image_ids)
-        return self.fit_features(features, unpaired_images, unpaired_texts, groups)
+        with self.names.errors():
+            features = pair_features(image_features, text_features, image_ids, text_image_ids)
+            return self.fit_features(features, unpaired_images, unpaired_texts, groups)
 
     def fit_features(
         self,
@@ -159,6 +163,12 @@ class CSAligner:
         self.fit(image_features, text_features, image_ids, **more)
         return self.transform_image(image_features), self.transform_text(text_features)
 
+    def transform(self, name: str, features: Any) -> NDArray[np.float32]:
+        """Transform rows of the space `name`, one of `names`: (N, d) -> (N, dim), rows of length 1."""
+        names = self.names
+        check_choice("name", name, (names.first, names.second))
+        return self._transform("image" if name == names.first else "text", features)
+
     def transform_image(self, image_features: Any) -> NDArray[np.float32]:
         """(N, d_image) -> (N, dim), rows of length 1; one vector (d_image,) -> (dim,)."""
         return self._transform("image", image_features)
@@ -176,8 +186,10 @@ class CSAligner:
         text_image_ids: Ids | None = None,
     ) -> dict[str, float]:
         """Return recall, mixed search and gap of the transformed features, by the names of docs/metrics.md."""
-        features = pair_features(image_features, text_features, image_ids, text_image_ids)
-        return evaluate(align(self.model, features), intervals=False).metrics
+        with self.names.errors():
+            features = pair_features(image_features, text_features, image_ids, text_image_ids)
+            metrics = evaluate(align(self.model, features), intervals=False).metrics
+        return {self.names.metric(name): value for name, value in metrics.items()}
 
     def score(
         self,
@@ -189,7 +201,7 @@ class CSAligner:
     ) -> float:
         """Return the mean of image-to-text and text-to-image recall@1, between 0 and 1."""
         metrics = self.evaluate(image_features, text_features, image_ids, text_image_ids=text_image_ids)
-        return (metrics["image_to_text_recall@1"] + metrics["text_to_image_recall@1"]) / 2
+        return metrics["mean_recall@1"]
 
     def save(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors."""
@@ -203,6 +215,11 @@ class CSAligner:
         return aligner
 
     @property
+    def names(self) -> Names:
+        """Names of the two spaces: those given, or those of the loaded aligner."""
+        return Names.of(self.config.names or (self._model.config.names if self._model is not None else None))
+
+    @property
     def model(self) -> Aligner:
         """The trained nn.Module."""
         if self._model is None:
@@ -210,6 +227,10 @@ class CSAligner:
         return self._model
 
     def _transform(self, side: str, features: Any) -> NDArray[np.float32]:
+        with self.names.errors():
+            return self._transformed(side, features)
+
+    def _transformed(self, side: str, features: Any) -> NDArray[np.float32]:
         model = self.model
         name = f"{side}_features"
         single = _is_vector(features)

@@ -43,6 +43,7 @@ class AlignerConfig(Strict):
     text_adapter: AdapterConfig
     image_encoder: str | None = None
     text_encoder: str | None = None
+    names: tuple[str, str] | None = None
 
 
 class Aligner(nn.Module, HubMixin):
@@ -50,7 +51,7 @@ class Aligner(nn.Module, HubMixin):
 
     encode_image: (N, dim_image) -> (N, dim), encode_text: (M, dim_text) -> (M, dim), rows of length 1.
     logit_scale: 1/temperature of InfoNCE, a scalar. image_encoder and text_encoder in the config are the
-    fingerprints of the encoders whose features it was trained on.
+    fingerprints of the encoders whose features it was trained on; names: of the two spaces, None: image and text.
     """
 
     def __init__(self, config: AlignerConfig, starts: tuple[Affine, Affine], logit_scale: float = 1.0) -> None:
@@ -110,6 +111,7 @@ class Aligner(nn.Module, HubMixin):
                 text_adapter=_landing(_of_states(features, config), starts[1]),
                 image_encoder=encoders[0],
                 text_encoder=encoders[1],
+                names=config.names,
             ),
             starts,
             scale if isinstance(scale, float) else scale.start,

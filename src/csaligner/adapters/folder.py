@@ -24,7 +24,8 @@ def write_model(folder: Path, config: Strict, model: nn.Module) -> None:
     """Write config and weights into `folder`, atomically."""
 
     def write(temporary: Path) -> None:
-        write_sealed(temporary / CONFIG, config.model_dump(mode="json"))
+        unset = {"names"} if getattr(config, "names", None) is None else set()  # unknown to earlier versions
+        write_sealed(temporary / CONFIG, config.model_dump(mode="json", exclude=unset))
         save_tensors(model.state_dict(), temporary / WEIGHTS)
 
     write_folder(folder, write)

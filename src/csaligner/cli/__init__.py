@@ -15,10 +15,10 @@ import typer
 from csaligner.checks import CSAlignerError
 from csaligner.files import disk_trouble
 
-from . import compare, data, export, generate, pipeline, recipe, search
+from . import compare, data, export, generate, migrate, pipeline, recipe, search, spaces
 from .common import PANELS, app, err
 
-__all__ = ["app", "compare", "data", "export", "generate", "main", "pipeline", "recipe", "search"]
+__all__ = ["app", "compare", "data", "export", "generate", "main", "migrate", "pipeline", "recipe", "search", "spaces"]
 
 INTERRUPTED = 130  # the exit code after Ctrl-C
 WrongUsage: Any = typer.BadParameter.__base__  # click's UsageError, or typer's own copy of it

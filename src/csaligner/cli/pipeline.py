@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from csaligner.checks import check_choice
+from csaligner.names import Names
 
 from .common import MEASURE, TRAIN, Json, Quiet, app, err
 from .reader_options import ImageArray, TextArray
@@ -117,9 +118,10 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
         if run.selection is not None and not quiet:
             err.print(run.selection.line, highlight=False, soft_wrap=True)
         results = evaluate_run(out, "test", data.pairs)
-        print_table(results, Console())
+        names = Names.of(settings.names)
+        print_table(results, Console(), names)
         for line in held_out(results, data.pairs.counts["test"][0], run).lines:
-            err.print(line, highlight=False, soft_wrap=True)
+            err.print(names.words(line), highlight=False, soft_wrap=True)
         err.print(f"report: {out / REPORT}", highlight=False, soft_wrap=True)
 
 
@@ -154,7 +156,7 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
     """Evaluate a run: recall, mixed search and modality gap, beside untrained baselines; or its generated images."""
     from csaligner.pipeline import evaluate_run
     from csaligner.reporting.tables import print_table
-    from csaligner.run_folder import RESULTS
+    from csaligner.run_folder import RESULTS, read_config
     from csaligner.store.store import Store
     from csaligner.types import SPLITS
 
@@ -173,10 +175,10 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
     if as_json:
         print((run / RESULTS).read_text(encoding="utf-8"))
     else:
-        print_table(results, Console())
+        print_table(results, Console(), Names.of(read_config(run).names))
 
 
-@app.command(rich_help_panel=MEASURE)
+@app.command(rich_help_panel=MEASURE, hidden=True)
 def gap(
     image_features: Annotated[Path, typer.Option(help="Feature file, (N, d): .npy, .npz, .safetensors or .parquet.")],
     text_features: Annotated[Path, typer.Option(help="Feature file, (N, d); row i pairs with row i.")],
@@ -185,7 +187,7 @@ def gap(
     bandwidth: Annotated[float, typer.Option(help="Kernel bandwidth sigma, on unit vectors.")] = 0.5,
     as_json: Json = False,
 ) -> None:
-    """Measure the modality gap between two feature files."""
+    """Measure the modality gap between two feature files; `csaligner diagnose` tests and explains it."""
     from csaligner.evaluation.gap import gap_metrics
     from csaligner.store.read_features import load_features
 

@@ -76,8 +76,8 @@ def gap_of(features: PairedFeatures, *, bandwidth: float = 0.5, seed: int = 0) -
         "uniformity/image": _uniformity(few_x),
         "uniformity/text": _uniformity(few_y),
         "uniformity/cross": _log_mean(few_x, few_y),
-        "effective_rank/image": _effective_rank(x, torch.ones(n, dtype=x.dtype)),
-        "effective_rank/text": _effective_rank(y, w),
+        "effective_rank/image": effective_rank(x, torch.ones(n, dtype=x.dtype)),
+        "effective_rank/text": effective_rank(y, w),
     } | _centred_gap(x - mean_x, y - mean_y, w, (rows_x, rows_y), bandwidth)
 
 
@@ -137,7 +137,7 @@ def _log_mean(x: Tensor, y: Tensor | None) -> float:
     return float(op.log_kernel_mean(x, y, kernel, diagonal=y is not None))
 
 
-def _effective_rank(x: Tensor, weights: Tensor) -> float:
+def effective_rank(x: Tensor, weights: Tensor) -> float:
     """Return the effective rank of uncentred rows; centring collapsed rows would leave full-rank rounding noise."""
     values = torch.linalg.eigvalsh(x.T @ (weights[:, None] * x)).clamp_min(0).sqrt()
     total = values.sum()

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 from csaligner.config import TrainConfig
 from csaligner.evaluation.gap import caption_weights
 from csaligner.evaluation.ranking import ranks
+from csaligner.names import Names
 from csaligner.paired_features import first_captions
 from csaligner.selection.folds import evenly
 from csaligner.store.store import Store
@@ -46,6 +47,7 @@ def report_data(
         cosines={method: _cosines(features) for method, features in aligned.items()},
         gallery=_gallery(store, aligned),
         config=config.model_dump(mode="json"),
+        names=Names.of(config.names),
         versions=versions if isinstance(versions, dict) else {},
         seed=results[-1].seed,
         commit=commit if isinstance(commit, str) else None,

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from csaligner.checks import InputError, nearest
+from csaligner.names import Names
 from csaligner.types import ImageSource, Modality
 
 Array = npt.NDArray[Any]
@@ -94,7 +95,8 @@ class ReportData:
     ours: the method of the headline; rival: the baseline it is compared with, None for a single run.
     maps: in order, from before to after training; dimensions may differ. cosines: method -> sample. config: may be
     nested. attribution: credit line required by the licence of the images. selection: what was chosen, in one line.
-    findings: sentences that replace the headline, the most important first. more: further tables, by heading.
+    findings: sentences that replace the headline, the most important first. more: further tables, by heading. names: of
+    the two spaces.
     """
 
     title: str
@@ -114,6 +116,7 @@ class ReportData:
     selection: str = ""
     findings: Sequence[str] = ()
     more: Mapping[str, Sequence[MethodResult]] = field(default_factory=dict)
+    names: Names = field(default_factory=Names)
 
     def told(self, findings: Sequence[str], more: Mapping[str, Sequence[MethodResult]]) -> ReportData:
         """Return the report with these findings and further tables."""

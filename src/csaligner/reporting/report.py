@@ -72,7 +72,7 @@ def render_report(data: ReportData) -> str:
         "settings": ("Settings and versions", values["versions"] or values["settings"]),
     }
     values["sections"] = {key: title for key, (title, shown) in sections.items() if shown}
-    return render("report.html", values)
+    return data.names.page(render("report.html", values))
 
 
 def _header(data: ReportData, summary: Summary) -> dict[str, Any]:

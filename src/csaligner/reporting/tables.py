@@ -16,6 +16,7 @@ from rich.text import Text
 from csaligner.checks import InputError
 from csaligner.evaluation.score import MEAN_NDCG, MEAN_RECALL, SCORE
 from csaligner.files import write_text
+from csaligner.names import Names
 from csaligner.parsing import parse_json
 
 from .record import MethodResult, check_results
@@ -65,8 +66,10 @@ def heading_unit(metric: Metric) -> str:
     return {"percent": "%", "points": "points", "number": ""}[metric.unit]
 
 
-def print_table(results: Sequence[MethodResult], console: Console) -> None:
-    """Print a table with methods as rows and key metrics as columns; metrics without values are omitted."""
+def print_table(results: Sequence[MethodResult], console: Console, names: Names | None = None) -> None:
+    """Print a table with methods as rows and key metrics as columns; metrics without values are omitted. names: of the
+    two spaces, None: image and text."""
+    label = (names or Names()).words
     summary = summarise(results)
     metrics = [describe(k) for k in TERMINAL_KEYS if any(summary.cell(m, k) for m in summary.methods)]
     bold = has_bold(summary, [m.key for m in metrics])
@@ -75,7 +78,7 @@ def print_table(results: Sequence[MethodResult], console: Console) -> None:
     for metric in metrics:
         unit = heading_unit(metric)
         table.add_column(
-            Text(metric.label.replace(" ", "\n") + (f"\n{unit}" if unit else "")), justify="right", no_wrap=True
+            Text(label(metric.label).replace(" ", "\n") + (f"\n{unit}" if unit else "")), justify="right", no_wrap=True
         )
     timed = any(summary.seconds.get(method) is not None for method in summary.methods)
     if timed:

@@ -238,6 +238,18 @@ def _index_config(kind: str) -> Any:
     return {"ivf_pq": index.IvfPq, "ivf_sq": index.IvfSq, "hnsw": index.HnswSq}[kind]
 
 
+def read_table(folder: Path, name: str, columns: Sequence[str] | None = None) -> Any:
+    """Read a table of any LanceDB database as a pyarrow table. Raises InputError if it cannot be opened."""
+    database = _connect(folder)
+    try:
+        table = database.open_table(name)
+        query = table.search() if columns is None else table.search().select(list(columns))
+        return query.to_arrow()
+    except Exception as error:  # ValueError, RuntimeError or OSError, depending on the damage
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder / name}.lance: cannot be opened as a LanceDB table ({reason})") from None
+
+
 def require_lancedb() -> None:
     """Raise InputError if LanceDB is not installed."""
     if find_spec("lancedb") is None:

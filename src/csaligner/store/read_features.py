@@ -26,6 +26,11 @@ def load_features(path: Path | str, key: str | None = None, option: str = "key")
     Warns about zero rows and packed bits. Raises InputError for a missing or unreadable file, an unknown key, another
     shape, missing or ragged rows, NaN or infinity.
     """
+    return check_rows(str(path), read_array(path, key, option))
+
+
+def read_array(path: Path | str, key: str | None = None, option: str = "key") -> Any:
+    """Read the array of load_features without a check of its rows; .parquet gives an array of rows."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"features: no such file: {path}")
@@ -33,7 +38,7 @@ def load_features(path: Path | str, key: str | None = None, option: str = "key")
     if reader is None:
         raise InputError(f"features: {path}: {path.suffix or 'no suffix'} is not known; wanted {', '.join(READERS)}")
     try:
-        found = reader(path, key)
+        return reader(path, key)
     except _Choice as error:
         raise InputError(f"{option}: {error}") from None
     except InputError:
@@ -41,7 +46,6 @@ def load_features(path: Path | str, key: str | None = None, option: str = "key")
     except Exception as error:  # the errors of the libraries have no common class
         reason = " ".join(str(error).split())
         raise InputError(f"features: {path} cannot be read as {path.suffix} ({reason})") from None
-    return check_rows(str(path), found)
 
 
 def precomputed_info(

@@ -1,0 +1,123 @@
+"""The command diagnose: vectors of any two models, compared without training."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from csaligner.checks import InputError, check_choice
+
+from .common import MEASURE, Json, app, print_json
+
+Names = Annotated[
+    str | None, typer.Option(help="Names of the spaces, separated by commas, for example eeg,image; or a choice.")
+]
+KindKey = Annotated[
+    str | None, typer.Option(help="Column that names the space of each row; default: kind, modality, space or type.")
+]
+VectorKey = Annotated[str | None, typer.Option(help="Column or array of the vectors; several separated by commas.")]
+
+
+@app.command(rich_help_panel=MEASURE)
+def diagnose(  # noqa: PLR0913, PLR0917  (options of a command)
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="One source with all spaces or one per space: .npy, .npz, .safetensors, .parquet, Qdrant points "
+            "(.json, .jsonl), a LanceDB table (NAME.lance) or an index.",
+        ),
+    ],
+    names: Names = None,
+    kind_key: KindKey = None,
+    vector_key: VectorKey = None,
+    id_key: Annotated[str | None, typer.Option(help="Column of ids; rows with equal ids are pairs.")] = None,
+    pairs: Annotated[
+        str,
+        typer.Option(help="Which rows are pairs: row i and row i, equal ids, or none.", metavar="[auto|rows|ids|none]"),
+    ] = "auto",
+    bandwidth: Annotated[float, typer.Option(help="Kernel bandwidth sigma of D_CS, on unit vectors.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of samples and permutations.")] = 0,
+    html: Annotated[Path | None, typer.Option(help="Also write a page.")] = None,
+    shift: Annotated[
+        Path | None, typer.Option(help="Also write the mean of each space (.npz), which centring subtracts.")
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Also write the spaces as feature files for `csaligner import`, to a new folder."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what is wrong between vectors of two models, and what mends it; nothing is trained or embedded."""
+    from csaligner.reporting.diagnosis import write_diagnosis
+    from csaligner.spaces.columns import Keys
+    from csaligner.spaces.diagnosis import diagnose as run_diagnosis
+    from csaligner.spaces.mend import next_command, save_spaces, write_shift
+    from csaligner.spaces.read import read_spaces
+    from csaligner.spaces.space import pair_rows
+
+    check_choice("pairs", pairs, ("auto", "rows", "ids", "none"))
+    keys = Keys(kind_key, listed(vector_key), id_key)
+    spaces = read_spaces(sources, listed(names), keys)
+    if len(spaces) > 2 and (shift or save):
+        raise InputError(
+            f"names: {', '.join(s.name for s in spaces)} are more than two; choose two for --shift and --save"
+        )
+    repeated = _repeated({"--names": names, "--kind-key": kind_key, "--vector-key": vector_key, "--id-key": id_key})
+    records = []
+    for first, second in itertools.combinations(spaces, 2):
+        found = run_diagnosis(first, second, pairing=pairs, bandwidth=bandwidth, seed=seed)  # type: ignore[arg-type]
+        records.append(found.record() | {"command": next_command(found, sources, repeated)})
+        if shift:
+            write_shift(found, shift)
+        if save:
+            at = pair_rows(first, second, pairs)  # type: ignore[arg-type]
+            save_spaces((first, second), (None, None) if at is None else (at[0].tolist(), at[1].tolist()), save)
+    if html:
+        write_diagnosis(records, html)
+    if as_json:
+        print_json(_finite(records[0] if len(records) == 1 else records))
+        return
+    for record in records:
+        _print(record, Console())
+
+
+def _print(record: dict[str, Any], console: Console) -> None:
+    from csaligner.reporting.diagnosis import diagnosis_tables
+
+    for found in diagnosis_tables(record):
+        table = Table(
+            title=found.title, title_justify="left", caption=found.note, caption_justify="left", box=SIMPLE_HEAD
+        )
+        for number, head in enumerate(found.heads):
+            table.add_column(Text(head), justify="right" if number else "left", overflow="fold")
+        for row in found.rows:
+            table.add_row(*map(Text, row))
+        console.print(table)
+    for line in (record["sentence"], record["command"]):
+        if line:
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def listed(words: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in words.split(",") if word.strip()) if words else ()
+
+
+def _repeated(options: dict[str, str | None]) -> list[str]:
+    return [word for name, value in options.items() if value is not None for word in (name, value)]
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinity by None, which JSON has."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

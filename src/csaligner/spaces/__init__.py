@@ -1,0 +1,18 @@
+"""Vectors of any two models: what is wrong between them, and mending it without re-embedding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from csaligner._lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from .diagnosis import Diagnosis, diagnose
+    from .migration import Migration, migrate
+    from .space import Space
+
+__all__ = ["Diagnosis", "Migration", "Space", "diagnose", "migrate"]
+
+__getattr__, __dir__ = lazy_exports(
+    __name__, {"diagnosis": "Diagnosis diagnose", "migration": "Migration migrate", "space": "Space"}
+)
