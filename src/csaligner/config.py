@@ -153,7 +153,7 @@ class ObjectiveConfig(Strict):
     learn_logit_scale: bool = True
     max_logit_scale: Positive = 100.0
     exchange: Literal["gather", "ring"] = "gather"
-    impl: Literal["auto", "reference", "tiled", "mixed", "triton"] = "auto"
+    impl: Literal["auto", "reference", "dense", "tiled", "mixed", "triton"] = "auto"
 
     @model_validator(mode="after")
     def _something_to_do(self) -> ObjectiveConfig:
