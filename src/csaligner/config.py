@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     Field,
     SerializerFunctionWrapHandler,
@@ -21,7 +22,7 @@ from .adapter_config import FIXED as FIXED  # noqa: PLC0414  (exported)
 from .adapter_config import AdapterConfig as AdapterConfig  # noqa: PLC0414  (exported)
 from .adapter_config import Strict as Strict  # noqa: PLC0414  (exported)
 from .checks import InputError, nearest
-from .names import Names
+from .names import checked_names
 from .parsing import parse_yaml
 
 FORMAT_VERSION = 1
@@ -143,7 +144,7 @@ class ObjectiveConfig(Strict):
     learn_logit_scale: bool = True
     max_logit_scale: Positive = 100.0
     exchange: Literal["gather", "ring"] = "gather"
-    impl: Literal["auto", "reference", "tiled", "mixed", "triton"] = "auto"
+    impl: Literal["auto", "reference", "dense", "tiled", "mixed", "triton"] = "auto"
 
     @model_validator(mode="after")
     def _something_to_do(self) -> ObjectiveConfig:
@@ -217,13 +218,7 @@ class TrainConfig(Strict):
     patience: Annotated[int, Field(ge=1)] | None = None
     monitor: str | None = None
     val_images: Annotated[int, Field(ge=1)] | None = 5000
-    names: tuple[str, str] | None = None
-
-    @field_validator("names")
-    @classmethod
-    def _two_names(cls, names: tuple[str, str] | None) -> tuple[str, str] | None:
-        Names.of(names)
-        return names
+    names: Annotated[tuple[str, str], AfterValidator(checked_names)] | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -92,3 +92,9 @@ class Names:
         name = self._name(word)
         name = name[0].upper() + name[1:] if word[0].isupper() else name
         return f"{name} rows" if plural else name
+
+
+def checked_names(names: tuple[str, str]) -> tuple[str, str]:
+    """Return the names. Raises InputError as Names.of."""
+    Names.of(names)
+    return names

@@ -19,7 +19,7 @@ from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
 from csaligner.ops import reference, tiles
 from csaligner.ops.kernels import Gaussian
 
-IMPLEMENTATIONS = ["reference", "tiled"]
+IMPLEMENTATIONS = ["reference", "dense", "tiled"]
 seeds = st.integers(0, 2**31 - 1)
 sizes = st.integers(1, 9)
 sigmas = st.floats(0.05, 20.0)

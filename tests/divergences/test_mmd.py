@@ -13,7 +13,7 @@ from torch import Tensor
 from csaligner.checks import InputError
 from csaligner.divergences.mmd import mmd
 
-IMPLEMENTATIONS = ["reference", "tiled"]
+IMPLEMENTATIONS = ["reference", "dense", "tiled"]
 
 
 def cloud(rows: int, dim: int = 3, seed: int = 0) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, normalize
 from csaligner.checks import InputError
 from csaligner.losses.infonce import info_nce
 
-IMPLEMENTATIONS = ["reference", "tiled"]
+IMPLEMENTATIONS = ["reference", "dense", "tiled"]
 
 
 def cloud(rows: int, seed: int = 0) -> Tensor:

@@ -22,7 +22,7 @@ from csaligner.losses.infonce import info_nce
 from csaligner.losses.objective import Objective
 from csaligner.ops import dispatch
 
-IMPLEMENTATIONS = ["reference", "tiled"]
+IMPLEMENTATIONS = ["reference", "dense", "tiled"]
 ALL = {"info_nce": 1.0, "cauchy_schwarz": 0.7, "mmd": 3.0}
 
 
@@ -119,9 +119,9 @@ def test_weight_zero_skips_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
     x, y = cloud(6), cloud(6, 1)
     objective = Objective({"info_nce": 1.0, "cauchy_schwarz": 0.0})
-    dense = dispatch.TABLE["reference"]
-    no_kernel = dispatch.Implementation(forbidden, dense.info_nce, forbidden)  # type: ignore[arg-type]
-    monkeypatch.setitem(dispatch.TABLE, "reference", no_kernel)
+    dense = dispatch.TABLE["dense"]
+    no_kernel = dispatch.Implementation(forbidden, dense.info_nce, forbidden, forbidden)  # type: ignore[arg-type]
+    monkeypatch.setitem(dispatch.TABLE, "dense", no_kernel)
     loss = objective(x, y, 7.0)
     assert set(loss.terms) == {"info_nce"}
     assert loss.weights["cauchy_schwarz"] == 0
@@ -129,9 +129,12 @@ def test_weight_zero_skips_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
         objective(x, y, 7.0, term_weights={"cauchy_schwarz": 0.1})
 
 
-def test_info_nce_and_the_kernel_share_one_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("impl", "wanted"), [("tiled", ["fused", "log_kernel_mean", "log_kernel_mean"]), ("dense", ["joint"])]
+)
+def test_info_nce_and_the_kernel_share_one_sweep(impl: str, wanted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    tiled = dispatch.TABLE["tiled"]
+    found = dispatch.TABLE[impl]
 
     def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **more: Any) -> Any:
@@ -140,11 +143,11 @@ def test_info_nce_and_the_kernel_share_one_sweep(monkeypatch: pytest.MonkeyPatch
 
         return call
 
-    operations = {field.name: getattr(tiled, field.name) for field in fields(tiled)}
-    replaced = dispatch.Implementation(**{name: counted(name, function) for name, function in operations.items()})
-    monkeypatch.setitem(dispatch.TABLE, "tiled", replaced)
-    Objective(ALL, impl="tiled")(cloud(6), cloud(6, 1), 7.0)
-    assert sorted(calls) == ["fused", "log_kernel_mean", "log_kernel_mean"]
+    operations = {field.name: getattr(found, field.name) for field in fields(found)}
+    replaced = {name: counted(name, function) for name, function in operations.items() if function is not None}
+    monkeypatch.setitem(dispatch.TABLE, impl, dispatch.Implementation(**replaced))
+    Objective(ALL, impl=impl)(cloud(6), cloud(6, 1), 7.0)
+    assert sorted(calls) == wanted
 
 
 def test_weights_of_one_call() -> None:

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, normalize
 from csaligner.checks import InputError
 from csaligner.distributed.loss import CSAlignerLoss
 from csaligner.losses.infonce import info_nce
-from csaligner.ops import reference, tiled, tiled_contrastive, tiles
+from csaligner.ops import dispatch, reference, tiled, tiled_contrastive, tiles
 from csaligner.ops.contrastive import RowInfo
 from csaligner.ops.kernels import Gaussian
 
@@ -84,6 +84,20 @@ def test_error_budget(kind: str, dtype: torch.dtype, sigma: float) -> None:
 def test_half_precision_features_cost_nothing_beyond_their_own_rounding() -> None:
     x, y = clouds("unit", torch.bfloat16)
     assert ours(x, y, 0.1).item() == ours(x.float(), y.float(), 0.1).item()
+
+
+@pytest.fixture(autouse=True)
+def _a_processor_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "bfloat16_products", lambda: True)
+
+
+def test_mixed_mode_without_bfloat16_products_is_tiled_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "bfloat16_products", lambda: False)
+    x, y = (t.requires_grad_() for t in clouds("unit", torch.float32))
+    with pytest.warns(UserWarning, match=r"mixed.*tiled"):
+        mixed = CSAlignerLoss(impl="mixed")(x, y, SCALE).total
+    pairs = (torch.autograd.grad(total, (x, y)) for total in (mixed, CSAlignerLoss(impl="tiled")(x, y, SCALE).total))
+    assert all(torch.equal(a, b) for a, b in zip(*pairs, strict=True))
 
 
 def test_mixed_mode_keeps_the_value_and_rounds_the_gradient() -> None:

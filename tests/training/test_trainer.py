@@ -156,7 +156,7 @@ def test_the_implementation_of_the_config_runs(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(InputError, match='"triton"'):
         train(config(objective={"impl": "triton"}))
-    assert same(train(config(objective={"impl": "reference"})), train(config()))
+    assert same(train(config(objective={"impl": "dense"})), train(config()))
     assert not same(train(config(objective={"impl": "tiled"})), train(config()))
     with pytest.raises(InputError, match=r"^objective.impl: .*tritium"):
         config(objective={"impl": "tritium"})

@@ -6,6 +6,7 @@ import importlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -117,7 +118,7 @@ def weighted(values: Mapping[str, Tensor], lambdas: Mapping[str, float], s: Samp
     """Return the terms in the dtype of the samples and their weighted sum; without terms, a 0 in the same graph."""
     values = {name: value.to(s.dtype) for name, value in values.items()}
     parts = {name: lambdas[name] * value for name, value in values.items()}
-    total = torch.stack(list(parts.values())).sum() if parts else s.x.sum().to(s.dtype) * 0
+    total = reduce(torch.add, parts.values()) if parts else s.x.sum().to(s.dtype) * 0
     return LossTerms(total, {name: value.detach() for name, value in values.items()}, lambdas, parts)
 
 
@@ -136,16 +137,20 @@ def _values(names: set[str], batch: _Batch) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
     kernel_terms = names & set(KERNEL_TERMS)
     op = dispatch.implementation(impl, s.x, s.y, kernel if kernel_terms else None)
-    if INFO_NCE in names and kernel_terms:
+    if INFO_NCE in names and kernel_terms and op.joint is not None:
+        values[INFO_NCE], between, *within = op.joint(s.x, s.y, batch.scale, batch.rows, kernel)
+        values |= kernel_values(names, *within, between)
+    elif INFO_NCE in names and kernel_terms:
         values[INFO_NCE], between = op.fused(s.x, s.y, batch.scale, batch.rows, kernel)
+        within = [
+            dispatch.implementation(impl, side, side, kernel).log_kernel_mean(side, None, kernel, weights)
+            for side, weights in ((s.x, s.weights_x), (s.y, s.weights_y))
+        ]
+        values |= kernel_values(names, *within, between)
     elif INFO_NCE in names:
         values[INFO_NCE] = op.info_nce(s.x, s.y, batch.scale, batch.rows)
     elif kernel_terms:
-        between = op.log_kernel_mean(s.x, s.y, kernel, s.weights_x, s.weights_y)
-    if kernel_terms:
-        within_x = dispatch.implementation(impl, s.x, s.x, kernel).log_kernel_mean(s.x, None, kernel, s.weights_x)
-        within_y = dispatch.implementation(impl, s.y, s.y, kernel).log_kernel_mean(s.y, None, kernel, s.weights_y)
-        values |= kernel_values(names, within_x, within_y, between)
+        values |= kernel_values(names, *dispatch.log_kernel_means(s, kernel, impl))
     x, y = (side.to(s.dtype) for side in (s.x, s.y))  # registered functions may not support half precision
     for name in sorted(names & set(PAIRED_LOSSES)):
         loss, ids = load("loss", PAIRED_LOSSES, name), {"ids_x": batch.rows.ids_x, "ids_y": batch.rows.ids_y}

@@ -1,7 +1,7 @@
-"""Table of implementations, impl = "auto" | "reference" | "tiled" | "mixed" | "triton", and the selection among them.
+"""Table of implementations, impl = "auto" | "reference" | "dense" | "tiled" | "mixed" | "triton", and their selection.
 
 All agree within rounding error, except "mixed": tiles with gradient products in bfloat16, exact values and a relative
-gradient error of a few thousandths; opt-in, faster on processors with bfloat16 matrix products.
+gradient error of a few thousandths; opt-in, faster with bfloat16 matrix products and replaced by "tiled" without.
 Arguments are checked by arguments.py.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
@@ -20,51 +21,54 @@ from torch import Tensor
 
 from csaligner.checks import InputError, check_choice
 
-from . import reference, tiled, tiled_contrastive
+from . import dense, reference, tiled, tiled_contrastive
 from .arguments import Samples
 from .contrastive import RowInfo
 from .kernels import Gaussian, Kernel
 from .tiles import no_autocast
 
-IMPLEMENTATIONS = ("auto", "reference", "tiled", "mixed", "triton")
+IMPLEMENTATIONS = ("auto", "reference", "dense", "tiled", "mixed", "triton")
 
-# Up to this many entries of the N x M matrix, dense autograd is as fast as tiles.
-REFERENCE_ENTRIES = 128 * 128
+# Up to this many entries of the N x M matrix, on a CPU, whole matrices are faster than tiles.
+DENSE_ENTRIES = 1024 * 1024
 GPU_REFERENCE_ENTRIES = 4096 * 4096
 
 
 @dataclass(frozen=True)
 class Implementation:
-    """The three differentiable operations of one implementation; values are scalars.
+    """The differentiable operations of one implementation; values are scalars.
 
     log_kernel_mean(x, y or None, kernel, weights_x, weights_y, diagonal): within x, or between x and y. info_nce(x, y,
     scale, rows). fused(x, y, scale, rows, kernel): info_nce and log_kernel_mean of the same points, from shared
-    products if possible. Formulas: reference.log_kernel_mean, reference.info_nce.
+    products if possible. joint: fused, and log_kernel_mean within x and within y, in one operation; None if there is
+    none. Formulas: reference.log_kernel_mean, reference.info_nce.
     """
 
     log_kernel_mean: Callable[..., Tensor]
     info_nce: Callable[[Tensor, Tensor, Tensor, RowInfo], Tensor]
     fused: Callable[[Tensor, Tensor, Tensor, RowInfo, Kernel], tuple[Tensor, Tensor]]
+    joint: Callable[[Tensor, Tensor, Tensor, RowInfo, Kernel], tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
 
 
-def _dense_kernel_mean(x: Tensor, *arguments: Any, **more: Any) -> Tensor:
+def _reference_kernel_mean(x: Tensor, *arguments: Any, **more: Any) -> Tensor:
     with no_autocast(x):
         return reference.log_kernel_mean(x, *arguments, **more)
 
 
-def _dense_info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo) -> Tensor:
+def _reference_info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo) -> Tensor:
     with no_autocast(x):
         return reference.info_nce(x, y, scale, rows.ids_x, rows.ids_y)
 
 
-def _dense_fused(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Kernel) -> tuple[Tensor, Tensor]:
+def _reference_fused(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Kernel) -> tuple[Tensor, Tensor]:
     with no_autocast(x):
         nce = reference.info_nce(x, y, scale, rows.ids_x, rows.ids_y)
         return nce, reference.log_kernel_mean(x, y, kernel, rows.weights_x, rows.weights_y)
 
 
 TABLE = {
-    "reference": Implementation(_dense_kernel_mean, _dense_info_nce, _dense_fused),
+    "reference": Implementation(_reference_kernel_mean, _reference_info_nce, _reference_fused),
+    "dense": Implementation(dense.log_kernel_mean, dense.info_nce, dense.fused, dense.joint),
     "tiled": Implementation(tiled.log_kernel_mean, tiled_contrastive.info_nce, tiled_contrastive.fused),
     "mixed": Implementation(
         partial(tiled.log_kernel_mean, mixed=True),
@@ -78,14 +82,27 @@ def choose(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None) -> str
     """Return the name of the implementation to use for these samples; "auto" depends on size, device and dtype.
 
     On a GPU: "reference" up to GPU_REFERENCE_ENTRIES entries, then "triton" if supported, else "tiled". Elsewhere:
-    "reference" up to REFERENCE_ENTRIES, then "tiled". Raises InputError for an unknown name.
+    "dense" up to DENSE_ENTRIES, then "tiled". "mixed" becomes "tiled", with a warning, on a processor without bfloat16
+    products. Raises InputError for an unknown name.
     """
     check_choice("impl", impl, IMPLEMENTATIONS)
+    if impl == "mixed" and x.device.type == "cpu" and not bfloat16_products():
+        warnings.warn('impl: "mixed" is slower on this processor (no bfloat16 products); using "tiled"', stacklevel=2)
+        return "tiled"
     if impl != "auto":
         return impl
-    if len(x) * len(y) <= (GPU_REFERENCE_ENTRIES if x.is_cuda else REFERENCE_ENTRIES):
+    if not x.is_cuda:
+        return "dense" if len(x) * len(y) <= DENSE_ENTRIES else "tiled"
+    if len(x) * len(y) <= GPU_REFERENCE_ENTRIES:
         return "reference"
-    return "triton" if x.is_cuda and _triton_limitation(x, kernel) is None else "tiled"
+    return "triton" if _triton_limitation(x, kernel) is None else "tiled"
+
+
+@cache
+def bfloat16_products() -> bool:
+    """Return whether the processor multiplies bfloat16 matrices in hardware; True if torch does not know."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return not found or any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
 
 
 def implementation(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None) -> Implementation:
@@ -101,7 +118,7 @@ def implementation(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None
     found = _triton() if name == "triton" else TABLE[name]
     if torch.compiler.is_compiling():  # not at import: disable() imports the compiler
         disable: Callable[[Any], Any] = torch.compiler.disable
-        found = replace(found, **{f.name: disable(getattr(found, f.name)) for f in fields(found)})
+        found = replace(found, **{f.name: disable(g) for f in fields(found) if (g := getattr(found, f.name))})
     return found
 
 
