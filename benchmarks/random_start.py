@@ -105,7 +105,13 @@ def measure(
 ) -> dict[str, Any]:
     """Train and return KEPT of each held-out part."""
     epochs = max(1, STEPS // -(-len(train.image) // BATCH))
-    fixed = {"start": {"kind": "random"}, "epochs": epochs, "batch_size": BATCH, "seed": seed, "verbose": False}
+    fixed: dict[str, Any] = {
+        "start": {"kind": "random"},
+        "epochs": epochs,
+        "batch_size": BATCH,
+        "seed": seed,
+        "verbose": False,
+    }
     aligner = CSAligner(evaluate_every=max(1, epochs // 5), **fixed, **given).fit_features(train, *unpaired)
     found = {}
     for name, features in held.items():

@@ -72,7 +72,7 @@ def by_setting(records: Sequence[Record], **kept: str) -> dict[tuple[str, str], 
 
 def validated(records: Sequence[Record]) -> float:
     """Return the mean validation score."""
-    return mean(r["val"]["score"] for r in records)
+    return float(mean(r["val"]["score"] for r in records))
 
 
 def random_start_table(adapters: str) -> str:

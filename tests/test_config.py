@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from csaligner.checks import InputError
-from csaligner.config import RANDOM_BANDWIDTH, ObjectiveConfig, TrainConfig, build_config, dump_config, load_config
+from csaligner.config import (
+    RANDOM_BANDWIDTH,
+    ObjectiveConfig,
+    PositiveSchedule,
+    TrainConfig,
+    build_config,
+    dump_config,
+    load_config,
+)
 from csaligner.training.schedules import value_at, warmup_cosine
 
 
@@ -94,7 +102,7 @@ def test_a_missing_and_a_broken_file_are_named(tmp_path: Path) -> None:
 def test_schedules_begin_and_end_where_they_say() -> None:
     config = load_config(TrainConfig, None, ["objective.bandwidth={start: 2.0, end: 0.5, shape: cosine}"])
     bandwidth = config.objective.bandwidth
-    assert not isinstance(bandwidth, str)
+    assert isinstance(bandwidth, PositiveSchedule)
     assert value_at(bandwidth, 0.0) == 2.0
     assert value_at(bandwidth, 1.0) == pytest.approx(0.5)
     assert value_at(bandwidth, 0.5) == pytest.approx(1.25)

@@ -305,7 +305,7 @@ def _named(part: Any, key: str) -> Any:
 def _with_objective(data: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Set keys of the objective, unless one of them is given."""
     given = _given(data.get("objective", {}))
-    return data if given is None or set(defaults) & set(given) else data | {"objective": given | defaults}
+    return data if given is None or set(defaults) & set(given) else data | {"objective": {**given, **defaults}}
 
 
 def _given(objective: Any) -> dict[str, Any] | None:

@@ -27,12 +27,12 @@ def turned(x: Tensor) -> Tensor:
 
 
 def test_one_cloud_split_at_random_has_no_gap() -> None:
-    found = [of(*cloud(60, 8, seed).split(30), seed=seed).verdict for seed in range(100)]
+    found = [of(cloud(60, 8, seed)[:30], cloud(60, 8, seed)[30:], seed=seed).verdict for seed in range(100)]
     assert found.count("no_gap") >= 95
 
 
 def test_a_pure_shift_needs_only_centring() -> None:
-    x, y = cloud(400, 32, 0).split(200)
+    x, y = torch.split(cloud(400, 32, 0), 200)
     found = of(x, y + 0.5)
     assert found.verdict == "shift"
     assert "mean shift suffices" in found.sentence
@@ -52,7 +52,7 @@ def test_a_pure_shift_of_pairs_needs_only_centring() -> None:
 
 @pytest.mark.parametrize("paired", [False, True])
 def test_a_shift_and_a_rotation_need_training(paired: bool) -> None:
-    x, other = cloud(600, 32, 0).split(300)
+    x, other = torch.split(cloud(600, 32, 0), 300)
     found = of(x, turned((x if paired else other) + 0.5), "rows" if paired else "none")
     assert found.verdict == "train"
     assert ("your 300 pairs" if paired else "pairs are needed") in found.sentence

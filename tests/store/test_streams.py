@@ -59,7 +59,7 @@ def test_in_order_and_as_many_at_once_as_asked_for(streams: int) -> None:
     found = list(encoded(encoder, batches(20), streams))
     assert [(*batch.good, *batch.bad) for batch, _ in found] == [(i,) for i in range(20)]
     assert [x is None for _, x in found] == [i % 4 == 0 for i in range(20)]
-    assert [float(x) for _, x in found if x is not None] == [i for i in range(20) if i % 4]
+    assert [float(x.features) for _, x in found if x is not None] == [i for i in range(20) if i % 4]
     assert 1 <= encoder.most <= streams
     assert streams == 1 or (encoder.most > 1 and encoder.threads == {1})
     assert torch.get_num_threads() == before

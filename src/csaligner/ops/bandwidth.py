@@ -54,8 +54,8 @@ def median_rows(total: int) -> Tensor:
 
 def uses_median(bandwidth: Bandwidth | Sequence[Bandwidth]) -> bool:
     """Whether a bandwidth, or one of a mixture, follows a median rule."""
-    several = isinstance(bandwidth, Sequence) and not isinstance(bandwidth, str)
-    return any(isinstance(each, str) and each in MEDIANS for each in (bandwidth if several else (bandwidth,)))
+    each = bandwidth if isinstance(bandwidth, Sequence) and not isinstance(bandwidth, str) else (bandwidth,)
+    return any(isinstance(one, str) and one in MEDIANS for one in each)
 
 
 def _median(x: Tensor, y: Tensor, rule: str) -> float:

@@ -48,7 +48,8 @@ def fit_maps(new: Tensor, old: Tensor) -> Mapping[str, Affine]:
 
 def _polar(matrix: Tensor) -> Tensor:
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
-    return u @ vh
+    polar: Tensor = u @ vh
+    return polar
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def kept(queries: Tensor, index: Tensor, own: Tensor, truth: Tensor) -> Kept:
     """queries: (Q, e) and index: (N, e), unit rows; own: (Q,) row of each query's item; truth: (Q, k) rows."""
     k = truth.shape[1]
     first, hits, others = [], [], []
-    for q, row, wanted in zip(queries.split(512), own.split(512), truth.split(512), strict=True):
+    for q, row, wanted in zip(*(torch.split(each, 512) for each in (queries, own, truth)), strict=True):
         scores = q @ index.T
         top = scores.topk(min(10, len(index)), dim=1).indices
         first.append((top[:, 0] == row).double())
@@ -87,7 +88,7 @@ def kept(queries: Tensor, index: Tensor, own: Tensor, truth: Tensor) -> Kept:
 def neighbours(queries: Tensor, index: Tensor, own: Tensor, k: int = 10) -> Tensor:
     """(Q, k) nearest rows of each query except its own item; unit rows."""
     found = []
-    for q, row in zip(queries.split(512), own.split(512), strict=True):
+    for q, row in zip(torch.split(queries, 512), torch.split(own, 512), strict=True):
         scores = q @ index.T
         scores[torch.arange(len(q)), row] = -torch.inf
         found.append(scores.topk(min(k, len(index) - 1), dim=1).indices)

@@ -59,7 +59,7 @@ def batch_gap(rows: Embeddings) -> dict[str, float]:
     text, text_ids = _paired(rows.text, rows.text_ids)
     kept = torch.isin(text_ids, ids)
     text, text_ids = text[kept], text_ids[kept]
-    if len(ids.unique()) < 2 or len(text) == 0:
+    if len(torch.unique(ids)) < 2 or len(text) == 0:
         return {}
     a, b = id_weights(ids).to(image), id_weights(text_ids).to(image)
     cosines = a[:, None] * (image @ text.T) * b
