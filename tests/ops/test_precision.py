@@ -9,7 +9,10 @@ from torch.nn.functional import cross_entropy, normalize
 
 from csaligner.checks import InputError
 from csaligner.distributed.loss import CSAlignerLoss
+from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
 from csaligner.losses.infonce import info_nce
+from csaligner.losses.objective import Objective
+from csaligner.losses.token import token_cauchy_schwarz
 from csaligner.ops import dispatch, reference, tiled, tiled_contrastive, tiles
 from csaligner.ops.contrastive import RowInfo
 from csaligner.ops.kernels import Gaussian
@@ -125,3 +128,26 @@ def test_mixed_mode_is_not_for_float64() -> None:
     x, y = clouds("unit", torch.float64)
     with pytest.raises(InputError, match=r"mixed.*bfloat16"):
         CSAlignerLoss(impl="mixed")(x, y, SCALE)
+
+
+@pytest.mark.parametrize("far", [100.0, 400.0])
+@pytest.mark.parametrize("impl", ["auto", "tiled"])
+def test_raw_features_and_a_narrow_kernel_keep_their_precision(impl: str, far: float) -> None:
+    """|x| / sigma in the hundreds, neighbours within sigma: products of float32 rows would lose the distances."""
+    g = torch.Generator().manual_seed(0)
+    centres = normalize(torch.randn(4, 32, generator=g), dim=1) * far / 2
+    x, y = (centres.repeat(20, 1) + torch.randn(80, 32, generator=g) / 8 for _ in range(2))
+    exact = [side.double().requires_grad_() for side in (x, y)]
+    wanted = cauchy_schwarz_divergence(exact[0], exact[1], bandwidth=0.5, impl="reference")
+    wanted_grads = torch.autograd.grad(wanted, exact)
+    rows = [side.requires_grad_() for side in (x, y)]
+    terms = {"info_nce": 0.0, "cauchy_schwarz": 1.0}
+    with_nce = Objective({"info_nce": 1.0, "cauchy_schwarz": 1.0}, 0.5, impl)(rows[0], rows[1], 1e-3)
+    alone = Objective(terms, 0.5, impl)(rows[0], rows[1], 1e-3).total
+    tokens = token_cauchy_schwarz(rows[0][None], rows[1][None], bandwidth=0.5)
+    for value in (with_nce.parts["cauchy_schwarz"], alone, tokens):
+        assert value.dtype == torch.float32
+        assert value.item() == pytest.approx(wanted.item(), abs=1e-5)
+        for got, true in zip(torch.autograd.grad(value, rows, retain_graph=True), wanted_grads, strict=True):
+            assert got.dtype == torch.float32
+            assert (got - true).abs().max() <= 1e-4 * true.abs().max()

@@ -103,6 +103,12 @@ def bandwidths(kernel: Any) -> Bandwidth | list[Bandwidth]:
     return sigmas if isinstance(kernel, Mixture) else sigmas[0]
 
 
+def narrowest(kernel: Kernel) -> float:
+    """Return the smallest sigma of a kernel or mixture."""
+    sigmas = bandwidths(kernel)
+    return float(min(sigmas) if isinstance(sigmas, list) else sigmas)  # type: ignore[type-var, arg-type]
+
+
 KERNELS: dict[str, type[Gaussian] | type[Laplacian] | type[InverseMultiquadric]] = {
     "gaussian": Gaussian,
     "laplacian": Laplacian,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .gaussian_factors import FoldedSums, folds, sums_between, sums_within
-from .kernels import Gaussian, Kernel
+from .kernels import Gaussian, Kernel, narrowest
 from .tiles import (
     Buffers,
     PreparedSample,
@@ -26,6 +26,7 @@ from .tiles import (
     no_autocast,
     refuse_second_derivative,
     totals_dtype,
+    widened,
 )
 
 
@@ -42,6 +43,7 @@ def log_kernel_mean(
 
     mixed: compute the products of the gradient in bfloat16; the value is exact.
     """
+    x, y = widened(x, y, narrowest(kernel))
     value: Tensor = _LogKernelMean.apply(  # type: ignore[no-untyped-call]
         x, y, (weights_x, weights_y), kernel, diagonal, mixed
     )

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from .contrastive import Pair, RowInfo, SortedSide
 from .kernel_sums import KernelSum, kernel_sum
-from .kernels import Kernel
+from .kernels import Kernel, narrowest
 from .logsumexp import OnlineSoftmaxes, SharedSoftmaxes, Tile, softmaxes
-from .tiles import Buffers, add_products, no_autocast, refuse_second_derivative, totals_dtype
+from .tiles import Buffers, add_products, no_autocast, refuse_second_derivative, totals_dtype, widened
 
 KEPT_BYTES = 256 * 2**20
 
@@ -33,7 +33,8 @@ def fused(
     x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Kernel, mixed: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return reference.info_nce and reference.log_kernel_mean of x against y, from the same tiles. Both float64."""
-    nce, log_mean = _Contrastive.apply(x, y, scale, rows, kernel, mixed)  # type: ignore[no-untyped-call]
+    wide_x, wide_y = widened(x, y, narrowest(kernel))
+    nce, log_mean = _Contrastive.apply(wide_x, wide_y, scale, rows, kernel, mixed)  # type: ignore[no-untyped-call]
     return nce, log_mean
 
 

@@ -24,6 +24,10 @@ GPU_BLOCK = 4096
 # Largest exponent used without a maximum: a sum of 1e9 terms e^60 is finite in float32, and e^-60 is a normal number.
 LIMIT = 60.0
 
+# Largest |x - centre|^2 / sigma^2 for which kernels are computed in float32: products of float32 rows round exponents
+# by about this many machine epsilons, here 6e-5. Beyond, as with raw features and a narrow kernel, float64 is used.
+LARGEST_IN_FLOAT32 = 1e3
+
 # Largest excess of log k over the running maximum before the sums are rescaled.
 SLACK = 20.0
 
@@ -71,6 +75,18 @@ def refuse_second_derivative() -> None:
 def totals_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype of totals: float64 if the device supports it, else float32."""
     return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def widened(x: Tensor, y: Tensor | None, sigma: float) -> tuple[Tensor, Tensor | None]:
+    """Return both samples, in float64 if float32 is too coarse for them; sigma: the smallest bandwidth."""
+    if x.dtype != torch.float32 or totals_dtype(x) == torch.float32:
+        return x, y
+    with torch.no_grad(), no_autocast(x):
+        centre = x.mean(dim=0) if y is None else torch.lerp(x.mean(dim=0), y.mean(dim=0), 0.5)
+        largest = max(float((s - centre).square_().sum(dim=1).max()) for s in (x, y) if s is not None)
+    if largest <= LARGEST_IN_FLOAT32 * sigma**2:
+        return x, y
+    return x.double(), None if y is None else y.double()
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

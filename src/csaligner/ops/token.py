@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .kernels import Gaussian, Kernel
-from .tiles import LIMIT, SLACK, no_autocast, refuse_second_derivative, totals_dtype, uncompiled
+from .kernels import Gaussian, Kernel, narrowest
+from .tiles import LARGEST_IN_FLOAT32, LIMIT, SLACK, no_autocast, refuse_second_derivative, totals_dtype, uncompiled
 
 
 def dense(x: Tensor, y: Tensor, mask_x: Tensor, mask_y: Tensor, kernel: Kernel) -> Tensor:
@@ -80,13 +80,15 @@ class _Sweep:
     """One pair at a time, in buffers sized for the largest pair."""
 
     def __init__(self, x: Tensor, y: Tensor, kernel: Kernel) -> None:
-        most = x.shape[1] + y.shape[1]
-        self.kernel = kernel
-        dtype = torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32
-        self._z = torch.empty(most * x.shape[2], dtype=dtype, device=x.device)
-        self._t = torch.empty(most * most, dtype=dtype, device=x.device)
+        self.kernel, self.pairs, self._like = kernel, len(x), x
+        self._most = x.shape[1] + y.shape[1]
+        self._allocate(torch.float64 if torch.float64 in (x.dtype, y.dtype) else torch.float32)
+
+    def _allocate(self, dtype: torch.dtype) -> None:
+        """Allocate the buffers; float64 once a pair is too far out for float32."""
+        self._z = self._like.new_empty(self._most * self._like.shape[2], dtype=dtype)
+        self._t = self._like.new_empty(self._most * self._most, dtype=dtype)
         self._out = torch.empty_like(self._z)
-        self.pairs = len(x)
 
     def pair(self, x: Tensor, y: Tensor) -> Tensor:
         """Return D_CS of one pair (v, d), (l, d); stores the weights w of its gradient in self.w."""
@@ -97,7 +99,11 @@ class _Sweep:
         torch.sub(x, centre, out=self.z[:v])
         torch.sub(y, centre, out=self.z[v:])
         norms = torch.linalg.vector_norm(self.z, dim=1).square_()
-        if isinstance(self.kernel, Gaussian) and float(norms.max()) <= LIMIT * self.kernel.sigma**2:
+        largest = float(norms.max()) / narrowest(self.kernel) ** 2
+        if largest > LARGEST_IN_FLOAT32 and self.z.dtype != totals_dtype(x):
+            self._allocate(totals_dtype(x))
+            return self.pair(x, y)
+        if isinstance(self.kernel, Gaussian) and largest <= LIMIT:
             return self._folded(norms, 1 / self.kernel.sigma**2)
         return self._online(norms)
 
