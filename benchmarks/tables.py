@@ -48,6 +48,20 @@ def loss_table() -> str:
     return _machine(content) + table(head, rows)
 
 
+def small_batch_table() -> str:
+    content = load("small_batches")
+    names = list(content["records"][0]["ratio_to_dense_autograd"])
+    rows = [
+        [
+            f"{r['rows']} x {r['dim']}",
+            *(f"{r['ratio_to_dense_autograd'][name]:.2f}" for name in names),
+            f"{r['median_ms']['csaligner']:.1f}",
+        ]
+        for r in content["records"]
+    ]
+    return _machine(content) + table(["rows x dimensions", *names, "csaligner, ms"], rows)
+
+
 def error_table() -> str:
     content = load("loss")["errors_at_1024_rows"]
     rows = [
@@ -198,6 +212,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo_all": partial(demo_table, "demo_all"),
     "clip_coco": clip_table,
     "loss": loss_table,
+    "small_batches": small_batch_table,
     "errors": error_table,
     "gpu": gpu_table,
     "gpu_errors": gpu_error_table,

@@ -1,13 +1,14 @@
-"""Implementations of kernel means and contrastive losses: reference, tiled and Triton.
+"""Implementations of kernel means and contrastive losses: reference, dense, tiled and Triton.
 
 Inputs
     arguments           checks of samples, weights, ids and the logit scale
     bandwidth           the kernel bandwidth and its rules
     kernels             Gaussian, Laplacian, inverse multiquadric and mixture kernels
 Selection
-    dispatch            table impl -> {log_kernel_mean, info_nce, fused} and the choice of impl="auto"
+    dispatch            table impl -> {log_kernel_mean, info_nce, fused, joint} and the choice of impl="auto"
 Implementations
     reference           dense autograd, O(N M) memory; the definition of every value
+    dense               whole matrices, closed-form gradients, for up to about a thousand rows
     tiled               log kernel means and gradients in O(N d) memory
     tiled_contrastive   InfoNCE, alone or fused with the kernel mean, in O(N d) memory
     triton              the same operations on a GPU; triton_kernels holds the kernels
