@@ -1,24 +1,15 @@
-"""Parsing of untrusted JSON, YAML and Parquet with size limits and uniform errors."""
+"""Parsing of untrusted JSON and YAML with size limits and uniform errors."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from .checks import CSAlignerError
-
 T = TypeVar("T")
 MAX_YAML = 200_000  # characters, about one second of parsing with PyYAML
-
-SMALL_TABLE = 64 << 20  # uncompressed bytes below which the ratio is not checked
-MAX_RATIO = 200  # maximum compression ratio of larger tables
-MAX_ROWS = (100_000, 8)  # maximum number of rows: absolute, and per byte of the file
 
 
 class _Loader(yaml.SafeLoader):
@@ -73,34 +64,3 @@ def checked(kind: type[T], value: Any) -> T:
         raise ValueError(f"{where}: {first['msg'].partition(chr(10))[0]}") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
-
-
-@contextmanager
-def open_parquet(path: Path, **options: Any) -> Iterator[Any]:
-    """Open a pyarrow ParquetFile after checking the sizes in its footer.
-
-    Raises ValueError, one line, for a file that cannot be read, including errors inside the block.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if not path.is_file():
-        raise ValueError("no such file")
-    try:
-        with pq.ParquetFile(path, **options) as file:
-            _check_size(file.metadata, path.stat().st_size)
-            yield file
-    except CSAlignerError:
-        raise
-    except (pa.ArrowException, OSError, ValueError, TypeError, MemoryError) as error:
-        raise ValueError(next(iter(str(error).splitlines()), "") or type(error).__name__) from None
-
-
-def _check_size(footer: Any, size: int) -> None:
-    """Raise ValueError for row counts or sizes that are implausible for the file size (decompression bombs)."""
-    if footer.num_rows > max(MAX_ROWS[0], MAX_ROWS[1] * size):
-        raise ValueError(f"the file of {size:,} bytes claims {footer.num_rows:,} rows, too many for its size")
-    # row groups only: pyarrow aborts the process for some damaged column chunks
-    unpacked = sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
-    if unpacked > max(SMALL_TABLE, MAX_RATIO * size) or unpacked < 0:
-        raise ValueError(f"the file of {size:,} bytes claims {unpacked:,} uncompressed bytes, too many for its size")

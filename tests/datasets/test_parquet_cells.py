@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from csaligner.checks import InputError
 from csaligner.cli import app
 from csaligner.datasets import open_dataset
 from csaligner.datasets.images.load import ImageError, load_image
@@ -128,9 +129,10 @@ def test_check_data_reads_a_good_table(tmp_path: Path) -> None:
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
-    cells = pa.table({"image": [bytes(40_000_000)], "caption": ["zeros"]})
+    cells = pa.table({"image": [bytes(80_000_000)], "caption": ["zeros"]})
     pq.write_table(cells, path, compression="zstd", use_dictionary=False)
     assert path.stat().st_size < 1_000_000
-    (item,) = open_dataset(str(path)).items()
-    with pytest.raises(ImageError, match=r"40,\d+,\d+"):
-        load_image(item.image)
+    with pytest.raises(InputError, match=r"80,\d+,\d+"):
+        open_dataset(str(path)).items()
+    with pytest.raises(ImageError, match=r"80,\d+,\d+"):
+        load_image(Cell(path, "image", 0))

@@ -60,14 +60,14 @@ def test_a_damaged_header_of_a_shard(tmp_path: Path) -> None:
 FLIPS = """
 import sys
 from pathlib import Path
-from csaligner.parsing import open_parquet
+from csaligner.parquet import open_parquet
 path = Path(sys.argv[1])
 content = path.read_bytes()
 for place in range(len(content) - 8 - int.from_bytes(content[-8:-4], "little"), len(content), 2):
     path.write_bytes(content[:place] + bytes([content[place] ^ 2]) + content[place + 1:])
     try:
         with open_parquet(path) as file:
-            file.read(use_threads=False)
+            file.read(file.names)
     except ValueError:
         pass
 """

@@ -152,6 +152,70 @@ def long_text(folder: Path) -> Path:
     return folder / "a.parquet"
 
 
+def repeated_text(column: Any, **options: Any) -> valid.Make:
+    """Write a table of one column of texts, `caption`, whose file is small since they repeat. column: makes it."""
+
+    def made(folder: Path) -> Path:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        found = column(pa)
+        table = pa.table({"image": ["a.png"] * len(found), "caption": found})
+        pq.write_table(table, folder / "a.parquet", compression="zstd", store_schema=False, **options)
+        return folder / "a.parquet"
+
+    return made
+
+
+def dictionary(count: int, rows: int, length: int) -> Callable[[Any], Any]:
+    """Return a column of `rows` texts out of `count` texts of `length` characters."""
+    texts = [chr(97 + n % 26) * (length + n) for n in range(count)]
+    return lambda pa: pa.DictionaryArray.from_arrays(pa.array(np.arange(rows, dtype=np.int32) % count), texts)
+
+
+def prefixes(pa: Any) -> Any:
+    return pa.array(["x" * 100_000 + str(n) for n in range(3000)])
+
+
+def lists(pa: Any) -> Any:
+    return pa.array([["x" * 100_000] * 3000] * 3)
+
+
+def many_numbers(folder: Path) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = pa.array([[1.0] * 1_000_000] * 50, pa.list_(pa.float32()))
+    pq.write_table(pa.table({"v": rows}), folder / "a.parquet", compression="zstd")
+    return folder / "a.parquet"
+
+
+def lying_footer(folder: Path) -> Path:
+    """Write a table whose footer claims a tenth of the bytes of its pages."""
+    path = long_text(folder)
+    content = bytearray(path.read_bytes())
+    at = int.from_bytes(content[-8:-4], "little") + 8
+    footer = bytes(content[-at:]).replace(varint(100_000_000), varint(10_000_000))
+    for size in range(100_000_000, 100_000_200):
+        footer = footer.replace(varint(2 * size), varint(2 * (size - 90_000_000)))
+    path.write_bytes(bytes(content[:-at]) + footer)
+    return path
+
+
+def varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 127:
+        found.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*found, value])
+
+
+def float_tiff(folder: Path) -> Path:
+    """Write an image of 49 million floating numbers in a few hundred kilobytes."""
+    Image.new("F", (7000, 7000)).save(folder / "a.tif", compression="tiff_adobe_deflate")
+    return folder / "a.tif"
+
+
 def wide_footer(folder: Path) -> Path:
     path = valid.table(".parquet")(folder)
     content = path.read_bytes()

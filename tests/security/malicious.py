@@ -21,12 +21,17 @@ from .makers import (
     code_model,
     decoder_with,
     device,
+    dictionary,
     file,
+    float_tiff,
     foreign_module,
     hidden_svg,
     huge_aligner,
+    lists,
     long_text,
     lora_folder,
+    lying_footer,
+    many_numbers,
     many_rows,
     npy_header,
     pickled_lora,
@@ -35,6 +40,8 @@ from .makers import (
     pickled_npz,
     pipe,
     png_bomb,
+    prefixes,
+    repeated_text,
     safetensors,
     secret_svg,
     sparse_tar,
@@ -62,6 +69,7 @@ class Case:
 
 
 STORE, FEATURES, PICTURE_FILE = (targets.TARGETS[name].read for name in ("store", "npy", "png"))
+FEATURES_PARQUET = targets.TARGETS["parquet"].read
 CONFIG, ALIGNER = (targets.TARGETS[name].read for name in ("config", "aligner"))
 ENCODER, DECODER = (targets.TARGETS[name].read for name in ("text encoder", "decoder"))
 TAR, KARPATHY, PARQUET = (targets.TARGETS[name].read for name in ("webdataset", "karpathy", "parquet table"))
@@ -122,6 +130,30 @@ CASES: tuple[Case, ...] = (
     ),
     Case("table", ".parquet with 3 million rows in 80 kB", many_rows, PARQUET, "claim"),
     Case("table", ".parquet with a text of 100 MB", long_text, PARQUET, "claim"),
+    Case(
+        "table",
+        ".parquet with 20,000 x one text of 2 MB",
+        repeated_text(dictionary(1, 20_000, 2_000_000)),
+        PARQUET,
+        "claims",
+    ),
+    Case(
+        "table",
+        ".parquet with 20,000 rows of 100 texts of 1 MB",
+        repeated_text(dictionary(100, 20_000, 1_000_000)),
+        PARQUET,
+        "claims",
+    ),
+    Case(
+        "table",
+        ".parquet with texts that share their start",
+        repeated_text(prefixes, use_dictionary=False, column_encoding={"caption": "DELTA_BYTE_ARRAY"}),
+        PARQUET,
+        "claims",
+    ),
+    Case("table", ".parquet with lists of one long text", repeated_text(lists), PARQUET, "claims"),
+    Case("table", ".parquet whose footer claims less than its pages", lying_footer, PARQUET, "claims"),
+    Case("features", ".parquet with 50 million numbers in 1 kB", many_numbers, FEATURES_PARQUET, "claims"),
     Case("table", ".parquet with a footer of 2 GB", wide_footer, PARQUET, "parquet"),
     Case(
         "tar",
@@ -205,6 +237,7 @@ CASES: tuple[Case, ...] = (
         "pixels",
     ),
     Case("picture", "a PNG of 8,000 x 8,000 pixels", file("a.png", png_bomb(8_000, 8_000)), PICTURE_FILE, "pixels"),
+    Case("picture", "a TIFF of 49 million floating numbers", float_tiff, PICTURE_FILE, None, "read in strips"),
     Case("picture", "a link to /dev/zero", device, PICTURE_FILE, r"a\.png"),
     Case(
         "picture",

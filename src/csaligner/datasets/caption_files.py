@@ -13,7 +13,7 @@ from typing import Any
 
 from csaligner.checks import InputError
 from csaligner.datasets.images.load import SUFFIXES
-from csaligner.parsing import open_parquet
+from csaligner.parquet import open_parquet
 from csaligner.registry import DATASETS, load
 from csaligner.types import Dataset, Item, Split, notes_of
 from csaligner.wording import count_of
@@ -277,12 +277,12 @@ def _parquet_sample(path: Path) -> tuple[list[str], list[Row], None]:
 
     try:
         with open_parquet(path) as file:
-            schema = file.schema_arrow
+            schema = file.schema
             names = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
             lists = [f.name for f in schema if pa.types.is_list(f.type) or pa.types.is_large_list(f.type)]
             if not names and any(pa.types.is_struct(f.type) or pa.types.is_binary(f.type) for f in schema):
                 raise InputError(f"{path}: holds the images themselves; give this file instead of its folder")
-            batch = next(file.iter_batches(batch_size=SAMPLED, columns=[*names, *lists]), None)
+            batch = next(file.batches([*names, *lists], most_rows=SAMPLED), None)
     except ValueError as error:
         raise InputError(f"{path}: cannot be read as parquet ({error})") from None
     return [*names, *lists], batch.to_pylist() if batch is not None else [], None

@@ -12,6 +12,8 @@ from csaligner.wording import count_of
 
 from .text_files import SURROGATE, escaped, shown, without_surrogates
 
+LONGEST_CAPTION = 100_000  # characters, many times what an encoder reads
+
 
 @dataclass(frozen=True)
 class Cleaned:
@@ -58,8 +60,8 @@ def readable_items(dataset: Dataset, items: Sequence[Item]) -> list[Item]:
 
 
 def clean_captions(item: Item) -> tuple[str, ...]:
-    """Return the non-empty captions of an item, each on one line."""
-    return tuple(text for text in (" ".join(caption.split()) for caption in item.captions) if text)
+    """Return the non-empty captions of an item, each on one line and with at most LONGEST_CAPTION characters."""
+    return tuple(text for text in (" ".join(caption.split())[:LONGEST_CAPTION] for caption in item.captions) if text)
 
 
 def _readable(item: Item) -> Item:

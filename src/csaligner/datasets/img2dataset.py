@@ -9,7 +9,7 @@ from typing import Any
 
 from csaligner.checks import InputError
 from csaligner.datasets.images.load import SUFFIXES
-from csaligner.parsing import open_parquet
+from csaligner.parquet import open_parquet
 from csaligner.types import Item
 
 from .records import BadRecord, captions, items_of
@@ -105,10 +105,10 @@ def _files(folder: Path) -> dict[str, Sample]:
 def _read(table: Path) -> list[dict[str, Any]]:
     try:
         with open_parquet(table) as file:
-            names = [name for name in COLUMNS if name in file.schema_arrow.names]
+            names = [name for name in COLUMNS if name in file.names]
             if "key" not in names:
                 raise InputError(f"{table}: has no column 'key'; is it a table of img2dataset?")
-            return file.read(columns=names, use_threads=False).to_pylist()  # type: ignore[no-any-return]
+            return file.read(names).to_pylist()  # type: ignore[no-any-return]
     except InputError:
         raise
     except ValueError as error:

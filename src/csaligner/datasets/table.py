@@ -15,7 +15,7 @@ from csaligner.checks import InputError
 from csaligner.datasets.images.load import ImageError
 from csaligner.datasets.images.parquet_cell import Cell, holds_images
 from csaligner.datasets.images.source import TextOnly, Unusable
-from csaligner.parsing import open_parquet
+from csaligner.parquet import open_parquet
 from csaligner.types import Item, Split
 
 from .delimited import header_of, records, separator_of
@@ -185,16 +185,16 @@ class Table:
 
     def _parquet(self, file: Path, either: bool, skip: str | None = None) -> Iterator[Row]:
         with _opened(file) as opened:
-            names = list(opened.schema_arrow.names)
+            names = opened.names
             self._check_columns(names, either)
-            for batch in opened.iter_batches(columns=sorted({*self._keys()} & {*names} - {skip})):
+            for batch in opened.batches(sorted({*self._keys()} & {*names} - {skip})):
                 yield from batch.to_pylist()
 
     def _holds_images(self, file: Path, either: bool) -> bool:
         with _opened(file) as opened:
-            self._check_columns(opened.schema_arrow.names, either)
-            known = self._image in opened.schema_arrow.names
-            return known and holds_images(opened.schema_arrow.field(self._image).type)
+            self._check_columns(opened.names, either)
+            known = self._image in opened.names
+            return known and holds_images(opened.schema.field(self._image).type)
 
     def _cells(self, file: Path) -> Iterator[tuple[str, Item | BadRecord]]:
         """Yield one item per row, whose image is a cell; images are read only for ids that occur more than once."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from csaligner.checks import InputError
 from csaligner.datasets.split import split_of
-from csaligner.parsing import open_parquet
+from csaligner.parquet import open_parquet
 from csaligner.types import EncoderInfo, Modality
 
 from .manifest import Manifest, Shard
@@ -93,8 +93,8 @@ class _Tables:
         columns: dict[str, list[Any]] = {}
         if path is not None:
             with open_parquet(path) as file:
-                wanted = [name for name in (*IDS, "caption") if name in file.schema_arrow.names]
-                columns = file.read(columns=wanted, use_threads=False).to_pydict()
+                wanted = [name for name in (*IDS, "caption") if name in file.names]
+                columns = file.read(wanted).to_pydict()
         if any(len(values) != n for values in columns.values()):
             raise InputError(f"store: {path} has another number of rows than its features ({n}); copy it again")
         named = next((columns[name] for name in IDS if name in columns), range(start, start + n))
@@ -172,6 +172,6 @@ def _digest(folder: Path, paths: Sequence[Path]) -> str:
 def _parquet_columns(path: Path) -> list[str]:
     try:
         with open_parquet(path) as file:
-            return list(file.schema_arrow.names)
+            return file.names
     except ValueError:
         return []

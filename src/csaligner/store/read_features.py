@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from csaligner.checks import InputError, check_rows, nearest
-from csaligner.parsing import open_parquet
+from csaligner.parquet import open_parquet
 from csaligner.types import EncoderInfo, Modality
 
 SMALL, MAX_RATIO = 64 << 20, 50  # bytes up to which the compression of .npz is not checked; limit above
@@ -105,10 +105,10 @@ def _parquet(path: Path, key: str | None) -> Any:
     with open_parquet(path) as file:
         kinds = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
         tests = [test for kind in kinds if (test := getattr(pa.types, f"is_{kind}", None))]
-        lists = [field.name for field in file.schema_arrow if any(test(field.type) for test in tests)]
+        lists = [field.name for field in file.schema if any(test(field.type) for test in tests)]
         if not lists:
             raise InputError(f"features: {path} has no column of lists; write each row of features as one list")
-        column = file.read(columns=[_pick(path, key, lists)]).column(0)
+        column = file.read([_pick(path, key, lists)]).column(0)
     return column.to_numpy()
 
 

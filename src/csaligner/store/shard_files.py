@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from csaligner.checks import InputError
 from csaligner.files import sha256_of, write_atomically
-from csaligner.parsing import open_parquet
+from csaligner.parquet import open_parquet
 from csaligner.types import Modality
 
 from .manifest import Shard
@@ -67,15 +67,14 @@ def write_shard(folder: Path, number: int, rows: ShardRows, dtype: str) -> Shard
 
 def read_metadata(path: Path) -> Any:
     """Return the pyarrow table of one metadata file, COLUMNS only."""
-    # read_table would start a thread pool and search for partitions
     with open_parquet(path) as file:
-        return file.read(columns=list(COLUMNS), use_threads=False)
+        return file.read(COLUMNS)
 
 
 def metadata_columns(path: Path) -> tuple[list[str], int]:
     """Return column names and number of rows from the file's footer. Raises ValueError without one."""
     with open_parquet(path) as file:
-        return list(file.schema_arrow.names), int(file.metadata.num_rows)
+        return file.names, file.rows
 
 
 def map_array(path: Path, shape: tuple[int, int], dtype: str) -> Array:

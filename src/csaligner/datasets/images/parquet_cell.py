@@ -10,12 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from csaligner.parquet import open_parquet
+
 from .load import ImageError, read_file
 
 CHUNK_BYTES = 64 << 20  # of images in memory at once, estimated from the table's averages
 CHUNK_ROWS = 256
-MAX_RATIO = 200  # images hardly compress further; a higher ratio indicates a damaged or malicious file
-SMALL = 1 << 20  # bytes of a column below which the ratio is not checked
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Cell:
         try:
             reader = (os.getpid(), threading.get_ident(), self.file.stat().st_mtime_ns)
             value = _column(self.file, self.column, reader).value(self.row)
-        except (pa.ArrowException, ValueError, KeyError, StopIteration, MemoryError) as error:
+        except (pa.ArrowException, OSError, ValueError, KeyError, StopIteration, MemoryError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ImageError(f"{self}: cannot be read ({reason})") from None
         content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
@@ -66,14 +66,11 @@ class _Column:
     """Reader of one column, optimised for sequential access: one chunk of rows is in memory."""
 
     def __init__(self, file: Path, column: str) -> None:
-        import pyarrow.parquet as pq
-
-        self._file = pq.ParquetFile(file, buffer_size=SMALL, pre_buffer=False)
-        self._column, self._bytes = column, file.stat().st_size
-        groups = self._file.metadata
+        with open_parquet(file) as table:
+            self._table, self._column = table, column
         self._starts = [0]
-        for number in range(groups.num_row_groups):
-            self._starts.append(self._starts[-1] + groups.row_group(number).num_rows)
+        for rows, _ in table.groups:
+            self._starts.append(self._starts[-1] + rows)
         self._rest: Iterator[Any] = iter(())
         self._group = -1
         self._first, self._values = 0, []  # type: int, list[Any]
@@ -91,13 +88,9 @@ class _Column:
         return self._values[row - self._first].as_py()
 
     def _read(self, group: int) -> Iterator[Any]:
-        found = self._file.metadata.row_group(group)  # not its columns: pyarrow aborts on some damaged ones
-        if found.total_byte_size > max(SMALL, MAX_RATIO * self._bytes):
-            raise ValueError(
-                f"{self._bytes:,} bytes claim to hold {found.total_byte_size:,}, more than compressed images can"
-            )
-        size = max(1, min(CHUNK_ROWS, CHUNK_BYTES * found.num_rows // max(found.total_byte_size, 1)))
-        return iter(self._file.iter_batches(size, row_groups=[group], columns=[self._column], use_threads=False))
+        rows, size = self._table.groups[group]
+        chunk = max(1, min(CHUNK_ROWS, CHUNK_BYTES * rows // max(size, 1)))
+        return self._table.batches([self._column], most_rows=chunk, row_groups=[group])
 
 
 @lru_cache(maxsize=4)
