@@ -23,7 +23,8 @@ def only_writer(folder: Path, argument: str = "out") -> Iterator[None]:
 
     The lock is `.NAME.lock` next to the folder, so that it also protects the folder's creation; the empty file is not
     deleted. The system releases the lock when the process ends. argument: first word of the message. Raises InputError
-    if another process holds the lock, and CSAlignerError if the lock file cannot be written.
+    if another process holds the lock or a link stands in the folder, and CSAlignerError if the lock file cannot be
+    written.
     """
     path = lock_path(folder)
     lock = FileLock(path, timeout=0)
@@ -46,9 +47,20 @@ def only_writer(folder: Path, argument: str = "out") -> Iterator[None]:
             raise
         raise known from None
     try:
+        refuse_links(folder, argument)
         yield
     finally:
         lock.release()
+
+
+def refuse_links(folder: Path, argument: str = "out") -> None:
+    """Raise InputError if a link stands directly in `folder`: what is written must stay in the folder named."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_symlink():
+            raise InputError(
+                f"{argument}: {folder} contains the link {path.name}, through which nothing is written; "
+                "replace it by what it points to"
+            )
 
 
 def lock_path(folder: Path) -> Path:

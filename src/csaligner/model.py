@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +25,7 @@ from csaligner.adapters.folder import CONFIG, WEIGHTS
 from csaligner.adapters.lora import FOLDERS, MARK, TunableEncoder, load_lora, lora_sides
 from csaligner.adapters.start import Affine
 from csaligner.encoders import IMAGE_ENCODER, TEXT_ENCODER, has_two_towers, is_encoder_name, open_encoder
+from csaligner.encoders.folder import no_downloads
 from csaligner.store.decode_workers import prepared, wanted_size
 from csaligner.store.tokens import MAX_STATES, token_encoder
 
@@ -67,18 +69,20 @@ class AlignedModel:
         folder: Path | None = None,
         name: str = "the aligner",
         use_bundled: bool = False,
+        downloads: bool = True,
     ) -> None:
         """Use AlignedModel.open for a model on disk.
 
         encoders: open encoders; infos: encoders to open by name on first use; folder: folder of the aligner and its
-        LoRA weights; use_bundled: use the bundled encoder for a modality in neither `encoders` nor `infos`. For a
-        modality with LoRA, an encoder given here is not modified; a second instance is opened.
+        LoRA weights; use_bundled: use the bundled encoder for a modality in neither `encoders` nor `infos`;
+        downloads: whether an encoder that is not on this machine may be downloaded. For a modality with LoRA, an encoder
+        given here is not modified; a second instance is opened.
 
         Raises InputError for an encoder that does not match `infos` or the aligner.
         """
         self.aligner, self.folder, self.name = aligner.eval(), folder, name
         self.lora: tuple[Modality, ...] = lora_sides(folder) if folder is not None else ()
-        self.infos, self._use_bundled = dict(infos or {}), use_bundled
+        self.infos, self._use_bundled, self._downloads = dict(infos or {}), use_bundled, downloads
         self._encoders: dict[Modality, Encoder] = {}
         self._peft: dict[Modality, Any] = {}
         self._opening, self._encoding = threading.Lock(), threading.Lock()
@@ -284,7 +288,8 @@ class AlignedModel:
         info = self.infos.get(side)
         if info is None and not self._use_bundled:
             raise InputError(f"model: {self.name} has no {side} encoder; give one (encoders=)")
-        encoder = open_encoder(DEFAULTS[side] if info is None else info.id, side)
+        with nullcontext() if self._downloads else no_downloads(self.name):
+            encoder = open_encoder(DEFAULTS[side] if info is None else info.id, side)
         self._check(encoder.info)
         self.infos[side] = encoder.info
         if side in self.lora:

@@ -252,7 +252,7 @@ class _Job:
         _, report = build(made, model, progress=self.step(title))
         _remove(path, INDEX_FILE)
         os.replace(made, path)
-        return Index.open(path, encoders), report
+        return Index.open(path, encoders, trust=True), report
 
     def _open_index(self) -> Index | None:
         path = self.out / INDEX

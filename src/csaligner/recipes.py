@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from csaligner.store.embed import ExtractSettings
 from csaligner.store.store import Store
 
 from .config import Strict, TrainConfig, load_config
 from .files import write_json, write_text
+from .locks import refuse_links
 from .pipeline import embed_dataset, evaluate_run, train
 from .run_folder import OURS, provenance
 
 Report = Callable[[str, int, int], None]
+TestName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]  # part of a folder's name
 JSON, TABLE = "paper_vs_ours.json", "paper_vs_ours.md"
 
 
@@ -43,7 +46,7 @@ class Recipe(Strict):
     image_encoder: str
     text_encoder: str
     train: DataConfig
-    tests: Mapping[str, TestConfig]
+    tests: Mapping[TestName, TestConfig]
     config: TrainConfig = TrainConfig()
     choices: Sequence[str] = ()
 
@@ -58,6 +61,7 @@ def run_recipe(
 ) -> dict[str, dict[str, float]]:
     """Embed, train and evaluate on every test set; returns test set -> metrics. Finished steps are reused. Writes
     paper_vs_ours.json and .md to `out`. Raises InputError."""
+    refuse_links(out)
     store = _store(recipe, recipe.train, out / "store-train", settings, report)
     train(store, recipe.config, out / "run", lambda step, total, values: report("train", step, total))
     found = {}
@@ -74,9 +78,9 @@ def run_recipe(
 def table(recipe: Recipe, found: Mapping[str, Mapping[str, float]]) -> str:
     """Return a Markdown table of reported and reproduced values in percent; "-" = not measured."""
     lines = [
-        f"# {recipe.name}",
+        f"# {_plain(recipe.name)}",
         "",
-        recipe.source,
+        _plain(recipe.source),
         "",
         "| test set | metric | paper | ours |",
         "| --- | --- | --- | --- |",
@@ -85,12 +89,17 @@ def table(recipe: Recipe, found: Mapping[str, Mapping[str, float]]) -> str:
         for metric, value in test.paper.items():
             ours = found.get(name, {}).get(metric)
             shown = "-" if ours is None else f"{100 * ours:.1f}"
-            lines.append(f"| {name} | {metric} | {100 * value:.1f} | {shown} |")
+            lines.append(f"| {name} | {_plain(metric)} | {100 * value:.1f} | {shown} |")
         for rival, values in test.rivals.items():
             for metric, value in values.items():
-                lines.append(f"| {name} | {metric} ({rival}) | {100 * value:.1f} | |")
-    lines += ["", "Settings not specified in the paper:", "", *(f"- {choice}" for choice in recipe.choices)]
+                lines.append(f"| {name} | {_plain(f'{metric} ({rival})')} | {100 * value:.1f} | |")
+    lines += ["", "Settings not specified in the paper:", "", *(f"- {_plain(choice)}" for choice in recipe.choices)]
     return "\n".join(lines) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Return text of a recipe for Markdown: one line, without HTML."""
+    return escape(" ".join(text.split()), quote=False)
 
 
 def _store(recipe: Recipe, data: DataConfig, folder: Path, settings: ExtractSettings | None, report: Report) -> Store:

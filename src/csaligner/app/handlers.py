@@ -17,6 +17,7 @@ from torch import Tensor
 
 from csaligner.checks import InputError, check_choice
 from csaligner.datasets.images.load import ImageError
+from csaligner.datasets.images.source import file_of, from_uri
 from csaligner.search.calibration import MODALITIES
 from csaligner.search.cards import Card, cards_of_features
 from csaligner.search.index import Index, SearchOptions
@@ -100,7 +101,7 @@ class Handlers:
         if row.modality == "text":
             return self._answer(request, "text", lambda: self.index.features(row.text))
         try:
-            features = self.index.model.features_image([source_of(row)])[0]
+            features = self.index.model.features_image([source_of(self._shown(row))])[0]
         except ImageError:  # its message contains the path, which is private
             raise ImageError(f"{row.id}: cannot be read as an image") from None
         return self._answer(request, "image", lambda: features)
@@ -138,14 +139,14 @@ class Handlers:
     def thumb(self, request: Any) -> bytes:
         """Return a thumbnail of an image, or of the image that a caption describes."""
         size = _number(request, "size", SIZES[0], SIZES[-1])
-        return thumbnail(self._row(request), next(s for s in SIZES if s >= size))
+        return thumbnail(self._shown(self._row(request)), next(s for s in SIZES if s >= size))
 
     def original(self, request: Any) -> Original:
         """Return the original file of an image."""
         row = self._row(request)
         if row.modality != "image":
             raise ImageError("this item is not an image")
-        return original(row)
+        return original(self._shown(row))
 
     def _answer(self, request: Any, modality: Modality, encode: Callable[[], Tensor]) -> dict[str, Any]:
         started = time.perf_counter()
@@ -167,6 +168,13 @@ class Handlers:
         row = self.index.row(request.query_params.get("id", ""))
         if row is None:
             raise ImageError("the index has no item with this id")
+        return row
+
+    def _shown(self, row: Row) -> Row:
+        """Return the row if its image may be shown. Raises ImageError for a file that an index from elsewhere names."""
+        path = file_of(from_uri(row.path)).resolve()
+        if not self.index.trusted and not path.is_relative_to(self.index.path.resolve()):
+            raise ImageError(f"{row.id}: is not shown, since the index was not made on this machine (serve --trust)")
         return row
 
     def _shows_paths(self, request: Any) -> bool:

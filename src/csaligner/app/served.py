@@ -88,10 +88,11 @@ class Served:
 
     def _opened(self) -> Handlers:
         """Open the index again, with the encoders that are open if they are those of the index."""
+        model, consent = self._handlers.index.model, self._handlers.index.consent
         try:
-            index = Index.open(self._path, self._handlers.index.model.open_encoders)
+            index = Index.open(self._path, model.open_encoders, trust=consent)
         except InputError:
-            index = Index.open(self._path)
+            index = Index.open(self._path, trust=consent)
         found = Handlers(index, self._settings)
         found.load()
         return found

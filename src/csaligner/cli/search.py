@@ -42,6 +42,10 @@ ImageEncoder = Annotated[
 TextEncoder = Annotated[
     str | None, typer.Option(help="A text encoder: bundled:..., hf:..., open_clip:... or a folder.")
 ]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Trust an index from elsewhere: show the images and download the encoders it names."),
+]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free port.")]
 Host = Annotated[str, typer.Option(help="Address to listen on; the default is this machine only.")]
 Password = Annotated[
@@ -70,6 +74,7 @@ def index(  # noqa: PLR0913, PLR0917  (options of a command)
     image_root: Root = None,
     follow_links: FollowLinks = False,
     workers: Annotated[int, typer.Option(min=1, help="Number of threads that decode images.")] = 2,
+    trust: Trust = False,
     quiet: Quiet = False,
 ) -> None:
     """Index images and texts for mixed search; unchanged items are not embedded again."""
@@ -91,7 +96,7 @@ def index(  # noqa: PLR0913, PLR0917  (options of a command)
         follow_links,
     )
     skip = SkipLines(_warn)
-    settings = BuildSettings(entries, approximate, workers, skip=skip)
+    settings = BuildSettings(entries, approximate, workers, skip=skip, trust=trust)
     with progress(err, "index", quiet) as update:
         made, report = build_index(data, out, model, encoders=encoders, settings=settings, progress=update)
     skip.finish()
@@ -113,6 +118,7 @@ def search(  # noqa: PLR0913, PLR0917  (options of a command)
     encoder: Encoder = None,
     image_encoder: ImageEncoder = None,
     text_encoder: TextEncoder = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Search an index by text or by image: one result per image, with the caption that matched and the score that the
@@ -126,7 +132,7 @@ def search(  # noqa: PLR0913, PLR0917  (options of a command)
 
         options = SearchOptions(only=ONLY.get(only or "", only), space=space)  # type: ignore[arg-type]  # it checks it
         encoders = _model_of("", _encoder_names(encoder, image_encoder, text_encoder))[1]
-        opened = Index.open(_index_of(index), encoders)
+        opened = Index.open(_index_of(index), encoders, trust=trust)
         query: Any = as_text(words) if words is not None else image
         modality: Modality = "text" if image is None else "image"
         update(f"Loading the {modality} encoder {opened.model.info(modality).id} ...")
@@ -246,7 +252,7 @@ def _plain(text: str) -> str:
 
 
 @app.command(rich_help_panel=SEARCH)
-def serve(
+def serve(  # noqa: PLR0913, PLR0917  (options of a command)
     index: Annotated[Path, typer.Argument(help="An index folder, or the folder of quickstart.")],
     host: Host = "127.0.0.1",
     port: Port = 7860,
@@ -259,6 +265,7 @@ def serve(
         list[str] | None, typer.Option(help="Host name under which a proxy serves the page; repeatable.")
     ] = None,
     root_path: Annotated[str, typer.Option(help="Path below which a proxy serves the page, such as /search.")] = "",
+    trust: Trust = False,
 ) -> None:
     """Search an index in the browser."""
     with _working(f"Opening the index {index} ..."):
@@ -266,7 +273,7 @@ def serve(
         from csaligner.app.server import ServeSettings
         from csaligner.search.index import Index
 
-        opened = Index.open(_index_of(index))
+        opened = Index.open(_index_of(index), trust=trust)
     if opened.note:
         _print(opened.note)
     draw = drawer(opened.model, decoder, _print) if decoder else None
@@ -357,6 +364,11 @@ def _print(line: str) -> None:
 def _serve(index: Index, settings: ServeSettings) -> None:
     from csaligner.app.server import serve as serve_index
 
+    if not index.trusted:
+        _warn(
+            f"{index.path} was not made by this user on this machine (or by csaligner 0.3 or older): images outside of "
+            "it are not shown; index the data again, or give --trust if you trust who made it"
+        )
     if settings.is_open:
         where = next(iter(settings.allow_hosts), settings.host)
         err.print(

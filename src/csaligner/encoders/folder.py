@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from csaligner.parsing import parse_json
 WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")  # no pickle, no code
 UNWANTED = ("onnx/*", "openvino/*", "original/*", "*/onnx/*", "coreml/*")
 NOT_THE_MODEL = ("trainer_state.json",)  # training metadata, not part of the revision
+_FORBIDDEN: ContextVar[str] = ContextVar("no_downloads", default="")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,26 @@ class ModelFolder:
     def two_towers(self) -> bool:
         """Whether the folder contains an image and a text tower."""
         return "text_config" in self.config and "vision_config" in self.config
+
+
+@contextmanager
+def no_downloads(whose: str) -> Iterator[None]:
+    """Let encoders that are not on this machine raise InputError in the block. whose: who names them, for messages."""
+    token = _FORBIDDEN.set(whose)
+    try:
+        yield
+    finally:
+        _FORBIDDEN.reset(token)
+
+
+def check_downloads(encoder: str) -> None:
+    """Raise InputError within `no_downloads`."""
+    whose = _FORBIDDEN.get()
+    if whose:
+        raise InputError(
+            f"encoder: {whose} was not made by this user on this machine, and its encoder {encoder} would be "
+            "downloaded; give --trust (in Python trust=True) if you trust who made it"
+        )
 
 
 def open_folder(source: str, revision: str | None = None) -> ModelFolder:
@@ -73,6 +96,7 @@ def _snapshot(name: str, revision: str | None) -> Path:
             return cached
     except Exception:  # many types: not in the cache, not a name
         pass
+    check_downloads(f"hf:{name}")
     wanted, unwanted = list(WANTED), list(UNWANTED)
     try:
         found = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=unwanted))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from csaligner.checks import InputError
 from csaligner.types import Encoder, EncoderInfo
 
+from .folder import check_downloads
 from .loading import resolve_device
 from .spec import EncoderOptions, ImageOptions, TextOptions, changed_options, name_with
 
@@ -35,6 +36,7 @@ def open_open_clip(name: str, options: ImageOptions | TextOptions) -> Encoder:
         raise InputError(
             f"encoder: open_clip:{name} does not support pooling, bidirectional and revision; remove these options"
         )
+    check_downloads(f"open_clip:{name}")
     precision = {"float32": "fp32", "float16": "pure_fp16", "bfloat16": "pure_bf16"}[options.dtype]
     device = resolve_device(options.device)
     try:

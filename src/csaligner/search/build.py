@@ -33,6 +33,7 @@ from .feature_cache import FeatureCache, alternating, digest_of, size_and_time
 from .index import ALIGNER, Index
 from .lance_table import INDEX_TYPES, Items, Row, Stamp
 from .manifest import IndexManifest, write_manifest
+from .trust import mark_of
 from .vector_spaces import raw_dim, raw_vectors
 
 A_WRITE: Mapping[Modality, int] = {"image": 64, "text": 256}  # entries per write: at most this many are lost on a kill
@@ -44,14 +45,15 @@ Progress = Callable[[int, int], object]  # entries done, total
 class BuildSettings:
     """entries: which entries of the data to index. approximate: exact, auto (ivf_sq above 200,000 rows), ivf_sq,
     ivf_pq or hnsw. workers: threads for image decoding. raw: also keep raw vectors in half precision, for
-    comparison. cache: features that need not be encoded again. skip: called with the reason for each skipped item,
-    when it is found."""
+    comparison. cache: features that need not be encoded again. trust: see Index.open. skip: called with the reason for
+    each skipped item, when it is found."""
 
     entries: EntrySettings = field(default_factory=EntrySettings)
     approximate: str = "auto"
     workers: int = 2
     raw: bool = True
     cache: FeatureCache | None = None
+    trust: bool = False
     skip: Callable[[str], object] = lambda reason: None
 
     def __post_init__(self) -> None:
@@ -125,18 +127,24 @@ def build_index(
     found = find_entries(data, settings.entries)
     model = AlignedModel.open(run, encoders) if isinstance(run, str) else run
     with writing(out):
-        if not (out / INDEX_FILE).exists():
+        if new := not (out / INDEX_FILE).exists():
             if model is None:
                 raise InputError(f"run: required for a new index at {out}; give a run folder, 'bundled' or an encoder")
             create_index(out, model, raw=settings.raw)
-        index = Index.open(out, encoders)
+        index = Index.open(out, encoders, trust=new or settings.trust)
         if model is not None and not is_of(index.manifest, model):
             raise InputError(
                 f"run: the index at {out} was made with another run ({index.manifest.run}); choose another out"
             )
         report = _sync(index, found, settings, progress)
+        if index.manifest.sources == (found.source,):  # every row is of this data now
+            index.manifest = replace(index.manifest, mark=_mark(index.model))
         finish(index, settings.approximate)
     return index, report
+
+
+def _mark(model: AlignedModel) -> str:
+    return mark_of(model.fingerprint, model.info("image"), model.info("text"))
 
 
 def is_of(manifest: IndexManifest, model: AlignedModel) -> bool:
@@ -157,6 +165,7 @@ def create_index(out: Path, model: AlignedModel, *, raw: bool = True) -> None:
         text=model.info("text"),
         dim=model.dim,
         raw_dim=raw_dim(model.aligner) if raw else None,
+        mark=_mark(model),
     )
 
     def write(folder: Path) -> None:

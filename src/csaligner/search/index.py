@@ -91,15 +91,16 @@ class Index:
         self.path, self.manifest, self.items, self.model = path, manifest, items, model
         self._spaces: dict[str, Space] = {}
         self._measured: dict[str, Any] | None = None
-        self._checked = False
+        self._checked = self.consent = False
         self._lock = threading.RLock()
         self._text_features = lru_cache(CACHED)(lambda text: model.features_text([text])[0])
 
     @classmethod
-    def open(cls, path: Path | str, encoders: Iterable[Encoder] = ()) -> Index:
+    def open(cls, path: Path | str, encoders: Iterable[Encoder] = (), *, trust: bool = False) -> Index:
         """Open an index folder, or the folder of `csaligner quickstart` that contains one.
 
-        encoders: query encoders instead of those recorded in the index; fingerprints must match.
+        encoders: query encoders instead of those recorded in the index; fingerprints must match. trust: consent to what
+        an index that this user did not make on this machine names: images to show, encoders to download.
 
         Raises InputError for a folder that is not an index, a damaged index, and an encoder that does not match.
         """
@@ -112,15 +113,22 @@ class Index:
             raise InputError(f"index: {weights} is missing or not the aligner of these vectors; {OWNER.advice}")
         infos: dict[Modality, EncoderInfo] = {"image": manifest.image, "text": manifest.text}
         aligner = Aligner.load(path / ALIGNER)
-        model = AlignedModel(aligner, encoders, infos=infos, folder=path / ALIGNER, name=f"the index {path}")
+        own, name = trust or manifest.is_own, f"the index {path}"
+        model = AlignedModel(aligner, encoders, infos=infos, folder=path / ALIGNER, name=name, downloads=own)
         try:
             items = Items.open(path)
         except InputError:
             check_checksums(path, OWNER)  # names the damaged file
             raise
         index = cls(path, manifest, items, model)
+        index.consent = trust
         index.check(up_to=SMALL)
         return index
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the index may choose which images to show: its user made it on this machine, or gave consent."""
+        return self.consent or self.manifest.is_own
 
     def check(self, *, above: int = 0, up_to: int | None = None) -> None:
         """Raise InputError if a table file is missing or has changed since the index was finished.

@@ -11,6 +11,8 @@ from csaligner.integrity import ErrorContext, read_sealed, write_sealed
 from csaligner.parsing import checked
 from csaligner.types import EncoderInfo
 
+from .trust import is_own
+
 FORMAT_VERSION = 1
 OWNER = ErrorContext("index", "delete the folder and index again")
 
@@ -33,7 +35,7 @@ class IndexManifest:
     """run: source of the aligner; fingerprint: of its weights; image, text: the encoders; dim: of the aligned vectors;
     raw_dim: of the vectors before alignment, None if not kept; sources: data that was indexed; pending: source whose
     indexing is not finished, or "". photos: whether the index has images that are found through class names
-    (adapters/class_names.py)."""
+    (adapters/class_names.py). mark, is_own: whether this user made the index on this machine; see search/trust.py."""
 
     run: str
     fingerprint: str
@@ -45,6 +47,11 @@ class IndexManifest:
     pending: str = ""
     approximate: Approximate | None = None
     photos: bool = False
+    mark: str = ""
+
+    @property
+    def is_own(self) -> bool:
+        return is_own(self.mark, self.fingerprint, self.image, self.text)
 
 
 def write_manifest(folder: Path, manifest: IndexManifest) -> None:
