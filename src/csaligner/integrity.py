@@ -61,14 +61,22 @@ def read_sealed(
         if not isinstance(value, dict):
             raise TypeError(f"got a {type(value).__name__}, wanted a JSON object")
         if version is not None and value["format_version"] != version:
-            found = value["format_version"]
-            raise InputError(f"{of.name}: {path} has format version {found}, wanted {version}; {of.advice}")
+            raise _other_version(path, value["format_version"], version, of)
         return parse(open_seal(path, value, of))
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise InputError(f"{of.name}: {path} cannot be read ({reason}); {of.advice}") from None
+
+
+def _other_version(path: Path, found: Any, wanted: int, of: ErrorContext) -> InputError:
+    if isinstance(found, int) and found > wanted:
+        return InputError(
+            f"{of.name}: {path} was written by a later version of csaligner (format {found}, this one reads {wanted}); "
+            "update csaligner with `pip install --upgrade csaligner`"
+        )
+    return InputError(f"{of.name}: {path} has format version {str(found)[:40]}, wanted {wanted}; {of.advice}")
 
 
 def open_seal(path: Path, value: Any, of: ErrorContext) -> dict[str, Any]:

@@ -31,6 +31,8 @@ def only_writer(folder: Path, argument: str = "out") -> Iterator[None]:
     try:
         if folder.is_dir() and not os.access(folder, os.W_OK):  # before creating a lock file
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        if path.is_symlink() or (path.exists() and not path.is_file()):  # opening it would empty its target, or wait
+            raise InputError(f"{argument}: the lock {path} is not a file; delete it")
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:

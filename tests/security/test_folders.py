@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from csaligner import cli
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.encoders import open_encoder
@@ -23,6 +24,7 @@ from csaligner.search.index import Index
 from csaligner.search.manifest import read_manifest, write_manifest
 from csaligner.types import EncoderInfo
 from tests.support.colours import World, make_world, save_aligner
+from tests.support.commands import csaligner
 
 RECIPE = {
     "name": "<script>alert(1)</script>",
@@ -154,3 +156,41 @@ def test_no_encoder_is_downloaded_without_consent(name: str) -> None:
     pytest.importorskip("open_clip" if name.startswith("open_clip") else "huggingface_hub")
     with no_downloads("the index x"), pytest.raises(InputError, match="--trust"):
         open_encoder(name, "text")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\xff nonsense" * 1000, b"12345\nhost\n"])
+def test_a_lock_file_of_nonsense_is_a_lock_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ".run.lock").write_bytes(content)
+    with only_writer(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_a_lock_that_is_not_a_file_is_one_line(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "mine").write_text("mine")
+    if kind == "folder":
+        (tmp_path / ".run.lock").mkdir()
+    else:
+        (tmp_path / ".run.lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="lock"), only_writer(tmp_path / "run"):
+        pass
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "out of memory"),
+        (RecursionError("maximum recursion depth exceeded"), "nested"),
+    ],
+)
+def test_exhaustion_is_one_line(monkeypatch: pytest.MonkeyPatch, error: BaseException, words: str) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    found = csaligner("check-data", "x")
+    assert found.returncode == 1
+    assert words in found.stderr
+    assert len(found.stderr.strip().splitlines()) == 1

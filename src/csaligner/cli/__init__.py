@@ -72,6 +72,10 @@ def _one_line(error: BaseException) -> object:
         return disk_trouble(error, error.filename or "a file", "read or written") or error
     if isinstance(error, CSAlignerError):
         return error
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch raises a RuntimeError
+        return "out of memory; give fewer workers or a smaller batch_size, or close other programs"
+    if isinstance(error, RecursionError):
+        return "an input is nested too deeply; give one without deep nesting (--debug shows where it was read)"
     try:
         handle, path = tempfile.mkstemp(prefix="csaligner-error-", suffix=".txt")
         with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
