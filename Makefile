@@ -8,7 +8,7 @@ DEMO := $(VENV)/.demo
 GENERATE := $(VENV)/.generate
 STAMP := $(VENV)/.installed
 
-.PHONY: demo generate test nightly coverage lint bench gpu tables docs site extras faults mutants clean fuzz audit
+.PHONY: demo generate test dist lock nightly coverage lint bench gpu tables docs site extras faults mutants clean fuzz audit
 demo: $(DEMO)
 	$(BIN)/csaligner demo
 
@@ -21,6 +21,16 @@ test: $(STAMP)
 # What takes long: every kill and every flipped bit, other inputs each night, each mutant.
 nightly: test faults fuzz mutants
 	CSALIGNER_HEAVY=1 CSALIGNER_FUZZ_EXAMPLES=200 $(BIN)/python -m pytest -n auto tests/security tests/fuzz
+
+# A wheel of one commit is the same to the byte wherever it is built: its times are those of the commit.
+dist: $(STAMP)
+	rm -rf dist build
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --outdir dist .
+	$(BIN)/python tests/wheel.py dist
+
+# The versions that `make test` passed with: pip install --constraint constraints-tested.txt csaligner
+lock: test
+	$(BIN)/python tests/lock.py > constraints-tested.txt
 
 coverage: $(STAMP)
 	$(BIN)/python -m pytest -n auto --cov=csaligner --cov-report=term:skip-covered

@@ -75,8 +75,8 @@ class AlignedModel:
 
         encoders: open encoders; infos: encoders to open by name on first use; folder: folder of the aligner and its
         LoRA weights; use_bundled: use the bundled encoder for a modality in neither `encoders` nor `infos`;
-        downloads: whether an encoder that is not on this machine may be downloaded. For a modality with LoRA, an encoder
-        given here is not modified; a second instance is opened.
+        downloads: whether an encoder that is not on this machine may be downloaded. For a modality with LoRA, an
+        encoder given here is not modified; a second instance is opened.
 
         Raises InputError for an encoder that does not match `infos` or the aligner.
         """
