@@ -13,6 +13,7 @@ from csaligner.store.embed import ExtractSettings
 from csaligner.store.store import Store
 
 from .config import Strict, TrainConfig, load_config
+from .cost import CostConfig
 from .files import write_json, write_text
 from .locks import refuse_links
 from .pipeline import embed_dataset, evaluate_run, train
@@ -39,7 +40,8 @@ class TestConfig(DataConfig):
 
 
 class Recipe(Strict):
-    """One row of a published table. source: reference; choices: settings the paper does not specify."""
+    """One row of a published table. source: reference; choices: settings the paper does not specify; cost: sizes for
+    cost_table."""
 
     name: str
     source: str
@@ -49,6 +51,7 @@ class Recipe(Strict):
     tests: Mapping[TestName, TestConfig]
     config: TrainConfig = TrainConfig()
     choices: Sequence[str] = ()
+    cost: CostConfig | None = None
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

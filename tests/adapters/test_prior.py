@@ -16,8 +16,8 @@ from csaligner.adapters.standardise import CentreAdapter
 from csaligner.adapters.start import Affine, blank
 from csaligner.checks import InputError
 from csaligner.config import AdapterConfig, TrainConfig, build_config
-from csaligner.integrity import write_safetensors
 from csaligner.types import PairedFeatures, TokenRows
+from tests.support.eclipse import make_prior, save_eclipse
 
 SMALL = AdapterConfig(name="prior", hidden=16, heads=2, blocks=2, states=5)
 DIM, WIDTH = 8, 16
@@ -89,28 +89,7 @@ def test_states_of_a_wrong_shape_are_one_line() -> None:
 
 @pytest.fixture(scope="module")
 def theirs() -> Any:
-    """Return diffusers' PriorTransformer with random weights."""
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(1)
-    model = diffusers.PriorTransformer(
-        num_attention_heads=2, attention_head_dim=WIDTH // 2, num_layers=3, embedding_dim=DIM
-    )
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model.eval()
-
-
-def save_eclipse(model: Any, folder: Path) -> Path:
-    """Save it as ECLIPSE's authors did: without the time embedding, its position (78) and its slot."""
-    model.save_pretrained(folder)
-    state = {name: t.detach() for name, t in model.state_dict().items() if not name.startswith("time_embedding")}
-    positions = state["positional_embedding"]
-    state["positional_embedding"] = torch.cat([positions[:, :78], positions[:, 79:]], dim=1)
-    write_safetensors({k: t.contiguous() for k, t in state.items()}, folder / "diffusion_pytorch_model.safetensors")
-    config = json.loads((folder / "config.json").read_text())
-    config["additional_embeddings"] = 3
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if not k.startswith("time")}))
-    return folder
+    return make_prior(DIM, WIDTH)
 
 
 def test_a_published_checkpoint_computes_what_diffusers_computes(theirs: Any, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 from csaligner.adapters.aligner import Aligner, align
+from csaligner.adapters.prior import PriorAdapter
+from csaligner.adapters.start import blank
 from csaligner.decoders.contract import Contract
 from csaligner.encoders import open_encoder
 from csaligner.generation.generate import GenerationRequest, generate
@@ -21,7 +23,9 @@ from csaligner.search.build import build_index
 from csaligner.store.read_tokens import has_tokens
 from csaligner.store.store import Store
 from tests.support.commands import csaligner
+from tests.support.eclipse import make_prior, save_eclipse
 from tests.support.layout import save_tiny_layout
+from tests.support.models import make_clip
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -69,13 +73,12 @@ def decoder_for(folder: Path, encoder: str) -> str:
 
 
 def check_routes(run: Path, data: Path, encoder: str, folder: Path) -> Aligner:
-    """Evaluate, encode, index, search and draw with a run; its encodings are the same everywhere."""
+    """Encode, index, search, draw and export with a run; its encodings are the same everywhere."""
     store = Store.open(data.parent / "store")
     wanted = align(*load_run(run, store, "train"))
     assert wanted.captions is not None
     model = AlignedModel.open(run)
     np.testing.assert_allclose(model.encode_text(wanted.captions), wanted.text, atol=2e-3)  # stored in half precision
-    assert csaligner("eval", "--run", run, "--split", "train").returncode == 0
     index = build_index(str(data), folder / "index", str(run))[0]
     assert index.search("a red cat", k=3)
     rows = generate(GenerationRequest(("a red cat",)), run=run, decoder=decoder_for(folder, encoder))
@@ -94,6 +97,7 @@ def test_the_prior_with_tokens_and_the_token_term(
     assert '"loss/token_cauchy_schwarz"' in (run / "metrics.jsonl").read_text()
     aligner = check_routes(run, data, f"hf:{tiny_model('clip')}", tmp_path)
     assert aligner.reads_states
+    assert csaligner("eval", "--run", run, "--split", "train").returncode == 0
     done = csaligner("export", "--run", run, "--format", "onnx", "--out", tmp_path / "onnx")
     assert done.returncode == 1
     assert "hidden states" in done.stderr
@@ -121,3 +125,24 @@ def test_the_token_term_on_clip_trains_both_adapters(store: Path, tmp_path: Path
     states: list[Any] = [Aligner.load(each / "checkpoints/latest").state_dict() for each in (run, without)]
     moved = {name for name, value in states[0].items() if not torch.equal(value, states[1][name])}
     assert {name.partition(".")[0] for name in moved} >= {"image_adapter", "text_adapter"}
+
+
+def test_a_published_prior_is_trained_further_and_is_the_baseline(data: Path, tmp_path: Path) -> None:
+    make_clip(tmp_path / "clip", projection=16)  # hidden states and features of equal dimension, as in CLIP bigG
+    name, store = f"hf:{tmp_path / 'clip'}", tmp_path / "store"
+    words = ["--image-encoder", name, "--text-encoder", name, "--tokens", "1", "--workers", "0", "-q"]
+    assert csaligner("embed", "--data", data, "--out", store, *words).returncode == 0
+    published = save_eclipse(make_prior(16, 32), tmp_path / "eclipse")
+    words = ["image_adapter=standardise", "text_adapter.name=prior", f"start.checkpoint={published}"]
+    base = trained(store, tmp_path / "base", *words, "--epochs", "0")
+    prior = PriorAdapter(blank(16, 16), AlignedModel.open(base).aligner.config.text_adapter).eval()
+    prior.load_published(published)
+    encoder = open_encoder(name, "text")
+    sets = encoder.encode_with_tokens(["a red cat"])  # type: ignore[attr-defined]
+    with torch.no_grad():
+        raw = prior(sets.features, sets.states[0][None])
+        wanted = AlignedModel.open(base).aligner.encode_image(raw)
+    found = AlignedModel.open(base).encode_text(["a red cat"])
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    more = trained(store, tmp_path / "more", *words)
+    assert np.abs(AlignedModel.open(more).encode_text(["a red cat"]) - found).max() > 1e-4

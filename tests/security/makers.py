@@ -270,11 +270,11 @@ def decoder_with(entry: list[str], code: bool = False) -> valid.Make:
 
 
 def pickled_lora(path: Path) -> Any:
-    from csaligner.adapters.lora import LoRAAligner
+    from csaligner.adapters.lora import load_lora
 
     tower: Any = torch.nn.Identity()
     tower.backbone = torch.nn.Identity()
-    return LoRAAligner.load(path, {"text": tower})  # refused before the model is loaded
+    return load_lora(path, "text", tower)
 
 
 def lora_folder(folder: Path) -> Path:

@@ -30,7 +30,7 @@ def wordlevel(specials: list[str], template: tuple[str, str] | None, **kwargs: A
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=specials[0], model_input_names=names, **kwargs)
 
 
-def make_clip(folder: Path, side: int = 16) -> None:
+def make_clip(folder: Path, side: int = 16, projection: int = 12) -> None:
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
     specials = ["<unk>", "<pad>", "<bos>", "<eos>"]
@@ -40,7 +40,7 @@ def make_clip(folder: Path, side: int = 16) -> None:
     size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = {**size, "vocab_size": len(tokenizer), "max_position_embeddings": 10, "eos_token_id": 3, "bos_token_id": 2}
     vision = {**size, "image_size": side, "patch_size": side // 2}
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)).save_pretrained(folder)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=projection)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     processor.save_pretrained(folder)

@@ -59,7 +59,7 @@ class LoRAAligner(nn.Module):
     """An Aligner with LoRA in one or both encoders: W x becomes W x + (alpha / rank) B A x in the attention layers.
 
     Hu et al., ICLR 2022. A is (rank, d_in); B is (d_out, rank) and initialised to zero, so a new model is equal to the
-    frozen encoders with the adapters. W is changed only by `merge`.
+    frozen encoders with the adapters. csaligner.AlignedModel opens what `save` writes, and can merge it into W.
 
     towers: modality -> the encoder's tower, modified in place: the encoder then encodes with LoRA. A modality without
     a tower takes cached features.
@@ -109,18 +109,9 @@ class LoRAAligner(nn.Module):
         )
         return self.heads.with_tokens(cast(Tensor, x), y, pairs)
 
-    def merge(self) -> None:
-        """Add (alpha / rank) B A to W, irreversibly: as fast as the plain encoder, equal up to rounding. A merged model
-        cannot be saved."""
-        for model in self._peft.values():
-            model.merge_and_unload()
-        self._peft = {}
-
     def save(self, folder: Path) -> None:
         """Write the adapters as Aligner.save does, and for each tower a folder in PEFT's format (adapter_config.json,
         adapter_model.safetensors) for PeftModel.from_pretrained. Encoder weights are not written."""
-        if not self._peft:
-            raise InputError("lora: the model is merged; save it before merging")
 
         def write(temporary: Path) -> None:
             self.heads.save(temporary / "heads")
@@ -133,25 +124,6 @@ class LoRAAligner(nn.Module):
             write_checksums(temporary)
 
         write_folder(folder, write)
-
-    @classmethod
-    def load(cls, folder: Path, towers: Mapping[Modality, EncoderTower]) -> LoRAAligner:
-        """Load a folder written by `save` into the towers of newly opened encoders.
-
-        Raises InputError if the modalities with LoRA in the folder and those of `towers` differ.
-        """
-        sides = lora_sides(folder)
-        if set(sides) != set(towers):
-            raise InputError(
-                f"lora: {folder} has LoRA weights for {' and '.join(sides) or 'no encoder'}, got towers for "
-                f"{' and '.join(sorted(towers)) or 'none'}"
-            )
-        model = cls.__new__(cls)
-        nn.Module.__init__(model)
-        model.heads = Aligner.load(folder)
-        model.towers = nn.ModuleDict({side: cast(nn.Module, tower) for side, tower in towers.items()})
-        model._peft = {side: load_lora(folder, side, tower) for side, tower in towers.items()}
-        return model.eval()
 
     def _features(self, side: str, inputs: Inputs) -> Inputs:
         return self._pass(side, inputs)[0]

@@ -18,7 +18,14 @@ from torch import Tensor
 
 from csaligner.checks import InputError
 from csaligner.files import write_atomically
-from csaligner.integrity import ErrorContext, check_checksums, read_checksums, save_tensors, write_checksums
+from csaligner.integrity import (
+    CHECKSUMS,
+    ErrorContext,
+    check_checksums,
+    read_checksums,
+    save_tensors,
+    write_checksums,
+)
 from csaligner.types import EncodedTokens, Encoder, EncoderInfo, Modality, TokenRows, TokenSets
 
 from .decode_workers import prepared
@@ -136,7 +143,7 @@ def read_sets(folder: Path, plan: str, shards: int, names: Sequence[str]) -> dic
         raise InputError(f"tokens: {folder} holds no {FOLDER}; embed with --tokens")
     if found["plan"] != plan:
         raise InputError(f"tokens: {folder / FOLDER} belongs to another store; {OWNER.advice}")
-    check_checksums(folder / FOLDER, OWNER)
+    _verified(folder / FOLDER, (folder / FOLDER / CHECKSUMS).stat().st_mtime_ns)
     files = tuple(token_file(folder, number) for number in range(shards))
     sets = {}
     for name in names:
@@ -171,6 +178,12 @@ def _counts(path: Path, name: str) -> tuple[Tensor, int] | None:
     if counts.dtype != torch.int64 or counts.ndim != 1 or int(counts.min()) < 1 or int(counts.sum()) != shape[0]:
         raise InputError(f"tokens: the {name} side of {path} does not match its counts; {OWNER.advice}")
     return counts, int(shape[1])
+
+
+@lru_cache
+def _verified(folder: Path, written: int) -> None:
+    """Compare the SHA-256 of every file, once per process. written: time of checksums.json."""
+    check_checksums(folder, OWNER)
 
 
 @lru_cache(OPEN_FILES)
