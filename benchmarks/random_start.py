@@ -172,7 +172,7 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    mpl.rcParams["svg.hashsalt"] = "csaligner"
+    mpl.rcParams |= {"svg.hashsalt": "csaligner", "svg.fonttype": "none"}
     figure = Figure(figsize=(11, 6), layout="constrained")
     grid = figure.subplots(2, len(NAMES))
     for row, (key, factor, form) in enumerate((("score", 100, "{:.1f}"), ("margin", 1, "{:.2f}"))):
