@@ -123,7 +123,7 @@ def cells(arrays: Sequence[str]) -> Iterator[tuple[str, str, str, str, dict[str,
         for sigma, weight, given in settings(SIGMAS, WEIGHTS):
             yield "linear", name, sigma, weight, BOTH["linear"] | given, "pairs"
     for name in arrays:
-        more = [
+        more: list[tuple[str, str, dict[str, Any]]] = [
             ("median", "0 to 3", {"weight": RISING, "bandwidth": "median"}),
             ("1 to 0.3", "1", {"weight": 1.0, "bandwidth": NARROWING}),
         ]
