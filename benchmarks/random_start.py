@@ -49,11 +49,8 @@ SIGMAS: dict[str, Any] = {
     "0.2 + 0.5 + 1": [0.2, 0.5, 1.0],
 }
 WEIGHTS = ("0.3", "1", "3", "10")
-LAMBDAS: dict[str, Any] = {label: float(label) for label in WEIGHTS} | {
-    "auto": "auto",
-    "0 to 1": {"start": 0.0, "end": 1.0},
-    "1 to 0": {"start": 1.0, "end": 0.0},
-}
+LAMBDAS: dict[str, Any] = {label: float(label) for label in WEIGHTS}
+RISING = {"start": 0.0, "end": 3.0}
 NARROWING = {"start": 1.0, "end": 0.3}
 BOTH: dict[str, dict[str, Any]] = {
     "linear": {"image_adapter": "linear", "text_adapter": "linear", "dim": 128, "lr": 3e-3},
@@ -126,12 +123,13 @@ def cells(arrays: Sequence[str]) -> Iterator[tuple[str, str, str, str, dict[str,
         for sigma, weight, given in settings(SIGMAS, WEIGHTS):
             yield "linear", name, sigma, weight, BOTH["linear"] | given, "pairs"
     for name in arrays:
-        schedules = [("median", "0 to 1"), ("median", "1 to 0"), ("0.5", "auto")]
-        more = [(sigma, weight, {"weight": LAMBDAS[weight], "bandwidth": SIGMAS[sigma]}) for sigma, weight in schedules]
-        more.append(("1 to 0.3", "1", {"weight": 1.0, "bandwidth": NARROWING}))
-        for sigma, weight, given in (*settings(("0.5", "median"), ("0.3", "1", "3")), *more):
+        more: list[tuple[str, str, dict[str, Any]]] = [
+            ("median", "0 to 3", {"weight": RISING, "bandwidth": "median"}),
+            ("1 to 0.3", "1", {"weight": 1.0, "bandwidth": NARROWING}),
+        ]
+        for sigma, weight, given in (*settings(("0.5", "median"), ("1", "3", "10")), *more):
             yield "text side", name, sigma, weight, TEXT_SIDE | given, "pairs"
-        for sigma, weight, given in settings(("0.5", "median"), ("1",)):
+        for sigma, weight, given in settings(("median",), ("3",)):
             yield "text side", name, sigma, weight, TEXT_SIDE | given, "half the pairs"
             if sigma:
                 yield "text side", name, sigma, weight, TEXT_SIDE | given, "half, the others unpaired"
@@ -174,7 +172,7 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    mpl.rcParams["svg.hashsalt"] = "csaligner"
+    mpl.rcParams |= {"svg.hashsalt": "csaligner", "svg.fonttype": "none"}
     figure = Figure(figsize=(11, 6), layout="constrained")
     grid = figure.subplots(2, len(NAMES))
     for row, (key, factor, form) in enumerate((("score", 100, "{:.1f}"), ("margin", 1, "{:.2f}"))):

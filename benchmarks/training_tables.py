@@ -83,8 +83,10 @@ def random_start_table(adapters: str) -> str:
         cells = by_setting(content["records"], adapters=adapters, data=data, rows="pairs")
         for sigma in dict.fromkeys(s for s, _ in cells):
             best = max((w for s, w in cells if s == sigma), key=lambda w: validated(cells[sigma, w]))
-            rows.append([title, sigma or "InfoNCE alone", best if sigma else "", *_test(cells[sigma, best])])
-    return table(["data", "sigma", "lambda", *(heading for heading, *_ in SHOWN)], rows)
+            rows.append(
+                [title, sigma or "InfoNCE alone", best if sigma else "", *_test(cells[sigma, best], cells["", "0"])]
+            )
+    return table(["data", "sigma", "lambda", *HEAD], rows)
 
 
 def random_mean_table() -> str:
@@ -109,19 +111,25 @@ def frozen_side_table() -> str:
         for part in ("pairs", "half the pairs", "half, the others unpaired"):
             cells = by_setting(load("random_start")["records"], adapters="text side", data=data, rows=part)
             for (sigma, weight), mine in cells.items():
-                rows.append([title, part, sigma or "InfoNCE alone", weight if sigma else "", *_test(mine)])
-    return table(["data", "training rows", "sigma", "lambda", *(heading for heading, *_ in SHOWN)], rows)
+                rows.append(
+                    [title, part, sigma or "InfoNCE alone", weight if sigma else "", *_test(mine, cells["", "0"])]
+                )
+    return table(["data", "training rows", "sigma", "lambda", *HEAD], rows)
 
 
-def _test(records: Sequence[Record]) -> list[str]:
+def _test(records: Sequence[Record], alone: Sequence[Record]) -> list[str]:
+    """Return test means, and the difference of the score to InfoNCE alone with the same seeds, in points."""
     cells = []
     for _, key, factor, digits in SHOWN:
-        values = [factor * r["test"][key] for r in records]
-        spread = f" \N{PLUS-MINUS SIGN} {stdev(values):.{digits}f}" if key in {"score", "margin"} else ""
-        cells.append(f"{mean(values):.{digits}f}{spread}")
+        cells.append(f"{mean(factor * r['test'][key] for r in records):.{digits}f}")
+    of_seed = {r["seed"]: r["test"]["score"] for r in alone}
+    gains = [100 * (r["test"]["score"] - of_seed[r["seed"]]) for r in records]
+    error = stdev(gains) / len(gains) ** 0.5
+    cells.insert(1, "" if records is alone else f"{mean(gains):+.1f} \N{PLUS-MINUS SIGN} {error:.1f}")
     return cells
 
 
+HEAD = ["score", "- InfoNCE", *(heading for heading, *_ in SHOWN[1:])]
 TABLES: dict[str, Callable[[], str]] = {
     "big_store": big_store_table,
     "balance": balance_table,

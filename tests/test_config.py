@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from csaligner.checks import InputError
 from csaligner.config import (
     RANDOM_BANDWIDTH,
+    RANDOM_WEIGHT,
     ObjectiveConfig,
     PositiveSchedule,
     TrainConfig,
@@ -71,9 +73,13 @@ def test_the_hyper_parameters_of_the_paper_are_accepted_by_name() -> None:
 
 
 def test_random_weights_have_their_own_bandwidth_unless_one_is_given() -> None:
-    random = {"start": {"kind": "random"}}
+    random: dict[str, Any] = {"start": {"kind": "random"}}
     assert TrainConfig().objective.bandwidth == 0.5
-    assert build_config(TrainConfig, random).objective.bandwidth == RANDOM_BANDWIDTH
+    found = build_config(TrainConfig, random).objective
+    assert (found.bandwidth, found.terms["cauchy_schwarz"]) == (RANDOM_BANDWIDTH, RANDOM_WEIGHT)
+    assert build_config(TrainConfig, random | {"bandwidth": 0.5}).objective.terms["cauchy_schwarz"] == 1.0
+    given = build_config(TrainConfig, random | {"weight": 1.0}).objective
+    assert (given.bandwidth, given.terms["cauchy_schwarz"]) == (RANDOM_BANDWIDTH, 1.0)
     for given in ({"bandwidth": 0.5}, {"objective": {"bandwidth": 0.5}}, {"objective": ObjectiveConfig(bandwidth=0.5)}):
         assert build_config(TrainConfig, random | given).objective.bandwidth == 0.5
     one_sided = build_config(TrainConfig, random | {"image_adapter": "identity", "weight": 2})

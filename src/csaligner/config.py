@@ -27,7 +27,7 @@ from .parsing import parse_yaml
 
 FORMAT_VERSION = 1
 FIXED_SIDE_SCALE = 50.0  # 1/temperature with an identity adapter
-RANDOM_BANDWIDTH = "median"  # with random weights: benchmarks/random_start.py
+RANDOM_BANDWIDTH, RANDOM_WEIGHT = "median", 3.0  # of D_CS, with random weights: benchmarks/random_start.py
 EPOCHS, LEAST_EPOCHS, GATED_STEPS = 40, 8, 80  # see TrainConfig.epochs_for
 RING_TERMS = ("info_nce", "cauchy_schwarz", "mmd")  # terms that distributed/ring.py computes
 TOKEN_TERM = "token_cauchy_schwarz"  # losses/token.py, on the adapted tokens
@@ -224,14 +224,16 @@ class TrainConfig(Strict):
     @classmethod
     def _defaults_of_the_objective(cls, data: Any) -> Any:
         """Set the logit scale with an identity adapter: FIXED_SIDE_SCALE, not learnt (docs/results.md), since rows of a
-        fixed modality keep their common mean, so their cosines differ little; and the bandwidth with random weights:
-        RANDOM_BANDWIDTH (docs/training.md)."""
+        fixed modality keep their common mean, so their cosines differ little; with random weights the bandwidth, and
+        if neither is given the weight of D_CS: RANDOM_BANDWIDTH, RANDOM_WEIGHT (docs/training.md)."""
         if not isinstance(data, dict):
             return data
         if any(_named(data.get(f"{side}_adapter"), "name") == "identity" for side in ("image", "text")):
             data = _with_objective(data, {"logit_scale": FIXED_SIDE_SCALE, "learn_logit_scale": False})
         if _named(data.get("start"), "kind") == "random":
-            data = _with_objective(data, {"bandwidth": RANDOM_BANDWIDTH})
+            terms = {"info_nce": 1.0, "cauchy_schwarz": RANDOM_WEIGHT}
+            for defaults in ({"bandwidth": RANDOM_BANDWIDTH, "terms": terms}, {"bandwidth": RANDOM_BANDWIDTH}):
+                data = _with_objective(data, defaults)
         return data
 
     @model_validator(mode="before")

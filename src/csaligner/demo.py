@@ -43,7 +43,7 @@ CLIP_SCALE = {"logit_scale": {"start": 1 / 0.07, "end": 100.0}, "learn_logit_sca
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     NAIVE: CONTRASTIVE | {"objective": CLIP_SCALE | {"terms": {"info_nce": 1.0}}},
-    PAPER: CONTRASTIVE | {"objective": CLIP_SCALE},
+    PAPER: CONTRASTIVE | {"weight": 1.0, "bandwidth": 0.5, "objective": CLIP_SCALE},
     INFONCE: {"gate": False, "objective": {"terms": {"info_nce": 1.0}}},
     OURS: {},
 }
