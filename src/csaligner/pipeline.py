@@ -208,7 +208,7 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[Me
     results = [replace(r, split=split) for r in [*free, ours]]
     write_results_json(results, run / RESULTS, provenance=record)
     chosen = read_selection(run)
-    about = record | ({"selection": chosen.line} if chosen else {})
+    about = record | ({"selection": chosen.line, "rejected": chosen.rejected} if chosen else {})
     write_report(report_data(store, config, results, aligned, about), run / REPORT)
     return results
 

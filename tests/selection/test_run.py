@@ -74,7 +74,10 @@ def test_noise_is_not_learnt(noise: Store, tmp_path: Path) -> None:
     report = evaluate_run(tmp_path / "run", "test")
     by_name = {result.name: result.metrics for result in report}
     assert by_name["CS-Aligner"] == by_name["closed-form start"]
-    assert record["line"] in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert record["line"] in page
+    assert "not kept" in page
+    assert "do not differ" not in page
 
 
 def test_a_gain_is_kept_and_used(learnable: Store, tmp_path: Path) -> None:
