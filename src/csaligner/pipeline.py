@@ -223,7 +223,7 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[Me
     write_results_json(results, run / RESULTS, provenance=record)
     chosen = read_selection(run)
     lines = [*([chosen.line] if chosen else []), *record.get("warnings", ())]
-    about = record | {"selection": "; ".join(lines)}
+    about = record | {"selection": "; ".join(lines), "rejected": chosen is not None and chosen.rejected}
     write_report(report_data(store, config, results, aligned, about), run / REPORT)
     return results
 

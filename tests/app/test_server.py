@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from csaligner.app.collection import file_within
 from csaligner.app.guard import is_loopback
 from csaligner.app.pictures import MAX_UPLOAD
 from csaligner.app.server import ServeSettings, make_app, serve
@@ -67,7 +68,8 @@ def test_an_image_is_one_result_with_the_caption_that_matched(client: Any) -> No
     images = [result for result in found if result["modality"] == "image"]
     assert len({result["id"] for result in images}) == len(images) == 41
     assert all(result["text"] for result in images)
-    assert {result["file"] for result in found if result["modality"] == "text"} == {"read me.md"}
+    assert {result["file"] for result in found if result["modality"] == "text"} == {"notes/read me.md"}
+    assert all(result["file"] == f"{result['id']}.png" for result in images if result["id"].isdecimal())
 
 
 def test_pages_continue_the_list(client: Any) -> None:
@@ -285,6 +287,31 @@ def test_answers_hold_no_path_of_this_machine(client: Any, world: Any) -> None:
         client.get("/api/map"),
     ):
         assert str(world.folder) not in answer.text
+        assert str(world.folder.parent) not in answer.text
+
+
+def test_captions_name_the_file_of_their_image(client: Any) -> None:
+    found = client.get("/api/search", params={"q": "1 2 3", "k": 60, "only": "texts"}).json()["results"]
+    captions = [result for result in found if result["images"]]
+    assert captions
+    assert all(result["file"].endswith(".png") for result in captions)
+    item = client.get("/api/item", params={"id": captions[0]["hit"]}).json()
+    assert item["file"] == captions[0]["file"]
+
+
+@pytest.mark.parametrize(
+    ("place", "sources", "file"),
+    [
+        ("/home/ann/photos/sea/a.jpg", ["/home/ann/photos"], "sea/a.jpg"),
+        ("/home/ann/photos/sea/a.jpg", ["/home/ann/photos/list.csv"], "sea/a.jpg"),
+        ("/mnt/card/a.jpg", ["/home/ann/photos"], "a.jpg"),
+        ("/home/ann/t.parquet#image[3]", ["/home/ann/t.parquet"], "t.parquet"),
+        ("/usr/share/openmoji/1F34E.svg", ["openmoji"], "1F34E.svg"),
+        ("", ["/home/ann"], ""),
+    ],
+)
+def test_a_file_is_named_within_its_data(place: str, sources: list[str], file: str) -> None:
+    assert file_within(place, sources) == file
 
 
 def test_every_answer_forbids_foreign_code(client: Any) -> None:

@@ -134,7 +134,8 @@ def test_headline_without_rival_intervals_or_metrics() -> None:
     one = summarise(runs("a", [0.4]) + runs("b", [0.3]))
     assert "decide" in " ".join(headline(one, "a", "b"))
     assert "better" not in " ".join(headline(one, "a", "b"))
-    assert "No other" in " ".join(headline(one, "a", None))
+    assert "No other" in " ".join(headline(summarise(runs("a", [0.4])), "a", None))
+    assert "No other" not in " ".join(headline(one, "a", None))
     (text,) = headline(summarise(runs("a", [1.0], "other")), "a", None)
     assert "metric" in text
 

@@ -67,14 +67,17 @@ def test_noise_is_not_learnt(noise: Store, tmp_path: Path) -> None:
     assert record["gate"]["scale"] == 0
     assert run.selection is not None
     assert record["line"] == run.selection.line
-    assert "kept" in record["line"]
+    assert "not kept" in record["line"]
     start = Aligner.load(tmp_path / "run" / "checkpoints" / "start").state_dict()
     used = AlignedModel.open(tmp_path / "run").aligner.state_dict()
     assert all(torch.equal(used[name], start[name]) for name in start)
     report = evaluate_run(tmp_path / "run", "test")
     by_name = {result.name: result.metrics for result in report}
     assert by_name["CS-Aligner"] == by_name["closed-form start"]
-    assert record["line"] in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert record["line"] in page
+    assert "not kept" in page
+    assert "do not differ" not in page
 
 
 def test_a_gain_is_kept_and_used(learnable: Store, tmp_path: Path) -> None:

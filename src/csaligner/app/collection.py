@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from csaligner.datasets.images.source import file_of, from_uri
 from csaligner.search.calibration import MODALITIES
 from csaligner.search.index import Index
 from csaligner.search.vector_spaces import SpaceName
@@ -39,6 +40,23 @@ def collection_name(index: Index) -> str:
         return index.path.resolve().name
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
+
+
+def file_within(place: str, sources: Iterable[str]) -> str:
+    """Return the file of an item relative to the indexed folder or the folder of the indexed table, with /; else its
+    name. "" without a file. Contains no path of this machine above that folder.
+
+    place: the URI of the item (Row.path); sources: the indexed data.
+    """
+    if not place:
+        return ""
+    file = file_of(from_uri(place))
+    within = file.name
+    for source in map(Path, sources):
+        folder = source.parent if source.suffix in TABLES else source
+        if folder != file and file.is_relative_to(folder):
+            within = file.relative_to(folder).as_posix()
+    return within.encode("utf-8", "replace").decode()
 
 
 def example_texts(index: Index) -> list[str]:

@@ -6,10 +6,9 @@ import io
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -25,7 +24,7 @@ from csaligner.search.lance_table import Row
 from csaligner.search.weak import WeakLimits
 from csaligner.types import Modality
 
-from .collection import collection_map, collection_name, example_texts
+from .collection import collection_map, collection_name, example_texts, file_within
 from .guard import LOOPBACK_NAMES, host_name, is_loopback
 from .pictures import MAX_UPLOAD, SIZES, Original, original, read_upload, source_of, thumbnail
 
@@ -74,6 +73,7 @@ class Handlers:
             "spaces": self.index.spaces,
             "bias": self.index.bias,
             "examples": example_texts(self.index),
+            "note": self.index.note,
             "generate": self.settings.generate is not None,
             "max_upload": MAX_UPLOAD,
         }
@@ -116,6 +116,7 @@ class Handlers:
             "caption": row.caption,
             "owner": row.owner,
             "image": row.owner or (row.id if row.modality == "image" else ""),
+            "file": file_within(row.path, (row.source,)),
         }
         return found | ({"path": row.path} if row.path and self._shows_paths(request) else {})
 
@@ -156,8 +157,9 @@ class Handlers:
         offset = _number(request, "offset", 0, MOST_RESULTS - k)
         cards = cards_of_features(self.index, encode(), modality, k + 1, options, offset=offset)
         limit = self._limits.limit(modality, options)
+        sources = self.index.manifest.sources
         return {
-            "results": [_for_page(card, limit) for card in cards[:k]],
+            "results": [_for_page(card, limit, sources) for card in cards[:k]],
             "offset": offset,
             "more": len(cards) > k and offset + k < MOST_RESULTS,
             "weak_limit": round(limit, 4) if math.isfinite(limit) else None,
@@ -186,7 +188,7 @@ class Handlers:
         return local and not any(name in headers for name in FORWARDED)
 
 
-def _for_page(card: Card, limit: float) -> dict[str, Any]:
+def _for_page(card: Card, limit: float, sources: Sequence[str]) -> dict[str, Any]:
     """Return the fields of a result, without local paths."""
     image = card.id if card.modality == "image" else card.owners[0] if card.owners else ""
     return {
@@ -200,7 +202,7 @@ def _for_page(card: Card, limit: float) -> dict[str, Any]:
         "text": card.text,
         "image": image,
         "images": len(card.owners),
-        "file": "" if card.modality == "image" or card.owners else Path(card.path).name,
+        "file": file_within(card.images[0] if card.images else card.path, sources),
         "missing": card.missing,
     }
 

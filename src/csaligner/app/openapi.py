@@ -19,6 +19,7 @@ TEXT: Schema = {"type": "string"}
 FLAG: Schema = {"type": "boolean"}
 NUMBER: Schema = {"type": "number"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
+FILE_OF = "File of the result, relative to the indexed folder; empty for a text that is a row of a table"
 MODALITY: Schema = {"type": "string", "enum": ["image", "text"]}
 
 RESULT: Mapping[str, tuple[Schema, str]] = {
@@ -32,7 +33,7 @@ RESULT: Mapping[str, tuple[Schema, str]] = {
     "text": (TEXT, "The text; of an image, the caption that matched, else its first caption."),
     "image": (TEXT, "Id for /api/thumb and /api/original, empty for a text without an image."),
     "images": (COUNT, "Number of images that a text describes."),
-    "file": (TEXT, "Name of the file of a text."),
+    "file": (TEXT, FILE_OF + "; of a caption, that of its image."),
     "missing": (FLAG, "Whether the file no longer exists."),
 }
 ANSWER: Mapping[str, tuple[Schema, str]] = {
@@ -49,7 +50,8 @@ ITEM: Mapping[str, tuple[Schema, str]] = {
     "caption": (TEXT, "First caption of an image."),
     "owner": (TEXT, "Id of the image that a caption describes."),
     "image": (TEXT, "Id for /api/thumb and /api/original."),
-    "path": (TEXT, "Path of the file; only in answers to the machine that serves the page."),
+    "file": (TEXT, FILE_OF + "."),
+    "path": (TEXT, "Full path of the file; only in answers to the machine that serves the page."),
 }
 ABOUT: Mapping[str, tuple[Schema, str]] = {
     "name": (TEXT, "Name of the collection."),
@@ -57,6 +59,7 @@ ABOUT: Mapping[str, tuple[Schema, str]] = {
     "spaces": ({"type": "array", "items": TEXT}, "Spaces that can be searched."),
     "bias": ({"type": "object"}, "Modality bias at 10, by space and modality of the query; 0 = balanced."),
     "examples": ({"type": "array", "items": TEXT}, "Short texts of the collection, as example queries."),
+    "note": (TEXT, "What to know about the results, in one line, else empty."),
     "generate": (FLAG, "Whether /api/generate is available."),
     "max_upload": (COUNT, "Largest upload in bytes."),
 }

@@ -15,6 +15,7 @@ from csaligner.reporting.comparison import DatasetComparison, Interval, write_co
 from csaligner.reporting.record import MethodResult
 from csaligner.reporting.summary import Summary, summarise
 from csaligner.run_folder import provenance
+from csaligner.wording import count_of
 
 from .compare import Budget, Comparison, Measured, Report, averages, compare, settings_key
 from .differences import MethodDifference
@@ -48,10 +49,10 @@ def compare_and_write(
     }
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / JSON, record | comparison.as_json())
-    selected = f"{budget.trials} settings per method tried on validation data and selected by {SCORE}"
+    selected = f"{count_of(budget.trials, 'setting')} per method tried on validation data and selected by {SCORE}"
     if budget.settings:
         selected = "tuned settings as in an earlier comparison"
-    seeds = "one seed" if budget.seeds == 1 else f"{budget.seeds} seeds"
+    seeds = count_of(budget.seeds, "seed")
     intro = (
         f"All methods share trainer, adapter and budget: {selected}; {seeds} measured on test data. "
         f"{SCORE}: the mean of R@1 (both directions) and nDCG@10 of a mixed index (caption and image queries). "

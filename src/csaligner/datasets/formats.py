@@ -13,6 +13,7 @@ from .img2dataset import shard_names
 from .table import TABLE_SUFFIXES, shards_of
 from .tars import COMPRESSED
 
+FEATURES = {".npy", ".npz", ".safetensors"}
 ARCHIVES = frozenset({".zip", ".7z", ".rar", ".gz", ".xz", ".bz2", ".zst"})
 HEAD = 1 << 16  # characters of a JSON file that are inspected
 
@@ -37,6 +38,10 @@ def format_of(path: Path) -> str:
         raise InputError(f"dataset: {path} is one image; give its folder")
     if suffix in ARCHIVES:
         raise InputError(f"dataset: {path} is an archive; unpack it and give the folder")
+    if suffix in FEATURES:
+        raise InputError(
+            f"dataset: {path} holds features; make a store of them with `csaligner import`, then train on it"
+        )
     what = suffix or "a file without suffix"
     raise InputError(f"dataset: {path}: unknown format ({what}); give --data-format (table reads any delimited text)")
 

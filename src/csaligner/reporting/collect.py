@@ -32,7 +32,7 @@ def report_data(
     about: Mapping[str, object],
 ) -> ReportData:
     """Collect the report. aligned: method -> aligned test features, the reference method first, ours last. about:
-    provenance, and `selection`, what was chosen, in one line."""
+    provenance, `selection`, what was chosen, in one line, and `rejected`, whether training was not kept."""
     before, ours = next(iter(aligned)), list(aligned)[-1]
     versions, commit = about["versions"], about["commit"]
     return ReportData(
@@ -52,6 +52,7 @@ def report_data(
         seed=results[-1].seed,
         commit=commit if isinstance(commit, str) else None,
         selection=str(about.get("selection", "")),
+        rejected=bool(about.get("rejected", False)),
     )
 
 

@@ -95,8 +95,8 @@ class ReportData:
     ours: the method of the headline; rival: the baseline it is compared with, None for a single run.
     maps: in order, from before to after training; dimensions may differ. cosines: method -> sample. config: may be
     nested. attribution: credit line required by the licence of the images. selection: what was chosen, in one line.
-    findings: sentences that replace the headline, the most important first. more: further tables, by heading. names: of
-    the two spaces.
+    rejected: training was not kept, so `ours` is the untrained `rival`. findings: sentences that replace the headline,
+    the most important first. more: further tables, by heading. names: of the two spaces.
     """
 
     title: str
@@ -114,6 +114,7 @@ class ReportData:
     seed: int | None = None
     commit: str | None = None
     selection: str = ""
+    rejected: bool = False
     findings: Sequence[str] = ()
     more: Mapping[str, Sequence[MethodResult]] = field(default_factory=dict)
     names: Names = field(default_factory=Names)

@@ -80,7 +80,7 @@ def _header(data: ReportData, summary: Summary) -> dict[str, Any]:
     about += [f"{name}: {images_and_captions(count.n_images, count.n_captions)}" for name, count in data.splits.items()]
     seeds = sorted({r.seed for r in data.results})
     about.append(f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}")
-    lead, *rest = data.findings or headline(summary, data.ours, data.rival)
+    lead, *rest = data.findings or _finding(data, summary)
     return {
         "title": data.title,
         "lead": lead,
@@ -93,6 +93,13 @@ def _header(data: ReportData, summary: Summary) -> dict[str, Any]:
     }
 
 
+def _finding(data: ReportData, summary: Summary) -> list[str]:
+    if not data.rejected:
+        return headline(summary, data.ours, data.rival)
+    first = f"Training did not clearly help and was not kept: {data.ours} is here the untrained {data.rival}."
+    return [first, *headline(summary, data.ours, None)]
+
+
 def _tiles(data: ReportData, summary: Summary) -> list[dict[str, Any]]:
     tiles = []
     for metric in (describe(k) for k in HEADLINE_KEYS):
@@ -100,7 +107,7 @@ def _tiles(data: ReportData, summary: Summary) -> list[dict[str, Any]]:
         if cell is None:
             continue
         tile: dict[str, Any] = {"metric": metric, "value": quote(metric, cell.mean), "verdict": ""}
-        other = None if data.rival is None else summary.cell(data.rival, metric.key)
+        other = None if data.rival is None or data.rejected else summary.cell(data.rival, metric.key)
         if data.rival is not None and other is not None:
             verdict = summary.verdict(data.ours, data.rival, metric.key)
             tile |= {"verdict": verdict, "against": _AGAINST[verdict], "rival": data.rival}

@@ -252,7 +252,7 @@ _PLAIN = {
 
 
 def headline(summary: Summary, ours: str, rival: str | None) -> list[str]:
-    """Return the result in sentences, most important first; claims follow `verdict`.
+    """Return the result in sentences, most important first; claims follow `verdict`. rival: the method to compare with.
 
     Includes other methods that are better than `ours` on a headline metric.
     """
@@ -261,15 +261,21 @@ def headline(summary: Summary, ours: str, rival: str | None) -> list[str]:
         return [f"No headline metric was measured for {ours}."]
     if rival is None or rival == ours:
         parts = [f"{quote(describe(k), _mean(summary, ours, k))} for {_PLAIN[k]}" for k in keys]
-        return [f"{ours} reaches {_join(parts)}.", "No other method was measured."]
+        alone = ["No other method was measured."] if len(summary.methods) == 1 else []
+        return [f"{ours} reaches {_join(parts)}.", *alone, *_better(summary, ours, keys)]
     keys = [k for k in keys if summary.cell(rival, k) is not None]
     groups: dict[Verdict, list[str]] = {"better": [], "worse": [], "level": [], "unknown": []}
     for k in keys:
         a, b = (quote(describe(k), _mean(summary, m, k)) for m in (ours, rival))
         groups[summary.verdict(ours, rival, k)].append(f"{_PLAIN[k]} ({a} against {b})")
-    sentences = _sentences(groups, ours, rival)
+    return [*_sentences(groups, ours, rival), *_better(summary, ours, keys, but=rival)]
+
+
+def _better(summary: Summary, ours: str, keys: Sequence[str], but: str = "") -> list[str]:
+    """Return a sentence for each other method that is better than `ours` on one of the metrics."""
+    sentences = []
     for other in summary.methods:
-        ahead = [k for k in keys if other not in (ours, rival) and summary.verdict(ours, other, k) == "worse"]
+        ahead = [k for k in keys if other not in {ours, but} and summary.verdict(ours, other, k) == "worse"]
         if ahead:
             what = [f"{_PLAIN[k]} ({quote(describe(k), _mean(summary, other, k))})" for k in ahead]
             sentences.append(f"{other} is better than {ours} at {_join(what)}.")

@@ -47,12 +47,12 @@ class Selection:
             return f"start: the untrained alignment, {how}{tail}"
         gain = self.gate.best
         if gain is None:
-            why = f"it takes {LEAST_IMAGES} images to measure whether training helps"
-            return f"training was skipped, the untrained alignment is kept: {why}{tail}"
+            why = f"it takes {LEAST_IMAGES} images to measure whether it helps"
+            return f"training was skipped: {why}{tail}"
         changed = f"changed the search score by {signed(gain.mean)} points (standard error {gain.error:.1f})"
-        measured = f"on {count_of(self.gate.images, 'held-out image')}, training {changed}"
+        measured = f"on {count_of(self.gate.images, 'held-out image')}, it {changed}"
         if self.gate.scale == 0:
-            return f"training did not clearly help, the untrained alignment is kept: {measured}{tail}"
+            return f"training did not clearly help and is not kept: {measured}{tail}"
         part = "" if self.gate.scale == 1 else f"; {self.gate.scale:.0%} of what it changed is used"
         return f"training helped: {measured}{part}{tail}"
 

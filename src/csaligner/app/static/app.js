@@ -225,8 +225,8 @@ function append(answer) {
 
 function weakLine(first) {
   const words = first
-    ? "No good match. Everything below is weak: a meaningless query scores as high."
-    : "Weak matches below: a meaningless query scores as high.";
+    ? "All results are weak: a meaningless query scores as high."
+    : "Weak from here: a meaningless query scores as high.";
   return make("li", { className: first ? "weak-line none" : "weak-line" }, make("span", { textContent: words }));
 }
 
@@ -236,7 +236,7 @@ function showSummary(seconds) {
   const itself = ten.filter((result) => result.matched === "image").length;
   const counts = state.compare
     ? `the first ${ten.length}: ${itself} found by the image, ${ten.length - itself} by a text`
-    : good < results.length ? `${good || "no"} match${good === 1 ? "" : "es"}` : `${results.length} shown`;
+    : good < results.length ? `${good || "none"} of ${results.length} above a meaningless query` : `${results.length} shown`;
   at("summary").textContent = `${counts}, ${Math.max(1, Math.round(seconds * 1000))} ms`;
 }
 
@@ -253,8 +253,8 @@ function card(result, rank) {
   } else {
     face.append(make("span", { className: result.text.length < 60 ? "words short" : "words", textContent: result.text }));
   }
-  const score = make("output", { textContent: result.score.toFixed(3), title: `cosine ${result.cosine.toFixed(3)}` });
-  const how = image && result.text ? (result.matched === "text" ? "by its caption" : "by the image") : name;
+  const score = make("output", { textContent: result.score.toFixed(3), title: `score; cosine before calibration: ${result.cosine.toFixed(3)}` });
+  const how = image && result.text ? (result.matched === "text" ? "by caption" : "by image") : name;
   const foot = make("span", { className: "foot" }, make("span", { className: image && result.text ? "title" : "title soft", textContent: title(result) }),
     make("span", { className: "meta" }, make("span", { className: `kind ${result.matched}`, textContent: how }), score));
   const kind = `card ${result.modality}${result.missing ? " missing" : ""}${result.weak ? " weak" : ""}`;
@@ -270,7 +270,7 @@ function title(result) {
   if (result.modality === "image") return result.text || result.id;
   if (!result.images) return result.file || result.id;
   const more = result.images > 1 ? ` and ${result.images - 1} more` : "";
-  return `caption of ${result.image.split("/").pop()}${more}`;
+  return `caption of ${result.file || result.image}${more}`;
 }
 
 // Mark images on a white ground, which the dark page shows on grey.
@@ -302,7 +302,7 @@ async function open(result) {
   else picture.removeAttribute("src");
   at("dialog-title").textContent = image ? result.text || item.caption || "Image" : item.owner ? "Caption" : "Text";
   at("dialog-text").textContent = item.text;
-  at("dialog-id").textContent = item.owner ? `describes ${item.owner}` : item.id;
+  at("dialog-id").textContent = item.owner ? `describes ${item.file || item.owner}` : item.file || item.id;
   at("dialog-like").onclick = () => searchItem(item);
   for (const id of ["dialog-original", "dialog-download"]) at(id).hidden = !item.image;
   if (item.image) {
@@ -358,6 +358,7 @@ function showBias() {
 function setUp(about) {
   state.about = about;
   at("counts").textContent = `${about.counts.image.toLocaleString("en")} images, ${about.counts.text.toLocaleString("en")} texts`;
+  at("note").textContent = about.note ? `${about.note[0].toUpperCase()}${about.note.slice(1)}.` : "";
   for (const name of Object.keys(NAMES)) {
     const input = make("input", { type: "radio", name: "space", value: name, disabled: !about.spaces.includes(name) });
     input.addEventListener("change", () => { state.space = name; remember(); showPanel(); search(); });
