@@ -20,7 +20,7 @@ from csaligner.evaluation.bootstrap import draw_counts, percentile_interval
 from csaligner.model import AlignedModel
 from csaligner.names import Names
 from csaligner.paired_features import first_captions
-from csaligner.run_folder import read_config, read_record
+from csaligner.run_folder import read_config, training_store
 from csaligner.store.store import Store
 from csaligner.training.training_data import some_pairs
 from csaligner.types import PairedFeatures, Split
@@ -111,7 +111,7 @@ def drift(run: Path, first: Space, second: Space, *, pairing: Pairing = "auto", 
     for space, dim in zip((first, second), wanted, strict=True):
         if space.rows.shape[1] != dim:
             raise InputError(f"{space.name}: {space.rows.shape[1]} dimensions, wanted {dim} as in {run}")
-    store = Store.open(Path(read_record(run)["store"]))
+    store = training_store(run)
     trained = some_pairs(store, "train", ROWS)
     by_name = zip((names.first, names.second), (first, second), (trained.image, trained.text), strict=True)
     divergences = {name: _divergence(space.rows[space.usable], rows, seed) for name, space, rows in by_name}
@@ -123,14 +123,11 @@ def drift(run: Path, first: Space, second: Space, *, pairing: Pairing = "auto", 
 
 
 def _held_out(store: Store) -> PairedFeatures | None:
-    for split in ("test", "val"):
-        if store.counts[split][0] >= MIN_PAIRS:  # type: ignore[index]
-            return some_pairs(store, _split(split), TEST_PAIRS)
+    splits: tuple[Split, ...] = ("test", "val")
+    for split in splits:
+        if store.counts.get(split, (0, 0))[0] >= MIN_PAIRS:
+            return some_pairs(store, split, TEST_PAIRS)
     return None
-
-
-def _split(name: str) -> Split:
-    return "test" if name == "test" else "val"
 
 
 def _divergence(new: Tensor, trained: Tensor, seed: int) -> Tested:
