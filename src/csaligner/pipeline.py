@@ -113,10 +113,13 @@ def train(
     out: Path,
     report: Report = silent,
     options: RunOptions | None = None,
+    like: Path | None = None,
 ) -> Run:
     """Train on the train split and select the checkpoint on val; an interrupted run in `out` is resumed.
 
     The start and the gate are selected as configured (selection/run.py) and recorded in selection.json.
+    like: a run folder, whose choices of the start and the gate are used again, fitted to these data: a fraction of the
+    time of choosing again.
     data: a store of pairs, or several stores (see TrainingData). Under torchrun or accelerate launch, every process
     calls this function and the main process writes. Raises InputError if `out` contains a run with other settings or
     stores.
@@ -124,17 +127,26 @@ def train(
     data = data if isinstance(data, TrainingData) else TrainingData(data)
     data.check()
     join_processes()
-    with held_by_main(lambda: claimed(out, config, data.pairs, data.record(), world_size())):
-        return _train(data, config, out, (report, options))
+    record = data.record() | ({"resume_from": str(like)} if like else {})
+    with held_by_main(lambda: claimed(out, config, data.pairs, record, world_size())):
+        return _train(data, config, out, (report, options), like)
 
 
-def _train(data: TrainingData, config: TrainConfig, out: Path, how: tuple[Report, RunOptions | None]) -> Run:
+def _train(
+    data: TrainingData,
+    config: TrainConfig,
+    out: Path,
+    how: tuple[Report, RunOptions | None],
+    like: Path | None = None,
+) -> Run:
     """Train in a claimed run folder."""
     report, options = how
     torch.manual_seed(config.seed)
     val = data.validation(config) if is_main() and config.lora is None else None
     val_images = on_main(lambda: len(val.image) if val else 0)
-    start = untrained(data, config, out, val_images, resumes=options is not None and options.resume is not None)
+    resumes = options is not None and options.resume is not None
+    earlier = read_selection(like) if like else None
+    start = untrained(data, config, out, val_images, resumes=resumes, like=earlier)
     model = start.model
     if config.lora is not None:
         return _train_lora(data, config, out, start, how)

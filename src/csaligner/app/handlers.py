@@ -21,6 +21,7 @@ from csaligner.search.calibration import MODALITIES
 from csaligner.search.cards import Card, cards_of_features
 from csaligner.search.index import Index, SearchOptions
 from csaligner.search.lance_table import Row
+from csaligner.search.unanswered import Unanswered
 from csaligner.search.weak import WeakLimits
 from csaligner.types import Modality
 
@@ -45,7 +46,7 @@ class Handlers:
         self.index, self.settings = index, settings
         self.name = settings.name or collection_name(index)
         self.ready = threading.Event()
-        self._limits = WeakLimits(index)
+        self._limits, self._unanswered = WeakLimits(index), Unanswered(index)
         self._trouble = ""
         self._loading = threading.Lock()  # never released: load() runs once
         self.map = lru_cache(None)(lambda space: [list(asdict(p).values()) for p in collection_map(index, space)])
@@ -158,11 +159,14 @@ class Handlers:
         cards = cards_of_features(self.index, encode(), modality, k + 1, options, offset=offset)
         limit = self._limits.limit(modality, options)
         sources = self.index.manifest.sources
+        first = cards[0].score if cards and not offset else None
+        chance = None if first is None else self._unanswered.chance(first, modality, options)
         return {
             "results": [_for_page(card, limit, sources) for card in cards[:k]],
             "offset": offset,
             "more": len(cards) > k and offset + k < MOST_RESULTS,
             "weak_limit": round(limit, 4) if math.isfinite(limit) else None,
+            "chance": None if chance is None else round(chance, 4),
             "seconds": time.perf_counter() - started,
         }
 

@@ -41,6 +41,11 @@ ANSWER: Mapping[str, tuple[Schema, str]] = {
     "offset": (COUNT, "Number of results before these."),
     "more": (FLAG, "Whether there are results after these."),
     "weak_limit": ({"type": ["number", "null"]}, "Scores up to this one are weak; null for an empty index."),
+    "chance": (
+        {"type": ["number", "null"]},
+        "How often a query without an answer has a first result as close; above 0.05: no good match. Null with too few "
+        "captions, and after the first results.",
+    ),
     "seconds": (NUMBER, "Time of the search."),
 }
 ITEM: Mapping[str, tuple[Schema, str]] = {

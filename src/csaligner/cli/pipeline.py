@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from csaligner.checks import check_choice
+from csaligner.checks import InputError, check_choice
 from csaligner.names import Names
 
 from .common import MEASURE, TRAIN, Json, Quiet, app, err
@@ -86,17 +86,24 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     lora_rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA updates; default: 8.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Number of batches to read ahead.")] = 2,
     resume: Annotated[str, typer.Option(help="latest, or a checkpoint folder to start from.")] = "latest",
+    resume_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="A run folder: add these pairs to its pairs and fit its choices again, without trials. The joined "
+            "pairs are written to OUT-pairs."
+        ),
+    ] = None,
     report_to: Annotated[str, typer.Option(help="Loggers: tensorboard, wandb, trackio; comma-separated.")] = "",
     quiet: Quiet = False,
 ) -> None:
     """Train adapters on a store and evaluate them on its test split; also under torchrun and accelerate launch."""
     from csaligner.config import TrainConfig, load_config
-    from csaligner.distributed.processes import is_main, join_processes
+    from csaligner.distributed.processes import is_main, join_processes, world_size
     from csaligner.pipeline import evaluate_run, held_out
     from csaligner.pipeline import train as run_train
     from csaligner.progress import progress
     from csaligner.reporting.tables import print_table
-    from csaligner.run_folder import REPORT
+    from csaligner.run_folder import CONFIG, REPORT, training_store
     from csaligner.store.store import Store
     from csaligner.training.trainer import RunOptions
     from csaligner.training.training_data import TrainingData
@@ -105,15 +112,24 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     flags |= {"weight": weight, "bandwidth": bandwidth, "logit_scale": logit_scale}
     flags |= {"seed": seed, "lora.sides": lora, "lora.rank": lora_rank, "impl": impl}
     words = [f"{k}={v}" for k, v in (flags | {"precision": precision}).items() if v is not None]
+    if resume_from is not None and config is None:
+        config = resume_from / CONFIG
     settings = load_config(TrainConfig, config, [*words, *(overrides or [])])
     images, texts = (tuple(map(Store.open, paths or ())) for paths in (unpaired_images, unpaired_texts))
     val = Store.open(val_data) if val_data else None
-    data = TrainingData(Store.open(train_data), val, images, texts)
+    store = Store.open(train_data)
+    join_processes()
+    if resume_from is not None:
+        if world_size() > 1:
+            raise InputError("resume_from: runs on one process; start it without torchrun")
+        from csaligner.spaces.joined import join_stores
+
+        store = join_stores(training_store(resume_from), store, out.with_name(f"{out.name}-pairs"))
+    data = TrainingData(store, val, images, texts)
     trackers = tuple(name.strip() for name in report_to.split(",") if name.strip())
     options = RunOptions(workers, trackers, None if resume == "latest" else Path(resume))
-    join_processes()
     with progress(err, "train", quiet or not is_main()) as update:
-        run = run_train(data, settings, out, update, options)
+        run = run_train(data, settings, out, update, options, resume_from)
     if is_main():
         if run.selection is not None and not quiet:
             err.print(run.selection.line, highlight=False, soft_wrap=True)

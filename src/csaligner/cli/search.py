@@ -128,6 +128,7 @@ def search(  # noqa: PLR0913, PLR0917  (options of a command)
     with _working(f"Opening the index {index} ...") as update:
         from csaligner.search.cards import search_cards
         from csaligner.search.index import Index, SearchOptions
+        from csaligner.search.unanswered import LEVEL, Unanswered
         from csaligner.search.weak import WeakLimits
 
         options = SearchOptions(only=ONLY.get(only or "", only), space=space)  # type: ignore[arg-type]  # it checks it
@@ -143,10 +144,13 @@ def search(  # noqa: PLR0913, PLR0917  (options of a command)
         else:
             cards = search_cards(opened, query, k, options)
             table = _table(cards, WeakLimits(opened).limit(modality, options))
+            chance = Unanswered(opened).chance(cards[0].score, modality, options) if cards else None
     if as_json:
         print_json([asdict(hit) for hit in hits])
         return
     Console().print(table)
+    if chance is not None and chance > LEVEL:
+        Console().print(f"No good match: {chance:.0%} of queries without an answer find something as close.")
     if opened.note and space == "aligned":
         _print(opened.note)
 

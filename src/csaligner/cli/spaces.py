@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -16,6 +17,9 @@ from rich.text import Text
 from csaligner.checks import InputError, check_choice
 
 from .common import MEASURE, Json, app, print_json
+
+if TYPE_CHECKING:
+    from csaligner.spaces.space import Space
 
 Names = Annotated[
     str | None, typer.Option(help="Names of the spaces, separated by commas, for example eeg,image; or a choice.")
@@ -53,6 +57,9 @@ def diagnose(  # noqa: PLR0913, PLR0917  (options of a command)
         Path | None,
         typer.Option(help="Also write the spaces as feature files for `csaligner import`, to a new folder."),
     ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="A run folder: say whether these new rows still fit its aligner.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what is wrong between vectors of two models, and what mends it; nothing is trained or embedded."""
@@ -70,6 +77,9 @@ def diagnose(  # noqa: PLR0913, PLR0917  (options of a command)
         raise InputError(
             f"names: {', '.join(s.name for s in spaces)} are more than two; choose two for --shift and --save"
         )
+    if against is not None:
+        _drift(against, spaces, pairs, seed, as_json=as_json)
+        return
     repeated = _repeated({"--names": names, "--kind-key": kind_key, "--vector-key": vector_key, "--id-key": id_key})
     records = []
     for first, second in itertools.combinations(spaces, 2):
@@ -87,6 +97,20 @@ def diagnose(  # noqa: PLR0913, PLR0917  (options of a command)
         return
     for record in records:
         _print(record, Console())
+
+
+def _drift(run: Path, spaces: Sequence[Space], pairs: str, seed: int, *, as_json: bool) -> None:
+    from csaligner.spaces.drift import drift
+
+    if len(spaces) != 2:
+        raise InputError(f"names: {', '.join(s.name for s in spaces)}; choose two for --against, in the run's order")
+    found = drift(run, *spaces, pairing=pairs, seed=seed)  # type: ignore[arg-type]
+    if as_json:
+        print_json(_finite(found.record()))
+        return
+    for name, tested in found.divergences.items():
+        print(f"D_CS of new and training {name} rows: {tested.value:.3g} (labels permuted up to {tested.high:.3g})")
+    Console().print(found.sentence, highlight=False, soft_wrap=True, markup=False)
 
 
 def _print(record: dict[str, Any], console: Console) -> None:

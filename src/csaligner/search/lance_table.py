@@ -154,6 +154,14 @@ class Items:
         found: list[str] = self._tables["text"].search().select(["text"]).limit(most).to_arrow()["text"].to_pylist()
         return found
 
+    def owners(self) -> dict[Modality, dict[int, tuple[str, str]]]:
+        """Return the id and the owner of each item by LanceDB row id."""
+        found: dict[Modality, dict[int, tuple[str, str]]] = {}
+        for modality, table in self._tables.items():
+            rows = table.search().select(["id", "owner"]).with_row_id(True).to_arrow().to_pylist()
+            found[modality] = {row["_rowid"]: (row["id"], row["owner"]) for row in rows}
+        return found
+
     def by_id(self, ids: Sequence[str]) -> list[Row]:
         """Return the rows with these ids, in no particular order; unknown ids are skipped."""
         found: list[Row] = []

@@ -16,7 +16,7 @@ from csaligner.training.trainer import Hooks, Report, Trainer, silent
 from csaligner.training.training_data import with_unpaired
 from csaligner.types import PairedFeatures
 
-from .gate import GateChoice, gate_by_folds, set_scale, snapshot
+from .gate import GateChoice, again, gate_by_folds, set_scale, snapshot
 from .photos import CLASS_NAMES, Encoders, by_class_names, photo_aligner
 from .selection import Selection, note_of
 from .start import StartChoice, choose_start
@@ -25,13 +25,15 @@ from .start import StartChoice, choose_start
 @dataclass(frozen=True)
 class Selecting:
     """Settings of a fit. unpaired: features of unpaired images and texts; groups: of the images, kept in one fold;
-    encoders: fingerprints, if known."""
+    encoders: fingerprints, if known; like: an earlier selection, whose choices are used again without trials (training
+    that gained little is not repeated, see gate.again)."""
 
     config: TrainConfig
     unpaired: tuple[Tensor | None, Tensor | None] = (None, None)
     groups: Sequence[str] | None = None
     report: Report = silent
     encoders: Encoders = (None, None)
+    like: Selection | None = None
 
     def fit(self, features: PairedFeatures) -> tuple[Aligner, Selection | None]:
         """Fit to pairs; returns the aligner in evaluation mode and the selection, None if nothing was to select."""
@@ -54,6 +56,8 @@ class Selecting:
         c = self.config
         if not c.chooses_start:
             return None
+        if self.like is not None and self.like.start is not None:
+            return self._again(features, self.like.start)
         bundled = photo_aligner(features, c, self.encoders)
         return choose_start(features, c, unpaired=self.unpaired, groups=self.groups, seed=c.seed, bundled=bundled)
 
@@ -66,6 +70,8 @@ class Selecting:
     def gate(self, features: PairedFeatures, choice: StartChoice | None) -> GateChoice:
         """Gate by folds: refit the chosen start, train and score held-out pairs. See gate_by_folds."""
         c = self.config
+        if self.like is not None and self.like.gate is not None:
+            return again(self.like.gate)
         return gate_by_folds(
             features,
             lambda pairs: self.start(pairs, self._again(pairs, choice)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ SCALES = (0.25, 0.5, 0.75, 1.0)  # of the trained change; 0 is the untrained sta
 LEAST_IMAGES, LEAST_GROUPS = 200, 5  # with fewer images or groups, training is skipped
 MANY_IMAGES = 2000  # from here, one held-out fifth; below, three folds
 ERRORS = 2.0  # standard errors that the gain must exceed
+LITTLE = 2.0  # points: a smaller gain of training is not worth its time in a warm re-fit
 HELD_IMAGES = 1000  # maximum number scored per fold
 _HIDDEN = re.compile(r"(blocks\.\d+\.)0\.")  # the first layer of a residual block; the last is layer 3
 
@@ -70,6 +71,11 @@ class GateChoice:
         recalls = {float(scale): float(recall) for scale, recall in value.get("recalls", {}).items()}
         images, seconds = int(value["images"]), float(value["seconds"])
         return cls(float(value["scale"]), gains, images, seconds, recalls, int(value.get("searched", 0)))
+
+
+def again(gate: GateChoice) -> GateChoice:
+    """Return an earlier choice for other pairs: training is repeated only if it gained more than LITTLE points."""
+    return gate if gate.best is None or gate.best.mean > LITTLE else replace(gate, scale=0.0)
 
 
 def gate_by_folds(

@@ -48,17 +48,27 @@ class Untrained:
         return self.waits or gate is None or gate.scale > 0
 
 
-def untrained(data: TrainingData, config: TrainConfig, out: Path, val_images: int, *, resumes: bool) -> Untrained:
+def untrained(
+    data: TrainingData,
+    config: TrainConfig,
+    out: Path,
+    val_images: int,
+    *,
+    resumes: bool,
+    like: Selection | None = None,
+) -> Untrained:
     """Return the untrained model of a run and its selection, recorded in `out`.
 
-    resumes: training resumes from a given checkpoint folder, so it is not gated.
+    resumes: training resumes from a given checkpoint folder, so it is not gated. like: an earlier selection, whose
+    choices are used again.
     """
     pairs = some_pairs(data.pairs, "train", config.start.images, config.reads_states)
-    selecting = _selecting(data, config)
+    selecting = replace(_selecting(data, config), like=like)
     if config.start.kind != "chosen" and not config.gates:
         model = selecting.start(pairs, None)
         return Untrained(model, None, False, {})
-    waits = config.gates and not resumes and val_images >= VALIDATION_IMAGES
+    decided = like is not None and like.gate is not None
+    waits = config.gates and not resumes and not decided and val_images >= VALIDATION_IMAGES
     found = on_main(lambda: read_selection(out) if (out / START_MODEL).is_dir() else None)
     if found is not None:
         model = Aligner.load(out / START_MODEL)

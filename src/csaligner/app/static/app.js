@@ -218,6 +218,7 @@ function append(answer) {
   });
   state.results.push(...answer.results);
   at("more").hidden = !answer.more;
+  if (!before) state.chance = answer.chance ?? null;
   showSummary(answer.seconds);
   if (before) drawMap();
   return first;
@@ -237,7 +238,9 @@ function showSummary(seconds) {
   const counts = state.compare
     ? `the first ${ten.length}: ${itself} found by the image, ${ten.length - itself} by a text`
     : good < results.length ? `${good || "none"} of ${results.length} above a meaningless query` : `${results.length} shown`;
-  at("summary").textContent = `${counts}, ${Math.max(1, Math.round(seconds * 1000))} ms`;
+  const doubt = state.chance > 0.05
+    ? `; no good match: ${Math.round(state.chance * 100)} % of queries without an answer find something as close` : "";
+  at("summary").textContent = `${counts}, ${Math.max(1, Math.round(seconds * 1000))} ms${doubt}`;
 }
 
 function card(result, rank) {

@@ -1,0 +1,120 @@
+"""What a score means: how often a query without an answer finds something as close.
+
+A caption whose image and other captions are taken out of the index is a query without an answer; so is an image without
+itself and its captions. The best scores s_1..s_n of n such queries of the index give, for a new query with the best
+score s,
+
+    chance(s) = (1 + number of s_i >= s) / (n + 1),
+
+a conformal p-value (Vovk et al. 2005): if the new query has no answer and is otherwise like those of the index, chance
+is at most a in a fraction a of the cases, for every a. "No good match" at chance > 0.05 is therefore missing for 5 % of
+the queries without an answer (standard error over indexes sqrt(0.05 * 0.95 / n)). Each kind of query has its own
+scores. No judgements are needed, but captions are: with fewer than 100 captions (text queries) or 100 images (image
+queries) nothing is said.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from csaligner.types import Modality
+
+from .calibration import MODALITIES, Calibration
+from .index import ONLY, Index, SearchOptions
+
+LEVEL = 0.05
+MIN_QUERIES, MAX_QUERIES = 100, 10_000
+MAX_PAIRS = 400_000_000  # cosines of queries and items: some seconds
+CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Items:
+    """vectors: (N, d), unit rows of one modality; groups: (N,) int64, equal for an image and its captions."""
+
+    vectors: Tensor
+    groups: Tensor
+
+
+def best_without_answer(
+    queries: Items, candidates: Mapping[Modality, Items], modality: Modality, calibration: Calibration | None = None
+) -> Tensor:
+    """Return the best score of each query among candidates of other groups: (Q,); -inf if there are none."""
+    found = []
+    for start in range(0, len(queries.vectors), CHUNK):
+        rows, own = queries.vectors[start : start + CHUNK], queries.groups[start : start + CHUNK, None]
+        best = torch.full((len(rows),), -torch.inf)
+        for item, of_item in candidates.items():
+            if len(of_item.vectors):
+                cosines = (rows @ of_item.vectors.T).masked_fill(own == of_item.groups, -torch.inf).amax(dim=1)
+                scores = calibration.apply(modality, item, cosines) if calibration else cosines
+                best = torch.maximum(best, scores)
+        found.append(best)
+    return torch.cat(found)
+
+
+def chance(score: float, without_answer: Tensor) -> float:
+    """Return the p-value of a best score; see the module."""
+    return (1 + int((without_answer >= score).sum())) / (1 + len(without_answer))
+
+
+class Unanswered:
+    """Scores of queries without an answer in an index; measured on first use and again after a write. Thread-safe."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._lock = threading.Lock()
+        self._version: list[int] = []
+        self._scores: dict[tuple[Modality, SearchOptions], Tensor | None] = {}
+
+    def chance(self, score: float, modality: Modality, options: SearchOptions | None = None) -> float | None:
+        """Return how often a query of this modality without an answer has a best score of at least `score`.
+
+        None if the index has too few items with captions to tell.
+        """
+        key = (modality, options or SearchOptions())
+        with self._lock:
+            if self._version != self._index.items.version:
+                self._version = self._index.items.version
+                self._scores.clear()
+            if key not in self._scores:
+                self._scores[key] = self._measure(*key)
+            found = self._scores[key]
+        return None if found is None else chance(score, found)
+
+    def _measure(self, modality: Modality, options: SearchOptions) -> Tensor | None:
+        space, owners = self._index.space(options.space), self._index.items.owners()
+        numbers: dict[str, int] = {}
+        items = {m: Items(space.vectors[m], _groups(m, space.rows[m].tolist(), owners[m], numbers)) for m in MODALITIES}
+        asked = [
+            n
+            for n, row in enumerate(space.rows[modality].tolist())
+            if modality == "image" or owners["text"].get(row, ("", ""))[1]
+        ]
+        if len(asked) < MIN_QUERIES:
+            return None
+        order = torch.randperm(len(asked), generator=torch.Generator().manual_seed(0))[
+            : max(MIN_QUERIES, min(MAX_QUERIES, MAX_PAIRS // sum(len(i.groups) for i in items.values())))
+        ]
+        some = torch.tensor(asked)[order]
+        queries = Items(items[modality].vectors[some], items[modality].groups[some])
+        calibration = self._index.calibration if options.calibrated and options.space == "aligned" else None
+        wanted = ONLY[options.only] if options.only else MODALITIES
+        return best_without_answer(queries, {m: items[m] for m in wanted}, modality, calibration)
+
+
+def _groups(
+    modality: Modality, rows: Sequence[int], owners: Mapping[int, tuple[str, str]], numbers: dict[str, int]
+) -> Tensor:
+    """Return a number per row, equal for an image and its captions."""
+    found = []
+    for row in rows:
+        own, owner = owners.get(row, ("", ""))
+        name = own if modality == "image" else owner or f"text {own}"
+        found.append(numbers.setdefault(name, len(numbers)))
+    return torch.tensor(found, dtype=torch.int64)

@@ -1,0 +1,63 @@
+"""The meaning of a score: how often a query without an answer finds something as close."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from csaligner.search.build import build_index
+from csaligner.search.unanswered import LEVEL, Items, Unanswered, best_without_answer, chance
+from csaligner.types import Modality
+
+
+def captioned(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Unit vectors of n images and their captions, in clusters, with a gap."""
+    g = torch.Generator().manual_seed(seed)
+    centres = torch.randn(40, 32, generator=torch.Generator().manual_seed(9)) * 1.5
+    image = centres[torch.randint(40, (n,), generator=g)] + torch.randn(n, 32, generator=g)
+    text = image + 0.4 * torch.randn(n, 32, generator=g) + 0.5
+    return normalize(image, dim=1), normalize(text, dim=1)
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_false_alarms_of_held_out_queries_without_an_answer_are_five_percent(modality: Modality) -> None:
+    image, text = captioned(4000, 0)
+    groups = torch.arange(4000)
+    index: dict[Modality, Items] = {"image": Items(image, groups), "text": Items(text, groups)}
+    known = best_without_answer(index[modality], index, modality)
+    new = captioned(8000, 1)[modality == "text"]  # their images and captions are not in the index
+    asked = best_without_answer(Items(new, torch.full((8000,), -1)), index, modality)
+    false = sum(chance(float(score), known) <= LEVEL for score in asked) / len(asked)
+    assert 0.04 <= false <= 0.06
+
+
+def test_queries_with_an_answer_are_found_more_often() -> None:
+    image, text = captioned(2000, 0)
+    groups = torch.arange(2000)
+    index: dict[Modality, Items] = {"image": Items(image, groups)}
+    known = best_without_answer(Items(text, groups), index, "text")
+    answered = (text * image).sum(dim=1)
+    assert sum(chance(float(score), known) <= LEVEL for score in answered) / 2000 > 0.3
+
+
+def test_an_index_says_how_likely_a_score_is_without_an_answer(world: Any, tmp_path: Path) -> None:
+    world.many(120)
+    index = build_index(str(world.folder), tmp_path / "ix", str(world.run), encoders=world.encoders)[0]
+    unanswered = Unanswered(index)
+    for modality in ("image", "text"):
+        assert unanswered.chance(-2.0, modality) == 1.0  # type: ignore[arg-type]
+        assert unanswered.chance(2.0, modality) == pytest.approx(1 / (1 + index.counts["image"]), abs=1e-3)  # type: ignore[arg-type]
+    texts = index.items.first_texts(20)
+    chances = [unanswered.chance(index.search(words, only="images")[0].score, "text") for words in texts]
+    assert all(value is not None for value in chances)
+
+
+def test_nothing_is_said_with_few_captions(world: Any, tmp_path: Path) -> None:
+    world.many(30)
+    index = build_index(str(world.folder), tmp_path / "ix", str(world.run), encoders=world.encoders)[0]
+    assert Unanswered(index).chance(0.5, "text") is None

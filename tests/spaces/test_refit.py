@@ -1,0 +1,79 @@
+"""Warm re-fit: new pairs are added with the choices of an earlier fit."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from csaligner import CSAligner, CSAlignerError
+from tests.support.commands import csaligner
+
+D = (48, 40)
+
+
+def pairs(n: int, seed: int, *, shifted: bool) -> tuple[Tensor, Tensor]:
+    """Pairs of 48 and 40 dimensions; those of the shifted domain have their shared part elsewhere."""
+    g = torch.Generator().manual_seed(9)
+    maps = [torch.randn(32, d, generator=g) for d in D]
+    turn = torch.linalg.qr(torch.randn(32, 32, generator=g))[0]
+    g = torch.Generator().manual_seed(seed)
+    shared = torch.randn(n, 32, generator=g) * torch.arange(1, 33).float() ** -0.8
+    shared = shared @ turn + turn[0] if shifted else shared
+    return shared @ maps[0] + 0.6 * torch.randn(n, D[0], generator=g), torch.tanh(shared) @ maps[1] + 0.6 * torch.randn(
+        n, D[1], generator=g
+    )
+
+
+def joined(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])
+
+
+def test_a_fifth_of_new_pairs_recovers_a_full_fit_in_a_tenth_of_the_time() -> None:
+    old, new, test = pairs(3200, 1, shifted=False), pairs(800, 2, shifted=True), pairs(500, 3, shifted=True)
+    aligner = CSAligner(seed=0).fit(*old)
+    before, both = aligner.score(*test), joined(old, new)
+    began = time.process_time()
+    again = CSAligner(seed=0).fit(*both)
+    middle = time.process_time()
+    aligner.refit(*both)
+    after = time.process_time()
+    full, warm = again.score(*test), aligner.score(*test)
+    assert full > before + 0.05
+    assert warm - before >= 0.9 * (full - before)
+    assert after - middle <= 0.1 * (middle - began)
+
+
+def test_vectors_of_the_fixed_side_stay_equal() -> None:
+    old, new = pairs(400, 1, shifted=False), pairs(100, 2, shifted=True)
+    aligner = CSAligner(image_adapter="identity", text_adapter="linear", epochs=0).fit(*old)
+    images, texts = aligner.transform_image(old[0]), aligner.transform_text(old[1])
+    aligner.refit(*joined(old, new))
+    assert np.array_equal(aligner.transform_image(old[0]), images)
+    assert not np.array_equal(aligner.transform_text(old[1]), texts)
+
+
+def test_a_refit_needs_a_fit() -> None:
+    with pytest.raises(CSAlignerError, match="not fitted"):
+        CSAligner().refit(*pairs(100, 1, shifted=False))
+
+
+def test_train_resumes_from_a_run_with_new_pairs(tmp_path: Path) -> None:
+    for name, rows in (("old", pairs(300, 1, shifted=False)), ("new", pairs(100, 2, shifted=True))):
+        for side, x in zip("ab", rows, strict=True):
+            np.save(tmp_path / f"{name}-{side}.npy", x.numpy())
+        files = ("--image-features", tmp_path / f"{name}-a.npy", "--text-features", tmp_path / f"{name}-b.npy")
+        assert csaligner("import", *files, "--out", tmp_path / name).returncode == 0
+    first = csaligner("train", "--train-data", tmp_path / "old", "--out", tmp_path / "run", "-q")
+    assert first.returncode == 0, first.stderr
+    words = ("--train-data", tmp_path / "new", "--resume-from", tmp_path / "run", "--out", tmp_path / "again")
+    again = csaligner("train", *words)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "again-pairs").is_dir()
+    old, new = ((tmp_path / run / "selection.json").read_text(encoding="utf-8") for run in ("run", "again"))
+    assert '"kind"' in old
+    assert old.partition('"prior"')[0] == new.partition('"prior"')[0]
