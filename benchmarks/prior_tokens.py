@@ -65,7 +65,7 @@ def measure(store: Store, arm: str, seed: int, epochs: int, folder: Path) -> dic
     metrics = evaluate(test, intervals=False).metrics
     project = Projection.fit(target, DIMS)
     rows = first_captions(test.text_to_image, len(test.image))
-    found = {
+    found: dict[str, Any] = {
         "frechet": frechet_distance(project(test.image), project(test.text[rows]), force=True),
         "recall@1": metrics["text_to_image_recall@1"],
         "recall@10": metrics["text_to_image_recall@10"],

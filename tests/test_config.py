@@ -80,8 +80,9 @@ def test_random_weights_have_their_own_bandwidth_unless_one_is_given() -> None:
     assert build_config(TrainConfig, random | {"bandwidth": 0.5}).objective.terms["cauchy_schwarz"] == 1.0
     given = build_config(TrainConfig, random | {"weight": 1.0}).objective
     assert (given.bandwidth, given.terms["cauchy_schwarz"]) == (RANDOM_BANDWIDTH, 1.0)
-    for given in ({"bandwidth": 0.5}, {"objective": {"bandwidth": 0.5}}, {"objective": ObjectiveConfig(bandwidth=0.5)}):
-        assert build_config(TrainConfig, random | given).objective.bandwidth == 0.5
+    same: dict[str, Any]
+    for same in ({"bandwidth": 0.5}, {"objective": {"bandwidth": 0.5}}, {"objective": ObjectiveConfig(bandwidth=0.5)}):
+        assert build_config(TrainConfig, random | same).objective.bandwidth == 0.5
     one_sided = build_config(TrainConfig, random | {"image_adapter": "identity", "weight": 2})
     assert one_sided.objective.bandwidth == RANDOM_BANDWIDTH
     assert not one_sided.objective.learn_logit_scale

@@ -38,7 +38,7 @@ def test_an_index_of_0_1(old: Path) -> None:
     assert [hit.id for hit in index.search("250 9 9", k=2)] == ["0.png", "0.png#caption-1"]
 
 
-FILES = {"store": ("csaligner.json", Store.open), "index": ("index.json", Index.open)}
+FILES: dict[str, tuple[str, Any]] = {"store": ("csaligner.json", Store.open), "index": ("index.json", Index.open)}
 FILES |= {"run": ("checkpoints/latest/config.json", AlignedModel.open)}
 
 

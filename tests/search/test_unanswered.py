@@ -49,9 +49,10 @@ def test_an_index_says_how_likely_a_score_is_without_an_answer(world: Any, tmp_p
     world.many(120)
     index = build_index(str(world.folder), tmp_path / "ix", str(world.run), encoders=world.encoders)[0]
     unanswered = Unanswered(index)
-    for modality in ("image", "text"):
-        assert unanswered.chance(-2.0, modality) == 1.0  # type: ignore[arg-type]
-        assert unanswered.chance(2.0, modality) == pytest.approx(1 / (1 + index.counts["image"]), abs=1e-3)  # type: ignore[arg-type]
+    modalities: tuple[Modality, ...] = ("image", "text")
+    for modality in modalities:
+        assert unanswered.chance(-2.0, modality) == 1.0
+        assert unanswered.chance(2.0, modality) == pytest.approx(1 / (1 + index.counts["image"]), abs=1e-3)
     texts = index.items.first_texts(20)
     chances = [unanswered.chance(index.search(words, only="images")[0].score, "text") for words in texts]
     assert all(value is not None for value in chances)

@@ -130,7 +130,8 @@ def test_indexing_all_of_the_data_again_makes_it_the_own(world: World) -> None:
 def test_rows_of_other_data_keep_an_index_foreign(world: World) -> None:
     path = build(world).path
     write_manifest(path, replace(read_manifest(path), mark=""))
-    Image.new("RGB", (9, 9)).save((world.folder.parent / "more").mkdir() or world.folder.parent / "more" / "m.png")
+    (world.folder.parent / "more").mkdir()
+    Image.new("RGB", (9, 9)).save(world.folder.parent / "more" / "m.png")
     index, _ = build_index(str(world.folder.parent / "more"), path, encoders=world.encoders)
     assert not Index.open(index.path, world.encoders).trusted
 

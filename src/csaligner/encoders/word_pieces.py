@@ -25,7 +25,7 @@ class WordPieces:
         self._tokenizer = Tokenizer.from_file(str(path))
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
-        self.pad_token_id = int(self._tokenizer.token_to_id("[PAD]"))
+        self.pad_token_id = self._tokenizer.token_to_id("[PAD]") or 0
 
     def __call__(self, texts: str | Sequence[str], *, truncation: bool = True, **_: Any) -> dict[str, Any]:
         """Return lists by input. Texts: a row per piece, and the text of each; a text: one row.

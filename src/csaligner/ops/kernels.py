@@ -106,7 +106,7 @@ def bandwidths(kernel: Any) -> Bandwidth | list[Bandwidth]:
 def narrowest(kernel: Kernel) -> float:
     """Return the smallest sigma of a kernel or mixture."""
     sigmas = bandwidths(kernel)
-    return float(min(sigmas) if isinstance(sigmas, list) else sigmas)  # type: ignore[type-var, arg-type]
+    return float(min(sigmas) if isinstance(sigmas, list) else sigmas)
 
 
 KERNELS: dict[str, type[Gaussian] | type[Laplacian] | type[InverseMultiquadric]] = {

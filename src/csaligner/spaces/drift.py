@@ -146,7 +146,8 @@ def _recall(aligner: Aligner, new: tuple[Tensor, Tensor], held: PairedFeatures |
         rows = sample(len(x), count, seed)
         a, b = encode(aligner, "image", x[rows].float()), encode(aligner, "text", y[rows].float())
         own = torch.arange(count)[:, None]
-        hits.append(sum((nearest_rows(q, r, K) == own).any(dim=1).double() for q, r in ((a, b), (b, a))) / 2)
+        found = [(nearest_rows(q, r, K) == own).any(dim=1).double() for q, r in ((a, b), (b, a))]
+        hits.append(torch.stack(found).mean(dim=0))
     means = [draw_counts(count, seed + n) @ found / count for n, found in enumerate(hits)]
     low, high = percentile_interval(means[1] - means[0])
     recalls = [float(found.mean()) for found in hits]

@@ -11,7 +11,8 @@ import numpy as np
 
 from csaligner.checks import InputError
 from csaligner.datasets.documents import INDEX_FILE
-from csaligner.parsing import open_parquet, parse_json
+from csaligner.parquet import open_parquet
+from csaligner.parsing import parse_json
 from csaligner.store.read_features import READERS, read_array
 
 from .columns import Columns, Keys, Vectors, as_vectors, named
@@ -118,7 +119,7 @@ def _of_index(path: Path) -> list[Space]:
 def _of_parquet(path: Path) -> Columns:
     try:
         with open_parquet(path) as file:
-            return _of_arrow(file.read(), str(path))
+            return _of_arrow(file.read(file.names), str(path))
     except ValueError as error:
         if isinstance(error, InputError):
             raise
