@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.fuzz import targets, valid
 
+from .drawings import CRASH, ENDLESS
 from .makers import (
     PICTURE,
     SVG,
@@ -227,6 +228,11 @@ CASES: tuple[Case, ...] = (
         svg(PICTURE.format(f"data:image/png;base64,{BOMB}")),
         PICTURE_FILE,
         "drawn",
+    ),
+    Case("SVG", "draws itself, which crashes the renderer", file("a.svg", CRASH.encode()), PICTURE_FILE, "renderer"),
+    *(
+        Case("SVG", f"without end: {name}", file("a.svg", text.encode()), PICTURE_FILE, "seconds|memory", heavy=True)
+        for name, text in ENDLESS.items()
     ),
     Case("SVGZ", "unpacks to 100 MB", file("a.svgz", lambda: gzip.compress(bytes(10**8))), PICTURE_FILE, "bytes"),
     Case(
