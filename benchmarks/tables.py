@@ -18,6 +18,7 @@ from default_tables import TABLES as DEFAULT_TABLES
 from fault_tables import TABLES as FAULT_TABLES
 from input_tables import TABLES as INPUT_TABLES
 from measures import Changes, differences, measures_table
+from paper_tables import TABLES as PAPER_TABLES
 from readme_tables import TABLES as README_TABLES
 from search_tables import TABLES as SEARCH_TABLES
 from space_tables import TABLES as SPACE_TABLES
@@ -225,6 +226,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **DEFAULT_TABLES,
     **FAULT_TABLES,
     **INPUT_TABLES,
+    **PAPER_TABLES,
     **README_TABLES,
     **SEARCH_TABLES,
     **SPACE_TABLES,
