@@ -48,8 +48,26 @@ def _text_side(cell: dict[str, Any]) -> list[list[Any]]:
     ]
 
 
+def few_pairs_text() -> str:
+    """Return one row per number of pairs and of unpaired rows (benchmarks/unpaired.py, few pairs)."""
+    content = load("unpaired")["few pairs"]
+    cells: dict[tuple[str, int, int], dict[str, Any]] = {}
+    for r in content["records"]:
+        cells.setdefault((r["data"], r["pairs"], r["unpaired"]), {})[r["way"]] = r
+    rows = []
+    for (data, pairs, unpaired), ways in cells.items():
+        own = ways["default"]
+        gains = [_gain(own["minus pairs alone"]) if unpaired else "", _gain(own["minus start"])]
+        gains += [_gain(ways[way]["minus start"]) for way in ("InfoNCE", "CS-Aligner")]
+        rows.append([TITLES[data], pairs, unpaired, f"{own['recall']:.1f}", f"{own['ndcg']:.1f}", *gains])
+    head = ["data", "pairs", "unpaired images, texts", "R@1", "nDCG@10", "default - start of pairs alone"]
+    head += ["default - its start", "InfoNCE, no gate - start", "CS-Aligner, no gate - start"]
+    return f"{content['splits']} split(s), 100 test pairs each.\n\n" + table(head, rows)
+
+
 HEAD = ["data", "pairs", "method", "R@1", "nDCG@10"]
 TABLES: dict[str, Callable[[], str]] = {
+    "few_pairs": few_pairs_text,
     "defaults": partial(_text, _two_sides, [*HEAD, "R@1 - free", "nDCG - free", "score - free", "seconds"]),
     "defaults_text_side": partial(
         _text,
