@@ -1,7 +1,7 @@
 """Photographs that Debian packages contain, with captions written for this project (photo_captions.csv).
 
     apt-get install tuxpaint-stamps-default gcompris-qt-data opencv-doc mate-backgrounds ukui-wallpapers \
-        plasma-workspace-wallpapers
+        plasma-workspace-wallpapers lomiri-wallpapers-16.04 lomiri-wallpapers-20.04
 """
 
 from __future__ import annotations

@@ -86,8 +86,17 @@ def _latency(r: dict[str, float]) -> str:
     return f"{r['p50_ms']:.0f} / {r['p95_ms']:.0f} ({r['cpu_p50_ms']:.0f} / {r['cpu_p95_ms']:.0f})"
 
 
+def ten_queries_table() -> str:
+    r = load("ten_queries")
+    names = [name for name in r["right_of_50"] if name != "tiny CLIP"]
+    rows = [[query, *(str(sum(r["right"][name][query])) for name in names)] for query in r["right"][names[0]]]
+    rows.append(["all, of 50", *(str(r["right_of_50"][name]) for name in names)])
+    return f"{r['images']} images; right results among the first five.\n\n" + table(["query", *names], rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "search_quality": partial(quality_table, "quality"),
     "search_clip": partial(quality_table, "clip"),
     "search_scale": scale_table,
+    "ten_queries": ten_queries_table,
 }

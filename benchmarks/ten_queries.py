@@ -11,8 +11,11 @@ without the packages of photo_sets.py, --share is the /usr/share of a folder int
 - captions: the same with what quickstart chooses: it trains, and compares with the bundled aligner
 - tiny CLIP: a CLIP of random weights, to show that it runs; its results mean nothing
 
-A result counts as right if its caption contains one of the words listed for the query. The output is a JSON file with
-the captions of the five results of every query.
+A result counts as right if its caption contains one of the words listed for the query. The queries were written before
+the results were seen; the words were completed afterwards, from the results of all settings. --judge applies them to
+the results in the file, without a search. The output is a JSON file with the captions of the five results of every
+query. The settings of today's bundled aligner were chosen on these photographs (photos.py), so the difference is not
+what other photographs give.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from machine import describe
 from photo_sets import SHARE, captioned, stamps
@@ -43,13 +47,72 @@ RESULTS = Path(__file__).parent / "results" / "ten_queries.json"
 FIRST = "a962c54"  # the commit of the first bundled aligner
 SIDE, TOP = 640, 5
 QUERIES = {
-    "a bird on a branch": ("bird", "robin", "toucan", "owl", "parrot", "magpie", "kingfisher"),
+    "a bird on a branch": (
+        "bird",
+        "robin",
+        "toucan",
+        "owl",
+        "parrot",
+        "magpie",
+        "lark",
+        "rosella",
+        "pigeon",
+        "heron",
+        "lorikeet",
+        "chicken",
+    ),
     "a boat on the water": ("boat", "ship", "canoe", "ferry", "yacht", "kayak"),
     "something sweet to eat": ("cake", "cookie", "chocolate", "candy", "pie", "doughnut", "ice cream", "biscuit"),
-    "fresh fruit": ("apple", "banana", "orange", "grape", "strawberr", "pear", "fruit", "lemon", "cherr", "melon"),
-    "a musical instrument": ("guitar", "piano", "violin", "drum", "trumpet", "flute", "instrument", "accordion"),
-    "an animal that lives in the sea": ("fish", "seahorse", "dolphin", "whale", "crab", "shark", "starfish", "seal"),
-    "a famous building": ("tower", "cathedral", "temple", "church", "palace", "castle", "pyramid", "colosseum"),
+    "fresh fruit": (
+        "apple",
+        "banana",
+        "orange",
+        "grape",
+        "strawberr",
+        "pear",
+        "fruit",
+        "lemon",
+        "cherr",
+        "melon",
+        "mango",
+        "apricot",
+        "pineapple",
+        "kiwi",
+    ),
+    "a musical instrument": (
+        "guitar",
+        "piano",
+        "violin",
+        "drum",
+        "trumpet",
+        "flute",
+        "instrument",
+        "cello",
+        "musician",
+    ),
+    "an animal that lives in the sea": (
+        "fish",
+        "seahorse",
+        "dolphin",
+        "whale",
+        "crab",
+        "shark",
+        "starfish",
+        "seal ",
+        "trout",
+        "octopus",
+    ),
+    "a famous building": (
+        "tower",
+        "cathedral",
+        "temple",
+        "church",
+        "palace",
+        "castle",
+        "pyramid",
+        "abbey",
+        "skyscraper",
+    ),
     "mountains with snow": ("mountain", "snow", "peak", "alps", "glacier"),
     "a child with a friend": ("child", "boy", "girl", "kid", "friend", "people", "woman", "man "),
     "a road at night": ("road", "street", "night", "highway", "motorway"),
@@ -86,9 +149,9 @@ def answers(index: Index, words: dict[str, str]) -> dict[str, list[str]]:
     return {query: [words[card.id] for card in cards] for query, cards in found.items()}
 
 
-def count_right(found: dict[str, list[str]]) -> int:
-    """Return the number of right results of all queries."""
-    return sum(any(word in f"{text} ".lower() for word in QUERIES[q]) for q, texts in found.items() for text in texts)
+def right(found: dict[str, list[str]]) -> dict[str, list[bool]]:
+    """Return which of the results of each query are right."""
+    return {q: [any(word in f"{text} ".lower() for word in QUERIES[q]) for text in texts] for q, texts in found.items()}
 
 
 def tiny_clip(folder: Path) -> Path:
@@ -127,14 +190,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--share", type=Path, default=SHARE)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--judge", action="store_true", help="count the right results of an existing file again")
     options = parser.parse_args(arguments)
+    if options.judge:
+        write(json.loads(options.out.read_text(encoding="utf-8")), options.out)
+        return
     with tempfile.TemporaryDirectory() as folder:
         found = measure(options.share, Path(folder))
         images = len(list((Path(folder) / "bare").glob("*.jpg")))
-    right = {name: count_right(texts) for name, texts in found.items()}
-    record = {"images": images, "right_of_50": right, "results": found, "machine": describe()}
-    options.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    for name, number in right.items():
+    write({"images": images, "results": found, "machine": describe()}, options.out)
+
+
+def write(record: dict[str, Any], out: Path) -> None:
+    """Judge the results, write the file and print the totals."""
+    marks = {name: right(texts) for name, texts in record["results"].items()}
+    total = {name: sum(map(sum, queries.values())) for name, queries in marks.items()}
+    found = {"images": record["images"], "right_of_50": total, "right": marks}
+    found |= {"results": record["results"], "machine": record["machine"]}
+    out.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for name, number in total.items():
         print(f"{name}: {number} of {len(QUERIES) * TOP} results are right")
 
 

@@ -289,3 +289,21 @@ def test_data_that_do_not_fit_are_named(data: ReportData) -> None:
 def test_importing_the_report_does_not_import_matplotlib() -> None:
     code = "import sys, csaligner.reporting.report; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_table_that_is_stacked_on_a_phone_is_still_a_table_for_a_screen_reader(data: ReportData) -> None:
+    html = render_report(data)
+    table = html[html.index('<table class="main"') : html.index("</table>")]
+    found = {tag: set(re.findall(rf"<{tag}\b[^>]*?role=\"(\w+)\"", table)) for tag in ("table", "tr", "th", "td")}
+    assert found == {"table": {"table"}, "tr": {"row"}, "th": {"columnheader", "rowheader"}, "td": {"cell"}}
+    assert not re.search(r"<(tr|th|td|thead|tbody)\b(?![^>]*role=)", table)
+
+
+def test_training_that_was_not_kept_leads_the_page(data: ReportData) -> None:
+    untrained = replace(data.results[0], name="start", history=[], seconds=None)
+    same = replace(untrained, name="CS-Aligner")
+    bare = ReportData(title="Run", results=[untrained, same], ours="CS-Aligner", rival="start", rejected=True)
+    page = Page(render_report(bare))
+    assert "was not kept" in page.text
+    assert "do not differ" not in page.text
+    assert "no clear difference" not in page.text

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from csaligner.adapters.aligner import Aligner
 from csaligner.app.pictures import thumbnail
@@ -21,10 +22,21 @@ from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config
 from csaligner.datasets.documents import INDEX_FILE
 from csaligner.integrations.embeddings import AlignedEmbeddings
+from csaligner.model import AlignedModel
 from csaligner.pipeline import train
-from csaligner.search.build import BuildReport, build_index, delete, writing
+from csaligner.search.build import (
+    BuildReport,
+    add_features,
+    build_index,
+    create_index,
+    delete,
+    finish,
+    writing,
+)
 from csaligner.search.index import Index, SearchOptions
 from csaligner.store.store import Store
+from tests.support.commands import csaligner
+from tests.support.features import make_arrays
 
 ROOT = Path(__file__).parents[2]
 
@@ -329,3 +341,26 @@ def test_data_that_was_moved_is_not_embedded_again(world: Any, tmp_path: Path) -
     assert not any(hit.missing for hit in index.search("1 2 3"))
     index, report = build_index(str(there), tmp_path / "ix", encoders=world.encoders)
     assert (report.added, report.deleted, report.unchanged) == (0, 0, 6)
+
+
+def test_vectors_are_imported_trained_and_indexed(tmp_path: Path) -> None:
+    image, text = make_arrays(210, (8, 6))
+    for name, rows in (("x", image), ("y", text)):
+        np.save(tmp_path / f"{name}.npy", rows)
+    with pytest.raises(InputError, match="csaligner import"):
+        build_index(str(tmp_path / "x.npy"), tmp_path / "ix", "bundled")
+    files = ("--image-features", tmp_path / "x.npy", "--text-features", tmp_path / "y.npy")
+    made = csaligner("import", *files, "--image-name", "mine", "--text-name", "yours", "--out", tmp_path / "st")
+    assert made.returncode == 0, made.stderr
+    made = csaligner("train", "--train-data", tmp_path / "st", "--out", tmp_path / "run", "epochs=1", "-q")
+    assert made.returncode == 0, made.stderr
+    create_index(tmp_path / "ix", AlignedModel.open(str(tmp_path / "run")))
+    index = Index.open(tmp_path / "ix")
+    ids = [f"{n}" for n in range(210)]
+    for modality, rows in (("image", image), ("text", text)):
+        add_features(index, modality, [f"{modality}-{i}" for i in ids], torch.from_numpy(rows).float())  # type: ignore[arg-type]
+    finish(index, "exact")
+    assert index.counts == {"image": 210, "text": 210}
+    assert index.calibration is not None
+    found = [index.search_features(torch.from_numpy(text[n]).float(), "text", k=10) for n in range(30)]
+    assert sum(f"image-{n}" in {hit.id for hit in hits} for n, hits in enumerate(found)) > 10

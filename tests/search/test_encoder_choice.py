@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
 from csaligner import encoders
 from csaligner import quickstart as module
+from csaligner.app.server import make_app
 from csaligner.checks import InputError
 from csaligner.encoders import encoder_pair
 from csaligner.search import Index
@@ -62,6 +64,9 @@ def test_photos_without_captions_and_a_model_of_two_towers(
     again = csaligner("quickstart", world.folder, "--out", out, "--no-serve", "-q")  # the encoders of the index
     assert again.returncode == 0, again.stderr
     assert "no change" in again.stderr
+    page = TestClient(make_app(index), base_url="http://127.0.0.1").get("/api/search", params={"q": "a cat"}).json()
+    assert {result["file"] for result in page["results"]} <= {path.name for path in world.folder.iterdir()}
+    assert page["results"]
 
 
 def test_with_captions_it_trains(
@@ -81,6 +86,8 @@ def test_with_captions_it_trains(
     assert "first 10" in made.stderr
     found = csaligner("search", tmp_path / "out", "a red cat", "--json")
     assert len(json.loads(found.stdout)) == 10
+    client = TestClient(make_app(Index.open(tmp_path / "out")), base_url="http://127.0.0.1")
+    assert client.get("/api/search", params={"q": "a red cat"}).json()["results"][0]["file"].endswith(".png")
 
 
 def test_index_and_search_with_an_encoder(world: World, tiny_model: Tiny, tmp_path: Path, cache: Path) -> None:
