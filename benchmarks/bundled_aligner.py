@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from class_names import BETA, class_texts, join, refit, soften
-from photo_sets import SHARE, captioned, features, stamps, unpaired
+from photo_sets import SHARE, captioned, features, stamps
 from photos import photo_metrics
 from safetensors.torch import load_file, save_file
 
@@ -93,8 +93,8 @@ def main() -> None:
     pairs = store.features("train")
     seen = captioned(arguments.share)
     photos, texts = features(seen)
-    others = [features(found(arguments.share))[0] for found in (stamps, unpaired)]
-    joined = _joined(drawings, pairs, torch.cat([photos, *others]))
+    others = features(stamps(arguments.share))[0]
+    joined = _joined(drawings, pairs, torch.cat([photos, others]))
     joined.save(arguments.out)
     weights = arguments.out / "model.safetensors"
     save_file({name: value.half().contiguous() for name, value in load_file(weights).items()}, weights)
@@ -112,7 +112,7 @@ def main() -> None:
         seed=config.seed,
         n_images=counts["train"][0],
         n_captions=counts["train"][1],
-        n_photos=len(photos) + sum(map(len, others)),
+        n_photos=len(photos) + len(others),
         n_captioned=len(photos),
         megabytes=weights.stat().st_size / 1e6,
         test_images=counts["test"][0],
@@ -130,9 +130,10 @@ def _joined(drawings: Aligner, pairs: PairedFeatures, photos: torch.Tensor) -> A
     texts = class_texts()
     assert isinstance(drawings.text_adapter, MLPAdapter)
     soften(drawings.text_adapter, texts, pairs.text.float())
-    refit(drawings, pairs)
     drawn = torch.tensor([not name.startswith("tuxpaint/") for name in pairs.image_ids])
-    return join(drawings, texts, pairs.image[drawn].float(), photos)
+    joined = join(drawings, texts, pairs.image[drawn].float(), photos)
+    refit(joined, texts, pairs, drawn)
+    return joined
 
 
 if __name__ == "__main__":
