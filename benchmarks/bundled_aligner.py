@@ -46,10 +46,11 @@ CARD = """# The bundled aligner
 Maps features of the bundled encoders to a space of {dim} dimensions: images from `bundled:efficientnet-lite0`
 ({dim_image}-d), texts from `bundled:all-MiniLM-L6-v2` ({dim_text}-d). `csaligner index --run bundled` uses it.
 
-- **Drawings**: trained on captioned drawings with the default config (InfoNCE + D_CS), seed {seed}.
+- **Drawings**: trained on captioned drawings with the default config (InfoNCE + D_CS), seed {seed}, then for 120 steps
+  together with the class names (InfoNCE + 6 D_CS).
 - **Photographs**: no captioned photograph was used. EfficientNet-Lite0's own classifier weights the text vectors of the
-  1,000 ImageNet class names (ConSE, Norouzi et al. 2014). A gate, a logistic regression on the image features, decides
-  how far an image counts as a photograph.
+  1,000 ImageNet class names (ConSE, Norouzi et al. 2014). A gate, a logistic regression on the image features,
+  sets their share, from 0.3 for a drawing to 0.9 for a photograph.
 - **Made with** `python benchmarks/bundled_aligner.py`.
 - **Data**: the train splits of OpenMoji (CC BY-SA 4.0), Tux Paint stamps (GPL-2.0-or-later and public domain) and
   Open Clip Art (public domain): {n_images} images and {n_captions} captions, test splits not used; names, synonyms and
@@ -68,6 +69,10 @@ On the test split of drawings ({test_images} images, {test_captions} captions), 
 | metric | value |
 | --- | --- |
 {rows}
+
+Images that were not used in training, in one index of 828 images: 104 of Debian packages, by their file names, have
+text-to-image recall@10 0.433 (among these 104 alone 0.606); 612 renders of furniture, by their names, 0.356 (among 143:
+0.609). docs/encoders.md compares other methods.
 
 Photographs of Debian packages, one caption each ({n_captioned} photographs; their captions were not used in training,
 the photographs themselves were used for the gate and to choose settings):
