@@ -4,9 +4,10 @@
    photographs of it (class_captions.txt, one line per class, written for this project).
 2. `soften`: the text adapter of drawings is mixed with the centred text encoder: v(t) + beta R (t / |t| - mean), with R
    the rotation between both; centred on the captions. Exact: the result is an MLP adapter again.
-3. `refit`: the image adapter is trained on for a few steps with the new text adapter (InfoNCE + D_CS, drawings only).
-4. `join`: the text vectors of the classes, their means over drawings and photos, and a logistic regression that tells
+3. `join`: the text vectors of the classes, their means over drawings and photos, and a logistic regression that tells
    photos from drawings.
+4. `refit`: both adapters are trained on for a few steps (InfoNCE + 6 D_CS, drawings only), and the text vectors of the
+   classes follow the text adapter. Without it texts are more similar to texts than to images in a mixed index.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from csaligner.types import PairedFeatures
 
 CAPTIONS = Path(__file__).with_name("class_captions.txt")
 SHARES = {"photo": 0.2, "synonyms": 0.2, "description": 0.2, "captions": 0.4}
-BETA, STEPS, RATE, BANDWIDTH = 0.75, 100, 2e-4, 0.5
+BETA, STEPS, RATE, BANDWIDTH, WEIGHT = 0.5, 120, 1e-4, 0.5, 6.0
+RENEWED = 10  # steps after which the text vectors of the classes are computed again
 GATE_SHARPNESS, GATE_C = 10.0, 0.1
 
 
@@ -109,30 +111,47 @@ def soften(adapter: MLPAdapter, texts: ClassTexts, drawings: Tensor, beta: float
     start.offset.copy_(offset)
 
 
-def refit(model: Aligner, train: PairedFeatures, steps: int = STEPS, seed: int = 0) -> None:
-    """Train the image adapter for a few steps on drawings, with the text adapter fixed; in place."""
+def refit(model: Aligner, texts: ClassTexts, train: PairedFeatures, drawn: Tensor, seed: int = 0) -> None:
+    """Train both adapters for a few steps on drawings, in place. drawn: (N,), the images that are surely drawings."""
     generator = torch.Generator().manual_seed(seed)
-    image = train.image.float().clone()
-    with torch.no_grad():
-        text = model.encode_text(train.text.float())
-    owner = train.text_to_image
+    image, text, owner = train.image.float().clone(), train.text.float().clone(), train.text_to_image
     order, counts = torch.argsort(owner, stable=True), torch.bincount(owner, minlength=len(image))
     first = counts.cumsum(0) - counts
-    learned = [p for p in model.image_adapter.parameters() if p.requires_grad] + [model.log_logit_scale]
+    adapter = model.image_adapter
+    assert isinstance(adapter, ClassNameAdapter)
+    adapter.classes.requires_grad_(False)
+    adapter.centres.requires_grad_(False)
+    learned = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(learned, lr=RATE, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps + 1, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=STEPS + 1, pct_start=0.1)
     model.train()
-    for _ in range(steps):
+    for step in range(STEPS):
+        if step % RENEWED == 0:
+            renew(model, texts, image[drawn])
         rows = torch.randperm(len(image), generator=generator)[:512]
         rows = rows[counts[rows] > 0]
         chosen = order[first[rows] + (torch.rand(len(rows), generator=generator) * counts[rows]).long()]
-        x, y = model.encode_image(image[rows]), text[chosen]
-        loss = info_nce(x, y, model.logit_scale.clamp(max=100)) + cauchy_schwarz_divergence(x, y, bandwidth=BANDWIDTH)
+        x, y = model.encode_image(image[rows]), model.encode_text(text[chosen])
+        loss = info_nce(x, y, model.logit_scale.clamp(max=100))
+        loss = loss + WEIGHT * cauchy_schwarz_divergence(x, y, bandwidth=BANDWIDTH)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
     model.eval()
+    renew(model, texts, image[drawn])
+    adapter.classes.requires_grad_(True)
+    adapter.centres.requires_grad_(True)
+
+
+@torch.no_grad()
+def renew(model: Aligner, texts: ClassTexts, drawings: Tensor) -> None:
+    """Compute the text vectors of the classes and their means with the present text adapter, in place."""
+    image = model.image_adapter
+    assert isinstance(image, ClassNameAdapter)
+    image.classes.copy_(texts.vectors(model.encode_text))
+    of_drawings = class_probabilities(drawings, *classifier()).mean(dim=0) @ image.classes
+    image.centres.copy_(torch.stack([of_drawings, image.classes.mean(dim=0)]))
 
 
 @torch.no_grad()
@@ -147,9 +166,7 @@ def join(model: Aligner, texts: ClassTexts, drawings: Tensor, photos: Tensor) ->
     image = joined.image_adapter
     assert isinstance(image, ClassNameAdapter)
     image.drawings.load_state_dict(model.image_adapter.state_dict())
-    image.classes.copy_(texts.vectors(model.encode_text))
-    of_drawings = class_probabilities(drawings, *classifier()).mean(dim=0) @ image.classes
-    image.centres.copy_(torch.stack([of_drawings, image.classes.mean(dim=0)]))
+    renew(joined, texts, drawings)
     gate, bias = _gate(drawings, photos)
     image.gate.copy_(gate)
     image.gate_bias.copy_(bias)

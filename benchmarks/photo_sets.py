@@ -1,14 +1,23 @@
-"""Photographs that Debian packages contain, with captions written for this project (photo_captions.csv).
+"""Photographs that Debian packages contain.
 
     apt-get install tuxpaint-stamps-default gcompris-qt-data opencv-doc mate-backgrounds ukui-wallpapers \
-        plasma-workspace-wallpapers lomiri-wallpapers-16.04 lomiri-wallpapers-20.04
+        plasma-workspace-wallpapers
+    apt-get install scratch tuxpaint-data palapeli-data gnome-taquin puzzle-jigsaw sweethome3d-furniture \
+        lomiri-wallpapers-16.04 lomiri-wallpapers-20.04
+
+The first command: photographs for settings and for the gate, with captions written for this project
+(photo_captions.csv). The second command and the rest of GCompris: captions are file names (`named`) or names of a
+catalogue (`renders`), written by nobody with these results in view, one image for each distinct name. They are not
+used in training.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 import struct
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +37,14 @@ STAMPS = "tuxpaint/stamps"
 PHOTO_FOLDERS = ("erase", "categorization", "explore_", "details")  # activities of GCompris that show photographs
 DRAWN = ("alphabets", "cartoon", "space/", "money", "roadsigns", "symbols/")
 MOST_COLOURS = 13.0  # distinct colours / sqrt(pixels) from which a stamp counts as a photograph
+NAMED = (
+    "scratch/Media/Backgrounds/*/*.jpg",
+    "tuxpaint/templates/*.jpg",
+    "palapeli/collection/*.jpg",
+    "gnome-taquin/themes/cats/*.jpg",
+    "puzzle-jigsaw/samples/*.jp*g",
+    "backgrounds/*_by_*.jpg",  # lomiri-wallpapers: title and author
+)
 
 Photo = tuple[Image.Image, str]  # "" without a caption
 
@@ -58,11 +75,46 @@ def stamps(share: Path = SHARE) -> list[Photo]:
     return [(image, caption) for caption, image in found.items()]
 
 
-def unpaired(share: Path = SHARE) -> list[Photo]:
-    """Photographs of GCompris without a caption in photo_captions.csv."""
+def named(share: Path = SHARE) -> list[Photo]:
+    """Photographs whose captions are their file names, without numbers and authors. Not used in training."""
+    found = {}
+    for pattern in NAMED:
+        for path in sorted(share.glob(pattern)):
+            found.setdefault(_words(path.stem), path)
+    return [(load_image(path), name) for name, path in found.items() if name]
+
+
+def named_gcompris(share: Path = SHARE) -> list[Photo]:
+    """Photographs of GCompris without a caption in photo_captions.csv, by file name: mostly monuments and tools."""
     with CAPTIONS.open(encoding="utf-8", newline="") as file:
         known = {row["file"].removeprefix(f"{RCC}:") for row in csv.DictReader(file)}
-    return [(_open(data), "") for name, data in _resources(share / RCC) if name not in known]
+    found: dict[str, bytes] = {}
+    for name, data in _resources(share / RCC):
+        if name not in known:
+            found.setdefault(_words(Path(name).stem), data)
+    return [(_open(data), name) for name, data in found.items()]
+
+
+def renders(share: Path = SHARE) -> list[Photo]:
+    """Rendered furniture of Sweet Home 3D with the names of its catalogues."""
+    found: dict[str, bytes] = {}
+    for path in sorted((share / "sweethome3d/furniture").glob("*.sh3f")):
+        with zipfile.ZipFile(path) as catalogue:
+            text = catalogue.read("PluginFurnitureCatalog.properties").decode("latin-1")
+            names, icons = (
+                dict(re.findall(rf"^{key}#(\d+)=(.*?)\s*$", text, re.MULTILINE)) for key in ("name", "icon")
+            )
+            for number, name in names.items():
+                plain = re.sub(r"\\u([0-9a-fA-F]{4})", lambda code: chr(int(code[1], 16)), name)
+                found.setdefault(plain.lower(), catalogue.read(icons[number].lstrip("/")))
+    return [(_open(data), name) for name, data in found.items()]
+
+
+def _words(stem: str) -> str:
+    """Words of a file name: "EiffelTower2_by_N" -> "eiffel tower"."""
+    title = re.sub(r"_by_.*$|_?background$", "", stem)
+    spaced = re.sub(r"[-_\d]+", " ", re.sub(r"([a-z])([A-Z])", r"\1 \2", title))
+    return " ".join(word for word in spaced.lower().split() if word not in ("a", "b"))
 
 
 def features(photos: Sequence[Photo]) -> tuple[Tensor, Tensor]:

@@ -64,7 +64,7 @@ def test_the_output_is_the_weighted_sum_of_the_class_vectors_and_of_the_mlp() ->
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    g = (0.1 + 0.8 / (1 + np.exp(-(unit @ a["gate"] + a["gate_bias"]))))[:, None]
+    g = (0.3 + 0.6 / (1 + np.exp(-(unit @ a["gate"] + a["gate_bias"]))))[:, None]
     bridge = shares @ a["classes"] - (1 - g) * a["centres"][0] - g * a["centres"][1]
     drawn = adapter.drawings(x).detach().double().numpy()
     wanted = (1 - g) * drawn / np.linalg.norm(drawn, axis=1, keepdims=True)

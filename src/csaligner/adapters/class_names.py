@@ -23,8 +23,8 @@ from .start import Affine
 
 CLASSES, FEATURES = 1000, 1280  # of the classifier
 TEMPERATURE = 2.0  # of its softmax; a larger one spreads an image over more names
-LEAST = 0.1  # weight of the other part, for an image that is surely a photo or surely a drawing
-PHOTO = 0.5  # share of the class names above which an image counts as a photo
+SHARES = 0.3, 0.9  # weight of the class names for an image that is surely a drawing, and surely a photo
+PHOTO = 0.6  # share of the class names above which an image counts as a photo: the middle of SHARES
 PHOTOS = (
     "found through the names of 1,000 ImageNet classes: good for animals and objects, weak for people, places, actions"
 )
@@ -38,7 +38,7 @@ class ClassNameAdapter(nn.Module):
     - u = MLPAdapter(x), trained on drawings
     - b = softmax((W x + w) / 2) @ classes - (1 - g) centres[0] - g centres[1]: text vectors of the classes (1000, d),
       weighted by the classifier, minus their mean over drawings and over photos
-    - g = 0.1 + 0.8 sigmoid(x / |x| . gate + gate_bias): 0.1 for a drawing, 0.9 for a photo
+    - g = 0.3 + 0.6 sigmoid(x / |x| . gate + gate_bias): 0.3 for a drawing, 0.9 for a photo
 
     W and w are the last layer of the installed EfficientNet-Lite0 and are not part of the saved weights. Raises
     InputError if the weights are not installed or the input does not have 1280 dimensions.
@@ -77,7 +77,8 @@ class ClassNameAdapter(nn.Module):
 
     def photo_share(self, x: Tensor) -> Tensor:
         """Return g, (N,), the weight of the class names."""
-        return LEAST + (1 - 2 * LEAST) * torch.sigmoid(normalize(x, dim=1) @ self.gate + self.gate_bias)
+        drawing, photo = SHARES
+        return drawing + (photo - drawing) * torch.sigmoid(normalize(x, dim=1) @ self.gate + self.gate_bias)
 
 
 def class_probabilities(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
