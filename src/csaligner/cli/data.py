@@ -208,6 +208,8 @@ def import_features(  # noqa: PLR0913, PLR0917  (options of a command)
     ] = None,
     image_key: ImageArray = None,
     text_key: TextArray = None,
+    image_cut: Annotated[int | None, typer.Option(help="Keep only the first dimensions (Matryoshka).")] = None,
+    text_cut: Annotated[int | None, typer.Option(help="Keep only the first dimensions of the text features.")] = None,
 ) -> None:
     """Make a store from existing features; without ids row i pairs with row i."""
     from csaligner.store import import_features as feature_files
@@ -220,6 +222,7 @@ def import_features(  # noqa: PLR0913, PLR0917  (options of a command)
         text_image_ids,
         captions,
         (image_key, text_key),
+        (image_cut, text_cut),
     )
     store = feature_files.import_features(files, out)
     err.print(f"{images_and_captions(store.n_images, store.n_captions)}: {out}", highlight=False)

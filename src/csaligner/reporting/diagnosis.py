@@ -111,7 +111,7 @@ def _shown(value: Any) -> str:
         return f"{value:,}"
     if value is None or not math.isfinite(value):
         return DASH
-    return f"{value:.3f}".replace("-", MINUS)
+    return f"{round(value, 3) + 0.0:.3f}".replace("-", MINUS)  # + 0.0: no minus sign before 0
 
 
 def _percent(value: float) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csaligner.checks import InputError, nearest
+from csaligner.store.read_features import decoded_base64
 
 from .space import Space
 
@@ -113,7 +112,7 @@ def as_vectors(values: Sequence[Any], name: str, source: str) -> Vectors | None:
         return None
     first = values[at[0]]
     if isinstance(first, str):
-        rows = [decoded(values[row]) for row in at]
+        rows = [decoded_base64(values[row]) for row in at]
         if any(row is None for row in rows):
             return None
     elif isinstance(first, (list, tuple, np.ndarray)):
@@ -125,20 +124,6 @@ def as_vectors(values: Sequence[Any], name: str, source: str) -> Vectors | None:
         raise InputError(f"{source}: column {name!r} has vectors of {widths[0]} and {widths[-1]} dimensions")
     array = np.array(rows)
     return Vectors(array, at) if array.dtype.kind in "biuf" and array.ndim == 2 else None
-
-
-def decoded(text: str) -> Array | None:
-    """Decode little-endian float32 numbers in base64, as embedding services send them; None for other text."""
-    if len(text) < 16 or len(text) % 4:
-        return None
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    if len(raw) % 4:
-        return None
-    row = np.frombuffer(raw, dtype="<f4")
-    return row if bool(np.isfinite(row).all()) and float(np.abs(row).max()) < 1e6 else None
 
 
 def _take(values: Sequence[str], rows: Array) -> list[str]:

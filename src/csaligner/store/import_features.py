@@ -26,7 +26,8 @@ class FeatureFiles:
     """image, text: .npy, .npz, .safetensors or .parquet files, (rows, d); at least one. names: names of the models,
     which distinguish stores. image_ids, text_image_ids, captions: text files with one entry per line: the id of each
     image row, the image id of each text row, the texts. Without ids row i pairs with row i. keys: the arrays in files
-    that hold several (see load_features)."""
+    that hold several (see load_features). cuts: numbers of leading dimensions to keep, for models trained so that these
+    suffice (Matryoshka embeddings); None: all."""
 
     image: Path | None = None
     text: Path | None = None
@@ -35,12 +36,13 @@ class FeatureFiles:
     text_image_ids: Path | None = None
     captions: Path | None = None
     keys: tuple[str | None, str | None] = (None, None)
+    cuts: tuple[int | None, int | None] = (None, None)
 
 
 def import_features(files: FeatureFiles, out: Path | str) -> Store:
     """Write a store from feature files at `out`, which must not exist. Raises InputError if they do not match."""
-    image = load_features(files.image, files.keys[0], "image_key") if files.image else None
-    text = load_features(files.text, files.keys[1], "text_key") if files.text else None
+    image = _cut(load_features(files.image, files.keys[0], "image_key"), files.cuts[0]) if files.image else None
+    text = _cut(load_features(files.text, files.keys[1], "text_key"), files.cuts[1]) if files.text else None
     ids, owners, captions = _lines(files.image_ids), _lines(files.text_image_ids), _lines(files.captions)
     if image is None or text is None:
         side: Modality = "text" if image is None else "image"
@@ -55,6 +57,13 @@ def import_features(files: FeatureFiles, out: Path | str) -> Store:
         check_length("captions", captions, len(pairs.text), "texts")
         pairs = PairedFeatures(pairs.image, pairs.text, pairs.text_to_image, pairs.image_ids, tuple(captions))
     return write_store(out, pairs, infos)
+
+
+def _cut(x: Tensor, dims: int | None) -> Tensor:
+    """Return the first `dims` columns; the rows are scaled to length 1 wherever they are used."""
+    if dims is not None and not 0 < dims <= x.shape[1]:
+        raise InputError(f"cut: got {dims}, wanted 1 to {x.shape[1]}, the dimensions of the vectors")
+    return x if dims is None else x[:, :dims].contiguous()
 
 
 def write_side(

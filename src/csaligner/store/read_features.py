@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import math
 import zipfile
 from collections.abc import Callable, Collection, Mapping
@@ -107,9 +109,37 @@ def _parquet(path: Path, key: str | None) -> Any:
         tests = [test for kind in kinds if (test := getattr(pa.types, f"is_{kind}", None))]
         lists = [field.name for field in file.schema if any(test(field.type) for test in tests)]
         if not lists:
-            raise InputError(f"features: {path} has no column of lists; write each row of features as one list")
+            return _base64_column(path, file, key)
         column = file.read([_pick(path, key, lists)]).column(0)
     return column.to_numpy()
+
+
+def _base64_column(path: Path, file: Any, key: str | None) -> Any:
+    """Read the column of vectors in base64. Raises InputError if there is none."""
+    import pyarrow as pa
+
+    texts = [field.name for field in file.schema if pa.types.is_string(field.type)]
+    for name in texts if key is None else [_pick(path, key, texts)]:
+        rows = [None if text is None else decoded_base64(text) for text in file.read([name]).column(0).to_pylist()]
+        if rows and all(row is not None for row in rows):
+            found = np.empty(len(rows), dtype=object)
+            found[:] = rows
+            return found
+    raise InputError(f"features: {path} has no column of lists; write each row of features as one list")
+
+
+def decoded_base64(text: str) -> Any:
+    """Decode little-endian float32 numbers in base64, as embedding services send them; None for other text."""
+    if len(text) < 16 or len(text) % 4:
+        return None
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    if len(raw) % 4:
+        return None
+    row = np.frombuffer(raw, dtype="<f4")
+    return row if bool(np.isfinite(row).all()) and float(np.abs(row).max()) < 1e6 else None
 
 
 def _pick(path: Path, key: str | None, names: Collection[str], found: str = "") -> str:
