@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,7 +58,9 @@ class ParquetTable:
         groups = range(len(self.groups)) if row_groups is None else row_groups
         with _opened(self._path, pages.nested) as file:
             held = 0
-            for batch in file.iter_batches(rows, row_groups=list(groups), columns=list(columns), use_threads=False):
+            # a group at a time: pyarrow cannot put nested values of several groups into one batch
+            every = (file.iter_batches(rows, row_groups=[n], columns=list(columns), use_threads=False) for n in groups)
+            for batch in chain.from_iterable(every):
                 held += _bytes_of(batch)
                 _limit(held, limit, "bytes", self._size)
                 yield batch
@@ -66,8 +69,9 @@ class ParquetTable:
         """Return a pyarrow table of columns. Raises ValueError like `batches`."""
         import pyarrow as pa
 
-        schema = pa.schema([self.schema.field(name) for name in columns], metadata=self.schema.metadata)
-        return pa.Table.from_batches(list(self.batches(columns)), schema=schema).combine_chunks()
+        found = list(self.batches(columns))
+        schema = found[0].schema if found else pa.schema([self.schema.field(name) for name in columns])
+        return pa.Table.from_batches(found, schema.with_metadata(self.schema.metadata)).combine_chunks()
 
     def _pages_of(self, columns: tuple[str, ...]) -> _Pages:
         if columns not in self._pages:
@@ -156,7 +160,7 @@ def _pages(path: Path, columns: Sequence[str]) -> _Pages:
                 if name[0].decode("utf-8", "replace") not in wanted:
                     continue
                 where = b".".join(name).decode("utf-8", "replace")
-                start = min(chunk[9], chunk.get(11) or chunk[9])
+                start = min(at for at in (chunk[9], chunk.get(11), size) if at)  # without rows there is no data page
                 for kind, header in _headers(file, start, min(size, start + chunk[7])):
                     count += 1
                     _limit(count, size, "pages", size)  # a page named twice, too
