@@ -44,26 +44,31 @@ def test_a_link_that_leads_nowhere_and_what_is_loaded_from_elsewhere(
 
 
 def test_a_wheel_holds_the_files_of_the_repository_and_no_others(tmp_path: Path) -> None:
-    wanted = {"csaligner/__init__.py", "csaligner/assets/a/b.bin"}
+    wanted = {"csaligner/__init__.py", "csaligner/assets/a/b.bin", "csaligner/assets/a/README.md"}
     whole, archive = tmp_path / "whole.whl", tmp_path / "csaligner-1.tar.gz"
     (tmp_path / "file").write_text("")
     with tarfile.open(archive, "w:gz") as tar:
         for name in (*wheel.IN_THE_ARCHIVE, *(f"src/{name}" for name in wanted)):
             tar.add(tmp_path / "file", f"csaligner-1/{name}")
     with zipfile.ZipFile(whole, "w") as file:
-        for name in (*wanted, "csaligner-1.dist-info/licenses/LICENSE"):
+        for name in (*wanted, *(f"csaligner-1.dist-info/licenses/{name}" for name in wheel.LICENCES)):
             file.writestr(name, "")
     assert wheel.problems(whole, archive, wanted) == []
     broken = tmp_path / "broken.whl"
     with zipfile.ZipFile(broken, "w") as file:
         file.writestr("csaligner/__init__.py", "")
         file.writestr("tests/test_x.py", "")
-    found = wheel.problems(broken, archive, {*wanted, "csaligner/new.py"})
+    found = wheel.problems(broken, archive, {*wanted, "csaligner/new.py", "csaligner/assets/c/d.bin"})
     named = [
+        ("broken.whl", "lacks", "csaligner/assets/a/README.md"),
         ("broken.whl", "lacks", "csaligner/assets/a/b.bin"),
+        ("broken.whl", "lacks", "csaligner/assets/c/d.bin"),
         ("broken.whl", "lacks", "csaligner/new.py"),
         ("broken.whl", "holds", "tests/test_x.py"),
-        ("broken.whl", "licence"),
+        ("broken.whl", "licence", "CC-BY-SA-4.0.txt"),
+        ("broken.whl", "licence", "LICENSE"),
+        ("csaligner/assets/c", "README"),
+        ("csaligner-1.tar.gz", "lacks", "src/csaligner/assets/c/d.bin"),
         ("csaligner-1.tar.gz", "lacks", "src/csaligner/new.py"),
     ]
     assert name_all(found, named)
