@@ -77,7 +77,7 @@ def stamps(share: Path = SHARE) -> list[Photo]:
 
 def named(share: Path = SHARE) -> list[Photo]:
     """Photographs whose captions are their file names, without numbers and authors. Not used in training."""
-    found = {}
+    found: dict[str, Path] = {}
     for pattern in NAMED:
         for path in sorted(share.glob(pattern)):
             found.setdefault(_words(path.stem), path)

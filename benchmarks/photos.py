@@ -118,7 +118,7 @@ def unseen(share: Path, drawings: Tensor, texts: ClassTexts, models: dict[str, A
         rows = kind == i
         result[group] = {"count": int(rows.sum())} | {
             name: {key: round(100 * float(hit[rows].mean()), 1) for key, hit in found.items()}
-            | {f"recall@10 among {AMONG}": _among(*(part[rows] for part in encoded_pair))}
+            | {f"recall@10 among {AMONG}": _among(encoded_pair[0][rows], encoded_pair[1][rows])}
             for (name, found), encoded_pair in zip(
                 hits.items(), (r[:2] for r in encoded((x, y), others, texts, models).values()), strict=True
             )
