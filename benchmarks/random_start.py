@@ -6,10 +6,9 @@ Resumes: finished runs are kept in --work. Writes benchmarks/results/random_star
 Data: PATH/data/{clip_coco_500,convirt_500,videoclip_100}.npy, (2, N, d) paired features; split s: a permutation by
 RandomState(SEED + s), the first fifth (at most 100) are test pairs, as many validation pairs, the others train. STORE:
 the store of `csaligner demo` (OpenMoji with the bundled encoders), its own splits. Split and training seed are equal.
-Adapters: linear and mlp, both modalities to 128 dimensions; "text side": mlp for the texts, image vectors unchanged.
-STEPS steps of at most 512 images. Every run stores validation and test metrics; settings are chosen on validation.
-Text side (arrays alone): also schedules of lambda and sigma, automatic weights, and half of the pairs with and without
-the other half as unpaired rows.
+Linear adapters, both modalities to 128 dimensions; "text side": mlp for the texts, image vectors unchanged (CLIP and
+video alone). STEPS steps of at most 512 images. Every run stores validation and test metrics; settings are chosen on
+validation.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import argparse
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ from csaligner.evaluation.evaluate import evaluate
 from csaligner.files import write_atomically, write_json
 from csaligner.paired_features import pair_features
 from csaligner.run_folder import provenance
-from csaligner.selection.folds import rows_of
 from csaligner.store.store import Store
 from csaligner.types import PairedFeatures
 
@@ -51,12 +49,9 @@ SIGMAS: dict[str, Any] = {
 WEIGHTS = ("0.3", "1", "3", "10")
 LAMBDAS: dict[str, Any] = {label: float(label) for label in WEIGHTS}
 RISING = {"start": 0.0, "end": 3.0}
-NARROWING = {"start": 1.0, "end": 0.3}
-BOTH: dict[str, dict[str, Any]] = {
-    "linear": {"image_adapter": "linear", "text_adapter": "linear", "dim": 128, "lr": 3e-3},
-    "mlp": {"image_adapter": "mlp", "text_adapter": "mlp", "dim": 128, "lr": 1e-3},
-}
+LINEAR: dict[str, Any] = {"image_adapter": "linear", "text_adapter": "linear", "dim": 128, "lr": 3e-3}
 TEXT_SIDE: dict[str, Any] = {"image_adapter": "identity", "text_adapter": "mlp", "lr": 1e-3}
+TEXT_SIDE_WEIGHTS = {"clip_coco_500": ("1",), "videoclip_100": ("1", "3", "10")}
 KEPT = {
     "score": "alignment_score",
     "recall": "mean_recall@1",
@@ -88,18 +83,7 @@ def settings(sigmas: Iterable[str], lambdas: Iterable[str]) -> Iterator[tuple[st
         yield sigma, label, {"weight": LAMBDAS[label], "bandwidth": SIGMAS[sigma]}
 
 
-def halves(train: PairedFeatures, seed: int) -> tuple[PairedFeatures, PairedFeatures, PairedFeatures]:
-    """Return half of the pairs, and two quarters for unpaired images and texts, from disjoint items."""
-    order = torch.randperm(len(train.image), generator=torch.Generator().manual_seed(seed))
-    half, rest = len(order) // 2, len(order) // 4
-    cuts = (slice(half), slice(half, half + rest), slice(half + rest, None))
-    pairs, images, texts = (rows_of(train, order[cut].sort().values) for cut in cuts)
-    return pairs, images, texts
-
-
-def measure(
-    train: PairedFeatures, held: dict[str, PairedFeatures], seed: int, given: dict[str, Any], unpaired: Any = ()
-) -> dict[str, Any]:
+def measure(train: PairedFeatures, held: dict[str, PairedFeatures], seed: int, given: dict[str, Any]) -> dict[str, Any]:
     """Train and return KEPT of each held-out part."""
     epochs = max(1, STEPS // -(-len(train.image) // BATCH))
     fixed: dict[str, Any] = {
@@ -109,7 +93,7 @@ def measure(
         "seed": seed,
         "verbose": False,
     }
-    aligner = CSAligner(evaluate_every=max(1, epochs // 5), **fixed, **given).fit_features(train, *unpaired)
+    aligner = CSAligner(evaluate_every=max(1, epochs // 5), **fixed, **given).fit_features(train)
     found = {}
     for name, features in held.items():
         metrics = evaluate(align(aligner.model, features), intervals=False).metrics
@@ -117,54 +101,39 @@ def measure(
     return found
 
 
-def cells(arrays: Sequence[str]) -> Iterator[tuple[str, str, str, str, dict[str, Any], str]]:
-    """Yield adapters, data, sigma, lambda, arguments and which rows train."""
-    for name in (*arrays, OPENMOJI):
+def cells() -> Iterator[tuple[str, str, str, str, dict[str, Any]]]:
+    """Yield adapters, data, sigma, lambda and arguments."""
+    for name in (*ARRAYS, OPENMOJI):
         for sigma, weight, given in settings(SIGMAS, WEIGHTS):
-            yield "linear", name, sigma, weight, BOTH["linear"] | given, "pairs"
-    for name in arrays:
-        more: list[tuple[str, str, dict[str, Any]]] = [
-            ("median", "0 to 3", {"weight": RISING, "bandwidth": "median"}),
-            ("1 to 0.3", "1", {"weight": 1.0, "bandwidth": NARROWING}),
-        ]
-        for sigma, weight, given in (*settings(("0.5", "median"), ("1", "3", "10")), *more):
-            yield "text side", name, sigma, weight, TEXT_SIDE | given, "pairs"
-        for sigma, weight, given in settings(("median",), ("3",)):
-            yield "text side", name, sigma, weight, TEXT_SIDE | given, "half the pairs"
-            if sigma:
-                yield "text side", name, sigma, weight, TEXT_SIDE | given, "half, the others unpaired"
-    for name in (*arrays, OPENMOJI):
-        for sigma, weight, given in settings(("0.2", "0.5", "median"), ("1", "3", "10")):
-            yield "mlp", name, sigma, weight, BOTH["mlp"] | given, "pairs"
+            yield "linear", name, sigma, weight, LINEAR | given
+    for name, weights in TEXT_SIDE_WEIGHTS.items():
+        for sigma, weight, given in settings(("0.5", "median"), weights):
+            yield "text side", name, sigma, weight, TEXT_SIDE | given
+    yield "text side", "videoclip_100", "median", "0 to 3", TEXT_SIDE | {"weight": RISING, "bandwidth": "median"}
 
 
-def run(arrays: Sequence[str], shared: Path, store: Path, seeds: int, work: Path) -> list[dict[str, Any]]:
+def run(shared: Path, store: Path, seeds: int, work: Path) -> list[dict[str, Any]]:
     """Measure what `work` lacks and return all records."""
     lines = work.read_text(encoding="utf-8").splitlines() if work.is_file() else []
-    records = [json.loads(line) for line in lines]
-    keys = ("adapters", "data", "sigma", "weight", "rows", "seed")
-    done = {tuple(r[k] for k in keys) for r in records}
+    keys = ("adapters", "data", "sigma", "weight", "seed")
+    known = {tuple(r[k] for k in keys): r for r in map(json.loads, lines)}
     opened = {
-        (name, seed): parts_of(name, shared, store, seed) for name in (*arrays, OPENMOJI) for seed in range(seeds)
+        (name, seed): parts_of(name, shared, store, seed) for name in (*ARRAYS, OPENMOJI) for seed in range(seeds)
     }
+    records = []
     with work.open("a", encoding="utf-8") as file:
-        for adapters, name, sigma, weight, given, rows in cells(arrays):
+        for adapters, name, sigma, weight, given in cells():
             for seed in range(seeds):
-                if (adapters, name, sigma, weight, rows, seed) in done:
-                    continue
-                train, val, test = opened[name, seed]
-                unpaired: Any = ()
-                if rows != "pairs":
-                    train, images, texts = halves(train, seed)
-                    unpaired = (images.image, texts.text) if "unpaired" in rows else ()
-                found = measure(train, {"val": val, "test": test}, seed, given, unpaired)
-                label = dict(zip(keys, (adapters, name, sigma, weight, rows, seed), strict=True))
-                records.append(label | found)
-                file.write(json.dumps(records[-1]) + "\n")
-                file.flush()
-                print(*label.values(), found["val"], flush=True)
-    wanted = {(*cell[:4], cell[5]) for cell in cells(arrays)}
-    return [r for r in records if tuple(r[key] for key in keys[:-1]) in wanted]
+                label = (adapters, name, sigma, weight, seed)
+                if label not in known:
+                    train, val, test = opened[name, seed]
+                    found = measure(train, {"val": val, "test": test}, seed, given)
+                    known[label] = dict(zip(keys, label, strict=True)) | found
+                    file.write(json.dumps(known[label]) + "\n")
+                    file.flush()
+                    print(*label, found["val"], flush=True)
+                records.append(known[label])
+    return records
 
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:
@@ -177,7 +146,7 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     grid = figure.subplots(2, len(NAMES))
     for row, (key, factor, form) in enumerate((("score", 100, "{:.1f}"), ("margin", 1, "{:.2f}"))):
         for axes, (name, title) in zip(grid[row], NAMES.items(), strict=True):
-            cells = by_setting(records, adapters="linear", data=name, rows="pairs")
+            cells = by_setting(records, adapters="linear", data=name)
             found = np.array(
                 [[factor * np.mean([r["val"][key] for r in cells[s, w]]) for w in WEIGHTS] for s in SIGMAS]
             )
@@ -206,7 +175,7 @@ def main() -> None:
     torch.set_num_threads(1)
     options.work.parent.mkdir(parents=True, exist_ok=True)
     shared = Path(os.environ["CSALIGNER_SHARED"]) / "data"
-    records = run(ARRAYS, shared, options.store, options.seeds, options.work)
+    records = run(shared, options.store, options.seeds, options.work)
     write_json(
         options.out, {"provenance": provenance(SEED), "steps": STEPS, "seeds": options.seeds, "records": records}
     )
