@@ -150,7 +150,7 @@ def _client(index: Index) -> Any:
 def test_a_lora_run_is_exported_for_the_hub(both: Trained, tmp_path: Path) -> None:
     export(both.run, tmp_path / "hub", "hub", "mit")
     card = (tmp_path / "hub/README.md").read_text()
-    assert "listed: 10 images with 10 captions" in card
+    assert "listed: 10 images, 10 captions" in card
     assert "| mean_recall@10 |" in card  # validation metrics from run.json
     again = AlignedModel.open(tmp_path / "hub")
     assert again.fingerprint == AlignedModel.open(both.run).fingerprint
