@@ -23,7 +23,7 @@ from csaligner.encoders.minilm import model_folder
 from csaligner.encoders.text import masked_mean
 from csaligner.files import sha256_of
 
-TEXTS = ("a red apple on a table", "ein sehr langer Satz über Füße " * 12)
+TEXTS = ("a red apple on a table", "ein sehr langer Satz über Füße " * 4)
 CONSTANT_BYTES = 8192  # larger initializers must be weights with a name
 
 

@@ -34,6 +34,7 @@ SMALL = 1 << 20  # bytes: checksums of larger files are verified when vectors ar
 CACHED = 1024  # text queries with cached features
 
 Query = str | Path | Image.Image
+Found = tuple[float, float, Modality, int]  # score, cosine, modality and row of an item
 Only = Literal["images", "texts"]
 
 
@@ -91,6 +92,7 @@ class Index:
         self.path, self.manifest, self.items, self.model = path, manifest, items, model
         self._spaces: dict[str, Space] = {}
         self._measured: dict[str, Any] | None = None
+        self._parsed: tuple[Any, Calibration | None] | None = None  # the calibration in _measured, and what it says
         self._checked = self.consent = False
         self._lock = threading.RLock()
         self._text_features = lru_cache(CACHED)(lambda text: model.features_text([text])[0])
@@ -184,7 +186,16 @@ class Index:
         """Search by encoder features (d_encoder,) of a query of the given modality."""
         if k < 1:
             raise InputError(f"k: got {k}, wanted at least 1")
-        options = options or SearchOptions()
+        return self._hits(self._best(features, modality, k, options or SearchOptions()))
+
+    def best_scores(self, features: Tensor, modality: Modality, options: SearchOptions | None = None) -> list[float]:
+        """Return the score of the best item for each of Q queries, by their encoder features (Q, d_encoder); fewer for
+        an empty index. Items are not read, so that it is faster than a search for each."""
+        found = (self._best(row, modality, 1, options or SearchOptions()) for row in features)
+        return [best[0][0] for best in found if best]
+
+    def _best(self, features: Tensor, modality: Modality, k: int, options: SearchOptions) -> list[Found]:
+        """Return the k best items of a query, best first."""
         if options.space not in self.spaces:
             raise InputError(
                 f"space: {options.space!r} is not available; index images and texts with raw vectors, or use aligned"
@@ -192,13 +203,14 @@ class Index:
         use = self.manifest.approximate is not None if options.approximate is None else options.approximate
         if use and self.manifest.approximate is None:
             raise InputError("approximate: the index has no approximate index; build one with `--approximate ivf_sq`")
-        found: list[tuple[float, float, Modality, int]] = []  # score, cosine, modality, row
+        found: list[Found] = []
+        query = self._placed(features, modality, options.space)
         calibration = self.calibration if options.calibrated and options.space == "aligned" else None
         for item in ONLY[options.only] if options.only else MODALITIES:
-            rows, cosines = self._nearest(features, modality, item, k, options.space, use)
+            rows, cosines = self._nearest(query, item, k, options.space, use)
             scores = calibration.apply(modality, item, cosines) if calibration else cosines
             found += [(*both, item, row) for *both, row in zip(scores.tolist(), cosines.tolist(), rows, strict=True)]
-        return self._hits(sorted(found, key=lambda entry: -entry[0])[:k])
+        return sorted(found, key=lambda entry: -entry[0])[:k]
 
     def row(self, item_id: str) -> Row | None:
         """Return the item with this id, or None."""
@@ -216,8 +228,11 @@ class Index:
 
     @property
     def calibration(self) -> Calibration | None:
-        value = self._measures()["calibration"]
-        return Calibration.from_json(value) if value else None
+        with self._lock:
+            value = self._measures()["calibration"]
+            if self._parsed is None or self._parsed[0] is not value:
+                self._parsed = value, Calibration.from_json(value) if value else None
+            return self._parsed[1]
 
     @property
     def note(self) -> str:
@@ -262,20 +277,22 @@ class Index:
             assert self._measured is not None
             return self._measured
 
-    def _nearest(
-        self, features: Tensor, modality: Modality, item: Modality, k: int, space: SpaceName, approximate: bool
-    ) -> tuple[list[int], Tensor]:
-        if space != "aligned":
-            here = self.space(space)
-            raw = raw_vectors(self.model.aligner, modality, features[None])[0]
-            return here.nearest(here.place(raw, modality), item, k)
-        query = normalize(self.model.align(modality, features[None]), dim=1)[0]
-        how = self.manifest.approximate
-        if approximate and how is not None:
-            return self.items.nearest(query, item, k, nprobes=how.nprobes, refine=how.refine)
-        return self.space("aligned").nearest(query, item, k)
+    def _placed(self, features: Tensor, modality: Modality, space: SpaceName) -> Tensor:
+        """Map encoder features of a query (d_encoder,) to its unit vector in a space."""
+        if space == "aligned":
+            return normalize(self.model.align(modality, features[None]), dim=1)[0]
+        raw = raw_vectors(self.model.aligner, modality, features[None])[0]
+        return self.space(space).place(raw, modality)
 
-    def _hits(self, best: list[tuple[float, float, Modality, int]]) -> list[Hit]:
+    def _nearest(
+        self, query: Tensor, item: Modality, k: int, space: SpaceName, approximate: bool
+    ) -> tuple[list[int], Tensor]:
+        how = self.manifest.approximate
+        if space == "aligned" and approximate and how is not None:
+            return self.items.nearest(query, item, k, nprobes=how.nprobes, refine=how.refine)
+        return self.space(space).nearest(query, item, k)
+
+    def _hits(self, best: list[Found]) -> list[Hit]:
         rows: dict[tuple[Modality, int], Row] = {}
         for modality in MODALITIES:
             wanted = [row for _, _, m, row in best if m == modality]

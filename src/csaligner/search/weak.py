@@ -54,9 +54,7 @@ class WeakLimits:
     def _measure(self, modality: Modality, options: SearchOptions) -> float:
         if modality not in self._encoded:
             self._encoded[modality] = _encode(self._index.model, modality)
-        queries = self._encoded[modality]
-        found = (self._index.search_features(query, modality, 1, options) for query in queries)
-        best = [hits[0].score for hits in found if hits]
+        best = self._index.best_scores(self._encoded[modality], modality, options)
         return float(tensor(best).quantile(QUANTILE)) if best else -float("inf")
 
 
