@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import ndcg_score
 
-from csaligner.evaluation import mixed_search
+from csaligner.evaluation import query_chunks
 from csaligner.evaluation.mixed_search import mixed_search_metrics, mixed_search_per_query
 from csaligner.types import PairedFeatures
 
@@ -82,7 +82,7 @@ def test_own_texts_are_left_out_of_the_image_recall() -> None:
 
 def test_chunks_change_nothing(several: PairedFeatures, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = mixed_search_per_query(several)
-    monkeypatch.setattr(mixed_search, "CHUNK", 7)
+    monkeypatch.setattr(query_chunks, "CHUNK", 7)
     parts = mixed_search_per_query(several)
     for name, value in whole.items():
         assert torch.equal(value, parts[name])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csaligner.checks import InputError
-from csaligner.evaluation import retrieval
+from csaligner.evaluation import query_chunks
 from csaligner.evaluation.ranking import TIE, ranks
 from csaligner.evaluation.retrieval import retrieval_metrics, retrieval_per_query
 from csaligner.types import PairedFeatures
@@ -92,7 +92,7 @@ def _one_query(scores: np.ndarray, positive: np.ndarray) -> tuple[list[float], f
 
 def test_chunks_change_nothing(several: PairedFeatures, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = retrieval_per_query(several)
-    monkeypatch.setattr(retrieval, "CHUNK", 7)
+    monkeypatch.setattr(query_chunks, "CHUNK", 7)
     parts = retrieval_per_query(several)
     for direction, values in whole.items():
         for name, value in values.items():
