@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from csaligner.adapters.moments import blocks
+from csaligner.paired_features import rows_of, spaced
 from csaligner.types import PairedFeatures
 
 from . import mixed_search, retrieval
@@ -18,29 +20,54 @@ from .one_pass import search_per_query
 from .retrieval import KS, PerQuery
 from .score import MEANS, derived_metrics
 
+MAX_IMAGES = 20_000  # the products grow with the square of their number
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """metrics: name -> value; intervals: name -> 95 % bootstrap interval (low, high) over images, for means over
-    queries or pairs and for the centroid distance."""
+    queries or pairs and for the centroid distance. images: number of images given; sample: number of evenly spaced
+    ones that were measured, None: all."""
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    images: int = 0
+    sample: int | None = None
 
 
-def evaluate(features: PairedFeatures, *, bandwidth: float = 0.5, seed: int = 0, intervals: bool = True) -> Evaluation:
+def evaluate(
+    features: PairedFeatures,
+    *,
+    bandwidth: float = 0.5,
+    seed: int = 0,
+    intervals: bool = True,
+    max_images: int | None = MAX_IMAGES,
+) -> Evaluation:
     """Compute retrieval, mixed-search and gap metrics, their means over both kinds of query and the score that ranks
     (score.derived_metrics).
 
     bandwidth: sigma of gap/cs, gap/mmd2 and centred_gap/cs. seed: of the probe's splits, the bootstrap and
-    the row subsets of large inputs. Raises InputError.
+    the row subsets of large inputs. max_images: of more images, this many are measured, evenly spaced, with all their
+    captions, and a warning says so; None: all. Recall falls with the number of items searched, so results of a sample
+    and of all images cannot be compared. Raises InputError.
     """
+    n, sample = len(features.image), None
+    if max_images is not None and n > max_images:
+        sample = max_images
+        features = rows_of(features, spaced(n, sample))
+        warnings.warn(f"evaluate: {sample_line(sample, n)}; max_images=None measures all", stacklevel=2)
     directions, mixed = search_per_query(features)
     metrics = retrieval.summarise(directions)
     metrics |= mixed_search.summarise(mixed)
     metrics |= gap_of(features, bandwidth=bandwidth, seed=seed)
     metrics |= derived_metrics(metrics)
-    return Evaluation(metrics, _intervals(features, directions, mixed, seed) if intervals else {})
+    found = _intervals(features, directions, mixed, seed) if intervals else {}
+    return Evaluation(metrics, found, n, sample)
+
+
+def sample_line(sample: int, images: int) -> str:
+    """Return a statement that a sample was measured."""
+    return f"measured on a sample of {sample:,} of {images:,} images, evenly spaced"
 
 
 def _intervals(
