@@ -61,7 +61,7 @@ class Selecting:
             return self._again(features, self.like.start)
         rows = spaced(len(features.image), c.start.images)
         groups = None if self.groups is None else [self.groups[row] for row in rows.tolist()]
-        few = rows_of(features, rows) if len(rows) < len(features.image) else features
+        few = self._few(features)
         bundled = photo_aligner(few, c, self.encoders)
         return choose_start(few, c, unpaired=self._unpaired, groups=groups, seed=c.seed, bundled=bundled)
 
@@ -69,8 +69,7 @@ class Selecting:
         """Return the untrained model of a choice, or of the config if nothing was chosen."""
         bundled = choice is not None and choice.label == CLASS_NAMES
         config = by_class_names(self.config) if bundled else self.config
-        rows = spaced(len(pairs.image), config.start.images)
-        few = rows_of(pairs, rows) if len(rows) < len(pairs.image) else pairs
+        few = self._few(pairs)
         return Aligner.fit_start(few, config, self.encoders, choice.starts if choice else None, self._unpaired)
 
     def gate(self, features: PairedFeatures, choice: StartChoice | None) -> GateChoice:
@@ -91,14 +90,19 @@ class Selecting:
     def _unpaired(self) -> tuple[Tensor | None, Tensor | None]:
         """Unpaired rows for the start, evenly spaced, at most start.images of a modality."""
         most = self.config.start.images
-        image, text = (x if x is None else x[spaced(len(x), most)] for x in self.unpaired)
+        image, text = (x if x is None or len(x) <= most else x[spaced(len(x), most)] for x in self.unpaired)
         return image, text
+
+    def _few(self, pairs: PairedFeatures) -> PairedFeatures:
+        """Return the pairs of evenly spaced images, at most start.images."""
+        most = self.config.start.images
+        return pairs if len(pairs.image) <= most else rows_of(pairs, spaced(len(pairs.image), most))
 
     def _again(self, pairs: PairedFeatures, choice: StartChoice | None) -> StartChoice | None:
         """Return the choice with the candidate fitted to other pairs."""
         if choice is None or choice.label == CLASS_NAMES:
             return choice
-        moments = PairMoments.of(pairs).with_unpaired(*self._unpaired)
+        moments = PairMoments.of(self._few(pairs)).with_unpaired(*self._unpaired)
         family = untrained_family(moments, self.config.dim, fixed_modality(self.config), few=choice.few)
         return replace(choice, starts=family.candidates[choice.label])
 
