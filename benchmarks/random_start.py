@@ -29,7 +29,7 @@ from csaligner.adapters.aligner import align
 from csaligner.estimator import CSAligner
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.files import write_atomically, write_json
-from csaligner.paired_features import pair_features, rows_of
+from csaligner.paired_features import pair_features
 from csaligner.run_folder import provenance
 from csaligner.store.store import Store
 from csaligner.types import PairedFeatures
