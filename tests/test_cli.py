@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from csaligner.cli import app
+from csaligner.pipeline import evaluate_run
 from csaligner.pipeline import train as run_train
 from tests.support.commands import csaligner
 from tests.support.features import make_store
@@ -63,6 +67,21 @@ def test_eval_prints_json_alone_on_standard_output(finished: Path) -> None:
     results = json.loads(done.stdout)
     assert {r["split"] for r in results} == {"val"}
     assert next(r for r in results if r["method"] == "CS-Aligner")["n_images"] == 10
+
+
+def test_results_and_report_of_a_sample_say_so(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished / "run", run)
+    monkeypatch.setattr("csaligner.pipeline.MAX_IMAGES", 8)
+    line = "sample of 8 of 20 images"
+    assert {r.metrics["n_images"] for r in evaluate_run(run, "test")} == {8}
+    assert all(line in row["provenance"]["sample"] for row in json.loads((run / "results.json").read_text()))
+    assert line in (run / "report.html").read_text()
+    assert {r.metrics["n_images"] for r in evaluate_run(run, "test", full=True)} == {20}
+    assert "sample of" not in (run / "results.json").read_text()
+    said = CliRunner().invoke(app, ["eval", "--run", str(run)])
+    assert line in said.stderr
+    assert "--full" in said.stderr
 
 
 def test_a_run_folder_of_other_settings_is_refused_and_untouched(finished: Path) -> None:

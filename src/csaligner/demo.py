@@ -16,13 +16,13 @@ from csaligner.adapters.aligner import align
 from csaligner.comparison.differences import FoldQueries, difference, query_values
 from csaligner.evaluation.baselines import MeanCentring
 from csaligner.evaluation.score import MEAN_NDCG, SCORE
+from csaligner.paired_features import rows_of
 from csaligner.reporting.collect import report_data
 from csaligner.reporting.figures import figure_before_after
 from csaligner.reporting.record import MethodResult
 from csaligner.reporting.report import write_report
 from csaligner.reporting.tables import write_results_json
 from csaligner.selection.fit import Selecting
-from csaligner.selection.folds import rows_of
 from csaligner.selection.gate import GateChoice
 from csaligner.selection.run import start_of
 from csaligner.selection.selection import Selection

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -84,6 +85,30 @@ def first_captions(text_to_image: Tensor, n: int) -> Tensor:
     """Return (n,) rows of the first caption of each image. text_to_image: (M,) as in PairedFeatures."""
     m = len(text_to_image)
     return torch.full((n,), m).scatter_reduce(0, text_to_image, torch.arange(m), "amin")
+
+
+def spaced(n: int, count: int) -> Tensor:
+    """Return `count` of the rows 0 to n - 1, evenly spaced, (count,) int64; all of them if there are no more."""
+    return torch.arange(n) if n <= count else torch.linspace(0, n - 1, count, dtype=torch.float64).round().long()
+
+
+def rows_of(features: PairedFeatures, images: Tensor) -> PairedFeatures:
+    """Return the pairs of the given image rows, with all their captions, tokens and states."""
+    place = torch.full((len(features.image),), -1)
+    place[images] = torch.arange(len(images))
+    owner = place[features.text_to_image]
+    kept = (owner >= 0).nonzero().flatten()
+    tokens = features.tokens
+    return replace(
+        features,
+        image=features.image[images],
+        text=features.text[kept],
+        text_to_image=owner[kept],
+        image_ids=tuple(features.image_ids[i] for i in images.tolist()),
+        captions=None if features.captions is None else tuple(features.captions[i] for i in kept.tolist()),
+        tokens=None if tokens is None else PairedTokens(tokens.image.subset(images), tokens.text.subset(kept)),
+        states=None if features.states is None else features.states.subset(kept),
+    )
 
 
 def checked_owners(features: PairedFeatures, images: int, captions: int) -> list[int]:

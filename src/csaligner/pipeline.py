@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -16,7 +16,7 @@ from csaligner.adapters.aligner import Aligner, align
 from csaligner.adapters.lora import LoRAAligner
 from csaligner.distributed.processes import held_by_main, is_main, join_processes, on_main, world_size
 from csaligner.evaluation.baselines import MeanCentring
-from csaligner.evaluation.evaluate import evaluate
+from csaligner.evaluation.evaluate import MAX_IMAGES, evaluate, sample_line
 from csaligner.evaluation.held_out import METRIC, HeldOut
 from csaligner.reporting.collect import report_data
 from csaligner.reporting.record import MethodResult
@@ -213,18 +213,20 @@ def validate(model: Aligner, val: PairedFeatures) -> dict[str, float]:
     return metrics | {"score": (metrics["mean_recall@10"] + metrics["mixed_image_recall@10"]) / 2}
 
 
-def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[MethodResult]:
+def evaluate_run(run: Path, split: Split, store: Store | None = None, *, full: bool = False) -> list[MethodResult]:
     """Evaluate a finished run and the untrained baselines on a split of its store, or of `store` (same encoders).
 
-    Writes results.json and report.html in the run folder."""
+    Of more than 20,000 images, that many are measured, evenly spaced; full: all. Writes results.json and report.html
+    in the run folder; both state a sample."""
     record = {k: v for k, v in read_record(run).items() if k not in {"encoders", "data", "metrics", "seconds"}}
     trained_on = Path(record["store"])
     store = store or training_store(run)
     config = read_config(run)
-    model, features = load_run(run, store, split)
+    most = None if full else MAX_IMAGES
+    model, features = load_run(run, store, split, most)
     own = Store.open(trained_on) if trained_on.exists() else store  # `store` may have only a test split
     train_features = some_pairs(own, "train", config.start.images, config.reads_states)
-    test = some_pairs(store, split, None, config.reads_states)
+    test = some_pairs(store, split, most, config.reads_states)
     start = start_of(run, train_features, config)
     aligned = {START: align(start, test), OURS: align(model, features)}
     history = read_state(run / CHECKPOINTS / "latest").history
@@ -232,38 +234,50 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None) -> list[Me
     ours = measure(OURS, config.seed, aligned[OURS], Run(model, config, history, seconds))
     free = baselines(train_features, test, config.seed, aligned[START])
     results = [replace(r, split=split) for r in [*free, ours]]
+    sampled = sample_of(results, store)
+    if sampled is not None:
+        record |= {"sample": sampled}
     write_results_json(results, run / RESULTS, provenance=record)
     chosen = read_selection(run)
-    lines = [*([chosen.line] if chosen else []), *record.get("warnings", ())]
+    lines = [*([chosen.line] if chosen else []), *record.get("warnings", ()), *([sampled] if sampled else [])]
     about = record | {"selection": "; ".join(lines), "rejected": chosen is not None and chosen.rejected}
     write_report(report_data(store, config, results, aligned, about), run / REPORT)
     return results
 
 
+def sample_of(results: Sequence[MethodResult], store: Store) -> str | None:
+    """Return the statement that results of evaluate_run are of a sample of the split, None if of all its images."""
+    sample, images = int(results[-1].metrics["n_images"]), store.counts[cast(Split, results[-1].split)][0]
+    return sample_line(sample, images) if sample < images else None
+
+
 def held_out(results: Sequence[MethodResult], images: int, run: Run | None = None) -> HeldOut:
-    """Return the result of evaluate_run in one sentence. images: number of images of the split. run: whose result it
-    is, to say whether its model is the untrained alignment."""
+    """Return the result of evaluate_run in one sentence. images: number of images of the split, or more
+    than were measured. run: whose result it is, to say whether its model is the untrained alignment."""
+    images = min(images, int(results[-1].metrics["n_images"]))
     found = {result.name: result.metrics[METRIC] for result in results}
     if run is not None and (run.config.epochs == 0 or (run.selection is not None and run.selection.rejected)):
         return HeldOut(images, found[OURS], used="untrained")
     return HeldOut(images, found[OURS], {"untrained": found[START]})
 
 
-def load_run(run: Path, store: Store, split: Split) -> tuple[Aligner, PairedFeatures]:
+def load_run(run: Path, store: Store, split: Split, images: int | None = None) -> tuple[Aligner, PairedFeatures]:
     """Return the adapters of a finished run and their input features for a split: those of the store or, with LoRA,
-    of the run's encoders. Raises InputError if the store was made with other encoders."""
+    of the run's encoders. images: their maximum number, evenly spaced.
+
+    Raises InputError if the store was made with other encoders."""
     model = AlignedModel.open(run)
     store.require(image=model.trained_on("image"), text=model.trained_on("text"))
     states = model.aligner.reads_states
     if not model.lora:
-        return model.aligner, some_pairs(store, split, None, states)
+        return model.aligner, some_pairs(store, split, images, states)
     tuned = TrainableStore(store, {side: model.encoder(side) for side in model.lora})
-    return model.aligner, tuned.features(split, states=states)
+    return model.aligner, tuned.features(split, images, states)
 
 
 def measure(name: str, seed: int, features: PairedFeatures, run: Run | None = None) -> MethodResult:
     """Return all metrics with their confidence intervals."""
-    found = evaluate(features)
+    found = evaluate(features, max_images=None)
     history = run.history if run else []
     return MethodResult(name, seed, found.metrics, found.intervals, history, run.seconds if run else None)
 

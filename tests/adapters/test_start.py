@@ -12,6 +12,7 @@ from sklearn.linear_model import Ridge
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from csaligner.adapters import moments
 from csaligner.adapters.start import Affine, fit_starts
 from csaligner.config import StartConfig
 from csaligner.types import PairedFeatures
@@ -114,3 +115,16 @@ def test_two_pairs_in_many_dimensions_stay_finite(kind: str) -> None:
     f = make_pairs(n=2, dims=(6, 6))
     for start in fit_starts(f, StartConfig(kind=kind)):  # type: ignore[arg-type]
         assert bool(torch.isfinite(apply(start, f.image)).all())
+
+
+@pytest.mark.parametrize("kind", ["identity", "moments", "projection"])
+def test_blocks_of_rows_change_nothing(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    f = make_pairs(60, (6, 6))
+    unpaired = (f.image.flip(1), f.text[:30].flip(1))
+    wanted = fit_starts(f, StartConfig(kind=kind), unpaired=unpaired)
+    monkeypatch.setattr(moments, "ROWS", 7)
+    for a, b in zip(fit_starts(f, StartConfig(kind=kind), unpaired=unpaired), wanted, strict=True):
+        torch.testing.assert_close(a.mean, b.mean)
+        assert (a.map is None) == (b.map is None)
+        if a.map is not None and b.map is not None:
+            torch.testing.assert_close(a.map, b.map, atol=1e-5, rtol=1e-5)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from csaligner.adapters import moments
 from csaligner.adapters.untrained import MIX_WEIGHTS, PairMoments, cca_family, mix_family, onto_family, untrained_family
 from csaligner.types import PairedFeatures
 
@@ -124,3 +125,14 @@ def test_a_fixed_modality_is_not_changed(fixed: str) -> None:
         assert kept.map is None
         assert moved.spread is not None
         assert moved.spread > 0
+
+
+def test_blocks_of_rows_give_the_moments_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = pairs(40, captions=2)
+    x, y = (torch.nn.functional.normalize(rows.double(), dim=1) for rows in (features.image, features.text))
+    monkeypatch.setattr(moments, "ROWS", 7)
+    found = PairMoments.of(features)
+    torch.testing.assert_close(found.image.second, x.T @ x)
+    torch.testing.assert_close(found.text.first, y.sum(dim=0) / 2)
+    torch.testing.assert_close(found.text.second, y.T @ y / 2)
+    torch.testing.assert_close(found.cross, x[features.text_to_image].T @ y / 2)

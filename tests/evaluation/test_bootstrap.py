@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from csaligner.evaluation import bootstrap
 from csaligner.evaluation.bootstrap import draw_counts, percentile_interval, resampled_means, resampled_norms
 
 
@@ -56,3 +57,17 @@ def test_length_of_a_mean_varies_around_the_length_measured_as_fresh_samples_do(
     assert low < measured.mean(dim=0).norm() < high
     assert resampled.mean().item() == pytest.approx(measured.mean(dim=0).norm().item(), abs=0.01)
     assert resampled.std().item() == pytest.approx(fresh.std(), rel=0.25)
+
+
+def test_blocks_are_the_same_draws_and_give_the_same_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
+    n, generator = 60, torch.Generator().manual_seed(0)
+    drawn = torch.randint(n, (1000, n), generator=torch.Generator().manual_seed(7))
+    whole = torch.stack([torch.bincount(row, minlength=n) for row in drawn]).double()
+    owner = torch.cat([torch.arange(n), torch.randint(n, (40,), generator=generator)])
+    values, vectors = torch.rand(100, generator=generator), torch.randn(n, 3, generator=generator).double()
+    monkeypatch.setattr(bootstrap, "ENTRIES", 7 * n)
+    assert len(list(bootstrap.count_blocks(n, 7))) == 143
+    assert torch.equal(draw_counts(n, 7), whole)
+    means, norms = bootstrap.resample({"a": (values, owner)}, vectors, 7)
+    torch.testing.assert_close(means["a"], resampled_means(values, owner, whole))
+    torch.testing.assert_close(norms, resampled_norms(vectors, whole))

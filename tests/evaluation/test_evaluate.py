@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from csaligner.adapters import moments
 from csaligner.checks import InputError
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.evaluation.gap import gap_metrics
@@ -96,3 +97,21 @@ def test_one_image_with_two_captions(captioned: Callable[..., PairedFeatures]) -
 def test_two_spaces_are_refused(several: PairedFeatures) -> None:
     with pytest.raises(InputError, match=r"6.*text_features.*4"):
         evaluate(replace(several, text=several.text[:, :4]))
+
+
+def test_more_images_than_the_cap_are_sampled_and_it_is_said(captioned: Callable[..., PairedFeatures]) -> None:
+    many = captioned(50, 30, 6)
+    with pytest.warns(UserWarning, match="sample of 20 of 50"):
+        found = evaluate(many, max_images=20)
+    assert (found.sample, found.images, found.metrics["n_images"]) == (20, 50, 20)
+    whole = evaluate(many, max_images=None)
+    assert (whole.sample, whole.metrics["n_images"]) == (None, 50)
+
+
+def test_blocks_of_rows_change_nothing(several: PairedFeatures, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = evaluate(several)
+    monkeypatch.setattr(moments, "ROWS", 7)
+    parts = evaluate(several)
+    assert parts.metrics == pytest.approx(whole.metrics, abs=1e-6)
+    for name, interval in whole.intervals.items():
+        assert parts.intervals[name] == pytest.approx(interval, abs=1e-9)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import ndcg_score
 
-from csaligner.evaluation import mixed_search
-from csaligner.evaluation.mixed_search import mixed_search_metrics, mixed_search_per_query
+from csaligner.evaluation import query_chunks
+from csaligner.evaluation.mixed_search import mixed_search_metrics, mixed_search_per_query, modality_bias
+from csaligner.evaluation.ranking import TIE, ranks
 from csaligner.types import PairedFeatures
 
 
@@ -82,7 +84,7 @@ def test_own_texts_are_left_out_of_the_image_recall() -> None:
 
 def test_chunks_change_nothing(several: PairedFeatures, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = mixed_search_per_query(several)
-    monkeypatch.setattr(mixed_search, "CHUNK", 7)
+    monkeypatch.setattr(query_chunks, "CHUNK", 7)
     parts = mixed_search_per_query(several)
     for name, value in whole.items():
         assert torch.equal(value, parts[name])
@@ -94,3 +96,37 @@ def test_one_pair_is_found() -> None:
     found = mixed_search_metrics(torch.ones(1, 2), torch.ones(1, 2))
     assert found["mixed_image_recall@10"] == found["mixed_ndcg@10"] == found["mixed_ndcg@10/image_query"] == 1
     assert found["modality_bias@10"] == 0  # the only candidate is of the other modality: no bias
+
+
+def plain(f: PairedFeatures) -> dict[str, torch.Tensor]:
+    """The metrics from all scores at once, with dense masks."""
+    n, points = len(f.image), torch.nn.functional.normalize(torch.cat([f.image, f.text]), dim=1)
+    owner, is_text = torch.cat([torch.arange(n), f.text_to_image]), torch.arange(len(points)) >= n
+    scores = (points @ points.T).fill_diagonal_(-torch.inf)
+    same = owner[:, None] == owner
+    wanted = {}
+    for suffix, rows in (("", is_text), ("/image_query", ~is_text)):
+        s, right = scores[rows], same[rows] & (scores[rows] > -torch.inf)
+        adjusted = s - 2 * TIE * right
+        first = adjusted.topk(min(10, len(points)), dim=1).indices
+        discount = 1 / torch.log2(torch.arange(2, first.shape[1] + 2).double())
+        best = torch.cat([torch.zeros(1).double(), discount.cumsum(0)])[right.sum(dim=1).clamp(max=10)]
+        wanted[f"mixed_ndcg@10{suffix}"] = (right.gather(1, first) * discount).sum(dim=1) / best
+        own = (is_text if not suffix else ~is_text).expand_as(s)
+        wanted[f"modality_bias@10{suffix}"] = modality_bias(s, own)
+        hidden = s if suffix else s.masked_fill(right & is_text, -torch.inf)
+        positive = right & is_text if suffix else right & ~is_text
+        wanted["mixed_text_recall@10" if suffix else "mixed_image_recall@10"] = ranks(hidden, positive).hit_at(10)
+    return wanted
+
+
+@pytest.mark.parametrize("copies", [1, 12, 40])  # up to all items of a group on one point: ties beyond the nearest
+def test_nearest_items_give_what_all_scores_give(captioned: Callable[..., PairedFeatures], copies: int) -> None:
+    f = captioned(120, 160, 5, seed=copies)
+    group = torch.arange(120) // copies
+    image = f.image[group]
+    f = replace(f, image=image, text=torch.where((torch.arange(280) % 3 == 0)[:, None], image[f.text_to_image], f.text))
+    found, wanted = mixed_search_per_query(f), plain(f)
+    assert set(found) == set(wanted)
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, atol=1e-9, rtol=0)

@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from csaligner.checks import InputError
-from csaligner.evaluation import retrieval
+from csaligner.evaluation import query_chunks
+from csaligner.evaluation.mixed_search import mixed_search_per_query
+from csaligner.evaluation.one_pass import search_per_query
 from csaligner.evaluation.ranking import TIE, ranks
 from csaligner.evaluation.retrieval import retrieval_metrics, retrieval_per_query
 from csaligner.types import PairedFeatures
@@ -92,7 +94,7 @@ def _one_query(scores: np.ndarray, positive: np.ndarray) -> tuple[list[float], f
 
 def test_chunks_change_nothing(several: PairedFeatures, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = retrieval_per_query(several)
-    monkeypatch.setattr(retrieval, "CHUNK", 7)
+    monkeypatch.setattr(query_chunks, "CHUNK", 7)
     parts = retrieval_per_query(several)
     for direction, values in whole.items():
         for name, value in values.items():
@@ -119,3 +121,13 @@ def test_mixed_dtypes_are_measured() -> None:
 def test_two_spaces_cannot_be_searched() -> None:
     with pytest.raises(InputError, match=r"image_features.*3.*text_features.*4"):
         retrieval_metrics(torch.ones(2, 3), torch.ones(2, 4))
+
+
+def test_one_pass_gives_what_both_searches_give(several: PairedFeatures) -> None:
+    directions, mixed = search_per_query(several)
+    for direction, values in retrieval_per_query(several).items():
+        for name, value in values.items():
+            assert torch.equal(value, directions[direction][name])
+    apart = mixed_search_per_query(several)
+    assert set(mixed) == set(apart)
+    assert all(torch.equal(mixed[name], value) for name, value in apart.items())

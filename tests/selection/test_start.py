@@ -12,7 +12,8 @@ import torch
 
 from csaligner import CSAligner, train, write_store
 from csaligner.config import TrainConfig, build_config
-from csaligner.selection.folds import group_folds, rows_of
+from csaligner.paired_features import rows_of
+from csaligner.selection.folds import group_folds
 from csaligner.selection.score import score_per_image
 from csaligner.selection.start import choose_start
 from csaligner.types import EncoderInfo, PairedFeatures, Split

@@ -136,7 +136,7 @@ def fit_joint_start(
     starts = {}
     for (name, x), map_ in zip(points.items(), maps, strict=True):
         missing = dim - map_.shape[1]  # fewer directions than dim: the remaining dimensions start at zero
-        starts[name] = affine(x, means[name], torch.nn.functional.pad(whiteners[name] @ map_, (0, missing)))
+        starts[name] = affine([x], means[name], torch.nn.functional.pad(whiteners[name] @ map_, (0, missing)))
     return starts
 
 

@@ -20,7 +20,9 @@ Each of the c captions of an image has weight 1/c, an unpaired row 1.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -28,6 +30,8 @@ from torch.nn.functional import normalize
 
 from csaligner.config import StartConfig
 from csaligner.types import PairedFeatures
+
+from .moments import blocks, unit, unit_blocks
 
 Unpaired = tuple[Tensor | None, Tensor | None]  # (K, d_image) and (L, d_text)
 
@@ -53,10 +57,9 @@ class Affine:
 
 @dataclass(frozen=True)
 class _Moments:
-    """Normalised training features in float64, their weighted means and second moments."""
+    """Weighted means and second moments of the normalised training features of n images, in float64."""
 
-    x: Tensor
-    y: Tensor
+    n: int
     mean_x: Tensor
     mean_y: Tensor
     cov_x: Tensor
@@ -65,19 +68,24 @@ class _Moments:
 
     @classmethod
     def of(cls, features: PairedFeatures) -> _Moments:
-        x = normalize(features.image.double(), dim=1)
-        y = normalize(features.text.double(), dim=1)
-        captions_per_image = torch.bincount(features.text_to_image, minlength=len(x))
-        w = (1.0 / captions_per_image[features.text_to_image].double())[:, None] / len(x)  # (M, 1), sums to 1
-        mean_x, mean_y = x.mean(dim=0), (w * y).sum(dim=0)
-        x0, y0 = x - mean_x, y - mean_y
-        cov_xy = x0[features.text_to_image].T @ (w * y0)
-        return cls(x, y, mean_x, mean_y, x0.T @ x0 / len(x), y0.T @ (w * y0), cov_xy)
+        x, y, owner = features.image, features.text, features.text_to_image
+        captions_per_image = torch.bincount(owner, minlength=len(x))
+        w = (1.0 / captions_per_image[owner].double())[:, None] / len(x)  # (M, 1), sums to 1
+        mean_x = _sum(rows.sum(dim=0) for rows in unit_blocks(x)) / len(x)
+        mean_y = _sum((w[part] * unit(y[part])).sum(dim=0) for part in blocks(len(y)))
+        cov_x = _second(x, mean_x) / len(x)
+        cov_y, cov_xy = torch.zeros(len(mean_y), len(mean_y)).double(), torch.zeros(len(mean_x), len(mean_y)).double()
+        for part in blocks(len(y)):
+            y0 = unit(y[part]) - mean_y
+            weighted = w[part] * y0
+            cov_y += y0.T @ weighted
+            cov_xy += (unit(x[owner[part]]) - mean_x).T @ weighted
+        return cls(len(x), mean_x, mean_y, cov_x, cov_y, cov_xy)
 
     def with_unpaired(self, unpaired: Unpaired) -> _Moments:
         """Add unpaired rows, each with the weight of a paired image, to means and covariances within a modality."""
         (mean_x, cov_x), (mean_y, cov_y) = (
-            (mean, cov) if rows is None or len(rows) == 0 else _pooled(len(self.x), mean, cov, rows)
+            (mean, cov) if rows is None or len(rows) == 0 else _pooled(self.n, mean, cov, rows)
             for mean, cov, rows in ((self.mean_x, self.cov_x, unpaired[0]), (self.mean_y, self.cov_y, unpaired[1]))
         )
         return replace(self, mean_x=mean_x, mean_y=mean_y, cov_x=cov_x, cov_y=cov_y)
@@ -85,11 +93,19 @@ class _Moments:
 
 def _pooled(n: int, mean: Tensor, cov: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and covariance of n rows with these moments and further rows together."""
-    rows = normalize(rows.double(), dim=1)
     total = n + len(rows)
-    pooled = (n * mean + rows.sum(dim=0)) / total
-    shift, rest = mean - pooled, rows - pooled
-    return pooled, (n * (cov + torch.outer(shift, shift)) + rest.T @ rest) / total
+    pooled = (n * mean + _sum(part.sum(dim=0) for part in unit_blocks(rows))) / total
+    shift = mean - pooled
+    return pooled, (n * (cov + torch.outer(shift, shift)) + _second(rows, pooled)) / total
+
+
+def _second(rows: Tensor, mean: Tensor) -> Tensor:
+    """Return the sum of the outer products of the normalised, centred rows, (d, d)."""
+    return _sum((part - mean).T @ (part - mean) for part in unit_blocks(rows))
+
+
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    return reduce(torch.add, parts)
 
 
 def fit_starts(
@@ -111,18 +127,18 @@ def fit_starts(
     m = _Moments.of(features)
     if fixed is not None:
         return _onto_fixed(m, m.with_unpaired(unpaired), config, fixed)
-    same = m.x.shape[1] == m.y.shape[1] and dim in (None, m.x.shape[1])
+    same = len(m.mean_x) == len(m.mean_y) and dim in (None, len(m.mean_x))
     kind = config.kind if config.kind != "auto" else ("moments" if same else "projection")
     if kind == "projection" or not same:
         maps = _canonical(m, _projection_shrinkage(m, config), dim)
-        return affine(m.x, m.mean_x, maps[0]), affine(m.y, m.mean_y, maps[1])
+        return _scaled(features, m, maps)
     m = m.with_unpaired(unpaired)
     if kind == "moments":
         maps = _half_coral(m, config.shrinkage)
     else:
-        zero = torch.zeros(m.x.shape[1])
+        zero = torch.zeros(len(m.mean_x))
         return Affine(m.mean_x.float(), None, zero), Affine(m.mean_y.float(), None, zero)
-    return affine(m.x, m.mean_x, maps[0]), affine(m.y, m.mean_y, maps[1])
+    return _scaled(features, m, maps)
 
 
 def blank(dim_in: int, dim_out: int) -> Affine:
@@ -144,9 +160,15 @@ def _random(dims: tuple[int, int], dim: int | None, fixed: str | None) -> tuple[
     return made["image"], made["text"]
 
 
-def affine(points: Tensor, mean: Tensor, map_: Tensor) -> Affine:
-    """Return the start (points - mean) @ map_, scaled to mean row length 1, as the residual blocks expect."""
-    length = ((points - mean) @ map_).norm(dim=1).mean().clamp_min(1e-12)
+def _scaled(features: PairedFeatures, m: _Moments, maps: tuple[Tensor, Tensor]) -> tuple[Affine, Affine]:
+    image = affine(unit_blocks(features.image), m.mean_x, maps[0])
+    return image, affine(unit_blocks(features.text), m.mean_y, maps[1])
+
+
+def affine(points: Iterable[Tensor], mean: Tensor, map_: Tensor) -> Affine:
+    """Return the start (points - mean) @ map_, scaled to mean row length 1, as the residual blocks expect. points: in
+    blocks (n, d)."""
+    length = torch.cat([((block - mean) @ map_).norm(dim=1) for block in points]).mean().clamp_min(1e-12)
     return Affine(mean.float(), (map_ / length).float(), torch.zeros(map_.shape[1]))
 
 
@@ -192,7 +214,7 @@ def _onto_fixed(pairs: _Moments, m: _Moments, config: StartConfig, fixed: str) -
 
 
 def _projection_shrinkage(m: _Moments, config: StartConfig) -> float:
-    return config.projection_shrinkage / math.sqrt(len(m.x))
+    return config.projection_shrinkage / math.sqrt(m.n)
 
 
 def power(cov: Tensor, exponent: float, shrinkage: float) -> Tensor:

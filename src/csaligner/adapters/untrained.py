@@ -28,10 +28,11 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import pad
 
 from csaligner.types import PairedFeatures
 
+from .moments import blocks, unit
 from .start import Affine, power, shrunk
 
 MIX_WEIGHTS, MIX_PRIOR = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0), 0.25
@@ -64,10 +65,15 @@ class Moments:
 
     @classmethod
     def of(cls, rows: Tensor, weights: Tensor | None = None) -> Moments:
-        """rows: (n, d) unit rows, float64; weights: (n,), default 1."""
-        weighted = rows if weights is None else weights[:, None] * rows
-        total = float(len(rows)) if weights is None else float(weights.sum())
-        return cls(total, weighted.sum(dim=0), rows.T @ weighted)
+        """Moments of rows / |rows|. rows: (n, d); weights: (n,), default 1."""
+        d = rows.shape[1]
+        first, second = torch.zeros(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
+        for part in blocks(len(rows)):
+            x = unit(rows[part])
+            weighted = x if weights is None else weights[part, None] * x
+            first += weighted.sum(dim=0)
+            second += x.T @ weighted
+        return cls(float(len(rows)) if weights is None else float(weights.sum()), first, second)
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.weight + other.weight, self.first + other.first, self.second + other.second)
@@ -112,9 +118,11 @@ class PairMoments:
 
     @classmethod
     def of(cls, features: PairedFeatures) -> PairMoments:
-        x, y = _unit(features.image), _unit(features.text)
-        w = caption_shares(features.text_to_image, len(x))
-        cross = x[features.text_to_image].T @ (w[:, None] * y)
+        x, y, owner = features.image, features.text, features.text_to_image
+        w = caption_shares(owner, len(x))
+        cross = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64)
+        for part in blocks(len(y)):
+            cross += unit(x[owner[part]]).T @ (w[part, None] * unit(y[part]))
         return cls(Moments.of(x), Moments.of(y, w), cross)
 
     def with_unpaired(self, image: Tensor | None, text: Tensor | None) -> PairMoments:
@@ -254,12 +262,8 @@ class _Canonical:
         return pad(self._u[:, :k] * weights, (0, more)), pad(self._v[:, :k] * weights, (0, more))
 
 
-def _unit(rows: Tensor) -> Tensor:
-    return normalize(rows.double(), dim=1)
-
-
 def _moments(rows: Tensor | None) -> Moments | None:
-    return Moments.of(_unit(rows)) if rows is not None and len(rows) else None
+    return Moments.of(rows) if rows is not None and len(rows) else None
 
 
 def _scaled(map_: Tensor, cov: Tensor) -> Tensor:

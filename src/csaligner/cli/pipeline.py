@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +16,10 @@ from csaligner.names import Names
 
 from .common import MEASURE, TRAIN, Json, Quiet, app, err
 from .reader_options import ImageArray, TextArray
+
+if TYPE_CHECKING:
+    from csaligner.reporting.record import MethodResult
+    from csaligner.store.store import Store
 
 
 @app.command(rich_help_panel=MEASURE)
@@ -136,6 +141,7 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
         results = evaluate_run(out, "test", data.pairs)
         names = Names.of(settings.names)
         print_table(results, Console(), names)
+        _say_sample(results, data.pairs)
         for line in held_out(results, data.pairs.counts["test"][0], run).lines:
             err.print(names.words(line), highlight=False, soft_wrap=True)
         err.print(f"report: {out / REPORT}", highlight=False, soft_wrap=True)
@@ -167,12 +173,15 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
         float | None, typer.Option(min=0, help="generation: guidance scale; default: the decoder's.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="generation: random seed of the noise.")] = 0,
+    full: Annotated[
+        bool, typer.Option("--full", help="Measure all images; default: at most 20,000, evenly spaced.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate a run: recall, mixed search and modality gap, beside untrained baselines; or its generated images."""
     from csaligner.pipeline import evaluate_run
     from csaligner.reporting.tables import print_table
-    from csaligner.run_folder import RESULTS, read_config
+    from csaligner.run_folder import RESULTS, read_config, training_store
     from csaligner.store.store import Store
     from csaligner.types import SPLITS
 
@@ -187,11 +196,21 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
         found = evaluate_run_generation(run, decoder, feature_encoder, protocol, sampling, store)
         print(json.dumps(found, indent=2) if as_json else "\n".join(f"{k:28} {v}" for k, v in found.items()))
         return
-    results = evaluate_run(run, split, store)  # type: ignore[arg-type]
+    results = evaluate_run(run, split, store, full=full)  # type: ignore[arg-type]
+    _say_sample(results, store or training_store(run))
     if as_json:
         print((run / RESULTS).read_text(encoding="utf-8"))
     else:
         print_table(results, Console(), Names.of(read_config(run).names))
+
+
+def _say_sample(results: Sequence[MethodResult], store: Store) -> None:
+    """Say on stderr that a sample was measured, if so."""
+    from csaligner.pipeline import sample_of
+
+    line = sample_of(results, store)
+    if line is not None:
+        err.print(f"{line}; csaligner eval --full measures all", highlight=False, soft_wrap=True)
 
 
 @app.command(rich_help_panel=MEASURE, hidden=True)

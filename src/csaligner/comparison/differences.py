@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from csaligner.evaluation.bootstrap import RESAMPLES, percentile_interval, resampled_means
-from csaligner.evaluation.mixed_search import mixed_search_per_query
-from csaligner.evaluation.retrieval import retrieval_per_query
+from csaligner.evaluation.one_pass import search_per_query
 from csaligner.evaluation.score import MEAN_NDCG, MEAN_RECALL, SCORE
 from csaligner.types import PairedFeatures
 
@@ -51,7 +50,7 @@ def query_values(aligned: Sequence[PairedFeatures]) -> dict[str, list[float]]:
     """Return the values of FoldQueries. aligned: the test pairs of one fold, aligned with each seed."""
     sums: dict[str, Tensor] = {}
     for features in aligned:
-        recall, mixed = retrieval_per_query(features), mixed_search_per_query(features)
+        recall, mixed = search_per_query(features)
         for name, values in {
             "image_recall": recall["image_to_text"]["recall@1"],
             "image_ndcg": mixed["mixed_ndcg@10/image_query"],

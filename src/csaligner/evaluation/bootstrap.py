@@ -6,25 +6,33 @@ Source: Efron & Tibshirani 1993, chapter 13 (percentile intervals).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import torch
 from torch import Tensor
 
 RESAMPLES = 1000
+ENTRIES = 2**22  # of a block of counts
+
+
+def count_blocks(n: int, seed: int, resamples: int = RESAMPLES) -> Iterator[Tensor]:
+    """Yield draw_counts in blocks of resamples, for large n: the same numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    size = max(1, ENTRIES // n)
+    for start in range(0, resamples, size):
+        drawn = torch.randint(n, (min(size, resamples - start), n), generator=generator)
+        counts = torch.zeros(drawn.shape, dtype=torch.float64)
+        yield counts.scatter_add_(1, drawn, torch.ones_like(counts))
 
 
 def draw_counts(n: int, seed: int, resamples: int = RESAMPLES) -> Tensor:
     """(resamples, n) float64: how often each of n images occurs in each resample (with replacement)."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(n, (resamples, n), generator=generator)
-    counts = torch.zeros(resamples, n, dtype=torch.float64)
-    return counts.scatter_add_(1, drawn, torch.ones_like(counts))
+    return torch.cat(list(count_blocks(n, seed, resamples)))
 
 
 def resampled_means(values: Tensor, image_of: Tensor, counts: Tensor) -> Tensor:
     """Return (resamples,) means of per-query values. image_of: the image of each query."""
-    n = counts.shape[1]
-    sums = torch.zeros(n, dtype=torch.float64).index_add_(0, image_of, values.double())
-    sizes = torch.bincount(image_of, minlength=n).double()
+    sums, sizes = _per_image(values, image_of, counts.shape[1])
     return (counts @ sums) / (counts @ sizes)
 
 
@@ -34,7 +42,31 @@ def resampled_norms(vectors: Tensor, counts: Tensor) -> Tensor:
     Resampling adds noise in all d dimensions, which increases the norm of nearly every mean. The mean excess over the
     measured norm is subtracted; otherwise the interval would lie above the value.
     """
-    lengths: Tensor = (counts @ vectors / len(vectors)).norm(dim=1)
+    return _around((counts @ vectors / len(vectors)).norm(dim=1), vectors)
+
+
+def resample(
+    values: Mapping[str, tuple[Tensor, Tensor]], vectors: Tensor, seed: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return resampled_means of each entry (values, image_of) and resampled_norms of `vectors` (n, d), for the counts
+    draw_counts(n, seed), which are drawn and used in blocks."""
+    n = len(vectors)
+    columns = torch.stack([column for one in values.values() for column in _per_image(*one, n)], dim=1)
+    totals, lengths = [], []
+    for counts in count_blocks(n, seed):
+        totals.append(counts @ columns)
+        lengths.append((counts @ vectors / n).norm(dim=1))
+    sums, sizes = torch.cat(totals).T.reshape(len(values), 2, -1).unbind(dim=1)
+    return dict(zip(values, sums / sizes, strict=True)), _around(torch.cat(lengths), vectors)
+
+
+def _per_image(values: Tensor, image_of: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Return sum and number of the values of each image, (n,) float64."""
+    sums = torch.zeros(n, dtype=torch.float64).index_add_(0, image_of, values.double())
+    return sums, torch.bincount(image_of, minlength=n).double()
+
+
+def _around(lengths: Tensor, vectors: Tensor) -> Tensor:
     excess = float(lengths.mean() - vectors.mean(dim=0).norm())
     return (lengths - excess).clamp_min(0)
 

@@ -5,12 +5,16 @@ Features are L2-normalised; each of the m captions of an image has weight 1/m (w
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from csaligner.adapters.moments import blocks, unit
 from csaligner.checks import check_same_dim
 from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
 from csaligner.divergences.mmd import mmd
@@ -55,42 +59,63 @@ def gap_metrics(
 def gap_of(features: PairedFeatures, *, bandwidth: float = 0.5, seed: int = 0) -> dict[str, float]:
     """Compute gap_metrics of PairedFeatures."""
     check_same_dim(("image_features", "text_features"), features.image, features.text)
-    x, y = normalize(features.image.double(), dim=1), normalize(features.text.double(), dim=1)
-    w = caption_weights(features)
-    mean_x, mean_y = x.mean(dim=0), w @ y
-    paired = (x[features.text_to_image] * y).sum(dim=1)
-    all_pairs, n = float(mean_x @ mean_y), len(x)
-    matched = float(w @ paired)
-    unpaired = (all_pairs * n - matched) / (n - 1) if n > 1 else float("nan")
-    rows_x, rows_y = _rows(n, seed), _rows(len(y), seed)
-    few_x, few_y, few_w = x[rows_x].float(), y[rows_y].float(), w[rows_y]
+    n, owner, w = len(features.image), features.text_to_image, caption_weights(features)
+    x = _Moments.of(lambda rows: unit(features.image[rows]), _equal(n))
+    y = _Moments.of(lambda rows: unit(features.text[rows]), w)
+    matched = _paired_cosine(features, w)
+    unpaired = (float(x.mean @ y.mean) * n - matched) / (n - 1) if n > 1 else float("nan")
+    rows = _rows(n, seed), _rows(len(w), seed)
+    few_x, few_y, few_w = unit(features.image[rows[0]]).float(), unit(features.text[rows[1]]).float(), w[rows[1]]
     return {
-        "gap/centroid": float((mean_x - mean_y).norm()),
+        "gap/centroid": float((x.mean - y.mean).norm()),
         "gap/cs": float(cauchy_schwarz_divergence(few_x, few_y, bandwidth=bandwidth, weights_y=few_w)),
         "gap/mmd2": float(mmd(few_x, few_y, bandwidth=bandwidth, weights_y=few_w)),
-        "gap/probe_accuracy": probe_accuracy(x.float(), y.float(), features.text_to_image, seed=seed),
+        "gap/probe_accuracy": probe_accuracy(features.image, features.text, owner, seed=seed, scale=True),
         "gap/paired_cosine": matched,
         "gap/unpaired_cosine": unpaired,
         "gap/pair_margin": matched - unpaired,
-        "gap/frechet": frechet_distance(x, y, w),
+        "gap/frechet": _frechet(x, y),
         "uniformity/image": _uniformity(few_x),
         "uniformity/text": _uniformity(few_y),
         "uniformity/cross": _log_mean(few_x, few_y),
-        "effective_rank/image": effective_rank(x, torch.ones(n, dtype=x.dtype)),
-        "effective_rank/text": effective_rank(y, w),
-    } | _centred_gap(x - mean_x, y - mean_y, w, (rows_x, rows_y), bandwidth)
+        "effective_rank/image": _rank(x.second),
+        "effective_rank/text": _rank(y.second),
+    } | _centred_gap(features, (x.mean, y.mean), w, rows, bandwidth)
 
 
-def _centred_gap(x: Tensor, y: Tensor, w: Tensor, rows: tuple[Tensor, Tensor], bandwidth: float) -> dict[str, float]:
+def _centred_gap(
+    features: PairedFeatures, means: tuple[Tensor, Tensor], w: Tensor, rows: tuple[Tensor, Tensor], bandwidth: float
+) -> dict[str, float]:
     """Return the centroid distance, D_CS and Frechet distance of centred rows. A row shorter than rounding errors
     stays at 0, so that collapsed features have no arbitrary direction. rows: those used for D_CS."""
-    x, y = (torch.where(s.norm(dim=1, keepdim=True) > ROUNDING, normalize(s, dim=1), 0.0) for s in (x, y))
-    few_x, few_y, few_w = x[rows[0]].float(), y[rows[1]].float(), w[rows[1]]
+
+    def image(taken: Tensor | slice) -> Tensor:
+        return _centred(features.image[taken], means[0])
+
+    def text(taken: Tensor | slice) -> Tensor:
+        return _centred(features.text[taken], means[1])
+
+    x, y = _Moments.of(image, _equal(len(features.image))), _Moments.of(text, w)
+    few = image(rows[0]).float(), text(rows[1]).float()
     return {
-        "centred_gap/centroid": float((x.mean(dim=0) - w @ y).norm()),
-        "centred_gap/cs": float(cauchy_schwarz_divergence(few_x, few_y, bandwidth=bandwidth, weights_y=few_w)),
-        "centred_gap/frechet": frechet_distance(x, y, w),
+        "centred_gap/centroid": float((x.mean - y.mean).norm()),
+        "centred_gap/cs": float(cauchy_schwarz_divergence(*few, bandwidth=bandwidth, weights_y=w[rows[1]])),
+        "centred_gap/frechet": _frechet(x, y),
     }
+
+
+def _centred(rows: Tensor, mean: Tensor) -> Tensor:
+    x = unit(rows) - mean
+    return torch.where(x.norm(dim=1, keepdim=True) > ROUNDING, normalize(x, dim=1), 0.0)
+
+
+def _paired_cosine(features: PairedFeatures, w: Tensor) -> float:
+    """Return the weighted mean cosine of the captions with their images."""
+    owner = features.text_to_image
+    total = torch.zeros((), dtype=torch.float64)
+    for rows in blocks(len(owner)):
+        total += w[rows] @ (unit(features.image[owner[rows]]) * unit(features.text[rows])).sum(dim=1)
+    return float(total)
 
 
 def caption_weights(features: PairedFeatures) -> Tensor:
@@ -107,13 +132,42 @@ def frechet_distance(x: Tensor, y: Tensor, weights_y: Tensor | None = None) -> f
     evaluation/generation.py, uses sample covariances).
     Source: Dowson & Landau 1982; used as FID by Heusel et al. 2017, eq. 6.
     """
-    w = torch.full((len(y),), 1 / len(y), dtype=torch.float64) if weights_y is None else weights_y
-    x, y = x.double(), y.double()
-    mean_x, mean_y = x.mean(dim=0), w @ y
-    x0, y0 = x - mean_x, y - mean_y
-    cov_x, cov_y = x0.T @ x0 / len(x), y0.T @ (w[:, None] * y0)
-    distance = (mean_x - mean_y).square().sum() + cov_x.trace() + cov_y.trace() - 2 * root_trace(cov_x, cov_y)
+    w = _equal(len(y)) if weights_y is None else weights_y
+    moments = _Moments.of(lambda rows: x[rows].double(), _equal(len(x)))
+    return _frechet(moments, _Moments.of(lambda rows: y[rows].double(), w))
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Mean (d,), covariance (d, d) and uncentred second moment (d, d) of weighted rows, in float64."""
+
+    mean: Tensor
+    cov: Tensor
+
+    @classmethod
+    def of(cls, read: Callable[[slice], Tensor], weights: Tensor) -> _Moments:
+        """read: returns rows in float64; weights: (n,), with sum 1."""
+        parts = list(blocks(len(weights)))
+        mean = reduce(torch.add, (weights[part] @ read(part) for part in parts))
+        cov = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+        for part in parts:
+            x = read(part) - mean
+            cov += x.T @ (weights[part, None] * x)
+        return cls(mean, cov)
+
+    @property
+    def second(self) -> Tensor:
+        return self.cov + torch.outer(self.mean, self.mean)
+
+
+def _frechet(x: _Moments, y: _Moments) -> float:
+    shift = (x.mean - y.mean).square().sum()
+    distance = shift + x.cov.trace() + y.cov.trace() - 2 * root_trace(x.cov, y.cov)
     return float(distance.clamp_min(0))  # rounding errors may make it negative
+
+
+def _equal(n: int) -> Tensor:
+    return torch.full((n,), 1 / n, dtype=torch.float64)
 
 
 def root_trace(s: Tensor, t: Tensor) -> Tensor:
@@ -139,7 +193,12 @@ def _log_mean(x: Tensor, y: Tensor | None) -> float:
 
 def effective_rank(x: Tensor, weights: Tensor) -> float:
     """Return the effective rank of uncentred rows; centring collapsed rows would leave full-rank rounding noise."""
-    values = torch.linalg.eigvalsh(x.T @ (weights[:, None] * x)).clamp_min(0).sqrt()
+    return _rank(x.T @ (weights[:, None] * x))
+
+
+def _rank(second: Tensor) -> float:
+    """Return the effective rank for the second moments (d, d) of the rows."""
+    values = torch.linalg.eigvalsh(second).clamp_min(0).sqrt()
     total = values.sum()
     return float(torch.special.entr(values / total).sum().exp()) if total > 0 else 0.0
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from csaligner.checks import check_same_dim
 from csaligner.paired_features import Ids, pair_features
-from csaligner.types import PairedFeatures
+from csaligner.types import Modality, PairedFeatures
 
+from .query_chunks import Chunk, Matches, query_chunks
 from .ranking import TIE, ranks
 
 K = 10
-CHUNK = 512
+WIDTH = K + 6  # nearest items kept per modality
+RIGHT, OTHER, SIBLING, OWN = range(4)  # of the other modality: the right ones and the rest; of the query's: the same
+MODALITIES: tuple[Modality, ...] = ("text", "image")
 OF_IMAGES = (f"mixed_ndcg@{K}/image_query", f"modality_bias@{K}/image_query", f"mixed_text_recall@{K}")
+OF_CAPTIONS = (f"mixed_ndcg@{K}", f"modality_bias@{K}", f"mixed_image_recall@{K}")
 
 
 def mixed_search_metrics(
@@ -52,28 +55,63 @@ def summarise(per_query: dict[str, Tensor]) -> dict[str, float]:
 
 def mixed_search_per_query(features: PairedFeatures) -> dict[str, Tensor]:
     """Compute the metrics of each caption; those in OF_IMAGES, of each image."""
-    check_same_dim(("image_features", "text_features"), features.image, features.text)
-    n = len(features.image)
-    points = normalize(torch.cat([features.image, features.text]), dim=1)
-    owner = torch.cat([torch.arange(n), features.text_to_image])
-    is_text = torch.arange(len(points)) >= n
-    text_rows, image_rows = torch.arange(n, len(points)), torch.arange(n)
-    found: dict[str, list[Tensor]] = {}
-    for rows, suffix in ((text_rows, ""), (image_rows, "/image_query")):
-        for chunk in torch.split(rows, CHUNK):
-            scores = points[chunk] @ points.T
-            scores[torch.arange(len(chunk)), chunk] = -torch.inf
-            same_item = owner[chunk][:, None] == owner
-            own = is_text.expand_as(scores) if not suffix else ~is_text.expand_as(scores)
-            found.setdefault(f"mixed_ndcg@{K}{suffix}", []).append(_ndcg(scores, same_item))
-            found.setdefault(f"modality_bias@{K}{suffix}", []).append(modality_bias(scores, own))
-            if suffix:
-                found.setdefault(f"mixed_text_recall@{K}", []).append(ranks(scores, same_item & is_text).hit_at(K))
-            else:
-                image_only = scores.masked_fill(same_item & is_text, -torch.inf)
-                hit = ranks(image_only, same_item & ~is_text).hit_at(K)
-                found.setdefault(f"mixed_image_recall@{K}", []).append(hit)
-    return {name: torch.cat(parts) for name, parts in found.items()}
+    found: dict[str, Tensor] = {}
+    for queries in MODALITIES:
+        found |= joined([mixed_of_chunk(c, queries) for c in query_chunks(features, queries, mixed=True)])
+    return found
+
+
+def joined(chunks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Concatenate the values of all chunks by name."""
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def mixed_of_chunk(chunk: Chunk, queries: Modality) -> dict[str, Tensor]:
+    """Compute the metrics of the queries of a chunk.
+
+    They depend on the first K results and their ties, which are among the right items and the WIDTH nearest others of
+    each modality. Queries with further items tied to the last of the first K are computed from all scores.
+    """
+    assert chunk.own is not None
+    assert chunk.siblings is not None
+    items = chunk.other.shape[1] + chunk.own.shape[1]
+    k, share = min(K, items - 1), (chunk.own.shape[1] - 1) / (items - 1)
+    right, siblings = chunk.right.scores(chunk.other), chunk.siblings.scores(chunk.own)
+    others, cut_other = _nearest(chunk.other, chunk.right)
+    own, cut_own = _nearest(chunk.own, chunk.siblings)
+    scores = torch.cat([right, others, siblings, own], dim=1)
+    kind = torch.arange(4).repeat_interleave(torch.tensor([x.shape[1] for x in (right, others, siblings, own)]))
+    found = _values(scores, kind.expand_as(scores), k, share)
+    without = scores.masked_fill(kind == SIBLING, -torch.inf)
+    last = without.topk(min(K, scores.shape[1]), dim=1).values[:, -1]
+    cut = torch.maximum(cut_other, cut_own)
+    tied = ((cut >= last - 3 * TIE) & (cut > -torch.inf)).nonzero().flatten()
+    if len(tied):
+        full = torch.cat([chunk.other[tied], chunk.own[tied]], dim=1)
+        masks = chunk.right.mask(tied, chunk.other.shape[1]), chunk.siblings.mask(tied, chunk.own.shape[1])
+        kinds = torch.cat([OTHER - masks[0].to(torch.int8), OWN - masks[1].to(torch.int8)], dim=1)
+        for value, exact in zip(found, _values(full, kinds, k, share), strict=True):
+            value[tied] = exact
+    return dict(zip(OF_IMAGES if queries == "image" else OF_CAPTIONS, found, strict=True))
+
+
+def _nearest(scores: Tensor, matches: Matches) -> tuple[Tensor, Tensor]:
+    """Return the WIDTH highest scores of items that are not right, and a bound of all that were left out, (Q,)."""
+    kept = scores[matches.row, matches.column]
+    scores[matches.row, matches.column] = -torch.inf
+    values = scores.topk(min(WIDTH, scores.shape[1]), dim=1, sorted=False).values
+    scores[matches.row, matches.column] = kept
+    bound = values.amin(dim=1) if scores.shape[1] > WIDTH else values.new_full((len(values),), -torch.inf)
+    return values, bound
+
+
+def _values(scores: Tensor, kind: Tensor, k: int, share: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return nDCG, modality bias and recall per query. scores: (Q, G), -inf = not a candidate; kind: (Q, G), RIGHT,
+    OTHER, SIBLING or OWN; share: fraction of the query's modality among the candidates."""
+    right, sibling = kind == RIGHT, kind == SIBLING
+    bias = _first_share(scores, kind >= SIBLING, k) - share
+    found = ranks(scores.masked_fill(sibling, -torch.inf), right).hit_at(K)
+    return _ndcg(scores, right | sibling), bias, found
 
 
 def _ndcg(scores: Tensor, relevant: Tensor) -> Tensor:
@@ -91,9 +129,13 @@ def modality_bias(scores: Tensor, own: Tensor) -> Tensor:
     """Compute modality_bias@10 of each query. scores: (Q, G), -inf = not a candidate; own: (Q, G) bool, candidates of
     the query's modality."""
     candidate = scores > -torch.inf
-    k = min(K, scores.shape[1] - 1)
-    last = scores.topk(k, dim=1).values[:, -1:]
-    above, tied = scores > last + TIE, ((scores - last).abs() <= TIE) & candidate
-    places = k - above.sum(dim=1).double()
-    share = ((above & own).sum(dim=1) + places * (tied & own).sum(dim=1) / tied.sum(dim=1)) / k
+    share = _first_share(scores, own, min(K, scores.shape[1] - 1))
     return share - (own & candidate).sum(dim=1) / candidate.sum(dim=1).double()
+
+
+def _first_share(scores: Tensor, own: Tensor, k: int) -> Tensor:
+    """Return the expected fraction of the query's modality among the first k."""
+    last = scores.topk(k, dim=1).values[:, -1:]
+    above, tied = scores > last + TIE, ((scores - last).abs() <= TIE) & (scores > -torch.inf)
+    places = k - above.sum(dim=1).double()
+    return ((above & own).sum(dim=1) + places * (tied & own).sum(dim=1) / tied.sum(dim=1)) / k

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from csaligner.adapters.moments import unit
 from csaligner.paired_features import first_captions
 
 HALVINGS = 10
 MAX_IMAGES = 2000
 
 
-def probe_accuracy(image: Tensor, text: Tensor, text_to_image: Tensor, *, seed: int = 0) -> float:
+def probe_accuracy(image: Tensor, text: Tensor, text_to_image: Tensor, *, seed: int = 0, scale: bool = False) -> float:
     """Held-out accuracy of L2-regularised logistic regression on (image, 0), (text, 1), one caption per image.
 
     The probe is trained on half of the images with their captions and tested on the other half; mean over 10 random
@@ -20,20 +21,21 @@ def probe_accuracy(image: Tensor, text: Tensor, text_to_image: Tensor, *, seed: 
     independently biases the accuracy downwards and hides a small gap (CLIP on COCO, mean-centred: 0.55 with paired,
     0.47 with independent splits). Two samples of one distribution give 0.5 on average.
     At most 2,000 images. NaN for fewer than 4 images.
-    image: (N, d), text: (M, d), unit rows.
+    image: (N, d), text: (M, d), unit rows; scale: rows of any length, to be scaled to unit length in float64.
     """
     n = len(image)
     if n < 4:
         return float("nan")
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(n, generator=generator)[:MAX_IMAGES]
-    points = torch.stack([image[rows], text[first_captions(text_to_image, n)[rows]]])  # (2, n, d)
+    points = [image[rows], text[first_captions(text_to_image, n)[rows]]]
+    both = torch.stack([unit(p).float() for p in points] if scale else points)  # (2, n, d)
     accuracies = []
     for _ in range(HALVINGS):
         order = torch.randperm(len(rows), generator=generator)
         halves = order[: len(order) // 2], order[len(order) // 2 :]
         for train, test in (halves, halves[::-1]):
-            accuracies.append(_accuracy(points[:, train], points[:, test]))
+            accuracies.append(_accuracy(both[:, train], both[:, test]))
     return sum(accuracies) / len(accuracies)
 
 

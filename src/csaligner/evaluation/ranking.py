@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from .query_chunks import Matches
 
 TIE = 1e-6
 
@@ -45,6 +48,20 @@ def ranks(scores: Tensor, positive: Tensor) -> Ranks:
     tied = (scores - best).abs() <= TIE
     above = (scores > best + TIE).sum(dim=1)
     return Ranks(above.double(), tied.sum(dim=1).double(), (tied & positive).sum(dim=1).double())
+
+
+def ranks_of(scores: Tensor, right: Matches) -> Ranks:
+    """Rank the right items, as `ranks` does, without a mask of all items. scores: (Q, G)."""
+    positive = right.scores(scores)
+    best = positive.amax(dim=1, keepdim=True)
+    least = best - TIE
+    above = _count(scores > best + TIE)
+    return Ranks(above, _count(scores >= least) - above, (positive >= least).sum(dim=1).double())
+
+
+def _count(mask: Tensor) -> Tensor:
+    """Return the number of true entries per row, float64; NumPy counts bytes, torch's sum converts them."""
+    return torch.tensor([np.count_nonzero(row) for row in mask.numpy()], dtype=torch.float64)
 
 
 def _log_choose(n: Tensor, k: Tensor) -> Tensor:

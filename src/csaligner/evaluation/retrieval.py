@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from csaligner.checks import check_same_dim
 from csaligner.paired_features import Ids, pair_features
-from csaligner.types import PairedFeatures
+from csaligner.types import Modality, PairedFeatures
 
-from .ranking import ranks
+from .query_chunks import query_chunks
+from .ranking import Ranks, ranks_of
 
 KS = (1, 5, 10)
-CHUNK = 1024
+DIRECTIONS: Mapping[Modality, str] = {"image": "image_to_text", "text": "text_to_image"}  # by modality of the query
 
 PerQuery = dict[str, Tensor]
 
@@ -34,7 +34,7 @@ def retrieval_metrics(
     image_to_text_recall@K: fraction of images with any of their captions among the first K texts;
     text_to_image_recall@K: fraction of captions with their image among the first K images. Ids as in
     paired_features.pair_features, ties as in evaluation.ranking. Includes n_images and n_captions. Memory: O(N d);
-    scores are computed for 1,024 queries at a time. Raises InputError.
+    scores are computed for at most 512 queries at a time. Raises InputError.
     """
     return retrieval_of(pair_features(image_features, text_features, image_ids, text_image_ids))
 
@@ -60,19 +60,13 @@ def summarise(per_query: dict[str, PerQuery]) -> dict[str, float]:
 
 def retrieval_per_query(features: PairedFeatures) -> dict[str, PerQuery]:
     """Compute recall@K and rank of each query: N images and M captions."""
-    check_same_dim(("image_features", "text_features"), features.image, features.text)
-    image, text = normalize(features.image, dim=1), normalize(features.text, dim=1)
-    images = torch.arange(len(image))
     return {
-        "image_to_text": _search(image, text, images, features.text_to_image),
-        "text_to_image": _search(text, image, features.text_to_image, images),
+        direction: values_of([ranks_of(c.other, c.right) for c in query_chunks(features, modality, mixed=False)])
+        for modality, direction in DIRECTIONS.items()
     }
 
 
-def _search(queries: Tensor, gallery: Tensor, query_ids: Tensor, gallery_ids: Tensor) -> PerQuery:
-    parts = [
-        ranks(q @ gallery.T, ids[:, None] == gallery_ids)
-        for q, ids in zip(torch.split(queries, CHUNK), torch.split(query_ids, CHUNK), strict=True)
-    ]
+def values_of(parts: Sequence[Ranks]) -> PerQuery:
+    """Return recall@K and rank of the queries of one direction."""
     values = {f"recall@{k}": torch.cat([part.hit_at(k) for part in parts]) for k in KS}
     return values | {"rank": torch.cat([part.expected() for part in parts])}

@@ -83,6 +83,8 @@ def _gallery(store: Store, aligned: Mapping[str, PairedFeatures]) -> list[Galler
     """Return example queries, chosen by `changed_queries` on the mixed index of the first and the last method."""
     first, last = next(iter(aligned.values())), list(aligned.values())[-1]
     known = store.image_sources
+    if first.captions is None:  # of a sample, whose ids are row numbers
+        return []
     if any(i not in known for i in first.image_ids):  # features imported without images
         return []
     paths = [known[i] for i in first.image_ids]

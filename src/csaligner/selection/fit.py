@@ -11,6 +11,7 @@ from torch import Tensor
 from csaligner.adapters.aligner import Aligner, fixed_modality
 from csaligner.adapters.untrained import PairMoments, untrained_family
 from csaligner.config import TrainConfig
+from csaligner.paired_features import rows_of, spaced
 from csaligner.training.samplers import PairSampler
 from csaligner.training.trainer import Hooks, Report, Trainer, silent
 from csaligner.training.training_data import with_unpaired
@@ -58,14 +59,18 @@ class Selecting:
             return None
         if self.like is not None and self.like.start is not None:
             return self._again(features, self.like.start)
-        bundled = photo_aligner(features, c, self.encoders)
-        return choose_start(features, c, unpaired=self.unpaired, groups=self.groups, seed=c.seed, bundled=bundled)
+        rows = spaced(len(features.image), c.start.images)
+        groups = None if self.groups is None else [self.groups[row] for row in rows.tolist()]
+        few = self._few(features)
+        bundled = photo_aligner(few, c, self.encoders)
+        return choose_start(few, c, unpaired=self._unpaired, groups=groups, seed=c.seed, bundled=bundled)
 
     def start(self, pairs: PairedFeatures, choice: StartChoice | None) -> Aligner:
         """Return the untrained model of a choice, or of the config if nothing was chosen."""
         bundled = choice is not None and choice.label == CLASS_NAMES
         config = by_class_names(self.config) if bundled else self.config
-        return Aligner.fit_start(pairs, config, self.encoders, choice.starts if choice else None, self.unpaired)
+        few = self._few(pairs)
+        return Aligner.fit_start(few, config, self.encoders, choice.starts if choice else None, self._unpaired)
 
     def gate(self, features: PairedFeatures, choice: StartChoice | None) -> GateChoice:
         """Gate by folds: refit the chosen start, train and score held-out pairs. See gate_by_folds."""
@@ -81,11 +86,23 @@ class Selecting:
             prefer=c.start.prefer,
         )
 
+    @property
+    def _unpaired(self) -> tuple[Tensor | None, Tensor | None]:
+        """Unpaired rows for the start, evenly spaced, at most start.images of a modality."""
+        most = self.config.start.images
+        image, text = (x if x is None or len(x) <= most else x[spaced(len(x), most)] for x in self.unpaired)
+        return image, text
+
+    def _few(self, pairs: PairedFeatures) -> PairedFeatures:
+        """Return the pairs of evenly spaced images, at most start.images."""
+        most = self.config.start.images
+        return pairs if len(pairs.image) <= most else rows_of(pairs, spaced(len(pairs.image), most))
+
     def _again(self, pairs: PairedFeatures, choice: StartChoice | None) -> StartChoice | None:
         """Return the choice with the candidate fitted to other pairs."""
         if choice is None or choice.label == CLASS_NAMES:
             return choice
-        moments = PairMoments.of(pairs).with_unpaired(*self.unpaired)
+        moments = PairMoments.of(self._few(pairs)).with_unpaired(*self._unpaired)
         family = untrained_family(moments, self.config.dim, fixed_modality(self.config), few=choice.few)
         return replace(choice, starts=family.candidates[choice.label])
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from csaligner.types import PairedFeatures, PairedTokens
 
 
 def group_folds(n: int, count: int, seed: int, groups: Sequence[str] | None = None) -> list[Tensor]:
@@ -28,25 +26,6 @@ def group_folds(n: int, count: int, seed: int, groups: Sequence[str] | None = No
     for position in torch.randperm(len(names), generator=generator).tolist():
         min(folds, key=len).extend(members[names[position]])
     return [torch.tensor(sorted(fold)) for fold in folds]
-
-
-def rows_of(features: PairedFeatures, images: Tensor) -> PairedFeatures:
-    """Return the pairs of the given image rows, with all their captions, tokens and states."""
-    place = torch.full((len(features.image),), -1)
-    place[images] = torch.arange(len(images))
-    owner = place[features.text_to_image]
-    kept = (owner >= 0).nonzero().flatten()
-    tokens = features.tokens
-    return replace(
-        features,
-        image=features.image[images],
-        text=features.text[kept],
-        text_to_image=owner[kept],
-        image_ids=tuple(features.image_ids[i] for i in images.tolist()),
-        captions=None if features.captions is None else tuple(features.captions[i] for i in kept.tolist()),
-        tokens=None if tokens is None else PairedTokens(tokens.image.subset(images), tokens.text.subset(kept)),
-        states=None if features.states is None else features.states.subset(kept),
-    )
 
 
 def complement(n: int, rows: Tensor) -> Tensor:

@@ -15,9 +15,10 @@ from csaligner.adapters.aligner import Aligner, align
 from csaligner.distributed.processes import on_main
 from csaligner.evaluation.held_out import HeldOut, K
 from csaligner.evaluation.retrieval import retrieval_per_query
+from csaligner.paired_features import rows_of
 from csaligner.types import PairedFeatures
 
-from .folds import Difference, complement, evenly, group_folds, rows_of
+from .folds import Difference, complement, evenly, group_folds
 from .score import Prefer, score_per_image
 
 SCALES = (0.25, 0.5, 0.75, 1.0)  # of the trained change; 0 is the untrained start

@@ -17,6 +17,7 @@ from torch import Tensor
 from csaligner.adapters.aligner import Aligner
 from csaligner.config import TrainConfig
 from csaligner.distributed.processes import is_main, on_main
+from csaligner.paired_features import rows_of, spaced
 from csaligner.run_folder import GATED_MODEL, START_MODEL
 from csaligner.store.read_tokens import read_tokens
 from csaligner.store.store import Store
@@ -24,7 +25,6 @@ from csaligner.training.training_data import TrainingData, evenly_read, groups_o
 from csaligner.types import PairedFeatures
 
 from .fit import Selecting
-from .folds import evenly, rows_of
 from .gate import gate_by_validation, set_scale, snapshot
 from .photos import Encoders
 from .selection import Selection, note_of, read_selection, write_selection
@@ -131,7 +131,7 @@ def _with_tokens(pairs: PairedFeatures, store: Store, config: TrainConfig) -> Pa
     if not config.objective.sees_tokens:
         return pairs
     whole = replace(some_pairs(store, "train", None), tokens=read_tokens(store, "train"))
-    return rows_of(whole, evenly(len(whole.image), len(pairs.image)))
+    return rows_of(whole, spaced(len(whole.image), len(pairs.image)))
 
 
 def _given(val: PairedFeatures | None) -> PairedFeatures:

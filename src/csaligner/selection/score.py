@@ -7,8 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from csaligner.evaluation.mixed_search import mixed_search_per_query
-from csaligner.evaluation.retrieval import retrieval_per_query
+from csaligner.evaluation.one_pass import search_per_query
 from csaligner.types import PairedFeatures
 
 Prefer = Literal["both", "captions"]
@@ -22,7 +21,7 @@ def score_per_image(features: PairedFeatures, prefer: Prefer = "both") -> Tensor
     handled as in evaluation.ranking: collapsed embeddings score at chance.
     """
     n, owner = len(features.image), features.text_to_image
-    recall, mixed = retrieval_per_query(features), mixed_search_per_query(features)
+    recall, mixed = search_per_query(features)
     captions = recall["text_to_image"]["recall@1"].double() + mixed["mixed_ndcg@10"].double()
     images = recall["image_to_text"]["recall@1"].double() + mixed["mixed_ndcg@10/image_query"].double()
     counts = torch.bincount(owner, minlength=n).double()

@@ -15,9 +15,10 @@ from csaligner.adapters.aligner import Aligner, align, fixed_modality
 from csaligner.adapters.start import Affine
 from csaligner.adapters.untrained import FEW_PAIRS, Family, PairMoments, Starts, untrained_family
 from csaligner.config import TrainConfig
+from csaligner.paired_features import rows_of
 from csaligner.types import PairedFeatures
 
-from .folds import Difference, evenly, group_folds, rows_of
+from .folds import Difference, evenly, group_folds
 from .photos import CLASS_NAMES
 from .score import Prefer, score_per_image
 

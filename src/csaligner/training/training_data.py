@@ -11,6 +11,7 @@ from torch import Tensor
 
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, UnpairedConfig
+from csaligner.paired_features import spaced
 from csaligner.store.read_tokens import read_states, read_tokens
 from csaligner.store.store import Store
 from csaligner.types import Modality, PairedFeatures, Sampler, Split
@@ -118,7 +119,7 @@ def groups_of(store: Store, split: Split, images: int | None) -> list[str] | Non
     """Return the group of each image of some_pairs(store, split, images); None if every image is its own group."""
     rows = store.pairing(split).image_rows
     if images is not None and len(rows) > images:
-        rows = rows[_spaced(len(rows), images)]
+        rows = rows[spaced(len(rows), images)]
     groups = store.groups(rows)
     return groups if len(set(groups)) < len(groups) else None
 
@@ -127,17 +128,13 @@ def evenly_read(rows: Rows | None, count: int) -> Tensor | None:
     """Return the rows, at most `count`, evenly spaced; None without rows."""
     if rows is None or len(rows) == 0:
         return None
-    return rows[torch.arange(len(rows)) if len(rows) <= count else _spaced(len(rows), count)]
-
-
-def _spaced(n: int, count: int) -> Tensor:
-    return torch.linspace(0, n - 1, count, dtype=torch.float64).round().long()
+    return rows[spaced(len(rows), count)]
 
 
 def evenly(n: int, count: int, text_to_image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Select `count` of n images, evenly spaced: their positions (count,), those of their captions, and the index of
     each caption's image in the selection; all int64."""
-    taken = _spaced(n, count)
+    taken = spaced(n, count)
     place = torch.full((n,), -1)
     place[taken] = torch.arange(count)
     owner = place[text_to_image]
