@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ from csaligner.types import PairedFeatures
 OUT = Path(__file__).parent / "results" / "evaluation.json"
 GIB = 2**20  # kilobytes
 # name -> (pairs, dimensions, call)
-CASES = {
+CASES: dict[str, tuple[int, int, Callable[[PairedFeatures], object]]] = {
     "evaluate": (12_000, 512, evaluate),
     "evaluate_sampled": (200_000, 512, evaluate),
     "gap_metrics_of_all": (200_000, 512, gap_of),

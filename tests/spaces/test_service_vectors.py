@@ -28,7 +28,8 @@ def service() -> tuple[np.ndarray, np.ndarray]:
 
 
 def quantised(x: np.ndarray) -> np.ndarray:
-    return np.round(127 * x / np.abs(x).max()).astype(np.int8)
+    rows: np.ndarray = np.round(127 * x / np.abs(x).max()).astype(np.int8)
+    return rows
 
 
 def score(image: np.ndarray, text: np.ndarray) -> float:
