@@ -161,7 +161,7 @@ class Diagnosis:
             )
         if m.low > SMALL_GAIN:
             why = (
-                f"a map finds {100 * m.gain:+.0f} points ({100 * m.low:+.0f} to {100 * m.high:+.0f}) more held-out "
+                f"a map finds {100 * m.gain:.0f} points ({100 * m.low:.0f} to {100 * m.high:.0f}) more held-out "
                 f"pairs in the first {K} ({found})"
             )
         else:
