@@ -12,7 +12,7 @@ from csaligner.evaluation.score import MEAN_NDCG, MEAN_RECALL, SCORE
 from .page import Panel, write_page
 from .plots import heat_panel
 from .record import Array
-from .summary import CENTROID, describe
+from .summary import CENTROID, Metric, describe
 
 KEYS = (
     SCORE,
@@ -24,6 +24,11 @@ KEYS = (
     "gap/cs",
     "centred_gap/cs",
 )
+AXES = {  # key of the config -> words on an axis
+    "objective.bandwidth": "bandwidth sigma",
+    "objective.terms.cauchy_schwarz": "weight lambda of D_CS",
+    "objective.logit_scale": "logit scale (1/temperature)",
+}
 HeatMap = tuple[Array, Sequence[str], Sequence[str], tuple[str, str]]
 
 
@@ -52,11 +57,23 @@ def write_sweep(pages: Sequence[SweepPage], path: Path) -> None:
 
 def _section(page: SweepPage, number: int) -> dict[str, Any]:
     panels = [
-        Panel(describe(metric).label, heat_panel(values, rows, columns, labels, f"heat{number}-{k}"), grid)
-        for k, ((grid, metric), (values, rows, columns, labels)) in enumerate(page.maps.items())
+        _panel(describe(metric), grid, heat, f"heat{number}-{k}")
+        for k, ((grid, metric), heat) in enumerate(page.maps.items())
     ]
     rows = [
-        (name, values, ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in settings.items()))
+        (name, values, ", ".join(f"{_words(key)} {value}" for key, value in settings.items()))
         for name, (values, settings) in page.chosen.items()
     ]
     return {"name": page.dataset, "panels": panels, "rows": rows}
+
+
+def _panel(metric: Metric, grid: str, heat: HeatMap, prefix: str) -> Panel:
+    values, rows, columns, keys = heat
+    percent = metric.unit == "percent"
+    words = (_words(keys[0]), _words(keys[1]))
+    svg = heat_panel(values * (100 if percent else 1), rows, columns, words, prefix)
+    return Panel(f"{metric.label} (%)" if percent else metric.label, svg, grid)
+
+
+def _words(key: str) -> str:
+    return AXES.get(key, key.rpartition(".")[2].replace("_", " "))
