@@ -95,7 +95,7 @@ def test_the_command(
     assert {p.name for p in (tmp_path / "npz").iterdir()} == {"README.md", "image.npz", "text.npz"}
     assert command("--out", str(tmp_path / "hub"), "--format", "hub", "--licence", "mit").startswith("0 ")
     card = (tmp_path / "hub" / "README.md").read_text()
-    for part in ("license: mit", "words: 20 images with 20 captions", "all-MiniLM-L6-v2", "| mean_recall@10 |"):
+    for part in ("license: mit", "words: 20 images, 20 captions", "all-MiniLM-L6-v2", "| mean_recall@10 |"):
         assert part in card
     assert "exists" in command("--out", str(tmp_path / "npz"))
     assert "'onnx'" in command("--out", str(tmp_path / "x"), "--format", "onxx")

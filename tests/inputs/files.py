@@ -146,11 +146,9 @@ SITUATIONS = [
         "a broken link",
         folder_with("f", lambda f: (f / "a.jpg").symlink_to("x")),
         (20, 20, 0),
-        "links to nothing",
+        "link to nothing",
     ),
-    Situation(
-        FOLDERS, "a named pipe", folder_with("f", lambda f: os.mkfifo(f / "a.jpg")), (20, 20, 0), "special files"
-    ),
+    Situation(FOLDERS, "a named pipe", folder_with("f", lambda f: os.mkfifo(f / "a.jpg")), (20, 20, 0), "special file"),
     Situation(FOLDERS, "files of other kinds", folder_with("f", _videos), (20, 20, 0), "ignored: 12 .mov"),
     Situation(FOLDERS, "no images at all", _only_videos, None, "no samples.*12 .mov"),
     Situation(
@@ -196,7 +194,7 @@ SITUATIONS = [
         "a caption file that is not text",
         folder_with("f", lambda f: (f / "img03.txt").write_bytes(b"\xff\0\1\0\0")),
         (20, 19, 0),
-        "not text: 1 files",
+        "not text: 1 file",
     ),
     Situation(
         TEXT,
