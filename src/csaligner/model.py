@@ -24,7 +24,7 @@ from csaligner.adapters.aligner import Aligner, AlignerConfig, encode, with_stat
 from csaligner.adapters.folder import CONFIG, WEIGHTS
 from csaligner.adapters.lora import FOLDERS, MARK, TunableEncoder, load_lora, lora_sides
 from csaligner.adapters.start import Affine
-from csaligner.encoders import IMAGE_ENCODER, TEXT_ENCODER, has_two_towers, is_encoder_name, open_encoder
+from csaligner.encoders import IMAGE_ENCODER, TEXT_ENCODER, encoder_name, has_two_towers, is_encoder_name, open_encoder
 from csaligner.encoders.folder import no_downloads
 from csaligner.store.decode_workers import prepared, wanted_size
 from csaligner.store.tokens import MAX_STATES, token_encoder
@@ -112,7 +112,7 @@ class AlignedModel:
         given = [open_encoder(encoder) if isinstance(encoder, str) else encoder for encoder in encoders]
         if isinstance(name, tuple):
             return cls.of_encoders(open_encoder(name[0], "image"), open_encoder(name[1], "text"), name=" + ".join(name))
-        if is_encoder_name(str(name)):
+        if is_encoder_name(str(name := encoder_name(str(name)))):
             sides = MODALITIES if has_two_towers(str(name)) else (None,)
             return cls.of_encoders(*(open_encoder(str(name), side) for side in sides), name=str(name))
         folder, infos = _folder(name), dict(_infos(name))

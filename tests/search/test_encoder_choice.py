@@ -16,6 +16,7 @@ from csaligner import quickstart as module
 from csaligner.app.server import make_app
 from csaligner.checks import InputError
 from csaligner.encoders import encoder_pair
+from csaligner.model import AlignedModel
 from csaligner.search import Index
 from tests.support.colours import World
 from tests.support.commands import csaligner
@@ -135,3 +136,15 @@ def test_names_of_a_pair(tiny_model: Tiny) -> None:
     for bad in ({"encoder": clip, "text": clip}, {"encoder": str(tiny_model("bert"))}, {"encoder": "nothing"}):
         with pytest.raises(InputError, match="encoder"):
             encoder_pair(**bad)
+
+
+def test_the_folder_of_a_model_is_a_model_to_index_with(
+    tiny_model: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_model("clip")
+    monkeypatch.chdir(folder.parent)
+    for name in (str(folder), folder.name, f"./{folder.name}"):
+        assert AlignedModel.open(name).name.startswith("hf:")
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(InputError, match="run"):
+        AlignedModel.open(tmp_path)

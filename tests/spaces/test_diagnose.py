@@ -120,3 +120,12 @@ def test_ids_pair_rows_in_any_order() -> None:
     first = Space.of("old", x, list(range(300)))
     assert diagnose(first, Space.of("new", turned(x)[order], order.tolist())).verdict == "train"
     assert diagnose(first, Space.of("new", turned(x)[order], order.tolist())).pairs == 300
+
+
+def test_the_map_of_the_diagnosis_is_chosen_among_the_candidates() -> None:
+    """A rotation with little noise: the prior of the family finds two thirds of the pairs, another candidate all."""
+    x = cloud(1200, 64, 3)
+    rotation = torch.linalg.qr(cloud(64, 64, 4))[0]
+    found = of(x, x @ rotation + 0.03 * cloud(1200, 64, 5) + 0.5, "rows")
+    assert found.matching is not None
+    assert found.matching.found["mapped"].value > 0.97

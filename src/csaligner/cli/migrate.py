@@ -60,6 +60,10 @@ def migrate(  # noqa: PLR0913, PLR0917  (options of a command)
         raise InputError(
             "encoder: --format sentence-transformers needs --encoder, the new model, and no other format does"
         )
+    if out is not None and "onnx" in formats:
+        from csaligner.export.export import require_onnx
+
+        require_onnx()
     if out is not None and out.exists():
         raise InputError(f"out: {out} exists; choose another folder or delete it")
     spaces = read_spaces(sources, listed(names), Keys(kind_key, listed(vector_key), id_key))

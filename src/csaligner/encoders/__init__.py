@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from csaligner._lazy import lazy_exports
 from csaligner.checks import InputError, nearest
 from csaligner.config import build_config
+from csaligner.parsing import parse_json
 from csaligner.registry import ENCODERS, load
 from csaligner.types import Encoder, Modality
 
@@ -69,6 +71,17 @@ def is_encoder_name(name: str) -> bool:
     """Whether open_encoder takes it for a name, not for the path of a folder."""
     base = name.partition("?")[0]
     return base in ENCODERS or base.startswith(("hf:", "open_clip:", "precomputed:"))
+
+
+def encoder_name(name: str) -> str:
+    """Return the name of an encoder: hf:FOLDER for the folder of a transformers model, any other name unchanged."""
+    config = Path(split_name(name)[0]) / "config.json"
+    if is_encoder_name(name) or not config.is_file():
+        return name
+    with suppress(OSError, ValueError):
+        found = parse_json(config.read_bytes())
+        return f"hf:{name}" if isinstance(found, dict) and "model_type" in found else name
+    return name
 
 
 def has_two_towers(name: str) -> bool:

@@ -163,7 +163,7 @@ def _npz(model: Aligner, folder: Path) -> None:
 
 
 def _onnx(model: Aligner, folder: Path) -> None:
-    _require_onnx()
+    require_onnx()
     for side in SIDES:
         dim = model.config.dim_image if side == "image" else model.config.dim_text
         module, path = _Side(_adapter(model, side)).eval(), folder / f"{side}.onnx"
@@ -211,7 +211,8 @@ def _check_onnx(module: nn.Module, path: Path, dim: int) -> None:
             raise CSAlignerError(f"onnx: {path.name} differs by {error:.1e} for {rows} rows; this is a bug, report it")
 
 
-def _require_onnx() -> None:
+def require_onnx() -> None:
+    """Raise InputError with the pip command if a package for the format onnx is missing."""
     from importlib.util import find_spec
 
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]

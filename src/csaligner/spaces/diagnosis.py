@@ -165,7 +165,8 @@ class Diagnosis:
                 f"pairs in the first {K} ({found})"
             )
         else:
-            why = f"{what} still differ after centring ({self._test(True)})"
+            bias = max((b.tested.value for b in self.gap.centred_bias.values()), key=abs)
+            why = f"{what} still differ after centring ({self._test(True)}; bias@{K} {bias:+.2f})"
         return f"A mean shift does not suffice: {why}; train on your {self.pairs} pairs."
 
     def _test(self, centred: bool) -> str:

@@ -14,7 +14,8 @@ from csaligner.files import write_atomically, write_folder, write_text
 from .diagnosis import NO_GAP, NO_MEANING, SHIFT, UNKNOWN, Diagnosis
 from .space import Space
 
-IMPORTED = {".npy", ".npz", ".safetensors", ".parquet"}
+ARRAYS = {".npy", ".npz", ".safetensors"}
+IMPORTED = ARRAYS | {".parquet"}
 
 
 def next_command(found: Diagnosis, sources: Sequence[str], options: Sequence[str] = ()) -> str:
@@ -28,7 +29,8 @@ def next_command(found: Diagnosis, sources: Sequence[str], options: Sequence[str
     if found.verdict == SHIFT:
         return f"{again} --shift shift.npz"
     if found.verdict == UNKNOWN or not found.pairs:
-        return f"{again} --pairs ids --id-key ID"
+        arrays = all(Path(source).suffix.lower() in ARRAYS for source in sources)
+        return "" if arrays else f"{again} --pairs ids --id-key ID"  # the rows of arrays have no ids
     a, b = found.names
     store, run = f"stores/{a}-{b}", f"runs/{a}-{b}"
     files, first = list(sources), ""
