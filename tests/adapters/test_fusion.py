@@ -81,7 +81,7 @@ def test_the_estimator_fuses_aligned_rows() -> None:
     aligner = CSAligner(epochs=0).fit(image, text[:, :48])
     fused = aligner.transform_fused(image, text[:, :48], 0.3)
     parts = aligner.transform_image(image), aligner.transform_text(text[:, :48])
-    assert torch.equal(torch.from_numpy(fused), fuse(*map(torch.from_numpy, parts), 0.3))
+    assert torch.equal(torch.from_numpy(fused), fuse(torch.from_numpy(parts[0]), torch.from_numpy(parts[1]), 0.3))
     assert (aligner.transform_fused(image, text[:, :48], 1) == parts[0]).all()
     assert aligner.transform_fused(image[0], text[0, :48]).shape == fused[0].shape
     with pytest.raises(InputError, match="text_features"):
