@@ -72,11 +72,14 @@ def test_it_is_the_same_again_and_ignores_unusable_rows() -> None:
     found = align_unpaired(Space.of("a", broken), Space.of("b", y), seed=5)
     assert found.rows == (400, 400)
     assert torch.isfinite(found.rotation).all()
+    assert torch.equal(found.transform_first(x.numpy()), found.transform_first(x))
+    with pytest.raises(InputError, match="rows"):
+        found.transform_first(x[:, :9])
 
 
 def test_wrong_arguments_are_refused() -> None:
     x = clusters(300, 8, 5, 0)
     with pytest.raises(InputError, match="names"):
         align_unpaired(Space.of("a", x), Space.of("a", x))
-    with pytest.raises(InputError, match="200"):
-        align_unpaired(Space.of("a", x), Space.of("b", x[:199]))
+    with pytest.raises(InputError, match="100"):
+        align_unpaired(Space.of("a", x), Space.of("b", x[:99]))
