@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from csaligner.adapters.aligner import Aligner, align, encode
+from csaligner.adapters.fusion import WEIGHT, check_image_weight, fuse
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.selection.fit import Selecting
 from csaligner.selection.selection import Selection
@@ -197,6 +198,23 @@ class CSAligner:
     def transform_text(self, text_features: Any) -> NDArray[np.float32]:
         """(M, d_text) -> (M, dim), rows of length 1; one vector (d_text,) -> (dim,)."""
         return self._transform("text", text_features)
+
+    def transform_fused(
+        self, image_features: Any, text_features: Any, image_weight: float = WEIGHT
+    ) -> NDArray[np.float32]:
+        """(N, d_image), (N, d_text) -> (N, dim): one vector for row i of both; two vectors -> (dim,).
+
+        normalise(w * transform_image + (1 - w) * transform_text), w = image_weight; 1 and 0 give the single vectors to
+        the bit. csaligner.adapters.choose_image_weight chooses it on validation data.
+        """
+        check_image_weight(image_weight)
+        image, text = self.transform_image(image_features), self.transform_text(text_features)
+        if image.shape != text.shape:
+            raise InputError(
+                f"{self.names.second}_features: got shape {text.shape} after the transform, wanted {image.shape} as "
+                f"{self.names.first}_features; give one row of each per item"
+            )
+        return fuse(torch.from_numpy(image), torch.from_numpy(text), image_weight).numpy()
 
     def evaluate(
         self,

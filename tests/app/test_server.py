@@ -61,6 +61,22 @@ def test_words_and_a_picture_find_the_same_pictures(client: Any) -> None:
     assert len(by_words["results"]) == 5
 
 
+def test_words_and_an_image_are_one_query(client: Any) -> None:
+    def found(**params: Any) -> Any:
+        return client.post("/api/search/image", params=params, content=png((9, 9, 250)))
+
+    image, words = found(only="images"), client.get("/api/search", params={"q": "250 9 9", "only": "images"})
+    both = found(q="250 9 9", only="images").json()
+    assert [r["id"] for r in both["results"]] not in ([r["id"] for r in a.json()["results"]] for a in (image, words))
+    assert both["weak_limit"] is not None
+    for weight, single in ((0, words), (1, image)):
+        answer = found(q="250 9 9", only="images", image_weight=weight).json()
+        assert {**answer, "seconds": 0} == {**single.json(), "seconds": 0}
+    assert found(q=" ").json()["results"] == found().json()["results"]
+    for wrong in ({"image_weight": "2"}, {"image_weight": "nan"}, {"image_weight": "much"}, {"q": "9" * 2001}):
+        assert found(**{"q": "9", **wrong}).status_code == 400
+
+
 def test_an_image_is_one_result_with_the_caption_that_matched(client: Any) -> None:
     found = client.get("/api/search", params={"q": "200 30 90", "k": 60}).json()["results"]
     assert {result["modality"] for result in found} == {"image", "text"}

@@ -54,10 +54,29 @@ def test_control_characters_do_not_reach_the_terminal(world: Any, run: Any, tmp_
     assert "[bold]and <b>loud</b>" in " ".join(shown.split())
 
 
-def test_neither_or_both_is_one_line(run: Any, tmp_path: Path) -> None:
-    for words in ((), ("x", "--image", "y.png")):
-        failed = run("search", tmp_path, *words)
-        assert "either a text or --image" in str(failed.exception)
+def test_neither_text_nor_image_is_one_line(run: Any, tmp_path: Path) -> None:
+    assert "--image" in str(run("search", tmp_path).exception)
+    for words in (("x",), ("--image", "y.png")):
+        assert "weight" in str(run("search", tmp_path, *words, "--image-weight", "0.5").exception)
+
+
+def test_words_and_an_image_are_one_query(world: Any, run: Any, tmp_path: Path) -> None:
+    for name, colour in (("red", (255, 0, 0)), ("blue", (0, 0, 255)), ("violet", (180, 0, 180))):
+        world.picture(f"{name}.png", colour, " ".join(map(str, colour)))
+    index(world, run, tmp_path / "ix")
+    both = ("search", tmp_path / "ix", "255 0 0", "--image", world.folder / "blue.png")
+
+    def found(*words: Any) -> list[dict[str, Any]]:
+        done = run(*words, "--only", "images", "--json")
+        assert done.exit_code == 0, done.output
+        hits: list[dict[str, Any]] = json.loads(done.stdout)
+        return hits
+
+    assert found(*both)[0]["id"] == "violet"
+    assert found(*both, "--image-weight", "0") == found("search", tmp_path / "ix", "255 0 0")
+    assert found(*both, "--image-weight", "1") == found("search", tmp_path / "ix", "--image", world.folder / "blue.png")
+    assert "violet" in lines(run(*both).stdout)[1]
+    assert "weight" in str(run(*both, "--image-weight", "1.5").exception)
 
 
 def index(world: Any, run: Any, out: Path) -> None:

@@ -12,18 +12,17 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
-from torch import Tensor
 
+from csaligner.adapters.fusion import WEIGHT, check_image_weight
 from csaligner.checks import InputError, check_choice
 from csaligner.datasets.images.load import ImageError
 from csaligner.datasets.images.source import file_of, from_uri
 from csaligner.search.calibration import MODALITIES
-from csaligner.search.cards import Card, cards_of_features
-from csaligner.search.index import Index, SearchOptions
+from csaligner.search.cards import Card, cards_of_encoded
+from csaligner.search.index import Encoded, FusedQuery, Index, SearchOptions
 from csaligner.search.lance_table import Row
 from csaligner.search.unanswered import Unanswered
 from csaligner.search.weak import WeakLimits
-from csaligner.types import Modality
 
 from .collection import collection_map, collection_name, example_texts, file_within
 from .guard import LOOPBACK_NAMES, host_name, is_loopback
@@ -86,26 +85,26 @@ class Handlers:
 
     def search(self, request: Any) -> dict[str, Any]:
         """Search by text."""
-        words = request.query_params.get("q", "")
-        if len(words) > MOST_WORDS:
-            raise InputError(f"the query has {len(words)} characters; the limit is {MOST_WORDS}")
-        return self._answer(request, "text", lambda: self.index.features(words))
+        words = _words(request)
+        return self._answer(request, lambda: self.index.encode(words))
 
     def search_image(self, request: Any, body: bytes) -> dict[str, Any]:
-        """Search by an uploaded image."""
+        """Search by an uploaded image, with words if there are any."""
+        words, share = _words(request), _image_weight(request)
         image = read_upload(body, self.index.model.image_size)
-        return self._answer(request, "image", lambda: self.index.features(image))
+        query = FusedQuery(words, image, share) if words.strip() else image
+        return self._answer(request, lambda: self.index.encode(query))
 
     def similar(self, request: Any) -> dict[str, Any]:
         """Search with an item of the index as the query."""
         row = self._row(request)
         if row.modality == "text":
-            return self._answer(request, "text", lambda: self.index.features(row.text))
+            return self._answer(request, lambda: self.index.encode(row.text))
         try:
             features = self.index.model.features_image([source_of(self._shown(row))])[0]
         except ImageError:  # its message contains the path, which is private
             raise ImageError(f"{row.id}: cannot be read as an image") from None
-        return self._answer(request, "image", lambda: features)
+        return self._answer(request, lambda: Encoded({"image": features}))
 
     def item(self, request: Any) -> dict[str, Any]:
         """Return an item of the index; its path only to this machine."""
@@ -150,17 +149,18 @@ class Handlers:
             raise ImageError("this item is not an image")
         return original(self._shown(row))
 
-    def _answer(self, request: Any, modality: Modality, encode: Callable[[], Tensor]) -> dict[str, Any]:
+    def _answer(self, request: Any, encode: Callable[[], Encoded]) -> dict[str, Any]:
         started = time.perf_counter()
         params = request.query_params
         options = SearchOptions(only=params.get("only") or None, space=params.get("space", "aligned"))
         k = max(1, _number(request, "k", DEFAULT_HITS, MOST_HITS))
         offset = _number(request, "offset", 0, MOST_RESULTS - k)
-        cards = cards_of_features(self.index, encode(), modality, k + 1, options, offset=offset)
-        limit = self._limits.limit(modality, options)
+        query = encode()
+        cards = cards_of_encoded(self.index, query, k + 1, options, offset=offset)
+        limit = self._limits.limit(query.kind, options)
         sources = self.index.manifest.sources
         first = cards[0].score if cards and not offset else None
-        chance = None if first is None else self._unanswered.chance(first, modality, options)
+        chance = None if first is None else self._unanswered.chance(first, query.kind, options)
         return {
             "results": [_for_page(card, limit, sources) for card in cards[:k]],
             "offset": offset,
@@ -209,6 +209,26 @@ def _for_page(card: Card, limit: float, sources: Sequence[str]) -> dict[str, Any
         "file": file_within(card.images[0] if card.images else card.path, sources),
         "missing": card.missing,
     }
+
+
+def _words(request: Any) -> str:
+    words: str = request.query_params.get("q", "")
+    if len(words) > MOST_WORDS:
+        raise InputError(f"the query has {len(words)} characters; the limit is {MOST_WORDS}")
+    return words
+
+
+def _image_weight(request: Any) -> float:
+    """Return the weight of the image in a query of words and an image."""
+    value = request.query_params.get("image_weight", str(WEIGHT))
+    try:
+        weight = float(value[:40])
+    except ValueError:
+        raise InputError(
+            f"image_weight: got {value[:40]!r}, wanted a number from 0 (text only) to 1 (image only)"
+        ) from None
+    check_image_weight(weight)
+    return weight
 
 
 def _number(request: Any, name: str, default: int, most: int) -> int:

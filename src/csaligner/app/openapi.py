@@ -8,6 +8,7 @@ from importlib import resources
 from importlib.metadata import version
 from typing import Any
 
+from csaligner.adapters.fusion import WEIGHT
 from csaligner.search.index import ONLY
 from csaligner.search.vector_spaces import SPACES
 
@@ -44,7 +45,7 @@ ANSWER: Mapping[str, tuple[Schema, str]] = {
     "chance": (
         {"type": ["number", "null"]},
         "How often a query without an answer has a first result as close; above 0.05: no good match. Null with too few "
-        "captions, and after the first results.",
+        "captions, for an image with words, and after the first results.",
     ),
     "seconds": (NUMBER, "Time of the search."),
 }
@@ -113,15 +114,23 @@ def openapi() -> dict[str, Any]:
     """Return the description of the API in the format of OpenAPI 3.1."""
     body = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     words = _parameter("q", "Text to search for.", {"type": "string", "maxLength": MOST_WORDS}, required=True)
+    also = _parameter("q", "Text to search for together with the image.", {"type": "string", "maxLength": MOST_WORDS})
+    share = {"type": "number", "minimum": 0, "maximum": 1, "default": WEIGHT}
+    weight = _parameter("image_weight", "Weight of the image in a query with words: 0 words only, 1 image only.", share)
     prompt = _parameter("q", "Text to generate an image from.", TEXT, required=True)
     seed = _parameter("seed", "Seed of the generator.", {"type": "integer", "minimum": 0, "default": 0})
     size = {"type": "integer", "maximum": SIZES[-1], "default": SIZES[0]}
-    upload = f"Search by an image: the bytes of a PNG, JPEG, WebP, GIF, BMP or TIFF of at most {MAX_UPLOAD:,} bytes."
+    upload = (
+        f"Search by an image: the bytes of a PNG, JPEG, WebP, GIF, BMP or TIFF of at most {MAX_UPLOAD:,} bytes; "
+        "with q, by the image and the words as one query."
+    )
     download = _parameter("download", "1: send as a file to save.", {"type": "integer", "default": 0})
     paths = {
         "/api/search": {"get": _operation("Search by a text.", _json("Answer"), [words, *HOW])},
         "/api/search/image": {
-            "post": _operation(upload, _json("Answer"), HOW, requestBody={"required": True, "content": body})
+            "post": _operation(
+                upload, _json("Answer"), [also, weight, *HOW], requestBody={"required": True, "content": body}
+            )
         },
         "/api/similar": {"get": _operation("Search by an item of the index.", _json("Answer"), [ID, *HOW])},
         "/api/item": {"get": _operation("Return an item of the index.", _json("Item"), [ID])},

@@ -109,7 +109,10 @@ def index(  # noqa: PLR0913, PLR0917  (options of a command)
 def search(  # noqa: PLR0913, PLR0917  (options of a command)
     index: Annotated[Path, typer.Argument(help="An index folder, or the folder of quickstart.")],
     words: Annotated[str | None, typer.Argument(help="Text to search for.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Image to search for, instead of a text.")] = None,
+    image: Annotated[Path | None, typer.Option(help="Image to search for, alone or with the text.")] = None,
+    image_weight: Annotated[
+        float | None, typer.Option(help="Weight of the image beside the text: 0 text only, 1 image only; default 0.5.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 10,
     only: Annotated[
         str | None, typer.Option(help="Restrict the results to images or texts.", metavar="[images|texts]")
@@ -121,30 +124,38 @@ def search(  # noqa: PLR0913, PLR0917  (options of a command)
     trust: Trust = False,
     as_json: Json = False,
 ) -> None:
-    """Search an index by text or by image: one result per image, with the caption that matched and the score that the
-    page shows; --json prints every image and caption."""
-    if (words is None) == (image is None):
-        raise InputError("search: give either a text or --image FILE")
+    """Search an index by text, by image or by both: one result per image, with the caption that matched and the score
+    that the page shows; --json prints every image and caption."""
+    if words is None and image is None:
+        raise InputError("search: give a text, --image FILE or both")
+    if image_weight is not None and (words is None or image is None):
+        raise InputError("image_weight: is for a text with --image FILE; give both, or no --image-weight")
     with _working(f"Opening the index {index} ...") as update:
-        from csaligner.search.cards import search_cards
-        from csaligner.search.index import Index, SearchOptions
+        from csaligner.adapters.fusion import WEIGHT
+        from csaligner.search.cards import cards_of_encoded
+        from csaligner.search.index import FusedQuery, Index, SearchOptions
         from csaligner.search.unanswered import LEVEL, Unanswered
         from csaligner.search.weak import WeakLimits
 
         options = SearchOptions(only=ONLY.get(only or "", only), space=space)  # type: ignore[arg-type]  # it checks it
         encoders = _model_of("", _encoder_names(encoder, image_encoder, text_encoder))[1]
         opened = Index.open(_index_of(index), encoders, trust=trust)
-        query: Any = as_text(words) if words is not None else image
-        modality: Modality = "text" if image is None else "image"
-        update(f"Loading the {modality} encoder {opened.model.info(modality).id} ...")
-        opened.model.encoder(modality)
-        update("Searching ...")
-        if as_json:
-            hits = opened.search(query, k, options)
+        if words is None or image is None:
+            query: Any = image if words is None else as_text(words)
         else:
-            cards = search_cards(opened, query, k, options)
-            table = _table(cards, WeakLimits(opened).limit(modality, options))
-            chance = Unanswered(opened).chance(cards[0].score, modality, options) if cards else None
+            query = FusedQuery(as_text(words), image, WEIGHT if image_weight is None else image_weight)
+        given: dict[Modality, object] = {"image": image, "text": words}
+        for modality in (m for m, value in given.items() if value is not None):
+            update(f"Loading the {modality} encoder {opened.model.info(modality).id} ...")
+            opened.model.encoder(modality)
+        update("Searching ...")
+        encoded = opened.encode(query)
+        if as_json:
+            hits = opened.search_encoded(encoded, k, options)
+        else:
+            cards = cards_of_encoded(opened, encoded, k, options)
+            table = _table(cards, WeakLimits(opened).limit(encoded.kind, options))
+            chance = Unanswered(opened).chance(cards[0].score, encoded.kind, options) if cards else None
     if as_json:
         print_json([asdict(hit) for hit in hits])
         return

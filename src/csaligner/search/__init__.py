@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from .build import BuildSettings, add_features, build_index, delete
     from .calibration import Calibration
     from .cards import Card, search_cards
-    from .index import Hit, Index, SearchOptions
+    from .index import FusedQuery, Hit, Index, SearchOptions
 
 __all__ = [
     "BuildSettings",
     "Calibration",
     "Card",
+    "FusedQuery",
     "Hit",
     "Index",
     "SearchOptions",
@@ -31,6 +32,6 @@ __getattr__, __dir__ = lazy_exports(
         "build": "BuildSettings add_features build_index delete",
         "calibration": "Calibration",
         "cards": "Card search_cards",
-        "index": "Hit Index SearchOptions",
+        "index": "FusedQuery Hit Index SearchOptions",
     },
 )

@@ -70,6 +70,14 @@ class Calibration:
             y = y + self.offset[query]
         return torch.from_numpy(y.astype(np.float32))
 
+    def apply_shares(self, shares: Mapping[Modality, float], item: Modality, cosines: Tensor) -> Tensor:
+        """Calibrate cosines of a query of both modalities: the mean of `apply`, weighted by the shares, which sum to 1.
+
+        Increasing like `apply`; a single share of 1 gives `apply` to the bit.
+        """
+        parts = [share * self.apply(query, item, cosines) for query, share in shares.items()]
+        return sum(parts[1:], start=parts[0])
+
     def to_json(self) -> dict[str, Any]:
         return {"curves": self.curves, "shared": self.shared, "offset": self.offset}
 

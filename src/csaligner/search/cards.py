@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor
-
 from csaligner.datasets.images.source import file_of, from_uri
 from csaligner.types import Modality
 
-from .index import Hit, Index, Query, SearchOptions
+from .index import Encoded, Hit, Index, Query, SearchOptions
 from .lance_table import Row
 
 HITS_PER_CARD = 6  # read at first, since an image and its captions are several hits
@@ -48,27 +46,20 @@ def search_cards(
     A caption belongs to the card of its image, unless options.only is "texts". Then each text is a card, and equal
     texts are one.
 
-    query: a text (str) or an image (Path or PIL image).
+    query: a text (str), an image (Path or PIL image) or both (FusedQuery).
     """
-    modality: Modality = "text" if isinstance(query, str) else "image"
-    return cards_of_features(index, index.features(query), modality, k, options, offset=offset)
+    return cards_of_encoded(index, index.encode(query), k, options, offset=offset)
 
 
-def cards_of_features(
-    index: Index,
-    features: Tensor,
-    modality: Modality,
-    k: int = 10,
-    options: SearchOptions | None = None,
-    *,
-    offset: int = 0,
+def cards_of_encoded(
+    index: Index, query: Encoded, k: int = 10, options: SearchOptions | None = None, *, offset: int = 0
 ) -> list[Card]:
-    """search_cards by encoder features (d_encoder,) of a query of the given modality."""
+    """search_cards by an encoded query."""
     options = options or SearchOptions()
     end = offset + k
     total, wanted = len(index), end * HITS_PER_CARD
     while True:
-        hits = index.search_features(features, modality, wanted, options)
+        hits = index.search_encoded(query, wanted, options)
         cards = group_hits(index, hits, texts=options.only == "texts")
         if len(cards) >= end or len(hits) < wanted or wanted >= total:
             return cards[offset:end]

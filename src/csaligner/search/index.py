@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 
 from csaligner.adapters.aligner import Aligner
 from csaligner.adapters.class_names import PHOTO_NOTE
+from csaligner.adapters.fusion import WEIGHT, check_image_weight, fuse
 from csaligner.checks import InputError, check_choice
 from csaligner.datasets.documents import INDEX_FILE
 from csaligner.datasets.images.source import file_of, from_uri
@@ -33,9 +34,48 @@ ONLY: Mapping[str, tuple[Modality, ...]] = {"images": ("image",), "texts": ("tex
 SMALL = 1 << 20  # bytes: checksums of larger files are verified when vectors are loaded, not when the index is opened
 CACHED = 1024  # text queries with cached features
 
-Query = str | Path | Image.Image
 Found = tuple[float, float, Modality, int]  # score, cosine, modality and row of an item
 Only = Literal["images", "texts"]
+
+
+@dataclass(frozen=True)
+class FusedQuery:
+    """A query of words and an image, searched as one vector: normalise(w * image + (1 - w) * text) of their
+    vectors in the space (adapters/fusion.py). image_weight: w; 1 and 0 search with the image or text alone."""
+
+    text: str
+    image: Path | Image.Image
+    image_weight: float = WEIGHT
+
+    def __post_init__(self) -> None:
+        check_image_weight(self.image_weight)
+
+
+Query = str | Path | Image.Image | FusedQuery
+Kind = Modality | float  # of a query: its modality, or for both the weight of the image, between 0 and 1
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An encoded query. features: encoder features (d_encoder,) of its text, its image or both; image_weight: used
+    if there are both."""
+
+    features: Mapping[Modality, Tensor]
+    image_weight: float = WEIGHT
+
+    @property
+    def shares(self) -> dict[Modality, float]:
+        """The weight of each modality that counts: one of them at weights 0 and 1."""
+        if len(self.features) == 1:
+            return dict.fromkeys(self.features, 1.0)
+        found: dict[Modality, float] = {"image": self.image_weight, "text": 1 - self.image_weight}
+        return {modality: share for modality, share in found.items() if share}
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the query: what counts in it."""
+        shares = self.shares
+        return next(iter(shares)) if len(shares) == 1 else float(self.image_weight)
 
 
 @dataclass(frozen=True)
@@ -165,13 +205,19 @@ class Index:
     def search(self, query: Query, k: int = 10, options: SearchOptions | None = None, **words: Any) -> list[Hit]:
         """Return the k best items, best first.
 
-        query: a text (str) or an image (Path or PIL image). options: see SearchOptions; its fields are also accepted
-        as keyword arguments: search("an apple", only="images").
+        query: a text (str), an image (Path or PIL image) or both (FusedQuery). options: see SearchOptions; its fields
+        are also accepted as keyword arguments: search("an apple", only="images").
         """
-        modality: Modality = "text" if isinstance(query, str) else "image"
-        return self.search_features(self.features(query), modality, k, options or SearchOptions(**words))
+        return self.search_encoded(self.encode(query), k, options or SearchOptions(**words))
 
-    def features(self, query: Query) -> Tensor:
+    def encode(self, query: Query) -> Encoded:
+        """Encode a query. Raises InputError for an empty text or an unreadable image."""
+        if isinstance(query, FusedQuery):
+            both: dict[Modality, Tensor] = {"image": self.features(query.image), "text": self.features(query.text)}
+            return Encoded(both, query.image_weight)
+        return Encoded({"text" if isinstance(query, str) else "image": self.features(query)})
+
+    def features(self, query: str | Path | Image.Image) -> Tensor:
         """Encode a query to features (d_encoder,). Raises InputError for an empty text or an unreadable image."""
         if isinstance(query, str):
             words = " ".join(query.split())
@@ -184,17 +230,21 @@ class Index:
         self, features: Tensor, modality: Modality, k: int = 10, options: SearchOptions | None = None
     ) -> list[Hit]:
         """Search by encoder features (d_encoder,) of a query of the given modality."""
+        return self.search_encoded(Encoded({modality: features}), k, options)
+
+    def search_encoded(self, query: Encoded, k: int = 10, options: SearchOptions | None = None) -> list[Hit]:
+        """Search by an encoded query."""
         if k < 1:
             raise InputError(f"k: got {k}, wanted at least 1")
-        return self._hits(self._best(features, modality, k, options or SearchOptions()))
+        return self._hits(self._best(query, k, options or SearchOptions()))
 
-    def best_scores(self, features: Tensor, modality: Modality, options: SearchOptions | None = None) -> list[float]:
-        """Return the score of the best item for each of Q queries, by their encoder features (Q, d_encoder); fewer for
-        an empty index. Items are not read, so that it is faster than a search for each."""
-        found = (self._best(row, modality, 1, options or SearchOptions()) for row in features)
+    def best_scores(self, queries: Iterable[Encoded], options: SearchOptions | None = None) -> list[float]:
+        """Return the score of the best item for each of Q queries; fewer for an empty index. Items are not read, so
+        that it is faster than a search for each."""
+        found = (self._best(query, 1, options or SearchOptions()) for query in queries)
         return [best[0][0] for best in found if best]
 
-    def _best(self, features: Tensor, modality: Modality, k: int, options: SearchOptions) -> list[Found]:
+    def _best(self, encoded: Encoded, k: int, options: SearchOptions) -> list[Found]:
         """Return the k best items of a query, best first."""
         if options.space not in self.spaces:
             raise InputError(
@@ -204,11 +254,17 @@ class Index:
         if use and self.manifest.approximate is None:
             raise InputError("approximate: the index has no approximate index; build one with `--approximate ivf_sq`")
         found: list[Found] = []
-        query = self._placed(features, modality, options.space)
+        shares = encoded.shares
+        placed = {m: self._placed(encoded.features[m], m, options.space) for m in shares}
+        query = (
+            fuse(placed["image"], placed["text"], encoded.image_weight)
+            if len(placed) > 1
+            else next(iter(placed.values()))
+        )
         calibration = self.calibration if options.calibrated and options.space == "aligned" else None
         for item in ONLY[options.only] if options.only else MODALITIES:
             rows, cosines = self._nearest(query, item, k, options.space, use)
-            scores = calibration.apply(modality, item, cosines) if calibration else cosines
+            scores = calibration.apply_shares(shares, item, cosines) if calibration else cosines
             found += [(*both, item, row) for *both, row in zip(scores.tolist(), cosines.tolist(), rows, strict=True)]
         return sorted(found, key=lambda entry: -entry[0])[:k]
 

@@ -10,7 +10,7 @@ a conformal p-value (Vovk et al. 2005): if the new query has no answer and is ot
 is at most a in a fraction a of the cases, for every a. "No good match" at chance > 0.05 is therefore missing for 5 % of
 the queries without an answer (standard error over indexes sqrt(0.05 * 0.95 / n)). Each kind of query has its own
 scores. No judgements are needed, but captions are: with fewer than 100 captions (text queries) or 100 images (image
-queries) nothing is said.
+queries) nothing is said, nor for a query of words and an image.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 from csaligner.types import Modality
 
 from .calibration import MODALITIES, Calibration
-from .index import ONLY, Index, SearchOptions
+from .index import ONLY, Index, Kind, SearchOptions
 
 LEVEL = 0.05
 MIN_QUERIES, MAX_QUERIES = 100, 10_000
@@ -72,12 +72,14 @@ class Unanswered:
         self._version: list[int] = []
         self._scores: dict[tuple[Modality, SearchOptions], Tensor | None] = {}
 
-    def chance(self, score: float, modality: Modality, options: SearchOptions | None = None) -> float | None:
-        """Return how often a query of this modality without an answer has a best score of at least `score`.
+    def chance(self, score: float, kind: Kind, options: SearchOptions | None = None) -> float | None:
+        """Return how often a query of this kind (index.Kind) without an answer has a best score of at least `score`.
 
-        None if the index has too few items with captions to tell.
+        None if the index has too few items with captions to tell, and for queries of both modalities.
         """
-        key = (modality, options or SearchOptions())
+        if isinstance(kind, float):
+            return None
+        key = (kind, options or SearchOptions())
         with self._lock:
             if self._version != self._index.items.version:
                 self._version = self._index.items.version

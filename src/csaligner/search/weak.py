@@ -22,7 +22,7 @@ from torch import Tensor, tensor
 from csaligner.model import AlignedModel
 from csaligner.types import Modality
 
-from .index import Index, SearchOptions
+from .index import Encoded, Index, Kind, SearchOptions
 
 QUERIES: dict[Modality, int] = {"text": 64, "image": 16}
 QUANTILE = 0.9
@@ -37,12 +37,17 @@ class WeakLimits:
         self._index = index
         self._lock = threading.Lock()
         self._version: list[int] = []
-        self._limits: dict[tuple[Modality, SearchOptions], float] = {}
+        self._limits: dict[tuple[Kind, SearchOptions], float] = {}
         self._encoded: dict[Modality, Tensor] = {}
 
-    def limit(self, modality: Modality, options: SearchOptions | None = None) -> float:
-        """Return the score up to which results of a query of this modality are weak; -inf for an empty index."""
-        key = (modality, options or SearchOptions())
+    def limit(self, kind: Kind, options: SearchOptions | None = None) -> float:
+        """Return the score up to which results of a query of this kind are weak; -inf for an empty index.
+
+        kind: see index.Kind. A query of both modalities has the limit of random images with nonsense texts, measured
+        at its weight rounded to one decimal, so that few limits are measured.
+        """
+        rounded = min(0.9, max(0.1, round(kind, 1))) if isinstance(kind, float) else kind
+        key = (rounded, options or SearchOptions())
         with self._lock:
             if self._version != self._index.items.version:
                 self._version = self._index.items.version
@@ -51,11 +56,21 @@ class WeakLimits:
                 self._limits[key] = self._measure(*key)
             return self._limits[key]
 
-    def _measure(self, modality: Modality, options: SearchOptions) -> float:
+    def _measure(self, kind: Kind, options: SearchOptions) -> float:
+        best = self._index.best_scores(self._queries(kind), options)
+        return float(tensor(best).quantile(QUANTILE)) if best else -float("inf")
+
+    def _queries(self, kind: Kind) -> list[Encoded]:
+        """Return encoded queries of nonsense: both modalities in turn for a weight."""
+        if not isinstance(kind, float):
+            return [Encoded({kind: row}) for row in self._rows(kind)]
+        images, texts = self._rows("image"), self._rows("text")
+        return [Encoded({"image": images[n % len(images)], "text": row}, kind) for n, row in enumerate(texts)]
+
+    def _rows(self, modality: Modality) -> Tensor:
         if modality not in self._encoded:
             self._encoded[modality] = _encode(self._index.model, modality)
-        best = self._index.best_scores(self._encoded[modality], modality, options)
-        return float(tensor(best).quantile(QUANTILE)) if best else -float("inf")
+        return self._encoded[modality]
 
 
 def _encode(model: AlignedModel, modality: Modality) -> Tensor:

@@ -10,9 +10,16 @@ if TYPE_CHECKING:
     from .diagnosis import Diagnosis, diagnose
     from .migration import Migration, migrate
     from .space import Space
+    from .unpaired import UnpairedStart, align_unpaired
 
-__all__ = ["Diagnosis", "Migration", "Space", "diagnose", "migrate"]
+__all__ = ["Diagnosis", "Migration", "Space", "UnpairedStart", "align_unpaired", "diagnose", "migrate"]
 
 __getattr__, __dir__ = lazy_exports(
-    __name__, {"diagnosis": "Diagnosis diagnose", "migration": "Migration migrate", "space": "Space"}
+    __name__,
+    {
+        "diagnosis": "Diagnosis diagnose",
+        "migration": "Migration migrate",
+        "space": "Space",
+        "unpaired": "UnpairedStart align_unpaired",
+    },
 )
