@@ -191,6 +191,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "sweep_all": partial(sweep_text, "sweep_all"),
     "generation": partial(_text, "generation", generation_rows),
     "generation_images": partial(_text, "generation", generation_image_rows),
+    "generation_states": partial(_text, "generation_states", generation_rows),
+    "generation_states_images": partial(_text, "generation_states", generation_image_rows),
     "unpaired": unpaired_text,
     "near_duplicates": partial(_text, "near_duplicates", near_duplicate_rows),
     "scaling": partial(_text, "scaling", scaling_rows),
