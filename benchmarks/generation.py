@@ -42,7 +42,7 @@ from csaligner.datasets.images.load import load_image
 from csaligner.decoders.decoder import Decoder, default_sampling, open_decoder
 from csaligner.encoders import open_encoder
 from csaligner.encoders.pixels import fit_square
-from csaligner.evaluation.generation import frechet_distance
+from csaligner.evaluation.generation import Projection, frechet_distance
 from csaligner.files import write_json
 from csaligner.generation.evaluate import (
     MeasuringProtocol,
@@ -65,6 +65,7 @@ L2, TOKENS = "L2", "CS-Aligner, token term"
 RECALL, FRECHET = "text_to_image_recall@1", "embedding_frechet"
 SHIPPED = {INFONCE: "infonce", ECLIPSE: "eclipse", OURS: "cs-aligner"}
 COLUMNS = ("raw", "snapped")
+SHORT = {TOKENS: "+ tokens"}
 TITLES = {"raw": "{}", "snapped": "{} snap"}  # in the grid
 RECALL_LEFT = 0.02
 SHARPNESS = 60.0  # of snapping
@@ -296,6 +297,32 @@ def intervals(folder: Path, names: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
+def embedding_intervals(call: Call, chosen: Mapping[str, Run]) -> dict[str, Any]:
+    """Frechet distance and R@1 of the embeddings predicted for test captions, each with its difference from
+    CS-Aligner's, and 95 % intervals of a bootstrap over images (the same for all)."""
+    seen = call.seen("test")
+    n, generator = len(seen.pairs.image), torch.Generator().manual_seed(0)
+    rows = [torch.arange(n)] + [torch.randint(0, n, (n,), generator=generator) for _ in range(BOOTSTRAPS)]
+    frechet, recall = {}, {}
+    for name, run in chosen.items():
+        model = run.text.model
+        real = model.align("image", seen.pairs.image)
+        predicted = model.align("text", encoded_again(model, seen.pairs).text)
+        project = Projection.fit(model.align("image", seen.train), DIMS[call.states])
+        a, b, hit = project(real), project(predicted), (predicted @ real.T).argmax(dim=1) == torch.arange(n)
+        frechet[name] = torch.tensor([frechet_distance(a[r], b[r]) for r in rows])
+        recall[name] = torch.stack([hit[r].float().mean() for r in rows])
+    return {
+        name: {
+            "frechet": _interval(frechet[name]),
+            "frechet_minus_ours": _interval(frechet[name] - frechet[OURS]),
+            "recall@1": _interval(recall[name]),
+            "recall@1_minus_ours": _interval(recall[name] - recall[OURS]),
+        }
+        for name in chosen
+    }
+
+
 def _interval(values: Tensor) -> dict[str, float]:
     low, high = values[1:].quantile(torch.tensor([0.025, 0.975])).tolist()
     return {"value": float(values[0]), "low": low, "high": high}
@@ -354,6 +381,7 @@ def measured(
         "settings": {"epochs": call.epochs, "batch_size": call.batch_size, "seeds": 1},
         "shipped": {split: shipped_on(call, split) for split in ("val", "test")} if call.states else {},
         "frechet_dims": DIMS[call.states],
+        "intervals_of_embeddings": embedding_intervals(call, chosen) if call.states else {},
         "methods": methods,
     }
 
@@ -395,7 +423,8 @@ def save_sheet(call: Call, chosen: Mapping[str, Run], path: Path, count: int = 2
     rows = [i * n // count for i in range(count)]
     files = {"true embedding": "ceiling"}
     for method in call.drawn:
-        files |= {TITLES[c].format(method): f"{chosen[method].folder.name}-{c}" for c in COLUMNS}
+        title = SHORT.get(method, method)
+        files |= {TITLES[c].format(title): f"{chosen[method].folder.name}-{c}" for c in COLUMNS}
     columns: dict[str, Sequence[Image.Image]] = {
         "original": [load_image(sources[pairs.image_ids[i]], 224) for i in rows]
     }
