@@ -65,6 +65,7 @@ L2, TOKENS = "L2", "CS-Aligner, token term"
 RECALL, FRECHET = "text_to_image_recall@1", "embedding_frechet"
 SHIPPED = {INFONCE: "infonce", ECLIPSE: "eclipse", OURS: "cs-aligner"}
 COLUMNS = ("raw", "snapped")
+BUNDLED = "bundled CS-Aligner (MLP, more data) raw"
 SHORT = {TOKENS: "+ tokens"}
 TITLES = {"raw": "{}", "snapped": "{} snap"}  # in the grid
 RECALL_LEFT = 0.02
@@ -400,6 +401,9 @@ def measured_images(call: Call, chosen: Mapping[str, Run]) -> dict[str, Any]:
             images = drawn(call, name, lambda run=chosen[method], column=column: run.raw(column))  # type: ignore[misc]
             columns[f"{method} {column}"] = measure(name, images)
             files[f"{method} {column}"] = name
+    if call.states:
+        columns[BUNDLED] = measure("bundled-raw", drawn(call, "bundled-raw", lambda: _bundled_raw(pairs, n)))
+        files[BUNDLED] = "bundled-raw"
     whole = {}
     if call.whole:
         images = drawn(call, "whole", lambda: pairs.image)
@@ -414,6 +418,12 @@ def measured_images(call: Call, chosen: Mapping[str, Run]) -> dict[str, Any]:
         "emoji": columns,
         "intervals": intervals(call.work, files),
     }
+
+
+def _bundled_raw(pairs: PairedFeatures, n: int) -> Tensor:
+    """Raw embeddings that the bundled text adapter predicts for the first n captions."""
+    text = TextToEmbedding.open(bundled_run())
+    return text.raw(text.model.align("text", pairs.text[:n]), micro().contract)
 
 
 def save_sheet(call: Call, chosen: Mapping[str, Run], path: Path, count: int = 24) -> None:
