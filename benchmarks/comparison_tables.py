@@ -116,6 +116,31 @@ def generation_rows(content: Mapping[str, Any]) -> Table:
     return ["objective", *(heading for _, heading, *_ in keys), "chosen on validation"], rows
 
 
+def generation_states_rows(content: Mapping[str, Any]) -> Table:
+    """Predicted embeddings of the test captions, with the intervals of the bootstrap over images."""
+    keys = (
+        ("frechet", "embedding Frechet", 1, 3),
+        ("frechet_minus_ours", "minus CS-Aligner", 1, 3),
+        ("recall@1", "text-to-image R@1 %", 100, 1),
+        ("recall@1_minus_ours", "minus CS-Aligner", 100, 1),
+    )
+    rows = [
+        [
+            name,
+            *(_with_interval(content["intervals_of_embeddings"][name][key], factor, n) for key, _, factor, n in keys),
+            f"{method['test']['paired_cosine']:.3f}",
+            _chosen(method),
+        ]
+        for name, method in content["methods"].items()
+    ]
+    return ["objective", *(k[1] for k in keys), "cosine to the true embedding", "chosen on validation"], rows
+
+
+def _with_interval(value: Mapping[str, float], factor: float, digits: int) -> str:
+    found, low, high = (f"{value[key] * factor:.{digits}f}" for key in ("value", "low", "high"))
+    return f"{found} ({low} to {high})"
+
+
 def _chosen(method: Mapping[str, Any]) -> str:
     """Return the settings that differ between the trials of a method, as selected."""
     objective = method["objective"]
@@ -137,16 +162,14 @@ def _chosen(method: Mapping[str, Any]) -> str:
 def generation_image_rows(content: Mapping[str, Any]) -> Table:
     """Images generated for the test emoji, with the interval of the bootstrap over emoji."""
 
-    def cell(value: Mapping[str, float], factor: float, digits: int) -> str:
-        found, low, high = (f"{value[key] * factor:.{digits}f}" for key in ("value", "low", "high"))
-        return f"{found} ({low} to {high})"
-
     rows = []
     for name, found in content["emoji"].items():
         interval = content["intervals"][name]
-        saved = cell(interval["saved"], 100, 0) if name.endswith("raw") else ""
+        saved = _with_interval(interval["saved"], 100, 0) if name.endswith("raw") else ""
         cells = [f"{found[key]:.3f}" for key in ("kid", "picture_cosine", "pixel_r2")]
-        rows.append([name, cell(interval["fid"], 1, 1), cell(interval["minus_ours"], 1, 1), *cells, saved])
+        rows.append(
+            [name, _with_interval(interval["fid"], 1, 1), _with_interval(interval["minus_ours"], 1, 1), *cells, saved]
+        )
     headings = ("images from", "FID, 64 dims", "minus CS-Aligner raw", "KID", "cosine to the original", "pixel R2")
     return [*headings, "gain of snapping already there %"], rows
 
@@ -191,6 +214,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "sweep_all": partial(sweep_text, "sweep_all"),
     "generation": partial(_text, "generation", generation_rows),
     "generation_images": partial(_text, "generation", generation_image_rows),
+    "generation_states": partial(_text, "generation_states", generation_states_rows),
+    "generation_states_images": partial(_text, "generation_states", generation_image_rows),
     "unpaired": unpaired_text,
     "near_duplicates": partial(_text, "near_duplicates", near_duplicate_rows),
     "scaling": partial(_text, "scaling", scaling_rows),

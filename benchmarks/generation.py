@@ -11,9 +11,11 @@ text-to-image R@1 is within RECALL_LEFT of InfoNCE's with its learnt temperature
 Only then is anything of the test split drawn: OpenMoji's test emoji from their true embeddings and from predictions in
 two columns, raw, and put back among real training embeddings (`snapped`). --whole also draws all test images from
 their true embeddings and measures them at 32 px, the size of the decoder before this one. FOLDER keeps the runs and
-the measurements; the same command resumes. --stage validation stops
-before test, --stage embeddings before anything is drawn. --ship FOLDER saves the text adapters
-of `csaligner generate` and `generate-grid` (assets/micro-priors). --grid draws the image of docs/generation.md.
+the measurements; the same command resumes. --stage validation stops before test, --stage embeddings before anything is
+drawn. --states trains the prior that reads hidden states of the text (2 layers of width 128) with each objective of
+STATES_METHODS instead of the MLP, and draws all of them; STORE is then embedded with `--tokens 16`, and Frechet
+distances of embeddings are in 32 principal dimensions. --ship FOLDER saves the text adapters of `csaligner generate`
+and `generate-grid` (assets/micro-priors). --grid draws the image of docs/generation.md.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from csaligner.datasets.images.load import load_image
 from csaligner.decoders.decoder import Decoder, default_sampling, open_decoder
 from csaligner.encoders import open_encoder
 from csaligner.encoders.pixels import fit_square
-from csaligner.evaluation.generation import frechet_distance
+from csaligner.evaluation.generation import Projection, frechet_distance
 from csaligner.files import write_json
 from csaligner.generation.evaluate import (
     MeasuringProtocol,
@@ -51,7 +53,7 @@ from csaligner.generation.evaluate import (
     picture_features,
 )
 from csaligner.generation.grid import Grid, draw_grid
-from csaligner.generation.text import TextToEmbedding
+from csaligner.generation.text import TextToEmbedding, bundled_run
 from csaligner.model import AlignedModel
 from csaligner.pipeline import train
 from csaligner.store.store import Store
@@ -59,9 +61,12 @@ from csaligner.types import PairedFeatures, Split
 
 Objective = Mapping[str, Any]
 INFONCE, ECLIPSE, OURS, CEILING = "InfoNCE", "ECLIPSE", "CS-Aligner", "ceiling: true embeddings"
+L2, TOKENS = "L2", "CS-Aligner, token term"
 RECALL, FRECHET = "text_to_image_recall@1", "embedding_frechet"
 SHIPPED = {INFONCE: "infonce", ECLIPSE: "eclipse", OURS: "cs-aligner"}
 COLUMNS = ("raw", "snapped")
+BUNDLED = "bundled CS-Aligner (MLP, more data) raw"
+SHORT = {TOKENS: "+ tokens"}
 TITLES = {"raw": "{}", "snapped": "{} snap"}  # in the grid
 RECALL_LEFT = 0.02
 SHARPNESS = 60.0  # of snapping
@@ -79,7 +84,7 @@ def terms(scale: float | None = None, bandwidth: float | str = 0.5, **weights: f
 METHODS: dict[str, Sequence[Objective]] = {
     INFONCE: [terms(info_nce=1.0)],
     "InfoNCE, temperature tuned": [terms(s, info_nce=1.0) for s in (10.0, 14.0, 20.0)],
-    "L2": [terms(paired_l2=1.0)],
+    L2: [terms(paired_l2=1.0)],
     ECLIPSE: [
         *(terms(paired_l2=1.0, info_nce=w) for w in (0.2, 0.5, 1.0)),
         *(terms(14.0, paired_l2=1.0, info_nce=w) for w in (1.0, 0.5, 2.0)),
@@ -91,7 +96,19 @@ METHODS: dict[str, Sequence[Objective]] = {
         *(terms(14.0, info_nce=1.0, cauchy_schwarz=w) for w in (2.0, 0.5, 1.0)),
     ],
 }
-DRAWN = (INFONCE, ECLIPSE, OURS)
+STATES_METHODS: dict[str, Sequence[Objective]] = {  # three settings each, where there is something to set
+    INFONCE: [terms(s, info_nce=1.0) for s in (None, 14.0, 10.0)],
+    L2: [terms(paired_l2=1.0)],
+    ECLIPSE: [terms(s, paired_l2=1.0, info_nce=w) for s, w in ((None, 0.2), (None, 1.0), (14.0, 1.0))],
+    OURS: [terms(s, info_nce=1.0, cauchy_schwarz=w) for s, w in ((None, 1.0), (None, 3.0), (14.0, 0.5))],
+    TOKENS: [
+        terms(s, info_nce=1.0, cauchy_schwarz=w, token_cauchy_schwarz=0.3)
+        for s, w in ((None, 1.0), (None, 3.0), (14.0, 0.5))
+    ],
+}
+MLP: Objective = {"name": "mlp", "hidden": 128, "dropout": 0.1}
+PRIOR: Objective = {"name": "prior", "hidden": 128, "blocks": 2}
+DIMS = {False: 64, True: 32}  # of Frechet distances of embeddings; OpenMoji's validation split is small
 
 
 @dataclass(frozen=True)
@@ -105,6 +122,18 @@ class Call:
     batch_size: int
     steps: int
     whole: bool
+    states: bool
+
+    @property
+    def methods(self) -> Mapping[str, Sequence[Objective]]:
+        return STATES_METHODS if self.states else METHODS
+
+    @property
+    def drawn(self) -> Sequence[str]:
+        return tuple(STATES_METHODS) if self.states else (INFONCE, ECLIPSE, OURS)
+
+    def seen(self, split: Split) -> SimpleNamespace:
+        return embeddings(self.store, split, DIMS[self.states])
 
 
 @dataclass(frozen=True)
@@ -125,8 +154,10 @@ class Run:
             TrainConfig,
             {
                 "image_adapter": "centre",
-                "text_adapter": {"name": "mlp", "hidden": 128, "dropout": 0.1},
-                "objective": METHODS[self.method][self.trial],
+                "text_adapter": PRIOR if self.call.states else MLP,
+                "start": {"kind": "auto"},
+                "gate": False,
+                "objective": self.call.methods[self.method][self.trial],
                 "epochs": self.call.epochs,
                 "batch_size": self.call.batch_size,
                 "evaluate_every": self.call.epochs,
@@ -139,16 +170,16 @@ class Run:
 
     def on(self, split: Split) -> dict[str, float]:
         """embedding_metrics on a split."""
-        seen = cast(Reference, embeddings(self.call.store, split))  # of which it asks for these three things alone
-        return kept(self.folder / f"{split}.json", lambda: embedding_metrics(self.text, seen))
+        return kept(self.folder / f"{split}.json", lambda: metrics_of(self.text, self.call, split))
 
     def raw(self, column: str) -> Tensor:
         """Predicted raw embeddings for the first captions of the test emoji."""
-        pairs, model = embeddings(self.call.store, "test").pairs, self.text.model
+        model = self.text.model
+        pairs = encoded_again(model, self.call.seen("test").pairs)
         rows = torch.tensor([i.startswith(EMOJI) for i in pairs.image_ids])
         directions = model.align("text", pairs.text[rows])
         if column == "snapped":
-            real = embeddings(self.call.store, "test").train
+            real = self.call.seen("test").train
             return snap(directions, model.align("image", real), real)
         return self.text.raw(directions, micro().contract)
 
@@ -159,12 +190,34 @@ def snap(directions: Tensor, real_directions: Tensor, real: Tensor) -> Tensor:
     return torch.softmax(SHARPNESS * directions @ real_directions.T, dim=1) @ real
 
 
+def metrics_of(text: TextToEmbedding, call: Call, split: Split) -> dict[str, float]:
+    """embedding_metrics on a split of the store."""
+    seen = call.seen(split)
+    seen = SimpleNamespace(**vars(seen) | {"pairs": encoded_again(text.model, seen.pairs)})
+    return embedding_metrics(text, cast(Reference, seen))  # which asks for these three things alone
+
+
+def shipped_on(call: Call, split: Split) -> dict[str, float]:
+    """The bundled text adapter, whose training data hold OpenMoji's train split and two sets more."""
+    model = AlignedModel.open(bundled_run())
+    return metrics_of(TextToEmbedding(model), call, split)
+
+
+def encoded_again(model: AlignedModel, pairs: PairedFeatures) -> PairedFeatures:
+    """The pairs with the texts as a prior that reads hidden states wants them; unchanged for other adapters."""
+    if not model.aligner.reads_states:
+        return pairs
+    return replace(pairs, text=model.features_text(pairs.captions or ()))
+
+
 @lru_cache
-def embeddings(store: Path, split: Split) -> SimpleNamespace:
+def embeddings(store: Path, split: Split, dims: int) -> SimpleNamespace:
     """pairs: one caption an image; train: the training images' embeddings; protocol."""
     opened = Store.open(store)
     pairs: PairedFeatures = one_caption_each(opened.features(split))
-    return SimpleNamespace(pairs=pairs, train=opened.features("train").image, protocol=MeasuringProtocol(split))
+    return SimpleNamespace(
+        pairs=pairs, train=opened.features("train").image, protocol=MeasuringProtocol(split, dims=dims)
+    )
 
 
 @lru_cache(maxsize=1)
@@ -245,6 +298,32 @@ def intervals(folder: Path, names: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
+def embedding_intervals(call: Call, chosen: Mapping[str, Run]) -> dict[str, Any]:
+    """Frechet distance and R@1 of the embeddings predicted for test captions, each with its difference from
+    CS-Aligner's, and 95 % intervals of a bootstrap over images (the same for all)."""
+    seen = call.seen("test")
+    n, generator = len(seen.pairs.image), torch.Generator().manual_seed(0)
+    rows = [torch.arange(n)] + [torch.randint(0, n, (n,), generator=generator) for _ in range(BOOTSTRAPS)]
+    frechet, recall = {}, {}
+    for name, run in chosen.items():
+        model = run.text.model
+        real = model.align("image", seen.pairs.image)
+        predicted = model.align("text", encoded_again(model, seen.pairs).text)
+        project = Projection.fit(model.align("image", seen.train), DIMS[call.states])
+        a, b, hit = project(real), project(predicted), (predicted @ real.T).argmax(dim=1) == torch.arange(n)
+        frechet[name] = torch.tensor([frechet_distance(a[r], b[r]) for r in rows])
+        recall[name] = torch.stack([hit[r].float().mean() for r in rows])
+    return {
+        name: {
+            "frechet": _interval(frechet[name]),
+            "frechet_minus_ours": _interval(frechet[name] - frechet[OURS]),
+            "recall@1": _interval(recall[name]),
+            "recall@1_minus_ours": _interval(recall[name] - recall[OURS]),
+        }
+        for name in chosen
+    }
+
+
 def _interval(values: Tensor) -> dict[str, float]:
     low, high = values[1:].quantile(torch.tensor([0.025, 0.975])).tolist()
     return {"value": float(values[0]), "low": low, "high": high}
@@ -262,15 +341,16 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--whole", action="store_true")
     parser.add_argument("--grid", type=Path)
+    parser.add_argument("--states", action="store_true")
     parser.add_argument("--steps", type=int, default=12, help="of denoising")
     args = parser.parse_args()
-    call = Call(args.store, args.features, args.work, args.epochs, args.batch_size, args.steps, args.whole)
-    runs = {name: [Run(call, name, i) for i in range(len(settings))] for name, settings in METHODS.items()}
-    trials: dict[str, list[dict[str, float]]] = {name: [] for name in METHODS}
+    call = Call(args.store, args.features, args.work, args.epochs, args.batch_size, args.steps, args.whole, args.states)
+    runs = {name: [Run(call, name, i) for i in range(len(settings))] for name, settings in call.methods.items()}
+    trials: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
     for name, tried in runs.items():
         for run in tried:
             trials[name].append(run.on("val"))
-            _say(f"{name} {METHODS[name][run.trial]}: {trials[name][-1]}")
+            _say(f"{name} {call.methods[name][run.trial]}: {trials[name][-1]}")
     chosen = {name: runs[name][trial] for name, trial in choose(trials).items()}
     if args.ship:
         for name, folder in SHIPPED.items():
@@ -288,9 +368,9 @@ def measured(
     """The embeddings predicted for all test captions."""
     methods: dict[str, dict[str, Any]] = {
         name: {
-            "objective": METHODS[name][run.trial],
+            "objective": call.methods[name][run.trial],
             "test": run.on("test"),
-            "trials": [{"objective": o, **t} for o, t in zip(METHODS[name], trials[name], strict=True)],
+            "trials": [{"objective": o, **t} for o, t in zip(call.methods[name], trials[name], strict=True)],
         }
         for name, run in chosen.items()
     }
@@ -298,26 +378,32 @@ def measured(
     return {
         "machine": machine.describe(),
         "dataset": store.dataset,
-        "n_captions": len(embeddings(call.store, "test").pairs.image),
+        "n_captions": len(call.seen("test").pairs.image),
         "settings": {"epochs": call.epochs, "batch_size": call.batch_size, "seeds": 1},
+        "shipped": {split: shipped_on(call, split) for split in ("val", "test")} if call.states else {},
+        "frechet_dims": DIMS[call.states],
+        "intervals_of_embeddings": embedding_intervals(call, chosen) if call.states else {},
         "methods": methods,
     }
 
 
 def measured_images(call: Call, chosen: Mapping[str, Run]) -> dict[str, Any]:
     """The images generated for the test emoji."""
-    pairs = embeddings(call.store, "test").pairs
+    pairs = call.seen("test").pairs
     n = sum(name.startswith(EMOJI) for name in pairs.image_ids)
     measure = Measure(call, SIDES[0], n)
     assert measure.real.pairs.image_ids == pairs.image_ids[:n]  # OpenMoji is the first data set
     columns = {CEILING: measure("ceiling", drawn(call, "ceiling", lambda: pairs.image[:n]))}
     files = {CEILING: "ceiling"}
-    for method in DRAWN:
+    for method in call.drawn:
         for column in COLUMNS:
             name = f"{chosen[method].folder.name}-{column}"
             images = drawn(call, name, lambda run=chosen[method], column=column: run.raw(column))  # type: ignore[misc]
             columns[f"{method} {column}"] = measure(name, images)
             files[f"{method} {column}"] = name
+    if call.states:
+        columns[BUNDLED] = measure("bundled-raw", drawn(call, "bundled-raw", lambda: _bundled_raw(pairs, n)))
+        files[BUNDLED] = "bundled-raw"
     whole = {}
     if call.whole:
         images = drawn(call, "whole", lambda: pairs.image)
@@ -334,14 +420,21 @@ def measured_images(call: Call, chosen: Mapping[str, Run]) -> dict[str, Any]:
     }
 
 
+def _bundled_raw(pairs: PairedFeatures, n: int) -> Tensor:
+    """Raw embeddings that the bundled text adapter predicts for the first n captions."""
+    text = TextToEmbedding.open(bundled_run())
+    return text.raw(text.model.align("text", pairs.text[:n]), micro().contract)
+
+
 def save_sheet(call: Call, chosen: Mapping[str, Run], path: Path, count: int = 24) -> None:
     """Test emoji at evenly spaced positions: the original, and what was drawn from each embedding."""
-    pairs, sources = embeddings(call.store, "test").pairs, Store.open(call.store).image_sources
+    pairs, sources = call.seen("test").pairs, Store.open(call.store).image_sources
     n = sum(name.startswith(EMOJI) for name in pairs.image_ids)
     rows = [i * n // count for i in range(count)]
     files = {"true embedding": "ceiling"}
-    for method in DRAWN:
-        files |= {TITLES[c].format(method): f"{chosen[method].folder.name}-{c}" for c in COLUMNS}
+    for method in call.drawn:
+        title = SHORT.get(method, method)
+        files |= {TITLES[c].format(title): f"{chosen[method].folder.name}-{c}" for c in COLUMNS}
     columns: dict[str, Sequence[Image.Image]] = {
         "original": [load_image(sources[pairs.image_ids[i]], 224) for i in rows]
     }

@@ -46,6 +46,19 @@ def test_embedding_holds_pooled_features_and_colours(tmp_path: Path) -> None:
     assert encoder.info.fingerprint != base.info.fingerprint
 
 
+def test_tokens_come_with_the_layout_embedding_and_their_mean_is_it(tmp_path: Path) -> None:
+    encoder = EfficientNetLite0Layout(write(tmp_path / "p.safetensors", EfficientNetLite0().info.fingerprint))
+    image = Image.new("RGB", (224, 224), "white")
+    ImageDraw.Draw(image).rectangle((0, 0, 111, 223), fill=(255, 0, 0))
+    ready = [encoder.prepare(image)]
+    found, row = encoder.encode_with_tokens(ready), encoder.encode(ready)
+    assert torch.equal(found.features, row)
+    assert found.tokens[0].shape == (49, encoder.info.dim)
+    assert torch.allclose(found.tokens[0].mean(dim=0), row[0], atol=1e-4)
+    assert float(found.tokens[0][:, :8].std(dim=0).amax()) > 0.01
+    assert torch.equal(encoder.encode_tokens(ready)[0][0], found.tokens[0])
+
+
 def test_projection_of_other_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="fingerprint"):
         EfficientNetLite0Layout(write(tmp_path / "p.safetensors", "0" * 16))

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from csaligner.checks import InputError
 from csaligner.files import sha256_of
-from csaligner.types import EncoderInfo
+from csaligner.types import EncodedTokens, EncoderInfo
 
 from .efficientnet import CHUNK, EfficientNetLite0
-from .layout_features import PARTS, Projection, features
+from .layout_features import PARTS, Projection, features, features_and_map
 
 BUNDLED = Path("assets") / "layout-embedding" / "projection.safetensors"
 
@@ -58,6 +58,25 @@ class EfficientNetLite0Layout(EfficientNetLite0):
         """B tensors from `prepare` -> (B, 1280) float32."""
         chunks = torch.split(torch.stack(list(prepared)), CHUNK)
         return torch.cat([self._projection(features(self._net, chunk)) for chunk in chunks])
+
+    @torch.inference_mode()
+    def encode_tokens(self, prepared: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """B tensors from `prepare` -> (B, 49, 1280) float32, a token for each position of the last feature map
+        (Projection.tokens), and a mask of True."""
+        tokens = torch.stack(list(self.encode_with_tokens(prepared).tokens))
+        return tokens, torch.ones(tokens.shape[:2], dtype=torch.bool)
+
+    @torch.inference_mode()
+    def encode_with_tokens(self, prepared: Sequence[Tensor]) -> EncodedTokens:
+        """Return the embedding, and tokens as encode_tokens, of one forward pass."""
+        rows: list[Tensor] = []
+        tokens: list[Tensor] = []
+        for chunk in torch.split(torch.stack(list(prepared)), CHUNK):
+            found, last = features_and_map(self._net, chunk)
+            embedding = self._projection(found)
+            rows.append(embedding)
+            tokens += list(self._projection.tokens(embedding, last))
+        return EncodedTokens(torch.cat(rows), tokens)
 
 
 def bundled_projection() -> Path:

@@ -34,6 +34,11 @@ class Features:
 
 def features(net: Any, pixels: Tensor) -> Features:
     """net: EfficientNet-Lite0 of the package efficientnet_lite_pytorch; pixels: (B, 3, 224, 224) in 0..255."""
+    return features_and_map(net, pixels)[0]
+
+
+def features_and_map(net: Any, pixels: Tensor) -> tuple[Features, Tensor]:
+    """Return features(net, pixels) and the last map, (B, 1280, 7, 7), whose mean over positions is `pooled`."""
     pixels = pixels.float()
     faster = torch.contiguous_format if pixels.is_cuda else torch.channels_last
     x = ((pixels - MEAN) / SCALE).contiguous(memory_format=faster)
@@ -42,8 +47,9 @@ def features(net: Any, pixels: Tensor) -> Features:
     for number, block in enumerate(net._blocks):
         x = block(x)
         maps |= {name: adaptive_avg_pool2d(x, GRID) for name, kept in BLOCKS.items() if kept == number}
-    pooled = net._swish(net._bn1(net._conv_head(x))).mean((2, 3))
-    return Features(pooled, maps["map"], maps["fine"], adaptive_avg_pool2d(pixels, COLOUR_GRID) / 127.5 - 1)
+    last = net._swish(net._bn1(net._conv_head(x)))
+    colour = adaptive_avg_pool2d(pixels, COLOUR_GRID) / 127.5 - 1
+    return Features(last.mean((2, 3)), maps["map"], maps["fine"], colour), last
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,13 @@ class Projection:
     def __call__(self, found: Features) -> Tensor:
         """(B, dim) float32."""
         return torch.cat([self._part(name, self.reduced(name, getattr(found, name))) for name in PARTS], dim=1)
+
+    def tokens(self, embedding: Tensor, last: Tensor) -> Tensor:
+        """(B, dim) and the last map (B, 1280, h, w) -> (B, h w, dim): the pooled part of each position beside the other
+        parts of the whole image, so that their mean is the embedding."""
+        positions = self._part("pooled", last.flatten(2).transpose(1, 2))
+        rest = embedding[:, None, positions.shape[2] :].expand(-1, positions.shape[1], -1)
+        return torch.cat([positions, rest], dim=2)
 
     def reduced(self, name: str, x: Tensor) -> Tensor:
         """(B, d): a part as it is before its principal directions."""
