@@ -11,7 +11,7 @@ import numpy as np
 
 from csaligner.checks import InputError
 from csaligner.distributed.processes import world_size
-from csaligner.files import write_folder
+from csaligner.files import recover_folder, write_folder
 from csaligner.locks import only_writer
 from csaligner.types import Dataset, Encoder, Item, Modality
 
@@ -41,6 +41,9 @@ def update(
     Raises InputError for another encoder or number format, too many unreadable images, and several processes.
     """
     out = Path(out)
+    if world_size() == 1 and out.parent.is_dir():
+        with only_writer(out):
+            recover_folder(out)
     if not (out / MANIFEST).is_file() or not read_manifest(out).complete:
         return embed(dataset, image_encoder, text_encoder, out, settings, progress), ""
     if world_size() > 1:
