@@ -50,7 +50,7 @@ def update(
         raise InputError("update: got several processes, wanted one; run it without torchrun")
     job = Job.of(dataset, Encoders(image_encoder, text_encoder), out, settings or ExtractSettings())
     old = read_manifest(out)
-    if old.plan == job.wanted.plan:
+    if old.plan == job.wanted.plan and not _edited(out, job):
         return embed(dataset, image_encoder, text_encoder, out, settings, progress), ""
     if old.encoders != job.wanted.encoders or old.dtype != job.wanted.dtype:
         raise InputError(f"out: {out} is a store of other encoders or another number format; choose another folder")
@@ -63,6 +63,15 @@ def update(
         write_folder(out, lambda folder: _write(folder, job, (store, fresh), found, skipped))
         shutil.rmtree(fresh.folder, ignore_errors=True)
     return Store.open(out), found.words
+
+
+def _edited(out: Path, job: Job) -> bool:
+    """Whether files of a store with the same plan were written after it was finished. A damaged store: False, since
+    embed names the damage or writes it again."""
+    try:
+        return bool(difference(Store.open(out), job.work.items).words)
+    except InputError:
+        return False
 
 
 @dataclass(frozen=True)
