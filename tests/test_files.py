@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from csaligner.checks import CSAlignerError
-from csaligner.files import point, recover, write_atomically, write_folder, write_text
+from csaligner.files import point, recover, recover_folder, write_atomically, write_folder, write_text
 
 
 class Interrupted(Exception):
@@ -67,6 +67,17 @@ def test_a_folder_that_was_being_replaced_is_put_back(tmp_path: Path) -> None:
     recover(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
     assert (target / "one").read_text() == "old"
+
+
+def test_what_a_killed_writer_of_a_folder_left_is_removed_beside_it(tmp_path: Path) -> None:
+    """The parent may be anyone's: only temporary folders of that name are removed."""
+    target = tmp_path / "a[1]"
+    write_folder(target, partial(_write_one, "new"))
+    others = [".a1.0123abcd.tmp", ".a[1].notes.tmp", ".b.0123abcd.tmp"]
+    for name in (".a[1].0123abcd.tmp", *others):
+        (tmp_path / name).mkdir()
+    recover_folder(target)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, "a[1]"])
 
 
 @pytest.mark.parametrize(

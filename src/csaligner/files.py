@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from .checks import CSAlignerError
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 REPLACED = ".replaced"
+UNIQUE = "[0-9a-f]" * 8  # pattern of the random part of a temporary name
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -74,13 +76,13 @@ def write_json(path: Path, value: Any) -> None:
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
     """Write a folder atomically; an existing writable folder is replaced.
 
-    If the process is killed between the two renames, `recover_folder` restores the old folder.
+    If the process is killed, `recover_folder` removes the temporary folder, or restores the old one.
     """
     temporary, old = _temporary(path), _old(path)
     try:
         temporary.mkdir(parents=True)
         write(temporary)
-        recover_folder(path)
+        _restore(path)
         if path.exists():
             if not os.access(path, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
@@ -89,7 +91,7 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
         _remove(old)
     except BaseException as error:
         _remove(temporary)
-        recover_folder(path)
+        _restore(path)
         known = disk_trouble(error, path)
         if known is None:
             raise
@@ -97,7 +99,14 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def recover_folder(path: Path) -> None:
-    """Clean up after a killed write_folder(path, ...): restore the old folder, or remove it if the new one exists."""
+    """Clean up after a killed write_folder(path, ...): remove its temporary folders, and restore the old folder, or
+    remove it if the new one exists. No other process may be writing to `path`."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.{UNIQUE}.tmp"):
+        _remove(temporary)
+    _restore(path)
+
+
+def _restore(path: Path) -> None:
     old = _old(path)
     if not old.is_dir():
         return
@@ -109,10 +118,10 @@ def recover_folder(path: Path) -> None:
 
 def recover(folder: Path) -> None:
     """Remove leftovers of killed writers directly in `folder`; no other process may be writing to it."""
-    for path in folder.glob(f".*.{'[0-9a-f]' * 8}.tmp"):
+    for path in folder.glob(f".*.{UNIQUE}.tmp"):
         _remove(path)
     for path in folder.glob(f".*{REPLACED}"):
-        recover_folder(folder / path.name.removeprefix(".").removesuffix(REPLACED))
+        _restore(folder / path.name.removeprefix(".").removesuffix(REPLACED))
 
 
 def move_up(folder: Path) -> None:

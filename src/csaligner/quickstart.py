@@ -26,6 +26,7 @@ from csaligner.encoders import IMAGE_ENCODER, TEXT_ENCODER, open_encoder
 from csaligner.encoders.spec import split_name
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.evaluation.held_out import METRIC, NAMES, HeldOut
+from csaligner.files import recover
 from csaligner.integrity import ErrorContext, read_sealed, write_sealed
 from csaligner.locks import only_writer
 from csaligner.pipeline import evaluate_run, train
@@ -103,6 +104,8 @@ def quickstart(
     for note in found.notes:
         say(note)
     with only_writer(out):
+        if out.is_dir():
+            recover(out)
         skip = SkipLines(say)
         result = _Job(data, out, say, step, replace(settings, entries=entries), skip).run(found, captioned)
     skip.finish()

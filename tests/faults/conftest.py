@@ -22,6 +22,7 @@ from PIL import Image
 from csaligner.store.store import write_store
 from csaligner.types import EncoderInfo, PairedFeatures
 from tests.faults.state import NEEDS
+from tests.faults.zygote import ENOUGH
 
 ZYGOTE = Path(__file__).parent / "zygote.py"
 PICTURES = 24
@@ -33,6 +34,7 @@ COMMANDS = {
     "index": "--data {d.pictures} --run {d.run}",
     "compare": "--data {d.features} --methods none,procrustes,infonce --trials 1 --seeds 1 --epochs 2 "
     "--batch-size 80 --jobs 1",
+    "quickstart": "{d.many} --image-encoder tiny-image --text-encoder tiny-text --no-serve",
 }
 
 
@@ -116,10 +118,11 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
 
 @dataclass(frozen=True)
 class Data:
-    """pictures: folder of images and captions; features: store of 300 pairs; store, run: results of `embed` and `train`
-    on the images."""
+    """pictures, many: folders of images and captions, the second with enough for `quickstart` to train; features: store
+    of 300 pairs; store, run: results of `embed` and `train` on the images."""
 
     pictures: Path
+    many: Path
     features: Path
     store: Path
     run: Path
@@ -132,23 +135,29 @@ class Data:
 @pytest.fixture(scope="session")
 def data(start: Starter, tmp_path_factory: pytest.TempPathFactory) -> Data:
     folder = tmp_path_factory.mktemp("data")
-    made = Data(*(folder / name for name in ("pictures", "features", "store", "run")))
-    made.pictures.mkdir()
+    made = Data(*(folder / name for name in ("pictures", "many", "features", "store", "run")))
     rng = np.random.default_rng(0)
-    for n in range(PICTURES):
-        pixels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((16, 16), Image.Resampling.NEAREST).save(made.pictures / f"{n:02}.png")
-        (made.pictures / f"{n:02}.txt").write_text(f"picture number {n}")
+    draw_images(made.pictures, PICTURES, rng)
     image = torch.from_numpy(rng.standard_normal((300, 16), dtype=np.float32))
     text = 0.5 * image + torch.from_numpy(rng.standard_normal((300, 16), dtype=np.float32)) + 0.3
     pairs = PairedFeatures(image, text, torch.arange(300), tuple(f"p{n}" for n in range(300)))
     encoders = (EncoderInfo("a", "1", "image", 16, {}), EncoderInfo("b", "1", "text", 16, {}))
     write_store(made.features, pairs, encoders)
+    draw_images(made.many, ENOUGH, rng)
     for command, out in (("embed", made.store), ("train", made.run)):
         words = made.words(command, out)
         done = start([str(made.store) if word == str(made.features) else word for word in words], folder)
         assert done.code == 0, done.said
     return made
+
+
+def draw_images(folder: Path, count: int, rng: np.random.Generator) -> None:
+    """Write random images and their captions."""
+    folder.mkdir()
+    for n in range(count):
+        pixels = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((16, 16), Image.Resampling.NEAREST).save(folder / f"{n:02}.png")
+        (folder / f"{n:02}.txt").write_text(f"picture number {n}")
 
 
 @dataclass(frozen=True)

@@ -63,10 +63,37 @@ def index(folder: Path) -> dict[str, Any]:
     }
 
 
+def quickstart(folder: Path) -> dict[str, Any]:
+    """Return the state of the index, the run and the store, the features by encoder and content (a kill changes how
+    they are divided into files), and the names of what is left. The output folder is replaced in paths."""
+    from safetensors.numpy import load_file
+
+    found: dict[str, Any] = {"index": index(folder / "index"), "run": records(folder / "run")}
+    found["store"] = files(folder / "store")
+    found["features"] = features = {}
+    for part in sorted((folder / "features").rglob("part-*.safetensors")):
+        tensors = load_file(part)
+        for key, row in zip(tensors["keys"], tensors["features"], strict=True):
+            features[part.parent.name, key.tobytes()] = row.tobytes()
+    found["left"] = sorted(p.name for p in folder.iterdir())
+    found["index"]["manifest"] = without_volatile(found["index"]["manifest"])  # its checksum includes paths
+    return dict(moved(found, str(folder)))
+
+
+def moved(value: Any, folder: str) -> Any:
+    """Replace the folder in all strings."""
+    if isinstance(value, dict):
+        return {key: moved(entry, folder) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [moved(entry, folder) for entry in value]
+    return value.replace(folder, "OUT") if isinstance(value, str) else value
+
+
 STATE: dict[str, Callable[[Path], dict[str, Any]]] = {
     "embed": lambda folder: dict(files(folder)),
     "train": records,
     "index": index,
     "compare": records,
+    "quickstart": quickstart,
 }
-NEEDS = {"index": "lancedb", "compare": "optuna"}
+NEEDS = {"index": "lancedb", "compare": "optuna", "quickstart": "lancedb"}

@@ -44,9 +44,11 @@ def test_killed_and_given_again(
 
 
 def record(path: Path, command: str, found: dict[str, int]) -> None:
-    """Record the trials of a command in the JSON file, with earlier records of other commands."""
+    """Record the trials of a command in the JSON file, with earlier records of other commands, each with the versions
+    that it was measured with."""
     before = json.loads(path.read_text(encoding="utf-8"))["commands"] if path.exists() else {}
-    write_json(path, {"provenance": provenance(0), "commands": before | {command: found}})
+    made = provenance(0)
+    write_json(path, {"provenance": made, "commands": before | {command: found | {"provenance": made}}})
 
 
 def drawn(draw: random.Random, number: int, operations: int, seconds: float) -> Kill:

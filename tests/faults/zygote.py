@@ -29,6 +29,7 @@ from csaligner.registry import ENCODERS
 from csaligner.types import EncoderInfo
 
 DIM = 16
+ENOUGH = 100  # captioned images with which `quickstart` trains
 MODULES = [
     "accelerate.utils",
     "csaligner.cli",
@@ -36,6 +37,7 @@ MODULES = [
     "csaligner.datasets",
     "csaligner.generation.train",
     "csaligner.pipeline",
+    "csaligner.selection",
     "matplotlib.backends.backend_svg",
     "matplotlib.figure",
     "optuna",
@@ -76,8 +78,10 @@ def import_everything() -> None:
             importlib.import_module(name)
     with contextlib.suppress(ImportError):
         from diffusers import DDIMScheduler, KandinskyV22Pipeline, UNet2DConditionModel, VQModel  # noqa: F401
+    from csaligner import quickstart
     from csaligner.search import build
 
+    quickstart.ENOUGH = ENOUGH
     build.A_WRITE = {"image": 4, "text": 6}  # more writes to be killed between
 
 

@@ -97,6 +97,42 @@ def test_a_fork_draws_with_processes_of_its_own(tmp_path: Path) -> None:
     assert set(children()) == set(before)  # the fork's have ended, these have not
 
 
+def test_forks_while_threads_draw(tmp_path: Path) -> None:
+    """At whatever moment of a drawing a process is forked, it and its parent keep on drawing."""
+    path, stop, wrong = save(tmp_path / "a.svg", PLAIN), threading.Event(), list[object]()
+
+    def draw_on() -> None:
+        while not stop.is_set():
+            if (found := load_image(path).getpixel((9, 9))) != RED:
+                wrong.append(found)
+
+    threads = [threading.Thread(target=draw_on) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(8):
+            assert forked_draws(path) == 0
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+    assert not wrong
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def forked_draws(path: Path) -> int:
+    """Return the exit code of a fork that draws: 0 if it is right, -SIGALRM if it waits for ever."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            signal.alarm(20)
+            code = 0 if load_image(path).getpixel((9, 9)) == RED else 1
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def children() -> list[int]:
     tasks = Path("/proc/self/task")
     if not tasks.is_dir():

@@ -51,6 +51,19 @@ def test_only_what_differs_is_embedded(made: Any, tmp_path: Path, image_encoder:
     assert not [p.name for p in tmp_path.iterdir() if p.name.endswith(".update")]
 
 
+@pytest.mark.parametrize("ahead", [3600, -3600])
+def test_a_clock_that_was_changed_hides_no_change(
+    made: Any, ahead: int, tmp_path: Path, image_encoder: Any, text_encoder: Any
+) -> None:
+    """ahead: seconds by which the clock was ahead when the store was finished."""
+    manifest = tmp_path / "s" / "csaligner.json"
+    then = manifest.stat().st_mtime + ahead
+    Image.new("RGB", (4, 4), "blue").save(made[6].image)
+    os.utime(manifest, (then, then))
+    store, _ = update(Listed(made), image_encoder, text_encoder, tmp_path / "s", SETTINGS)
+    assert same(store, embed(Listed(made), FakeImageEncoder(), text_encoder, tmp_path / "whole", SETTINGS))
+
+
 def test_without_update_the_difference_is_said(
     made: Any, tmp_path: Path, image_encoder: Any, text_encoder: Any
 ) -> None:

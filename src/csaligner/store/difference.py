@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,9 +39,12 @@ def difference(store: Store, items: Sequence[Item]) -> Difference:
     """Compare the items of a dataset with a finished store.
 
     An item is unchanged if its id, path, captions, group and split are the same and its file was not written, renamed
-    or copied after the store was finished.
+    or copied after the store was finished. If the store is from the future, because the clock was changed, every item
+    with a file counts as changed.
     """
     made = (store.path / MANIFEST).stat().st_mtime_ns
+    if made > time.time_ns():  # the clock was ahead then, or is behind now: no time of a file tells anything
+        made = 0
     rows: defaultdict[str, list[int]] = defaultdict(list)
     names = ("image_id", "image_path", "split", "group", "caption")
     columns = [store.column(name) for name in names]

@@ -11,7 +11,7 @@ import numpy as np
 
 from csaligner.checks import InputError
 from csaligner.distributed.processes import world_size
-from csaligner.files import write_folder
+from csaligner.files import recover_folder, write_folder
 from csaligner.locks import only_writer
 from csaligner.types import Dataset, Encoder, Item, Modality
 
@@ -41,13 +41,16 @@ def update(
     Raises InputError for another encoder or number format, too many unreadable images, and several processes.
     """
     out = Path(out)
+    if world_size() == 1 and out.parent.is_dir():
+        with only_writer(out):
+            recover_folder(out)
     if not (out / MANIFEST).is_file() or not read_manifest(out).complete:
         return embed(dataset, image_encoder, text_encoder, out, settings, progress), ""
     if world_size() > 1:
         raise InputError("update: got several processes, wanted one; run it without torchrun")
     job = Job.of(dataset, Encoders(image_encoder, text_encoder), out, settings or ExtractSettings())
     old = read_manifest(out)
-    if old.plan == job.wanted.plan:
+    if old.plan == job.wanted.plan and not _edited(out, job):
         return embed(dataset, image_encoder, text_encoder, out, settings, progress), ""
     if old.encoders != job.wanted.encoders or old.dtype != job.wanted.dtype:
         raise InputError(f"out: {out} is a store of other encoders or another number format; choose another folder")
@@ -60,6 +63,15 @@ def update(
         write_folder(out, lambda folder: _write(folder, job, (store, fresh), found, skipped))
         shutil.rmtree(fresh.folder, ignore_errors=True)
     return Store.open(out), found.words
+
+
+def _edited(out: Path, job: Job) -> bool:
+    """Whether files of a store with the same plan were written after it was finished. A damaged store: False, since
+    embed names the damage or writes it again."""
+    try:
+        return bool(difference(Store.open(out), job.work.items).words)
+    except InputError:
+        return False
 
 
 @dataclass(frozen=True)
