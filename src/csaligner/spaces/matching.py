@@ -35,10 +35,9 @@ class Found:
 @dataclass(frozen=True)
 class Matching:
     """found: by method: raw (cosine of the stored vectors) and centred (each space less its mean over the training
-    pairs) if the dimensions are equal, and mapped (the untrained alignment of the training pairs, the one that finds most of a
-    part of them). gain: mapped minus
-    the better of the others, or minus chance if there is none, with its 95 % bootstrap interval over held-out pairs.
-    train, test: number of pairs."""
+    pairs) if the dimensions are equal, and mapped (the untrained alignment that finds most of a part of the training
+    pairs). gain: mapped minus the better of the others, or minus chance if there is none, with its 95 % bootstrap
+    interval over held-out pairs. train, test: number of pairs."""
 
     found: Mapping[str, Found]
     gain: float
