@@ -23,7 +23,7 @@ def token_term_table() -> str:
         ]
         for r in content["records"]
     ]
-    head = ["start", "weight of the term", "score, validation", "score, test", "minus without", "CPU s"]
+    head = ["start", "weight of the term", "score, validation", "score, test", "difference to no term", "CPU s"]
     return _about(content) + table(head, rows)
 
 

@@ -102,7 +102,7 @@ def embed_entries(
             todo[entry.modality].setdefault(digest, entry)
     done, total = 0, sum(map(len, todo.values()))
     if say and 0 < total < len(entries):
-        say(f"embedding {total:,} of {len(entries):,} images and texts: the others are equal or known")
+        say(f"embedding {total:,} of {len(entries):,} images and texts: the others are duplicates or embedded already")
     with ThreadPoolExecutor(workers) as pool:
         for modality, part in alternating({side: list(work.items()) for side, work in todo.items()}, A_PART):
             encoder = encoders[modality]
