@@ -53,7 +53,7 @@ def rule_of_bold(summary: Summary, *, bold: bool) -> str:
     """Return the caption that explains bold values. bold: whether there are any."""
     if not bold:
         seeds = f"mean ± sd over {summary.n_seeds} seeds" if summary.n_seeds > 1 else "one seed"
-        return f"{seeds}; no method is significantly better than every other one"
+        return f"{seeds}; no single method is significantly better than all others"
     if summary.n_seeds > 1:
         return (
             f"mean ± sd over {summary.n_seeds} seeds; bold: better than every other method by more than "

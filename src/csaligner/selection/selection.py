@@ -38,6 +38,9 @@ class Selection:
         gate = GateChoice.of_record(value["gate"]) if "gate" in value else None
         return cls(start, gate, str(value.get("note", "")))
 
+    def __str__(self) -> str:
+        return self.line
+
     @property
     def line(self) -> str:
         """Summary in one line."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ class StartChoice:
     untrained_family. starts: None if read from a record, or if the bundled aligner is chosen."""
 
     label: str
-    starts: Starts | None
+    starts: Starts | None = field(repr=False)
     prior: str
     gains: Mapping[str, Difference]
     folds: int
