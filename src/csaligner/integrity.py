@@ -55,7 +55,8 @@ def read_sealed(
     KeyError, TypeError or AttributeError.
     """
     if not path.is_file():
-        raise InputError(f"{of.name}: {path.parent} contains no {path.name}; give a folder written by {made_by}")
+        found = f"contains no {path.name}" if path.parent.is_dir() else "is not a folder"
+        raise InputError(f"{of.name}: {path.parent} {found}; give a folder written by {made_by}")
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):

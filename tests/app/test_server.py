@@ -96,6 +96,12 @@ def test_pages_continue_the_list(client: Any) -> None:
     assert client.get("/api/search", params={"q": "9", "offset": "990", "k": "20"}).status_code == 400
 
 
+def test_a_misspelt_parameter_is_named(client: Any) -> None:
+    answer = client.get("/api/search", params={"query": "red"})
+    assert answer.status_code == 400
+    assert "the query is q" in answer.text
+
+
 def test_weak_results_are_below_the_limit(client: Any) -> None:
     answer = client.get("/api/search", params={"q": "200 30 90", "k": 60}).json()
     weak = [result["weak"] for result in answer["results"]]

@@ -213,6 +213,8 @@ def _for_page(card: Card, limit: float, sources: Sequence[str]) -> dict[str, Any
 
 def _words(request: Any) -> str:
     words: str = request.query_params.get("q", "")
+    if unknown := sorted({"query", "text", "words"} & set(request.query_params)):
+        raise InputError(f"{unknown[0]}: is not a parameter; the query is q")
     if len(words) > MOST_WORDS:
         raise InputError(f"the query has {len(words)} characters; the limit is {MOST_WORDS}")
     return words
