@@ -1,4 +1,4 @@
-"""Link checker of a built site: links, anchors, images and scripts exist in it; nothing is loaded from other hosts.
+"""Checker of a built site: links, anchors, images and scripts exist; nothing is loaded from other hosts; code is read.
 
 python tests/docs/links.py FOLDER
 """
@@ -22,7 +22,11 @@ class Page(HTMLParser):
         self.anchors: set[str] = set()
         self.links: list[str] = []
         self.fetched: list[str] = []
+        self.unread = False  # a code block that was not recognised, whose end takes the rest of the page
         self.feed(text)
+
+    def handle_data(self, data: str) -> None:
+        self.unread |= data.startswith("```") or "\n```" in data
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = {name: value or "" for name, value in attrs}
@@ -42,6 +46,8 @@ def problems(site: Path) -> list[str]:
     for path, page in pages.items():
         name = path.relative_to(site)
         here = site if name.name == "404.html" else path.parent  # served at any address, so its links are absolute
+        if page.unread:
+            found.append(f"{name}: shows a code fence (```) as text")
         found += [f"{name}: loads {url}" for url in page.fetched if urlsplit(url).netloc]
         for url in [*page.links, *page.fetched]:
             parts = urlsplit(url)

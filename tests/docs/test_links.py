@@ -33,6 +33,7 @@ def name_all(found: list[str], wanted: list[tuple[str, ...]]) -> bool:
         ('<a href="sub/c.html">c</a>', [("index.html", "sub/c.html")]),
         ('<a href="sub/b.html#gone">b</a>', [("index.html", "anchor", "sub/b.html#gone")]),
         ('<img src="p.png">', [("index.html", "p.png")]),
+        ("<p>text\n```python ranks\nimport torch</p>", [("index.html", "code fence")]),
         ('<script src="https://cdn.example/x.js"></script>', [("index.html", "loads", "https://cdn.example/x.js")]),
         ('<link rel="stylesheet" href="//fonts.example/f.css">', [("index.html", "loads", "//fonts.example/f.css")]),
     ],
