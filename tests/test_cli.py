@@ -109,7 +109,7 @@ def test_a_store_of_other_encoders_is_refused_by_eval(finished: Path, tmp_path: 
         (["gap", "--image-features", "a.npy", "--text-features", "b.npy"], 1, "a.npy"),
         (["embed", "--train-data", "openmoij", "--out", "x"], 1, "'openmoji'"),
         (["eval", "--run", "nowhere", "--split", "tset"], 1, "'test'"),
-        (["eval", "--run", "nowhere"], 1, "run.json"),
+        (["eval", "--run", "nowhere"], 1, "not a folder"),
         (["train"], 2, "'--train-data'"),
         (["trian"], 2, "'trian'"),
     ],
@@ -129,7 +129,7 @@ def test_the_program_ends_with_the_exit_code_and_the_line_of_main(tmp_path: Path
     command = [sys.executable, "-m", "csaligner.cli", "eval", "--run", "nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "run.json" in done.stderr
+    assert "not a folder" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
