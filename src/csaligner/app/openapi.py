@@ -28,7 +28,7 @@ RESULT: Mapping[str, tuple[Schema, str]] = {
     "modality": (MODALITY, "Whether the result is an image or a text."),
     "score": (NUMBER, "Score, comparable across modalities in the aligned space; results are sorted by it."),
     "cosine": (NUMBER, "Cosine similarity of the vectors, before calibration."),
-    "weak": (FLAG, "Whether a query of nonsense reaches this score as well."),
+    "weak": (FLAG, "Whether most queries without an answer reach this score as well."),
     "matched": (MODALITY, "What matched the query: the image itself, or a text (of an image: its caption)."),
     "hit": (TEXT, "Id of the item that matched: the result itself, or a caption of the image."),
     "text": (TEXT, "The text; of an image, the caption that matched, else its first caption."),
@@ -44,8 +44,8 @@ ANSWER: Mapping[str, tuple[Schema, str]] = {
     "weak_limit": ({"type": ["number", "null"]}, "Scores up to this one are weak; null for an empty index."),
     "chance": (
         {"type": ["number", "null"]},
-        "How often a query without an answer has a first result as close; above 0.05: no good match. Null with too few "
-        "captions, for an image with words, and after the first results.",
+        "How often a query without an answer has a first result as close; above 0.05: possibly no good match. Null "
+        "with too few captions, and after the first results.",
     ),
     "seconds": (NUMBER, "Time of the search."),
 }
