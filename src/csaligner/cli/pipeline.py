@@ -156,14 +156,14 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     with progress(err, "train", quiet or not is_main()) as update:
         run = run_train(data, settings, out, update, options, resume_from)
     if is_main():
-        if run.selection is not None and not quiet:
-            err.print(run.selection.line, highlight=False, soft_wrap=True)
-        results = evaluate_run(out, "test", data.pairs)
         chosen = Names.of(settings.names)
+        if run.selection is not None and not quiet:
+            err.print(run.selection.line_of(chosen), highlight=False, soft_wrap=True)
+        results = evaluate_run(out, "test", data.pairs)
         print_table(results, Console(), chosen)
         _say_sample(results, data.pairs)
-        for line in held_out(results, data.pairs.counts["test"][0], run).lines:
-            err.print(chosen.words(line), highlight=False, soft_wrap=True)
+        for line in held_out(results, data.pairs.counts["test"][0], run).lines_of(chosen):
+            err.print(line, highlight=False, soft_wrap=True)
         err.print(f"report: {out / REPORT}", highlight=False, soft_wrap=True)
 
 
