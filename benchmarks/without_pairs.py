@@ -85,13 +85,15 @@ def sentences(folder: Path, seed: int) -> list[dict[str, Any]]:
     order = torch.randperm(len(vectors["minilm"]), generator=torch.Generator().manual_seed(seed))
     a, b, held = order[:ROWS], order[ROWS : 2 * ROWS], order[-HELD:]
     minilm = vectors["minilm"]
-    pairs = {f"MiniLM, hidden basis, noise {noise:g}": (minilm, hidden(minilm, noise, seed)) for noise in (0.0, 0.5)}
-    pairs |= {"e5 and MiniLM": (vectors["e5"], minilm), "WordLlama and MiniLM": (vectors["wordllama"], minilm)}
-    return [
-        record(f"{name}, {which} sentences", (x[a], y[rows]), (x[held], y[held]), seed)
-        for name, (x, y) in pairs.items()
-        for which, rows in (("the same", a), ("different", b))
-    ]
+    exact, noisy = hidden(minilm, 0.0, seed), hidden(minilm, 0.5, seed)
+    cases = (
+        ("MiniLM, hidden basis, the same sentences", minilm, exact, a),
+        ("MiniLM, hidden basis, different sentences", minilm, exact, b),
+        ("MiniLM, hidden basis, noise 0.5, the same sentences", minilm, noisy, a),
+        ("e5 and MiniLM, the same sentences", vectors["e5"], minilm, a),
+        ("WordLlama and MiniLM, the same sentences", vectors["wordllama"], minilm, a),
+    )
+    return [record(name, (x[a], y[rows]), (x[held], y[held]), seed) for name, x, y, rows in cases]
 
 
 def main() -> None:
