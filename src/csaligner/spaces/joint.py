@@ -259,7 +259,7 @@ def _train(
             batch = items.part(chosen)
             total = loss(model(batch.rows), model.logit_scale, batch.ids).total
             optimizer.zero_grad()
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             optimizer.step()
             rate.step()
         if update is not None:
