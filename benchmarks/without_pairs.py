@@ -4,7 +4,7 @@
 
 Synthetic clusters in a hidden basis, an isotropic cloud, and, with the vectors that benchmarks/migration.py keeps in
 FOLDER, sentences: all-MiniLM-L6-v2 in a hidden basis with noise, and against the other encoders, with the same 2,000
-sentences on both sides or different ones. FILE is clip_coco_500.npy, images against their captions. top-1 and top-10:
+sentences on both sides or different ones, one seed. FILE is clip_coco_500.npy, images against their captions. top-1 and top-10:
 fraction of held-out items (of the same ones without held-out items) whose own item is among the nearest, mapped from
 the first space. after D_CS: top-1 after 100 steps that reduce D_CS of the two clouds from the match, with a rotation.
 """
@@ -114,8 +114,8 @@ def main() -> None:
         if args.clip:
             image, text = (torch.from_numpy(rows).float() for rows in np.load(args.clip))
             records.append(record("CLIP, images and captions", (image, text), (image, text), seed))
-        if args.vectors:
-            records += sentences(args.vectors, seed)
+    if args.vectors:
+        records += sentences(args.vectors, 0)
     write_json(args.out, about | {"steps": STEPS, "bandwidth": BANDWIDTH, "records": records})
 
 

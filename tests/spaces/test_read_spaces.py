@@ -165,7 +165,12 @@ def test_saved_spaces_can_be_imported_and_trained(tmp_path: Path) -> None:
     done = csaligner("diagnose", str(tmp_path / "p.json"), "--save", str(tmp_path / "vectors"))
     assert "train on your 200 pairs" in done.stdout
     assert "&& csaligner train" in done.stdout
+    assert "--names old,new" in done.stdout
     files = {name: str(tmp_path / "vectors" / f"{name}.npy") for name in ("old", "new")}
     out = str(tmp_path / "store")
     done = csaligner("import", "--image-features", files["old"], "--text-features", files["new"], "--out", out)
     assert done.returncode == 0
+    run = ("--names", "old,new", "--epochs", "0", "--out", str(tmp_path / "run"))
+    done = csaligner("train", "--train-data", out, *run)
+    assert done.returncode == 0, done.stderr
+    assert "new rows find their old" in done.stderr
