@@ -201,7 +201,7 @@ def _measured(fold: Fold, name: str, budget: Budget) -> _Outcome:
     """Raises NotApplicable."""
     outcome = _Outcome()
     if name in FREE:
-        aligned = FREE[name](fold.train_and_val, budget.base)(fold.test)
+        aligned = FREE[name].fit(fold.train_and_val, budget.base, {})(fold.test)
         metrics = measures(aligned)
         outcome.measured = [Measured(fold.dataset, name, fold.number, s, metrics) for s in range(budget.seeds)]
         outcome.queries[name] = query_values([aligned])

@@ -10,7 +10,8 @@ from torch.nn.functional import normalize
 
 from csaligner.adapters.aligner import Aligner
 from csaligner.adapters.class_names import ClassNameAdapter
-from csaligner.adapters.start import Affine, fit_starts
+from csaligner.adapters.start import Affine
+from csaligner.adapters.untrained import PairMoments, canonical_starts
 from csaligner.config import StartConfig, TrainConfig
 from csaligner.types import PairedFeatures
 
@@ -81,14 +82,15 @@ class Procrustes:
 class CanonicalCorrelation:
     """Regularised canonical correlation analysis (Hotelling 1936), directions weighted by their correlations.
 
-    Covariances S are regularised, S + shrinkage * tr(S)/d * I with shrinkage 12/sqrt(N), as in adapters/start.py.
+    Covariances S are regularised, S + c/sqrt(N) * tr(S)/d * I, as in adapters/start.py; c: shrinkage. power: exponent
+    of the correlations r, by which directions are weighted.
     """
 
     starts: tuple[Affine, Affine]
 
     @classmethod
-    def fit(cls, train: PairedFeatures) -> CanonicalCorrelation:
-        return cls(fit_starts(train, StartConfig(kind="projection")))
+    def fit(cls, train: PairedFeatures, shrinkage: float = 12.0, power: float = 1.0) -> CanonicalCorrelation:
+        return cls(canonical_starts(PairMoments.of(train), shrinkage, power))
 
     def transform(self, features: PairedFeatures) -> PairedFeatures:
         image, text = (start(x) for start, x in zip(self.starts, (features.image, features.text), strict=True))
