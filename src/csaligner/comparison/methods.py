@@ -10,9 +10,20 @@ from csaligner.adapters.aligner import align
 from csaligner.checks import InputError, check_choice
 from csaligner.config import TOKEN_TERM, TrainConfig, build_config
 from csaligner.estimator import CSAligner
-from csaligner.evaluation.baselines import CanonicalCorrelation, ClassNames, MeanCentring, Procrustes, Standardising
+from csaligner.evaluation.baselines import (
+    GRCLIP,
+    I0T,
+    CanonicalCorrelation,
+    ClassNames,
+    Coral,
+    MeanCentring,
+    Procrustes,
+    Standardising,
+)
 from csaligner.registry import Registry
 from csaligner.types import PairedFeatures
+
+from .mini_vec2vec import MiniVec2Vec
 
 Transform = Callable[[PairedFeatures], PairedFeatures]
 Settings = Mapping[str, float]
@@ -128,6 +139,13 @@ def _class_names(train: PairedFeatures) -> Transform:
         raise NotApplicable("needs features of the bundled encoders") from None
 
 
+def _without_pairs(train: PairedFeatures) -> Transform:
+    try:
+        return MiniVec2Vec.fit(train).transform
+    except InputError as reason:
+        raise NotApplicable(str(reason)) from None
+
+
 def _matched_covariances(train: PairedFeatures, config: TrainConfig, settings: Settings) -> Transform:
     """Half-matched covariances (adapters/start.py); without a setting with shrinkage 3, the default of version 0.1."""
     if train.image.shape[1] != train.text.shape[1]:
@@ -145,6 +163,13 @@ FREE: Mapping[str, Free] = {
     "mean-centring": _same_dims(MeanCentring.fit, "each modality minus its training mean"),
     "standardising": _same_dims(Standardising.fit, "mean-centring, each coordinate divided by its standard deviation"),
     "procrustes": _same_dims(Procrustes.fit, "mean-centring, texts rotated onto images"),
+    "gr-clip": _same_dims(
+        GRCLIP.fit, "each modality minus its mean on a calibration set, here the training pairs; differs on fused items"
+    ),
+    "i0t": _same_dims(I0T.fit, "I0T_post: as mean-centring, but every caption counts once"),
+    "coral": _same_dims(
+        Coral.fit, "texts whitened and coloured as images; no pairs; shrinkage tuned", shrinkage=(0.03, 100.0)
+    ),
     "cca": Free(
         lambda train, config, settings: CanonicalCorrelation.fit(train, **settings).transform,
         "canonical correlations, shrinkage and power of the correlations tuned",
@@ -153,6 +178,9 @@ FREE: Mapping[str, Free] = {
     "moments": Free(_matched_covariances, "half-matched covariances, shrinkage tuned", {"shrinkage": (0.03, 30.0)}),
     "class names": Free(
         lambda train, config, settings: _class_names(train), "names of ImageNet's classes as the bridge"
+    ),
+    "mini-vec2vec": Free(
+        lambda train, config, settings: _without_pairs(train), "no pairs: the structure of both sets is matched"
     ),
     "closed-form start": Free(lambda train, config, settings: _start(train, START), "the start of version 0.1"),
     "chosen start": Free(
@@ -175,6 +203,9 @@ TRAINED = Registry(
         "siglip": Trained({"siglip": 1.0}, "sigmoid loss, fixed scale, tuned; bias at its optimum"),
         "l2": _with(
             "paired_l2", 0.03, 10, "InfoNCE + L2 of pairs: ECLIPSE's objective, and the bottleneck regulariser"
+        ),
+        "rafa": _with(
+            "random_alignment", 0.1, 100, "InfoNCE + random feature alignment, as CLIP-Refine without distillation"
         ),
         "mmd": _with("mmd", 0.3, 100, "InfoNCE + MMD, same kernel"),
         "energy": _with("energy", 0.1, 30, "InfoNCE + energy distance"),
