@@ -30,7 +30,9 @@ def constant(recall: float, captions: float, images: float, gap: float) -> Mappi
 
 def test_a_small_gap_is_good_and_ranks_are_averaged_over_metrics_and_datasets() -> None:
     good, blind = constant(0.8, 0.7, 0.6, 0.2), constant(0.1, 0.1, 0.1, 0.1)
-    first, second, third = rank_methods({"a": {"blind": blind, "good": good, "local": good}, "b": {"good": blind, "blind": good}})
+    first, second, third = rank_methods(
+        {"a": {"blind": blind, "good": good, "local": good}, "b": {"good": blind, "blind": good}}
+    )
     assert (first.method, first.ranks) == ("good", {"a": (1.5 * 3 + 2.5) / 4, "b": (2 * 3 + 1) / 4})
     assert (second.method, second.ranks) == ("blind", {"a": (3 * 3 + 1) / 4, "b": (1 * 3 + 2) / 4})
     assert first.mean_rank == pytest.approx(sum(first.ranks.values()) / 2)
@@ -55,7 +57,7 @@ def test_measured_values_are_those_of_the_evaluation_and_samples_lie_around_them
         wanted = [evaluate(fold.test, intervals=False).metrics[metric] for fold in folds]
         assert values["none"][metric][0] == pytest.approx(np.mean(wanted), rel=1e-5)
         samples = values["none"][metric][1:]
-        assert len(set(samples.tolist())) > 100
+        assert len(set(samples.tolist())) > 5
         assert samples.min() < values["none"][metric][0] < samples.max()
     ranks = rank_methods({"d": values})
     for rank in ranks:

@@ -52,7 +52,7 @@ def test_one_run_ranks_every_method_on_all_data(made: Suite) -> None:
     assert {d["method"] for d in record["differences"]} <= {"none", "moments", "infonce"}
     rows = {(r["dataset"], r["method"]): r["metrics"] for r in record["results"]}
     assert len(rows) == 2 * 4  # infonce has a row of centred output
-    assert len(rows["one", "infonce"]["alignment_score"]) == 3
+    assert max(len(values) for values in rows["one", "infonce"].values()) == 3
     assert len(record["trials"]) == 2 * 2 * 8
     assert set(record["settings"]["two"]) == {"moments"}
     assert [point["dataset"] for point in record["points"]] == ["one"] * 2
