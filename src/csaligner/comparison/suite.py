@@ -30,7 +30,7 @@ STARTED, TASKS = "started.json", "tasks"  # the version of the code; results of 
 LEAST_TRIALS, LEAST_SEEDS = 8, 3
 KEYS = (*TABLE_KEYS, "centred_gap/frechet")
 SWEEP_KEYS = (SCORE, "mean_recall@1", "mean_mixed_ndcg@10", CENTROID)
-# the closed-form start equals moments or cca; the energy distance is an MMD; two further ways to set lambda; needs tokens
+# equals moments or cca; an MMD; two further ways to set lambda; needs tokens
 LEFT_OUT = ("closed-form start", "energy", "cs-tied", "cs-auto-tuned", "cs-aligner-token")
 
 
