@@ -89,13 +89,14 @@ def _demo(data: str, minutes: float) -> Step:
     )
 
 
+def arrays(features: Path) -> list[Path]:
+    """Return the arrays of the suite, whether they are there or not."""
+    return [features.with_name(f"{name}.npy") for name in ARRAYS]
+
+
 def _suite(features: Path) -> Step:
     """Return the comparison of all methods on all data, with sweeps on CLIP features."""
-    arrays = [features.with_name(f"{name}.npy") for name in ARRAYS]
-    for path in arrays:
-        if not path.exists():
-            print(f"suite: {path} is not here and is skipped", file=sys.stderr)
-    data = [str(path) for path in arrays if path.exists()] + [str(RUNS / f"store-{name}") for name in STORES]
+    data = [str(path) for path in arrays(features) if path.exists()] + [str(RUNS / f"store-{name}") for name in STORES]
     words = [word for path in data for word in ("--train-data", path)]
     sweeps = ("--grids", "bandwidth,temperature", "--sweep-data", data[0])
     out = RUNS / "suite"
@@ -115,6 +116,9 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print the steps and their minutes")
     options = parser.parse_args()
     RUNS.mkdir(parents=True, exist_ok=True)
+    for path in arrays(options.features):
+        if not path.exists():
+            print(f"suite: {path} is not here and is skipped", file=sys.stderr)
     failed = []
     names = [step.name for step in steps(options.features)]
     for name in options.only or names:

@@ -15,6 +15,7 @@ from csaligner.comparison.folds import Fold
 from csaligner.config import AdapterConfig, TrainConfig, load_config
 from csaligner.estimator import CSAligner
 from csaligner.evaluation.evaluate import evaluate
+from csaligner.selection.fit import Selecting
 from csaligner.types import PairedFeatures
 from tests.support.features import make_pairs
 
@@ -29,13 +30,13 @@ def test_a_shared_start_and_a_brief_training_give_the_same_weights(
 ) -> None:
     one, two = make_pairs(60, dims, seed=1), make_pairs(60, dims, seed=2)
     fitted: list[int] = []
-    closed_form = fits.Selecting.closed_form
+    closed_form = Selecting.closed_form
 
     def noted(self: Any, pairs: PairedFeatures) -> Any:
         fitted.append(len(pairs.image))
         return closed_form(self, pairs)
 
-    monkeypatch.setattr(fits.Selecting, "closed_form", noted)
+    monkeypatch.setattr(Selecting, "closed_form", noted)
     monkeypatch.setattr(fits, "_starts", fits.StartCache())
     for pairs in (one, two, one):
         for name, seed in (("infonce", 0), ("cs-aligner-default", 3)):

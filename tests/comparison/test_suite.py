@@ -13,7 +13,7 @@ import pytest
 from csaligner.checks import InputError
 from csaligner.comparison import suite as module
 from csaligner.comparison import sweep
-from csaligner.comparison.compare import Budget
+from csaligner.comparison.compare import Budget, measures
 from csaligner.comparison.suite import JSON, PAGE, SWEEP_PAGE, Suite, run_suite
 from csaligner.comparison.sweep import LAMBDA, SIGMA
 from csaligner.config import AdapterConfig, TrainConfig
@@ -66,13 +66,13 @@ def test_a_run_resumes_and_gives_the_results_of_an_undisturbed_one(
     made: Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_suite(replace(made, out=made.out.with_name("undisturbed")), lambda *_: None)
-    wanted, measure, calls = read(replace(made, out=made.out.with_name("undisturbed"))), sweep.measures, []
+    wanted, calls = read(replace(made, out=made.out.with_name("undisturbed"))), list[int]()
 
     def interrupted(aligned: Any) -> Any:
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return measure(aligned)
+        return measures(aligned)
 
     monkeypatch.setattr(sweep, "measures", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -91,11 +91,11 @@ def rank_methods(values: Values) -> list[MethodRank]:
 
 def _ranks_on(methods: Mapping[str, Mapping[str, Array]], metrics: Sequence[str]) -> dict[str, Array]:
     """Return the mean over metrics of every method's ranks on one dataset, (1 + resamples,)."""
-    total = 0
-    for metric in metrics:
-        sign = -1 if metric == GAP else 1
-        total = total + shared_ranks(np.stack([sign * values[metric] for values in methods.values()]))
-    return dict(zip(methods, total / len(metrics), strict=True))
+    by_metric = [
+        shared_ranks(np.stack([(-1 if metric == GAP else 1) * values[metric] for values in methods.values()]))
+        for metric in metrics
+    ]
+    return dict(zip(methods, np.mean(by_metric, axis=0), strict=True))
 
 
 def _interval(values: Array) -> tuple[float, float]:
