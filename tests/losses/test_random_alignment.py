@@ -18,9 +18,9 @@ def cloud(rows: int, seed: int = 0) -> Tensor:
     return normalize(torch.randn(rows, 4, generator=g, dtype=torch.float64), dim=1)
 
 
-def value(x: Tensor, y: Tensor, *ids: Tensor, seed: int = 5) -> Tensor:
+def value(x: Tensor, y: Tensor, images: Tensor | None = None, texts: Tensor | None = None, seed: int = 5) -> Tensor:
     torch.manual_seed(seed)
-    return RAFA(x, y, 1.0, *ids).total
+    return RAFA(x, y, 1.0, images, texts).total
 
 
 def test_both_modalities_of_a_pair_are_drawn_to_one_reference() -> None:
