@@ -8,6 +8,8 @@ from csaligner._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .embeddings import AlignedEmbeddings
+    from .langchain import LangChainEmbeddings
+    from .llama_index import LlamaIndexEmbedding
     from .open_clip import CSAlignerClipLoss
     from .sentence_transformers import CSAlignerEmbeddingLoss
 
@@ -15,12 +17,16 @@ __all__ = [
     "AlignedEmbeddings",
     "CSAlignerClipLoss",
     "CSAlignerEmbeddingLoss",
+    "LangChainEmbeddings",
+    "LlamaIndexEmbedding",
 ]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "embeddings": "AlignedEmbeddings",
+        "langchain": "LangChainEmbeddings",
+        "llama_index": "LlamaIndexEmbedding",
         "open_clip": "CSAlignerClipLoss",
         "sentence_transformers": "CSAlignerEmbeddingLoss",
     },
