@@ -33,8 +33,7 @@ def there(module: ModuleType, name: str) -> bool:
     """False for a class of a package that is not installed."""
     try:
         getattr(module, name, None)
-    except InputError as error:
-        assert "pip install" in str(error)
+    except InputError:
         return False
     return True
 
