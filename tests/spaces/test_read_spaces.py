@@ -96,7 +96,7 @@ def test_two_files_are_image_and_text_unless_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", "[1, 2]", "no points"),
+        ("a.json", '{"a": 1}', "no vectors"),
         ("a.json", "{", "not JSON"),
         ("a.txt", "1 2", "not known"),
         ("a.npz", "x", "cannot be read"),
