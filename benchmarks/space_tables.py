@@ -1,4 +1,4 @@
-"""Table of docs/migrate.md."""
+"""Tables of docs/migrate.md and of the section on services in docs/data.md."""
 
 from __future__ import annotations
 
@@ -25,4 +25,19 @@ def migration_table() -> str:
     return table(head, rows)
 
 
-TABLES: Mapping[str, Callable[[], str]] = {"migration": migration_table}
+def service_table() -> str:
+    """Return the metrics of each format of text vectors."""
+    content = load("service_vectors")
+    names = ("text_to_image_recall@1", "image_to_text_recall@1", "mixed_ndcg@10", "mixed_ndcg@10/image_query")
+    records = sorted(content["records"], key=lambda r: (r["texts"], r["alignment"] == "default", -r["dims"]))
+    rows = [
+        [r["texts"], f"{r['dims']:,}", r["format"], r["alignment"], *(f"{r[name]:.1f}" for name in names)]
+        for r in records
+    ]
+    head = ["texts", "dims", "format", "alignment", "R@1, texts", "R@1, images", "mixed, texts", "mixed, images"]
+    queries = content["queries"]
+    line = f"{queries['clip']} queries of CLIP and {queries['emoji']} of MiniLM (OpenMoji)"
+    return f"{line}; csaligner {content['provenance']['versions']['csaligner']}.\n\n" + table(head, rows)
+
+
+TABLES: Mapping[str, Callable[[], str]] = {"migration": migration_table, "service_vectors": service_table}
