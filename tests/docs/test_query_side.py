@@ -18,7 +18,7 @@ import pytest
 
 from tests.docs.test_bring_your_vectors import postgres_server
 from tests.docs.test_code_blocks import ROOT, Block, blocks_of, make_materials, run_shell
-from tests.support.elasticsearch import OpenSearchCluster, elasticsearch
+from tests.support.elasticsearch import Cluster, OpenSearchCluster, elasticsearch
 
 PAGE = ROOT / "docs" / "query_side.md"
 NEEDS = {  # packages of each section
@@ -48,7 +48,7 @@ def server(section: str) -> Iterator[dict[str, str]]:
         with postgres_server() as address:
             yield {"dbname=vectors": address}
     elif section in ("Elasticsearch", "OpenSearch"):
-        with elasticsearch(OpenSearchCluster() if section == "OpenSearch" else None) as address:
+        with elasticsearch(OpenSearchCluster if section == "OpenSearch" else Cluster) as address:
             yield {"http://localhost:9200": address}
     else:
         yield {}

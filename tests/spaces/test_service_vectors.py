@@ -47,19 +47,19 @@ def searched(folder: Path, image: np.ndarray, text: np.ndarray, form: str, cut: 
         np.save(folder / f"image-{part}.npy", image[rows])
         if form == "float32":
             words = [base64.b64encode(row.astype("<f4").tobytes()).decode() for row in text[rows]]
-            answer = {"data": [{"index": n, "embedding": word} for n, word in enumerate(words)]}
+            given = json.dumps({"data": [{"index": n, "embedding": word} for n, word in enumerate(words)]})
         else:
-            answer = {"embeddings": {"int8": quantised(text[rows, :cut]).tolist()}}
-        (folder / f"text-{part}.json").write_text(json.dumps(answer))
+            given = json.dumps({"embeddings": {"int8": quantised(text[rows, :cut]).tolist()}})
+        (folder / f"text-{part}.json").write_text(given)
     files = FeatureFiles(folder / "image-train.npy", folder / "text-train.json", cuts=(None, cut))
     pairs = import_features(files, folder / "store").features()
     assert pairs.text.shape[1] == cut
     aligner = CSAligner(epochs=0, start={"kind": "auto"}, image_adapter="linear", text_adapter="linear")
     export_aligner(aligner.fit_features(pairs).model, folder / "npz", "npz")
     mapped = []
-    for side, rows in (("image", image[600:]), ("text", load_features(folder / "text-test.json").numpy()[:, :cut])):
+    for side, test in (("image", image[600:]), ("text", load_features(folder / "text-test.json").numpy()[:, :cut])):
         adapter = np.load(folder / "npz" / f"{side}.npz")
-        unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        unit = test / np.linalg.norm(test, axis=1, keepdims=True)
         mapped.append(torch.from_numpy((unit - adapter["mean"]) @ adapter["map"] + adapter["offset"]).float())
     return evaluate(pair_features(*mapped), intervals=False).metrics
 

@@ -153,9 +153,9 @@ def _answer(hits: list[Json]) -> Json:
 
 
 @contextmanager
-def elasticsearch(cluster: Cluster | None = None) -> Iterator[str]:
-    """The address of a stand-in; default: a new, empty one of Elasticsearch."""
-    cluster = cluster or Cluster()
+def elasticsearch(kind: type[Cluster] = Cluster) -> Iterator[str]:
+    """The address of a new, empty stand-in."""
+    cluster = kind()
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
