@@ -32,8 +32,16 @@ class LinearAdapter(nn.Module):
 
     def directions(self, x: Tensor) -> Tensor:
         """Return the mapped rows without the offset; unit vectors with a fixed target modality."""
-        u: Tensor = (normalize(x, dim=1) - self.mean) @ self.map
+        u = self._mapped(normalize(x, dim=1))
         return u if self.log_spread is None else normalize(u, dim=1)
+
+    def _mapped(self, x: Tensor) -> Tensor:
+        """Return (x - mean) @ map. The gradient of the mean goes through a row of zeros, whose gradient is the sum of
+        those of the rows: without it, the gradient of each row would be multiplied with the map."""
+        if not (torch.is_grad_enabled() and self.mean.requires_grad):
+            return (x - self.mean) @ self.map
+        mean = self.mean.detach()
+        return torch.addmm((mean - self.mean) @ self.map, x - mean, self.map)
 
     def land(self, u: Tensor) -> Tensor:
         """Add the offset; with a fixed target modality, rows are first scaled to the learned spread."""

@@ -22,18 +22,16 @@ S' = S + shrinkage * tr(S)/d * I.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from csaligner.types import PairedFeatures
-
-from .moments import blocks, unit
-from .start import Affine, power, shrunk
+from .pair_moments import Moments
+from .pair_moments import PairMoments as PairMoments  # noqa: PLC0414  (exported)
+from .start import Affine, power
 
 MIX_WEIGHTS, MIX_PRIOR = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0), 0.25
 CCA_SHRINKAGE, CCA_POWERS, CCA_PRIOR, CCA_FEW = (12.0, 36.0, 100.0), (0.5, 1.0, 2.0), (36.0, 1.0), (12.0, 1.0)
@@ -50,109 +48,6 @@ class Family:
 
     candidates: Mapping[str, Starts]
     prior: str
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Moments of one modality, as weighted sums over rows in float64; moments without a fold are a difference.
-
-    weight: sum of weights; first: (d,); second: (d, d).
-    """
-
-    weight: float
-    first: Tensor
-    second: Tensor
-
-    @classmethod
-    def of(cls, rows: Tensor, weights: Tensor | None = None) -> Moments:
-        """Moments of rows / |rows|. rows: (n, d); weights: (n,), default 1."""
-        d = rows.shape[1]
-        first, second = torch.zeros(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
-        for part in blocks(len(rows)):
-            x = unit(rows[part])
-            weighted = x if weights is None else weights[part, None] * x
-            first += weighted.sum(dim=0)
-            second += x.T @ weighted
-        return cls(float(len(rows)) if weights is None else float(weights.sum()), first, second)
-
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(self.weight + other.weight, self.first + other.first, self.second + other.second)
-
-    def __sub__(self, other: Moments) -> Moments:
-        return Moments(self.weight - other.weight, self.first - other.first, self.second - other.second)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.first / self.weight
-
-    @cached_property
-    def cov(self) -> Tensor:
-        return self.second / self.weight - torch.outer(self.mean, self.mean)
-
-    @cached_property
-    def spectrum(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues (d,), at least 0, and eigenvectors (d, d) of the covariance."""
-        values, vectors = torch.linalg.eigh(self.cov)
-        return values.clamp_min(0), vectors
-
-    def powers(self, exponent: float, shrinkage: float) -> Tensor:
-        """Return the eigenvalues (d,) of `power(cov, exponent, shrinkage)`."""
-        return shrunk(self.spectrum[0], shrinkage) ** exponent
-
-    def power(self, exponent: float, shrinkage: float) -> Tensor:
-        """Return `power(cov, exponent, shrinkage)` of adapters/start.py, (d, d)."""
-        vectors = self.spectrum[1]
-        return (vectors * self.powers(exponent, shrinkage)) @ vectors.T
-
-
-@dataclass(frozen=True)
-class PairMoments:
-    """Moments of pairs, from which families are computed. image, text: of the pairs; cross: (d_image, d_text), sum of
-    outer products over pairs; unpaired_image, unpaired_text: of unpaired rows, if any."""
-
-    image: Moments
-    text: Moments
-    cross: Tensor
-    unpaired_image: Moments | None = None
-    unpaired_text: Moments | None = None
-
-    @classmethod
-    def of(cls, features: PairedFeatures) -> PairMoments:
-        x, y, owner = features.image, features.text, features.text_to_image
-        w = caption_shares(owner, len(x))
-        cross = torch.zeros(x.shape[1], y.shape[1], dtype=torch.float64)
-        for part in blocks(len(y)):
-            cross += unit(x[owner[part]]).T @ (w[part, None] * unit(y[part]))
-        return cls(Moments.of(x), Moments.of(y, w), cross)
-
-    def with_unpaired(self, image: Tensor | None, text: Tensor | None) -> PairMoments:
-        """Add unpaired features. image: (K, d_image); text: (L, d_text)."""
-        return replace(self, unpaired_image=_moments(image), unpaired_text=_moments(text))
-
-    def without(self, held: PairMoments) -> PairMoments:
-        """Subtract the pairs of `held`."""
-        return replace(self, image=self.image - held.image, text=self.text - held.text, cross=self.cross - held.cross)
-
-    @property
-    def n(self) -> float:
-        """Number of paired images."""
-        return self.image.weight
-
-    @property
-    def unpaired(self) -> float:
-        """K: half the number of unpaired rows."""
-        return sum(m.weight for m in (self.unpaired_image, self.unpaired_text) if m) / 2
-
-    @property
-    def cross_cov(self) -> Tensor:
-        return self.cross / self.n - torch.outer(self.image.mean, self.text.mean)
-
-    @property
-    def everything(self) -> tuple[Moments, Moments]:
-        """Moments of all images and of all texts, paired or not."""
-        image = self.image + self.unpaired_image if self.unpaired_image else self.image
-        text = self.text + self.unpaired_text if self.unpaired_text else self.text
-        return image, text
 
 
 def untrained_family(
@@ -185,19 +80,30 @@ def ridge_family(moments: PairMoments, fixed: str) -> Family:
 
 
 def mix_family(moments: PairMoments) -> Family:
-    """Mix of half-CORAL moments and canonical correlations; see the module."""
-    sides = moments.everything
+    """Mix of half-CORAL moments and canonical correlations; see the module.
+
+    P R is computed without singular vectors. With W_s = S_s'^(-1/2), T = W_x' S_xy W_y = U diag(r) V' and |T| =
+    (T'T)^(1/2): P_x = W_x T V, P_y = W_y |T| V, and polar(V' B) = V' polar(B), so P_x R = W_x T Q and
+    P_y R = W_y |T| Q with Q = polar(T' W_x' S_x M_x + |T| W_y' S_y M_y).
+    """
+    sides, pairs = moments.everything, (moments.image, moments.text)
     shrinkage = 20 / math.sqrt(moments.n + moments.unpaired)
     half = power((sides[0].cov + sides[1].cov) / 2, 0.25, shrinkage)
-    m = [_scaled(side.power(-0.5, shrinkage) @ half, side.cov) for side in sides]
-    p = [_scaled(a, s.cov) for a, s in zip(_Canonical(moments, 36.0).maps(1.0), sides, strict=True)]
-    pairs = (moments.image.cov, moments.text.cov)
-    u, _, vh = torch.linalg.svd(sum((p[i].T @ pairs[i] @ m[i] for i in range(2)), torch.zeros_like(pairs[0])))
-    p = [a @ (u @ vh) for a in p]
-    found = {
-        f"mix {w:g}": _starts(sides, [(1 - w) * a + w * b for a, b in zip(m, p, strict=True)]) for w in MIX_WEIGHTS
-    }
-    return Family(found, f"mix {MIX_PRIOR:g}")
+    white = [_white(side, 36 / math.sqrt(moments.n)) for side in pairs]
+    t = white[0].T @ moments.cross_cov @ white[1]
+    roots = [t, _root(t.T @ t)]
+    m, b = [], torch.zeros(t.shape[1], len(half), dtype=t.dtype)
+    for number, (side, paired) in enumerate(zip(sides, pairs, strict=True)):
+        map_, along = side.power_times(-0.5, shrinkage, half)
+        size = (side.spectrum[0] @ along.square().sum(dim=1)).clamp_min(1e-24).sqrt()
+        seen = along if side is paired else paired.spectrum[1].T @ map_
+        roots[number] = roots[number] / _size(white[number] @ roots[number], side.cov)
+        weights = paired.spectrum[0] * paired.powers(-0.5, 36 / math.sqrt(moments.n))
+        b += roots[number].T @ (weights[:, None] * (seen / size))
+        m.append(map_ / size)
+    turned = _polar(b)
+    p = [w @ (root @ turned) for w, root in zip(white, roots, strict=True)]
+    return Family(Mixes(sides, m, p), f"mix {MIX_PRIOR:g}")
 
 
 def cca_family(moments: PairMoments, dim: int | None = None, *, few: bool | None = None) -> Family:
@@ -210,6 +116,14 @@ def cca_family(moments: PairMoments, dim: int | None = None, *, few: bool | None
             maps = [_scaled(a, s.cov) for a, s in zip(canonical.maps(e), (moments.image, moments.text), strict=True)]
             found[_cca_label(c, e)] = _starts((moments.image, moments.text), maps)
     return Family(found, _cca_label(*(CCA_FEW if few else CCA_PRIOR)))
+
+
+def canonical_starts(moments: PairMoments, shrinkage: float, power: float) -> Starts:
+    """Canonical correlations of the pairs to a power, scaled to root mean square length 1. shrinkage: c of the
+    module."""
+    maps = _Canonical(moments, shrinkage).maps(power)
+    sides = (moments.image, moments.text)
+    return _starts(sides, [_scaled(a, s.cov) for a, s in zip(maps, sides, strict=True)])
 
 
 def onto_family(moments: PairMoments, fixed: str) -> Family:
@@ -232,9 +146,27 @@ def onto_family(moments: PairMoments, fixed: str) -> Family:
     return Family(found, f"onto {ONTO_PRIOR:g}")
 
 
-def caption_shares(text_to_image: Tensor, n: int) -> Tensor:
-    """Return weights (M,), float64: 1/m for each caption, m captions of its image."""
-    return 1.0 / torch.bincount(text_to_image, minlength=n)[text_to_image].double()
+class Mixes(Mapping[str, Starts]):
+    """The starts of (1 - w) m + w p by label, computed when they are read; ends: those of w = 0 and of w = 1."""
+
+    def __init__(self, sides: tuple[Moments, Moments], m: list[Tensor], p: list[Tensor]) -> None:
+        self._sides, self._maps = sides, list(zip(m, p, strict=True))
+        self.weights = {f"mix {w:g}": w for w in MIX_WEIGHTS}
+
+    def __getitem__(self, label: str) -> Starts:
+        w = self.weights[label]
+        return _starts(self._sides, [(1 - w) * a + w * b for a, b in self._maps])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    @property
+    def ends(self) -> tuple[Starts, Starts]:
+        first, last = (_starts(self._sides, [maps[end] for maps in self._maps]) for end in (0, 1))
+        return first, last
 
 
 class _Canonical:
@@ -245,30 +177,48 @@ class _Canonical:
     """
 
     def __init__(self, moments: PairMoments, c: float, dim: int | None = None) -> None:
-        shrinkage, sides = c / math.sqrt(moments.n), (moments.image, moments.text)
-        white = []
-        for side in sides:
-            values, vectors = side.spectrum
-            kept = values > 1e-12 * values.max()
-            kept[-min(moments.cross.shape) :] = True  # as many correlations as dimensions
-            white.append(vectors[:, kept] * side.powers(-0.5, shrinkage)[kept])
+        white = [_white(side, c / math.sqrt(moments.n)) for side in (moments.image, moments.text)]
         u, self._r, vh = torch.linalg.svd(white[0].T @ moments.cross_cov @ white[1], full_matrices=False)
-        self._u, self._v, self._dim = white[0] @ u, white[1] @ vh.T, dim
+        self._u, self._v = white[0] @ u, white[1] @ vh.T
+        self._dim = min(moments.cross.shape) if dim is None else dim
 
     def maps(self, exponent: float) -> tuple[Tensor, Tensor]:
-        k = len(self._r) if self._dim is None else min(self._dim, len(self._r))
+        k = min(self._dim, len(self._r))
         weights = self._r[:k] ** exponent
-        more = 0 if self._dim is None else self._dim - k  # further dimensions are zero
+        more = self._dim - k  # further dimensions are zero
         return pad(self._u[:, :k] * weights, (0, more)), pad(self._v[:, :k] * weights, (0, more))
 
 
-def _moments(rows: Tensor | None) -> Moments | None:
-    return Moments.of(rows) if rows is not None and len(rows) else None
+def _white(side: Moments, shrinkage: float) -> Tensor:
+    """Return V diag(s'^(-1/2)), (d, r), without eigenvalues of 0."""
+    values, vectors = side.spectrum
+    kept = values > 1e-12 * values.max()
+    return vectors[:, kept] * side.powers(-0.5, shrinkage)[kept]
+
+
+def _root(square: Tensor) -> Tensor:
+    """Return the square root of a symmetric positive semi-definite matrix."""
+    values, vectors = torch.linalg.eigh(square)
+    root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    return root
+
+
+def _polar(b: Tensor) -> Tensor:
+    """Return (b b')^(-1/2) b, the orthonormal factor of b (r, d) with r <= d; 0 along singular values of 0."""
+    values, vectors = torch.linalg.eigh(b @ b.T)
+    inverse = torch.where(values > 1e-15 * values.max(), values, torch.inf).rsqrt()
+    found: Tensor = (vectors * inverse) @ (vectors.T @ b)
+    return found
 
 
 def _scaled(map_: Tensor, cov: Tensor) -> Tensor:
     """Scale the map so that mapped rows of this covariance have root mean square length 1."""
-    return map_ / (map_ * (cov @ map_)).sum().clamp_min(1e-24).sqrt()
+    return map_ / _size(map_, cov)
+
+
+def _size(map_: Tensor, cov: Tensor) -> Tensor:
+    """Return the root mean square length of mapped rows of this covariance."""
+    return (map_ * (cov @ map_)).sum().clamp_min(1e-24).sqrt()
 
 
 def _starts(sides: tuple[Moments, Moments], maps: list[Tensor]) -> Starts:

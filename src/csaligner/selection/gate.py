@@ -13,13 +13,12 @@ from torch import Tensor
 
 from csaligner.adapters.aligner import Aligner, align
 from csaligner.distributed.processes import on_main
-from csaligner.evaluation.held_out import HeldOut, K
-from csaligner.evaluation.retrieval import retrieval_per_query
+from csaligner.evaluation.held_out import HeldOut
 from csaligner.paired_features import rows_of
 from csaligner.types import PairedFeatures
 
 from .folds import Difference, complement, evenly, group_folds
-from .score import Prefer, score_per_image
+from .score import Prefer, score_and_recall
 
 SCALES = (0.25, 0.5, 0.75, 1.0)  # of the trained change; 0 is the untrained start
 LEAST_IMAGES, LEAST_GROUPS = 200, 5  # with fewer images or groups, training is skipped
@@ -160,9 +159,7 @@ def scored(model: Aligner, before: Mapping[str, Tensor], held: PairedFeatures, p
     for scale in (0.0, *SCALES):
         model.load_state_dict(after)
         set_scale(model, before, scale)
-        aligned = align(model, held)
-        scores[scale] = score_per_image(aligned, prefer)
-        recalls[scale] = float(retrieval_per_query(aligned)["text_to_image"][f"recall@{K}"].double().mean())
+        scores[scale], recalls[scale] = score_and_recall(align(model, held), prefer)
     model.load_state_dict(after)
     return Scored({scale: scores[scale] - scores[0.0] for scale in SCALES}, recalls)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,12 +13,12 @@ from torch.nn.functional import normalize
 
 from csaligner.adapters.aligner import Aligner, align, fixed_modality
 from csaligner.adapters.start import Affine
-from csaligner.adapters.untrained import FEW_PAIRS, Family, PairMoments, Starts, untrained_family
+from csaligner.adapters.untrained import FEW_PAIRS, Family, Mixes, PairMoments, Starts, untrained_family
 from csaligner.config import TrainConfig
 from csaligner.paired_features import rows_of
 from csaligner.types import PairedFeatures
 
-from .folds import Difference, evenly, group_folds
+from .folds import Difference, complement, evenly, group_folds
 from .photos import CLASS_NAMES
 from .score import Prefer, score_per_image
 
@@ -93,7 +93,7 @@ def choose_start(
         count, repeats = (2, 2) if n <= FEW else (5, 1) if n < MANY else (3, 1)
         for repeat in range(repeats):
             for held in group_folds(n, count, seed + repeat, groups):
-                inside = complete.without(PairMoments.of(rows_of(features, held)))
+                inside = _without(complete, features, held)
                 seen = rows_of(features, held[evenly(len(held), HELD_IMAGES)])
                 scores.append(_scores(fit(inside), bundled, seen, config.start.prefer))
     gains = {
@@ -107,11 +107,31 @@ def choose_start(
     return StartChoice(label, family.candidates.get(label), family.prior, gains, len(scores), spent, few)
 
 
+def _without(complete: PairMoments, features: PairedFeatures, held: Tensor) -> PairMoments:
+    """Return the moments without the held images: from the rows if they are fewer than dimensions, which makes spectra
+    cheap, else as a difference."""
+    if min(len(features.image), len(features.text)) >= min(complete.cross.shape):
+        return complete.without(PairMoments.of(rows_of(features, held)))
+    rest = PairMoments.of(rows_of(features, complement(len(features.image), held)))
+    return replace(rest, unpaired_image=complete.unpaired_image, unpaired_text=complete.unpaired_text)
+
+
 def _scores(family: Family, bundled: Aligner | None, held: PairedFeatures, prefer: Prefer) -> dict[str, float]:
-    mapped = {label: apply_starts(starts, held) for label, starts in family.candidates.items()}
+    found = {label: float(score_per_image(pairs, prefer).mean()) for label, pairs in _mapped(family, held)}
     if bundled is not None:
-        mapped[CLASS_NAMES] = align(bundled, held)
-    return {label: float(score_per_image(pairs, prefer).mean()) for label, pairs in mapped.items()}
+        found[CLASS_NAMES] = float(score_per_image(align(bundled, held), prefer).mean())
+    return found
+
+
+def _mapped(family: Family, held: PairedFeatures) -> Iterator[tuple[str, PairedFeatures]]:
+    """Yield the pairs mapped by each candidate; rows of a mix are mixed after the two maps."""
+    if not isinstance(family.candidates, Mixes):
+        yield from ((label, apply_starts(starts, held)) for label, starts in family.candidates.items())
+        return
+    first, last = (apply_starts(starts, held) for starts in family.candidates.ends)
+    for label, w in family.candidates.weights.items():
+        image, text = torch.lerp(first.image, last.image, w), torch.lerp(first.text, last.text, w)
+        yield label, replace(first, image=image, text=text)
 
 
 def apply_starts(starts: Starts, features: PairedFeatures) -> PairedFeatures:
