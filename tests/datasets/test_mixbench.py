@@ -56,7 +56,7 @@ def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:
         read_mixbench(tmp_path)
     write_2025(tmp_path)
     (folder / "images" / "2.png").unlink()
-    with pytest.raises(InputError, match="2.png"):
+    with pytest.raises(InputError, match=r"2\.png"):
         read_mixbench(tmp_path)
 
 

@@ -138,17 +138,25 @@ def _full(batch: Any) -> Iterator[bool]:
 
 def _json_items(path: Path, folder: Path, root: Path) -> Iterator[MixItem]:
     for where, row in json_lines(path):
-        try:
-            if isinstance(row, BadRecord):
-                raise row
-            key = next((name for name in IDS if name in row), None)
-            if key is None:
-                raise BadRecord(f"has no {', '.join(IDS[:-1])} or {IDS[-1]}")
-            name = row.get("image") or ""
-            image = _image(name, folder, root) if isinstance(name, str) and name else None
-            yield MixItem(str(row[key]), str(row.get("text") or "").strip(), image)
-        except BadRecord as error:
-            raise InputError(f"mixbench: {path}: {where} {error}") from None
+        yield _json_item(f"{path}: {where}", row, folder, root)
+
+
+def _json_item(where: str, row: dict[str, Any] | BadRecord, folder: Path, root: Path) -> MixItem:
+    try:
+        return _item_of(row, folder, root)
+    except BadRecord as error:
+        raise InputError(f"mixbench: {where} {error}") from None
+
+
+def _item_of(row: dict[str, Any] | BadRecord, folder: Path, root: Path) -> MixItem:
+    if isinstance(row, BadRecord):
+        raise row
+    key = next((name for name in IDS if name in row), None)
+    if key is None:
+        raise BadRecord(f"has no {', '.join(IDS[:-1])} or {IDS[-1]}")
+    name = row.get("image") or ""
+    image = _image(name, folder, root) if isinstance(name, str) and name else None
+    return MixItem(str(row[key]), str(row.get("text") or "").strip(), image)
 
 
 def _image(name: str, folder: Path, root: Path) -> Path:
