@@ -16,7 +16,7 @@ REFINE = 10  # candidates re-scored with uncompressed vectors, as a multiple of 
 
 
 def build_approximate(index: Index, kind: str) -> Approximate:
-    """Build a LanceDB index of type `kind` over the aligned vectors of each kind of item, with about sqrt(N) partitions.
+    """Build a LanceDB index of type `kind` over the aligned vectors of each table, with about sqrt(N) partitions.
 
     nprobes, the number of partitions read per query, is doubled until recall reaches TARGET or all are read."""
     rows, partitions = len(index), 1

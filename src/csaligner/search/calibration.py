@@ -139,7 +139,8 @@ class _Best:
     def of(cls, scores: Mapping[ItemKind, Tensor], query: Modality) -> _Best:
         own = scores[own_kind(query, scores)]
         total = sum(int((s > -torch.inf).sum()) for s in scores.values())
-        return cls(query, {m: s.topk(K, dim=1).values for m, s in scores.items()}, int((own > -torch.inf).sum()) / total)
+        base = int((own > -torch.inf).sum()) / total
+        return cls(query, {m: s.topk(K, dim=1).values for m, s in scores.items()}, base)
 
     def bias(self, calibration: Calibration | None) -> float:
         mine = own_kind(self.query, self.best)

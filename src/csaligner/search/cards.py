@@ -22,9 +22,9 @@ class Card:
     """One image or text.
 
     score, cosine: of its best hit; hit, matched: id and modality of that hit (a caption, for an image found by its
-    caption), or both for a fused item. path: the image, or the file of a text, "" if there is none. text: of an image its best matching caption,
-    else its first. owners, images: ids and paths of the images that a text describes. missing: the file no longer
-    exists.
+    caption), or both for a fused item. path: the image, or the file of a text, "" if there is none. text: of an image
+    its best matching caption, else its first. owners, images: ids and paths of the images that a text describes.
+    missing: the file no longer exists.
     """
 
     id: str

@@ -141,8 +141,8 @@ def size_and_time(entry: Entry) -> tuple[int, int]:
 
 
 def alternating(work: Mapping[K, Sequence[T]], sizes: Mapping[K, int]) -> list[tuple[K, list[T]]]:
-    """Cut the work of all kinds of items into batches, in the order of the fraction of each that lies before them, so that
-    the rate is even: an image takes much longer than a text."""
+    """Cut the work of all kinds of items into batches, in the order of the fraction of each that lies before them, so
+    that the rate is even: an image takes much longer than a text."""
     batches = []
     for kind, size in sizes.items():
         items = work[kind]

@@ -28,7 +28,7 @@ FEWEST, MOST = 30, 300  # images with two captions: to choose a weight; that are
 def parse_fuse(value: str | None) -> Fuse:
     """Parse the option: auto, a weight or None. Raises InputError, one line."""
     if value is None or value == AUTO:
-        return value  # type: ignore[return-value]  # the literal
+        return value
     try:
         return float(value)
     except ValueError:
@@ -37,7 +37,7 @@ def parse_fuse(value: str | None) -> Fuse:
 
 def check_fuse(value: Fuse, shown: object = None) -> Fuse:
     """Return the value. Raises InputError unless it is None, auto or a number from 0 to 1."""
-    if value is None or value == AUTO or (isinstance(value, int | float) and 0 <= value <= 1):
+    if value is None or value == AUTO or 0 <= value <= 1:
         return value
     shown = value if shown is None else shown
     raise InputError(f"fuse: got {shown!r}, wanted auto or the weight of the image: 0 (text only) to 1 (image only)")
@@ -93,8 +93,17 @@ def image_digest(digest: str) -> str:
 def text_part(model: AlignedModel, captions: Sequence[Sequence[str]]) -> Tensor:
     """Return the aligned text vector of each item, (N, d): of its caption, or the normalised mean of several."""
     vectors = model.align("text", model.features_text([caption for each in captions for caption in each]))
-    parts = vectors.split([len(each) for each in captions])
+    parts = torch.split(vectors, [len(each) for each in captions])
     return torch.stack([rows[0] if len(rows) == 1 else normalize(rows.mean(dim=0), dim=0) for rows in parts])
+
+
+def _features(model: AlignedModel, entry: Entry) -> Tensor | None:
+    """Return the features of an image, None if it cannot be read, which is reported when it is indexed."""
+    assert entry.path is not None
+    try:
+        return model.features_image([entry.path])[0]
+    except ImageError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -113,13 +122,8 @@ def choose_weight(model: AlignedModel, entries: Sequence[Entry]) -> WeightChoice
     """
     several = [entry for entry in entries if kind_of(entry) == FUSED and "\n" in entry.text]
     order = torch.randperm(len(several), generator=torch.Generator().manual_seed(0)).tolist()[:MOST]
-    rows: list[tuple[Tensor, list[str]]] = []
-    for entry in (several[n] for n in order):
-        try:
-            assert entry.path is not None
-            rows.append((model.features_image([entry.path])[0], captions_of(entry.text)))
-        except ImageError:  # reported when it is indexed
-            continue
+    encoded = ((_features(model, several[n]), captions_of(several[n].text)) for n in order)
+    rows = [(features, captions) for features, captions in encoded if features is not None]
     if len(rows) < FEWEST:
         few = f"{len(rows)} images with two or more captions, wanted {FEWEST}"
         return WeightChoice(WEIGHT, f"fuse: image weight {WEIGHT:g}: too few to choose one ({few})")

@@ -110,7 +110,9 @@ class Items:
     def open(cls, folder: Path) -> Items:
         """Open the tables. Raises InputError if a table is missing or damaged."""
         database = _connect(folder)
-        names: dict[ItemKind, str] = {**TABLES, **({FUSED: FUSED} if (folder / f"{FUSED}.lance").is_dir() else {})}
+        names: dict[ItemKind, str] = {m: name for m, name in TABLES.items()}  # noqa: C416  (the keys are wider)
+        if (folder / f"{FUSED}.lance").is_dir():
+            names[FUSED] = FUSED
         try:
             return cls({kind: database.open_table(name) for kind, name in names.items()})
         except Exception as error:  # ValueError, RuntimeError or OSError, depending on the damage
@@ -215,9 +217,7 @@ class Items:
         rows = torch.tensor(found["_rowid"].to_pylist(), dtype=torch.int64)
         return Matrix(rows, torch.from_numpy(vectors.copy() if not vectors.flags.writeable else vectors))
 
-    def nearest(
-        self, vector: Tensor, kind: ItemKind, k: int, *, nprobes: int, refine: int
-    ) -> tuple[list[int], Tensor]:
+    def nearest(self, vector: Tensor, kind: ItemKind, k: int, *, nprobes: int, refine: int) -> tuple[list[int], Tensor]:
         """Return row ids and cosines of the k nearest items, best first, from the approximate index."""
         query = self._tables[kind].search(vector.numpy(), vector_column_name=ALIGNED).distance_type("dot")
         query = query.nprobes(nprobes).refine_factor(refine)
@@ -253,7 +253,8 @@ class Items:
     @staticmethod
     def files(folder: Path) -> list[Path]:
         """Return all files of the tables, including older versions."""
-        return [p for name in (*TABLES.values(), FUSED) for p in sorted((folder / f"{name}.lance").rglob("*")) if p.is_file()]
+        names = (*TABLES.values(), FUSED)
+        return [p for name in names for p in sorted((folder / f"{name}.lance").rglob("*")) if p.is_file()]
 
     def to_arrow(self, columns: Sequence[str]) -> Any:
         """Return all rows as a pyarrow table."""

@@ -163,7 +163,7 @@ def score_set(data: MixBenchSet, vectors: Mapping[str, tuple[Tensor, Tensor]]) -
 
 
 def _score(queries: Tensor, items: Tensor, gains: Tensor, kinds: Sequence[str]) -> MixScore:
-    parts = zip(queries.split(CHUNK), gains.split(CHUNK), strict=True)
+    parts = zip(torch.split(queries, CHUNK), torch.split(gains, CHUNK), strict=True)
     values = torch.cat([ndcg_at(rows @ items.T, gain) for rows, gain in parts])
     counts = draw_counts(len(values), seed=0)
     interval = percentile_interval(resampled_means(values, torch.arange(len(values)), counts))

@@ -1,8 +1,8 @@
 """What a score means: how often a query without an answer finds something as close.
 
 A caption whose image and other captions are taken out of the index is a query without an answer; so is an image without
-itself and its captions. The image and the captions of a fused item are such queries too, without that item. The best scores s_1..s_n of n such queries of the index give, for a new query with the best
-score s,
+itself and its captions, and so are the parts of a fused item (its image, its captions) without that item. The best
+scores s_1..s_n of n such queries of the index give, for a new query with the best score s,
 
     chance(s) = (1 + number of s_i >= s) / (n + 1),
 

@@ -26,8 +26,8 @@ SPACES: tuple[SpaceName, ...] = ("aligned", "raw", "centred")
 
 @dataclass(frozen=True)
 class Space:
-    """rows[kind]: LanceDB row ids; vectors[kind]: (N, d) unit rows; mean[modality]: subtracted from a query before it is
-    normalised (centred only)."""
+    """rows[kind]: LanceDB row ids; vectors[kind]: (N, d) unit rows; mean[modality]: subtracted from a query before it
+    is normalised (centred only)."""
 
     rows: Mapping[ItemKind, Tensor]
     vectors: Mapping[ItemKind, Tensor]
