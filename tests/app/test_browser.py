@@ -279,7 +279,7 @@ def test_an_image_and_words_are_one_query_and_fused_items_show_both(
     ]
     with served(index) as url:
         page = open_page(browser, url, width)
-        assert "40 with their captions as one item" in page.locator("#counts").inner_text()
+        assert "40 images with captions" in page.locator("#counts").inner_text()
         page.evaluate(DROP, [picture((20, 200, 40)), "leaf.png"])
         assert ids(page) == 20
         assert not page.get_by_label("Weight of the image").is_visible()
@@ -290,7 +290,7 @@ def test_an_image_and_words_are_one_query_and_fused_items_show_both(
         page.wait_for_function("() => document.title.startsWith('200 30 90')")
         assert ids(page) == 20
         assert any("search/image" in a and "q=200+30+90" in a and "image_weight=0.5" in a for a in asked)
-        assert page.locator(".kind.both").first.inner_text() == "image + caption"
+        assert page.locator(".kind.both").first.inner_text() == "by both"
         first = page.locator(".card .title").first.inner_text()
         page.get_by_label("Weight of the image").fill("0")
         page.wait_for_function("(old) => document.querySelector('.card .title').textContent !== old", arg=first)

@@ -9,7 +9,7 @@ const MEANING = {
   raw: "The encoders' own vectors: images lie in one place and texts in another, so a query finds its own modality first.",
   centred: "The raw vectors, with the centre of the images moved onto the centre of the texts. It needs no training.",
 };
-const HOW = { image: "by image", text: "by caption", both: "image + caption" };
+const HOW = { image: "by image", text: "by caption", both: "by both" };
 const PLACEHOLDER = at("q").placeholder;
 const K = 20, WHITE = 235, SHARE = 0.2; // an image is on white ground if this share of its border is nearly white
 const state = { about: null, query: null, space: "aligned", only: "", compare: false, results: [], points: [], mapped: null,
@@ -376,7 +376,8 @@ function showBias() {
 
 function setUp(about) {
   state.about = about;
-  const fused = about.fused ? ` (${about.fused.toLocaleString("en")} with their captions as one item)` : "";
+  const some = about.fused < about.counts.image ? `, ${about.fused.toLocaleString("en")}` : "";
+  const fused = about.fused ? `${some} with captions` : "";
   at("counts").textContent = `${about.counts.image.toLocaleString("en")} images${fused}, ${about.counts.text.toLocaleString("en")} texts`;
   at("note").textContent = about.note ? `${about.note[0].toUpperCase()}${about.note.slice(1)}.` : "";
   for (const name of Object.keys(NAMES)) {
