@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from PIL import Image
+
 from csaligner.checks import InputError
 from csaligner.parquet import open_parquet
 from csaligner.types import ImageSource
@@ -38,7 +40,7 @@ class MixItem:
 
     id: str
     text: str
-    image: ImageSource | None
+    image: ImageSource | Image.Image | None
 
     @property
     def kind(self) -> ItemKind:

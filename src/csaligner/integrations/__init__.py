@@ -1,4 +1,4 @@
-"""Integrations with other libraries: open_clip, sentence-transformers, LangChain and LlamaIndex."""
+"""Integrations with other libraries: open_clip, sentence-transformers, LangChain, LlamaIndex and mteb."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from csaligner._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from .embeddings import AlignedEmbeddings
+    from .mteb import AlignedEncoder
     from .open_clip import CSAlignerClipLoss
     from .sentence_transformers import CSAlignerEmbeddingLoss
 
 __all__ = [
     "AlignedEmbeddings",
+    "AlignedEncoder",
     "CSAlignerClipLoss",
     "CSAlignerEmbeddingLoss",
 ]
@@ -21,6 +23,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "embeddings": "AlignedEmbeddings",
+        "mteb": "AlignedEncoder",
         "open_clip": "CSAlignerClipLoss",
         "sentence_transformers": "CSAlignerEmbeddingLoss",
     },
