@@ -18,6 +18,7 @@ from csaligner.cli import app
 from csaligner.datasets.mixbench import MixBenchSet, MixItem, read_mixbench
 from csaligner.model import AlignedModel
 from csaligner.search.mixbench import (
+    calibration_pairs,
     encode_parts,
     measure_mixbench,
     mixbench_record,
@@ -25,6 +26,8 @@ from csaligner.search.mixbench import (
     score_set,
     vectors_by_method,
 )
+from csaligner.store.store import write_store
+from csaligner.types import PairedFeatures
 from tests.support.mixbench import write_2025, write_2026
 
 
@@ -117,6 +120,34 @@ def test_every_method_gives_unit_vectors(world: Any, tmp_path: Path) -> None:
     for queries, items in found.values():
         assert torch.allclose(queries.norm(dim=1), torch.ones(len(queries)), atol=1e-5)
         assert torch.allclose(items.norm(dim=1), torch.ones(len(items)), atol=1e-5)
+
+
+def test_gr_clip_uses_the_means_of_the_training_pairs(world: Any, tmp_path: Path) -> None:
+    write_2025(tmp_path / "data")
+    (data,) = read_mixbench(tmp_path / "data")
+    model = AlignedModel.open(str(world.run), world.encoders)
+    generator = torch.Generator().manual_seed(0)
+    owner = torch.arange(6).repeat_interleave(2)
+    ids = tuple(f"i{n}" for n in range(6))
+    pairs = PairedFeatures(
+        torch.rand(6, 4, generator=generator), torch.rand(12, 4, generator=generator), owner, ids
+    )
+    infos = (world.images.info, world.texts.info)
+    splits = {name: "train" if n < 5 else "test" for n, name in enumerate(ids)}
+    store = write_store(tmp_path / "store", pairs, infos, splits=splits)  # type: ignore[arg-type]
+    calibration = calibration_pairs(model, store)
+    assert calibration is not None
+    assert len(calibration.image) == 5
+    image, text = (normalize(x, dim=1).mean(dim=0) for x in (pairs.image[:5], pairs.text[:10]))
+
+    queries, corpus = (encode_parts(model, items) for items in (data.queries, data.corpus))
+    items = vectors_by_method(model, queries, corpus, 0.3, calibration)["GR-CLIP"][1]
+    seen, read = (normalize(corpus.vectors[m], dim=1) for m in ("image", "text"))  # type: ignore[index]
+    assert torch.allclose(items[0], normalize(read[0] - text, dim=0), atol=1e-6)  # c1 is a text
+    assert torch.allclose(items[1], normalize(seen[0] - image, dim=0), atol=1e-6)  # c2 is an image
+    both = 0.3 * (seen[1] - image) + 0.7 * (read[1] - text)  # c3
+    assert torch.allclose(items[2], normalize(both, dim=0), atol=1e-6)
+    assert "GR-CLIP" not in vectors_by_method(model, queries, corpus, 0.3)
 
 
 def test_a_wrong_weight_is_one_line(world: Any, tmp_path: Path) -> None:

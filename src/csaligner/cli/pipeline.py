@@ -223,11 +223,18 @@ def _mixbench(run: Path, data: Path, image_weight: float, *, quiet: bool, as_jso
     from csaligner.model import AlignedModel
     from csaligner.progress import progress
     from csaligner.reporting.mixbench import print_mixbench
-    from csaligner.search.mixbench import measure_mixbench, mixbench_record
+    from csaligner.run_folder import RECORD, training_store
+    from csaligner.search.mixbench import calibration_pairs, measure_mixbench, mixbench_record
 
-    sets = read_mixbench(data)
+    sets, model = read_mixbench(data), AlignedModel.open(run)
+    try:
+        pairs = calibration_pairs(model, training_store(run)) if (run / RECORD).is_file() else None
+    except InputError:  # the store was moved or deleted
+        pairs = None
+    if pairs is None and not quiet:
+        err.print("GR-CLIP is skipped: its means are those of the training pairs of a run folder", highlight=False)
     with progress(err, "mixbench", quiet) as update:
-        results = measure_mixbench(AlignedModel.open(run), sets, image_weight=image_weight, progress=update)
+        results = measure_mixbench(model, sets, image_weight=image_weight, calibration=pairs, progress=update)
     record = mixbench_record(results, image_weight)
     if as_json:
         print_json(record)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ from torch.nn.functional import normalize
 
 from csaligner.adapters.fusion import WEIGHT, check_image_weight, fuse
 from csaligner.datasets.mixbench import MixBenchSet, MixItem, read_mixbench
+from csaligner.evaluation.baselines import GRCLIP
 from csaligner.evaluation.bootstrap import draw_counts, percentile_interval, resampled_means
 from csaligner.evaluation.ranking import TIE
 from csaligner.model import AlignedModel
-from csaligner.types import Modality
+from csaligner.paired_features import spaced
+from csaligner.store.store import Store
+from csaligner.types import Modality, PairedFeatures
 
 from .vector_spaces import raw_dim, raw_vectors
 
@@ -24,6 +27,7 @@ K = 10
 PUBLISHED: Mapping[str, float] = {"Qwen3-VL-Embedding-2B": 0.770, "VLM2Vec-Qwen2VL-7B": 0.633}
 KINDS = ("text", "image", "both")
 CHUNK = 512  # queries at once
+MOST = 20_000  # images of the calibration pairs, evenly spaced
 Progress = Callable[[int, int], object]
 
 
@@ -48,6 +52,14 @@ class Parts:
         found = torch.where(has["image"][:, None], image, text)
         found[both] = fuse(image[both], text[both], image_weight)
         return found
+
+    @property
+    def both(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows (B,) of those with an image and a text, and the vectors of these, (B, d) each."""
+        place = {m: {row: n for n, row in enumerate(self.rows[m].tolist())} for m in self.rows}
+        rows = sorted(place["image"].keys() & place["text"].keys())
+        image, text = (self.vectors[m][[place[m][row] for row in rows]] for m in ("image", "text"))
+        return torch.tensor(rows, dtype=torch.int64), image, text
 
     def _spread(self, modality: Modality, dim: int) -> Tensor:
         vectors = self.vectors[modality]
@@ -94,13 +106,16 @@ def measure_mixbench(
     data: Path | str | Sequence[MixBenchSet],
     *,
     image_weight: float = WEIGHT,
+    calibration: PairedFeatures | None = None,
     progress: Progress | None = None,
 ) -> list[MixResult]:
     """Measure a model with its encoders on the sets of a folder (see datasets.mixbench).
 
     Each query and item is one vector; those with an image and a text are fused with image_weight. Methods:
     raw: the encoders' vectors, where they share a space; centred: raw minus the mean of the set's query texts, query
-    images, corpus texts and corpus images; aligned: of the model. Scores are cosines, without calibration.
+    images, corpus texts and corpus images; GR-CLIP: raw minus the means of the `calibration` pairs
+    (evaluation.baselines.GRCLIP; see calibration_pairs), if these are given; aligned: of the model. Scores are cosines,
+    without calibration.
     Raises InputError for a wrong weight and as read_mixbench does, ImageError for an unreadable image.
     """
     check_image_weight(image_weight)
@@ -114,7 +129,8 @@ def measure_mixbench(
             done += len(items)
             if progress:
                 progress(done, total)
-        results.append(score_set(each, vectors_by_method(model, parts[0], parts[1], image_weight)))
+        vectors = vectors_by_method(model, parts[0], parts[1], image_weight, calibration)
+        results.append(score_set(each, vectors))
     return results
 
 
@@ -134,8 +150,30 @@ def encode_parts(model: AlignedModel, items: Sequence[MixItem]) -> Parts:
     return Parts(len(items), {m: torch.tensor(r, dtype=torch.int64) for m, r in rows.items()}, features)
 
 
+def calibration_pairs(model: AlignedModel, store: Store) -> PairedFeatures | None:
+    """Return raw vectors of the training pairs of a store, of at most MOST images; None if images and texts share no
+    raw space."""
+    if raw_dim(model.aligner) is None:
+        return None
+    pairing = store.pairing("train")
+    images = spaced(len(pairing.image_rows), MOST)
+    place = torch.full((len(pairing.image_rows),), -1).index_copy_(0, images, torch.arange(len(images)))
+    owner = place[pairing.text_to_image]
+    kept = (owner >= 0).nonzero().flatten()
+    return PairedFeatures(
+        raw_vectors(model.aligner, "image", store.rows("image", pairing.image_rows[images])),
+        raw_vectors(model.aligner, "text", store.rows("text", pairing.text_rows[kept])),
+        owner[kept],
+        tuple(map(str, images.tolist())),
+    )
+
+
 def vectors_by_method(
-    model: AlignedModel, queries: Parts, corpus: Parts, image_weight: float
+    model: AlignedModel,
+    queries: Parts,
+    corpus: Parts,
+    image_weight: float,
+    calibration: PairedFeatures | None = None,
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return unit vectors (Q, d) of the queries and (N, d) of the corpus by method; see measure_mixbench."""
     found: dict[str, tuple[Tensor, Tensor]] = {}
@@ -145,8 +183,20 @@ def vectors_by_method(
         found["raw"] = raw[0].fused(image_weight), raw[1].fused(image_weight)
         centred = [part.mapped(lambda _, x: normalize(x - x.mean(dim=0), dim=1) if len(x) else x) for part in raw]
         found["centred"] = centred[0].fused(image_weight), centred[1].fused(image_weight)
+        if calibration is not None:
+            method = GRCLIP.fit(calibration)
+            of_queries = replace(method, mean_text=method.mean_query)
+            found["GR-CLIP"] = _gr_clip(of_queries, raw[0], image_weight), _gr_clip(method, raw[1], image_weight)
     aligned = [part.mapped(model.align) for part in both]
     found["aligned"] = aligned[0].fused(image_weight), aligned[1].fused(image_weight)
+    return found
+
+
+def _gr_clip(method: GRCLIP, raw: Parts, image_weight: float) -> Tensor:
+    """Return the unit vector of each query or item, (N, d). raw: unit rows."""
+    found = raw.mapped(lambda m, x: method.image(x) if m == "image" else method.text(x)).fused(image_weight)
+    both, image, text = raw.both
+    found[both] = method.fused(image, text, image_weight)
     return found
 
 
