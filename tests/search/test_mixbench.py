@@ -129,9 +129,7 @@ def test_gr_clip_uses_the_means_of_the_training_pairs(world: Any, tmp_path: Path
     generator = torch.Generator().manual_seed(0)
     owner = torch.arange(6).repeat_interleave(2)
     ids = tuple(f"i{n}" for n in range(6))
-    pairs = PairedFeatures(
-        torch.rand(6, 4, generator=generator), torch.rand(12, 4, generator=generator), owner, ids
-    )
+    pairs = PairedFeatures(torch.rand(6, 4, generator=generator), torch.rand(12, 4, generator=generator), owner, ids)
     infos = (world.images.info, world.texts.info)
     splits = {name: "train" if n < 5 else "test" for n, name in enumerate(ids)}
     store = write_store(tmp_path / "store", pairs, infos, splits=splits)  # type: ignore[arg-type]
