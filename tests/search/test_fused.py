@@ -24,6 +24,7 @@ from csaligner.search.lance_table import PARTS, ItemKind
 from csaligner.search.mixbench import ndcg_at
 from csaligner.search.unanswered import LEVEL, Unanswered
 from csaligner.search.weak import WeakLimits
+from csaligner.spaces.read import read_spaces
 
 
 def build(world: Any, out: Path, weight: Fuse = 0.5, **words: Any) -> Index:
@@ -214,6 +215,17 @@ def test_export_and_approximate_search_have_the_fused_items(mixed: Any, tmp_path
     assert len(exported) == len(index) == len(np.load(tmp_path / "npy" / "vectors.npy")) == 200
     (row,) = [row for row in exported if row["id"] == "007"]
     assert (row["modality"], bool(row["text"]), row["owner"]) == ("image", True, "")
+
+
+def test_diagnose_reads_the_parts_of_fused_items(world: Any, tmp_path: Path) -> None:
+    world.many(8)
+    world.write("note.md", "1 2 3")
+    build(world, tmp_path / "ix")
+    image, text = read_spaces([str(tmp_path / "ix")])
+    assert (image.name, len(image.rows), text.name, len(text.rows)) == ("image", 8, "text", 9)
+    assert image.ids is not None
+    assert text.ids is not None
+    assert set(image.ids) < set(text.ids)
 
 
 def test_a_wrong_weight_is_one_line(world: Any, tmp_path: Path) -> None:
