@@ -37,10 +37,11 @@ from csaligner.model import AlignedModel
 from csaligner.paired_features import rows_of
 from csaligner.run_folder import provenance
 from csaligner.search.calibration import Calibration
+from csaligner.search.lance_table import ItemKind
 from csaligner.search.mixbench import Parts, ndcg_at, vectors_by_method
 from csaligner.search.vector_spaces import raw_vectors
 from csaligner.store.store import Store
-from csaligner.types import PairedFeatures
+from csaligner.types import Modality, PairedFeatures
 
 OUT = Path(__file__).parent / "results" / "mixed_collection.json"
 FOLDS, ASSIGNMENTS, VALIDATION = 5, 3, 10
@@ -83,8 +84,8 @@ def read(store: Store) -> tuple[PairedFeatures, tuple[str, ...], Drawings]:
         captions.setdefault(image, []).append(caption)
     texts = {image: found for image, mine in captions.items() if (found := two_texts(store.dataset, mine))}
     encoder = open_encoder(TEXT_ENCODER, "text")
-    encoded = [encode(encoder, [pair[side] for pair in texts.values()]) for side in (0, 1)]
-    return pairs, groups, Drawings(pairs.image[list(texts)], *encoded, tuple(groups[image] for image in texts))
+    query, document = (encode(encoder, [pair[side] for pair in texts.values()]) for side in (0, 1))
+    return pairs, groups, Drawings(pairs.image[list(texts)], query, document, tuple(groups[image] for image in texts))
 
 
 def encode(encoder: Any, texts: Sequence[str]) -> Tensor:
@@ -112,26 +113,27 @@ def collection(data: Drawings, kinds: Sequence[str]) -> Parts:
     """Return the items: their text, their image or both."""
     image = torch.tensor([n for n, kind in enumerate(kinds) if kind != "text"])
     text = torch.tensor([n for n, kind in enumerate(kinds) if kind != "image"])
-    vectors = {"image": data.image[image], "text": data.document[text]}
+    vectors: dict[Modality, Tensor] = {"image": data.image[image], "text": data.document[text]}
     return Parts(len(kinds), {"image": image, "text": text}, vectors)
 
 
 def asked(data: Drawings) -> Parts:
     count = len(data.query)
-    rows = {"image": torch.empty(0, dtype=torch.int64), "text": torch.arange(count)}
+    rows: dict[Modality, Tensor] = {"image": torch.empty(0, dtype=torch.int64), "text": torch.arange(count)}
     return Parts(count, rows, {"image": data.image[:0], "text": data.query})
 
 
 def calibrated(scores: Tensor, items: Tensor, parts: Parts, kinds: Sequence[str]) -> Tensor:
     """Return the scores of an index of these aligned items. parts: their aligned vectors."""
     columns = {kind: [n for n, each in enumerate(kinds) if each == kind] for kind in KINDS}
-    spread = {m: dict(zip(parts.rows[m].tolist(), parts.vectors[m], strict=True)) for m in ("image", "text")}
-    vectors = {"image": items[columns["image"]], "text": items[columns["text"]], "fused": items[columns["both"]]}
-    of_fused = {m: torch.stack([spread[m][n] for n in columns["both"]]) for m in spread}
-    calibration = Calibration.fit(vectors, of_fused)
+    _, image, text = parts.both
+    names: dict[str, ItemKind] = {"image": "image", "text": "text", "both": "fused"}
+    calibration = Calibration.fit(
+        {name: items[columns[kind]] for kind, name in names.items()}, {"image": image, "text": text}
+    )
     found = scores.clone()
     if calibration is not None:
-        for kind, name in (("image", "image"), ("text", "text"), ("both", "fused")):
+        for kind, name in names.items():
             found[:, columns[kind]] = calibration.apply("text", name, scores[:, columns[kind]])
     return found
 

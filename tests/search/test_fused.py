@@ -159,8 +159,9 @@ def test_where_all_images_are_fused_these_are_the_images() -> None:
     new, new_parts = cones(300, 1)
     del new["image"]
     assert max(map(abs, bias_of(new, calibration, new_parts).values())) < 0.08
-    assert bias_of({"fused": vectors["fused"]}, None, parts) == {}
-    few = {**vectors, "image": vectors["text"][: MIN_ITEMS - 1]}
+    alone: dict[ItemKind, torch.Tensor] = {"fused": vectors["fused"]}
+    assert bias_of(alone, None, parts) == {}
+    few: dict[ItemKind, torch.Tensor] = {**vectors, "image": vectors["text"][: MIN_ITEMS - 1]}
     calibration = Calibration.fit(few, parts)
     assert calibration is not None
     cosines = torch.linspace(-1, 1, 5)

@@ -116,10 +116,10 @@ def test_every_method_gives_unit_vectors(world: Any, tmp_path: Path) -> None:
     write_2025(tmp_path)
     (data,) = read_mixbench(tmp_path)
     model = AlignedModel.open(str(world.run), world.encoders)
-    found = vectors_by_method(model, *(encode_parts(model, i) for i in (data.queries, data.corpus)), 0.5)
-    for queries, items in found.values():
-        assert torch.allclose(queries.norm(dim=1), torch.ones(len(queries)), atol=1e-5)
-        assert torch.allclose(items.norm(dim=1), torch.ones(len(items)), atol=1e-5)
+    queries, corpus = (encode_parts(model, items) for items in (data.queries, data.corpus))
+    found = vectors_by_method(model, queries, corpus, 0.5)
+    for rows in (rows for pair in found.values() for rows in pair):
+        assert torch.allclose(rows.norm(dim=1), torch.ones(len(rows)), atol=1e-5)
 
 
 def test_gr_clip_uses_the_means_of_the_training_pairs(world: Any, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_gr_clip_uses_the_means_of_the_training_pairs(world: Any, tmp_path: Path
 
     queries, corpus = (encode_parts(model, items) for items in (data.queries, data.corpus))
     items = vectors_by_method(model, queries, corpus, 0.3, calibration)["GR-CLIP"][1]
-    seen, read = (normalize(corpus.vectors[m], dim=1) for m in ("image", "text"))  # type: ignore[index]
+    seen, read = (normalize(corpus.vectors[m], dim=1) for m in ("image", "text"))
     assert torch.allclose(items[0], normalize(read[0] - text, dim=0), atol=1e-6)  # c1 is a text
     assert torch.allclose(items[1], normalize(seen[0] - image, dim=0), atol=1e-6)  # c2 is an image
     both = 0.3 * (seen[1] - image) + 0.7 * (read[1] - text)  # c3

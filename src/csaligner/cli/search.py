@@ -17,7 +17,7 @@ from csaligner.checks import InputError
 from csaligner.wording import count_of
 
 from .common import EXPORT, SEARCH, Json, Quiet, app, as_text, err, print_json
-from .reader_options import CaptionKey, Encoding, FollowLinks, Format, IdKey, ImgKey, Root, Separator
+from .reader_options import CaptionKey, Encoding, FollowLinks, Format, FuseWeight, IdKey, ImgKey, Root, Separator
 
 if TYPE_CHECKING:
     from csaligner.app.server import ServeSettings
@@ -65,14 +65,7 @@ def index(  # noqa: PLR0913, PLR0917  (options of a command)
         str, typer.Option(help="Search method.", metavar="[auto|exact|ivf_sq|ivf_pq|hnsw]")
     ] = "auto",
     captions: Annotated[bool, typer.Option(help="Index the captions of images as texts.")] = True,
-    fuse: Annotated[
-        str | None,
-        typer.Option(
-            help="Make one item of each image and its captions, with this weight of the image: 0 text only, 1 image "
-            "only; auto: chosen on the data.",
-            metavar="[WEIGHT|auto]",
-        ),
-    ] = None,
+    fuse: FuseWeight = None,
     data_format: Format = None,
     csv_separator: Separator = None,
     csv_encoding: Encoding = None,
@@ -195,8 +188,7 @@ def _print_report(made: Index, report: BuildReport) -> None:
     counts = made.counts
     held = f"{count_of(counts['image'], 'image')} and {count_of(counts['text'], 'text')}"
     if made.manifest.fused is not None:
-        fused = f"{made.items.count('fused'):,} of the images with their captions as one item"
-        held += f" ({fused}, image weight {made.manifest.fused:g})"
+        held += f" ({made.items.count('fused'):,} images with captions as one item, weight {made.manifest.fused:g})"
     changes = {"added": report.added, "embedded again": report.updated, "deleted": report.deleted}
     changed = ", ".join(f"{number:,} {what}" for what, number in changes.items() if number)
     first = report.added == sum(counts.values())

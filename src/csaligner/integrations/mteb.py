@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image as PILImage
 from torch import Tensor
 
 from csaligner.adapters.fusion import WEIGHT, check_image_weight
@@ -131,8 +132,6 @@ def _task(data: MixBenchSet) -> Any:
         )
 
         def load_data(self, num_proc: int | None = None, **_: Any) -> None:
-            if self.data_loaded:
-                return
             split = {
                 "queries": _dataset(data.queries, images=both),
                 "corpus": _dataset(data.corpus, images=True),
@@ -159,6 +158,7 @@ def _dataset(items: Sequence[MixItem], *, images: bool) -> Any:
 
 def _bytes(item: MixItem) -> bytes:
     assert item.image is not None
+    assert not isinstance(item.image, PILImage)
     return item.image.read_bytes() if isinstance(item.image, Path) else read_bytes(item.image)
 
 

@@ -34,6 +34,7 @@ from csaligner.types import Modality
 from .lance_table import FUSED, ItemKind
 
 MODALITIES: tuple[Modality, Modality] = ("image", "text")
+Vectors = Mapping[ItemKind, Tensor] | Mapping[Modality, Tensor]
 MIN_ITEMS = 2 * K  # per kind; cosines of a kind with fewer are not calibrated
 QUERIES, CANDIDATES, KNOTS = 256, 20_000, 33
 STEPS = 30  # of the bisection for the offset: final width 2^-30
@@ -49,9 +50,7 @@ class Calibration:
     offset: Mapping[str, float]
 
     @classmethod
-    def fit(
-        cls, vectors: Mapping[ItemKind, Tensor], parts: Mapping[Modality, Tensor] | None = None, seed: int = 0
-    ) -> Calibration | None:
+    def fit(cls, vectors: Vectors, parts: Mapping[Modality, Tensor] | None = None, seed: int = 0) -> Calibration | None:
         """Fit to the unit rows (N, d) of each kind. parts: those of the fused items, row for row. Returns None if fewer
         than two kinds have MIN_ITEMS rows."""
         sample = _Sample.of(vectors, parts, seed)
@@ -112,7 +111,7 @@ def own_kind(query: Modality, kinds: Container[str]) -> ItemKind:
 
 
 def bias_of(
-    vectors: Mapping[ItemKind, Tensor],
+    vectors: Vectors,
     calibration: Calibration | None = None,
     parts: Mapping[Modality, Tensor] | None = None,
     seed: int = 1,
@@ -174,7 +173,7 @@ class _Sample:
     parts: Mapping[Modality, Tensor]
 
     @classmethod
-    def of(cls, vectors: Mapping[ItemKind, Tensor], parts: Mapping[Modality, Tensor] | None, seed: int) -> _Sample:
+    def of(cls, vectors: Vectors, parts: Mapping[Modality, Tensor] | None, seed: int) -> _Sample:
         items = {kind: _sample(rows, CANDIDATES, seed) for kind, rows in vectors.items() if len(rows) >= MIN_ITEMS}
         of_fused = parts if parts is not None and FUSED in items else {}
         return cls(items, {m: _sample(rows, CANDIDATES, seed) for m, rows in of_fused.items()})

@@ -20,7 +20,7 @@ from csaligner.types import Modality
 from .feature_cache import FeatureCache, size_and_time
 from .fused import captions_of, kind_of, text_part
 from .index import Index
-from .lance_table import ALIGNED, FUSED, PARTS, RAW, Row
+from .lance_table import FUSED, Row
 from .manifest import write_manifest
 from .vector_spaces import raw_vectors
 
@@ -88,7 +88,7 @@ def put_features(index: Index, modality: Modality, rows: list[Row], features: Te
     features = features.float()
     aligned = index.model.align(modality, features)
     raw = raw_vectors(index.model.aligner, modality, features) if index.manifest.raw_dim is not None else None
-    index.items.put(modality, rows, {ALIGNED: aligned, RAW: raw}, new=new)
+    index.items.put(modality, rows, aligned, raw, new=new)
 
 
 def _put_fused(index: Index, rows: list[Row], features: Tensor, *, new: bool) -> None:
@@ -96,8 +96,8 @@ def _put_fused(index: Index, rows: list[Row], features: Tensor, *, new: bool) ->
     assert index.manifest.fused is not None
     image = index.model.align("image", features.float())
     text = text_part(index.model, [captions_of(row.text) for row in rows])
-    vectors = {ALIGNED: fuse(image, text, index.manifest.fused), PARTS["image"]: image, PARTS["text"]: text}
-    index.items.put(FUSED, rows, vectors, new=new)
+    fused = fuse(image, text, index.manifest.fused)
+    index.items.put(FUSED, rows, fused, None, new=new, parts={"image": image, "text": text})
 
 
 def _count_photos(index: Index, features: Tensor) -> int:

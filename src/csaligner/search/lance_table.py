@@ -134,19 +134,26 @@ class Items:
         return sum(int(table.count_rows()) for table in tables)
 
     def put(
-        self, kind: ItemKind, rows: Sequence[Row], vectors: Mapping[str, Tensor | None], *, new: bool = False
+        self,
+        kind: ItemKind,
+        rows: Sequence[Row],
+        aligned: Tensor,
+        raw: Tensor | None,
+        *,
+        new: bool = False,
+        parts: Mapping[Modality, Tensor] | None = None,
     ) -> None:
-        """Add rows of one kind, or replace rows with the same ids. vectors: column -> (N, d): ALIGNED, and RAW if raw
-        vectors are kept; of fused items also PARTS. new: all ids are new (faster)."""
+        """Add rows of one kind, or replace rows with the same ids. aligned: (N, dim); raw: (N, raw_dim), if raw vectors
+        are kept; parts: (N, dim) each, of fused items. new: all ids are new (faster)."""
         import pyarrow as pa
 
         target = self._tables[kind]
         columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in _NAMES}
-        for name, found in vectors.items():
-            if found is not None:
-                dtype = np.float16 if name == RAW else np.float32
-                flat = pa.array(found.cpu().numpy().astype(dtype).ravel())
-                columns[name] = pa.FixedSizeListArray.from_arrays(flat, found.shape[1])
+        of_parts = [(PARTS[m], vectors, np.float32) for m, vectors in (parts or {}).items()]
+        for name, vectors, dtype in ((ALIGNED, aligned, np.float32), (RAW, raw, np.float16), *of_parts):
+            if vectors is not None:
+                flat = pa.array(vectors.cpu().numpy().astype(dtype).ravel())
+                columns[name] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
         table = pa.table(columns, schema=target.schema)
         if new:
             target.add(table)

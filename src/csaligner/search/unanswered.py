@@ -43,7 +43,10 @@ class Items:
 
 
 def best_without_answer(
-    queries: Items, candidates: Mapping[ItemKind, Items], modality: Modality, calibration: Calibration | None = None
+    queries: Items,
+    candidates: Mapping[ItemKind, Items] | Mapping[Modality, Items],
+    modality: Modality,
+    calibration: Calibration | None = None,
 ) -> Tensor:
     """Return the best score of each query among candidates of other groups: (Q,); -inf if there are none."""
     found = []
