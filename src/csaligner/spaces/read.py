@@ -103,16 +103,22 @@ def _of_folder(path: Path, keys: Keys) -> list[Space]:
 
 
 def _of_index(path: Path) -> list[Space]:
-    from csaligner.search.lance_table import ALIGNED, TABLES, read_table
+    """Return the aligned vectors of images and texts, the parts of fused items among them."""
+    from csaligner.search.lance_table import ALIGNED, FUSED, PARTS, TABLES, read_table
 
     found = []
+    fused = (path / f"{FUSED}.lance").is_dir()
     for modality, name in TABLES.items():
-        table = read_table(path, name, ["id", "owner", ALIGNED])
-        ids = [row["owner"] or row["id"] for row in table.select(["id", "owner"]).to_pylist()]
-        vectors = _list_column(table, ALIGNED, str(path))
-        if vectors is None:
+        rows, ids = [], list[str]()
+        for table_name, column in [(name, ALIGNED), *([(FUSED, PARTS[modality])] if fused else [])]:
+            table = read_table(path, table_name, ["id", "owner", column])
+            vectors = _list_column(table, column, str(path))
+            if vectors is not None:
+                rows.append(vectors.rows)
+                ids += [row["owner"] or row["id"] for row in table.select(["id", "owner"]).to_pylist()]
+        if not rows:
             raise InputError(f"sources: {path} holds no {modality}; index some first")
-        found.append(Space.of(modality, vectors.rows, ids, str(path)))
+        found.append(Space.of(modality, np.concatenate(rows), ids, str(path)))
     return found
 
 
