@@ -1,4 +1,4 @@
-"""Tables of docs/diagnose.md, docs/migrate.md, and of scores in docs/search.md."""
+"""Tables of docs/diagnose.md, docs/migrate.md, scores in docs/search.md, and services in docs/data.md."""
 
 from __future__ import annotations
 
@@ -72,8 +72,24 @@ def without_pairs_table() -> str:
     return table(["spaces", "known", "agreement %", "top-1 %", "top-10 %", "top-1 % after D_CS"], rows)
 
 
+def service_table() -> str:
+    """Return the metrics of each format of text vectors."""
+    content = load("service_vectors")
+    names = ("text_to_image_recall@1", "image_to_text_recall@1", "mixed_ndcg@10", "mixed_ndcg@10/image_query")
+    records = sorted(content["records"], key=lambda r: (r["texts"], r["alignment"] == "default", -r["dims"]))
+    rows = [
+        [r["texts"], f"{r['dims']:,}", r["format"], r["alignment"], *(f"{r[name]:.1f}" for name in names)]
+        for r in records
+    ]
+    head = ["texts", "dims", "format", "alignment", "R@1, texts", "R@1, images", "mixed, texts", "mixed, images"]
+    queries = content["queries"]
+    line = f"{queries['clip']} queries of CLIP and {queries['emoji']} of MiniLM (OpenMoji)"
+    return f"{line}; csaligner {content['provenance']['versions']['csaligner']}.\n\n" + table(head, rows)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "migration": migration_table,
+    "service_vectors": service_table,
     "unanswered": unanswered_table,
     "weak": weak_table,
     "without_pairs": without_pairs_table,

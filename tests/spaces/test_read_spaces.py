@@ -108,7 +108,7 @@ def test_a_folder_of_arrays_gives_named_spaces_with_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", "[1, 2]", "no points"),
+        ("a.json", '{"a": 1}', "no vectors"),
         ("a.json", "{", "not JSON"),
         ("a.txt", "1 2", "not known"),
         ("a.npz", "x", "cannot be read"),

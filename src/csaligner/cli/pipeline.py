@@ -14,7 +14,7 @@ from rich.console import Console
 from csaligner.checks import InputError, check_choice
 from csaligner.names import Names
 
-from .common import MEASURE, TRAIN, Json, Quiet, app, err
+from .common import MEASURE, TRAIN, Json, Quiet, app, err, print_json
 from .joint import evaluate_spaces, holds_spaces, is_joint, train_spaces
 from .reader_options import ImageArray, TextArray
 
@@ -169,7 +169,9 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
 
 @app.command("eval", rich_help_panel=MEASURE)
 def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
-    run: Annotated[Path, typer.Option(help="A run folder.")],
+    run: Annotated[
+        Path, typer.Option(help="A run folder; with --mixbench also a saved aligner, bundled or an encoder.")
+    ],
     split: Annotated[str, typer.Option(help="Split to evaluate.", metavar="[train|val|test]")] = "test",
     val_data: Annotated[
         Path | None, typer.Option(help="Evaluate on this store of the same encoders; default: the training store.")
@@ -196,9 +198,20 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
     full: Annotated[
         bool, typer.Option("--full", help="Measure all images; default: at most 20,000, evenly spaced.")
     ] = False,
+    mixbench: Annotated[
+        Path | None, typer.Option(help="Measure search in MixBench instead: its folder, or that of one set.")
+    ] = None,
+    image_weight: Annotated[
+        float, typer.Option(help="mixbench: weight of the image in items and queries with image and text.")
+    ] = 0.5,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a run: recall, mixed search and modality gap, beside untrained baselines; or its generated images."""
+    """Evaluate a run: recall, mixed search and modality gap, beside untrained baselines; or its generated images; or
+    its search in MixBench."""
+    if mixbench is not None:
+        _mixbench(run, mixbench, image_weight, quiet=quiet, as_json=as_json)
+        return
     from csaligner.pipeline import evaluate_run
     from csaligner.reporting.tables import print_table
     from csaligner.run_folder import RESULTS, read_config, training_store
@@ -226,6 +239,31 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
         print((run / RESULTS).read_text(encoding="utf-8"))
     else:
         print_table(results, Console(), Names.of(read_config(run).names))
+
+
+def _mixbench(run: Path, data: Path, image_weight: float, *, quiet: bool, as_json: bool) -> None:
+    """Measure nDCG@10 on MixBench and print it, beside published results."""
+    from csaligner.datasets.mixbench import read_mixbench
+    from csaligner.model import AlignedModel
+    from csaligner.progress import progress
+    from csaligner.reporting.mixbench import print_mixbench
+    from csaligner.run_folder import RECORD, training_store
+    from csaligner.search.mixbench import calibration_pairs, measure_mixbench, mixbench_record
+
+    sets, model = read_mixbench(data), AlignedModel.open(run)
+    try:
+        pairs = calibration_pairs(model, training_store(run)) if (run / RECORD).is_file() else None
+    except InputError:  # the store was moved or deleted
+        pairs = None
+    if pairs is None and not quiet:
+        err.print("GR-CLIP is skipped: its means are those of the training pairs of a run folder", highlight=False)
+    with progress(err, "mixbench", quiet) as update:
+        results = measure_mixbench(model, sets, image_weight=image_weight, calibration=pairs, progress=update)
+    record = mixbench_record(results, image_weight)
+    if as_json:
+        print_json(record)
+    else:
+        print_mixbench(record, Console())
 
 
 def _say_sample(results: Sequence[MethodResult], store: Store) -> None:

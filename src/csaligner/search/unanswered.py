@@ -1,8 +1,9 @@
 """What a score means: how often a query without an answer finds something as close.
 
 A caption whose image and other captions are taken out of the index is a query without an answer; so is an image without
-itself and its captions, and an image with its caption, fused. The best scores s_1..s_n of n such queries of the index
-give, for a new query with the best score s,
+itself and its captions, and an image with its caption, fused, as well as the parts of a fused item (its image, its
+captions) without that item. The best scores s_1..s_n of n such queries of the index give, for a new query with the best
+score s,
 
     chance(s) = (1 + number of s_i >= s) / (n + 1),
 
@@ -26,8 +27,9 @@ from torch import Tensor
 from csaligner.adapters.fusion import fuse
 from csaligner.types import Modality
 
-from .calibration import MODALITIES, Calibration
-from .index import ONLY, Index, Kind, SearchOptions
+from .calibration import Calibration
+from .index import Index, Kind, SearchOptions
+from .lance_table import FUSED, ItemKind
 
 LEVEL = 0.05
 MIN_QUERIES, MAX_QUERIES = 100, 10_000
@@ -37,14 +39,17 @@ CHUNK = 256
 
 @dataclass(frozen=True)
 class Items:
-    """vectors: (N, d), unit rows of one modality, or fused; groups: (N,) int64, equal for an image and its captions."""
+    """vectors: (N, d), unit rows of one kind, or fused; groups: (N,) int64, equal for an image and its captions."""
 
     vectors: Tensor
     groups: Tensor
 
 
 def best_without_answer(
-    queries: Items, candidates: Mapping[Modality, Items], kind: Kind, calibration: Calibration | None = None
+    queries: Items,
+    candidates: Mapping[ItemKind, Items] | Mapping[Modality, Items],
+    kind: Kind,
+    calibration: Calibration | None = None,
 ) -> Tensor:
     """Return the best score of each query among candidates of other groups: (Q,); -inf if there are none.
 
@@ -114,29 +119,33 @@ class Unanswered:
     def _measure(self, kind: Kind, options: SearchOptions) -> Tensor | None:
         space, owners = self._index.space(options.space), self._index.items.owners()
         numbers: dict[str, int] = {}
-        items = {m: Items(space.vectors[m], _groups(m, space.rows[m].tolist(), owners[m], numbers)) for m in MODALITIES}
+        kinds = space.vectors
+        items = {k: Items(space.vectors[k], _groups(k, space.rows[k].tolist(), owners[k], numbers)) for k in kinds}
         owned = [n for n, row in enumerate(space.rows["text"].tolist()) if owners["text"].get(row, ("", ""))[1]]
-        queries = _queries(items, owned, kind)
-        if len(queries.vectors) < MIN_QUERIES:
+        queries = _queries(items["image"], items["text"], owned, kind)
+        parts = self._index.parts if FUSED in kinds else None
+        if parts is not None:
+            rows = fuse(parts["image"], parts["text"], kind) if isinstance(kind, float) else parts[kind]
+            groups = queries.groups, items[FUSED].groups
+            queries = Items(torch.cat([queries.vectors, rows]), torch.cat(groups))
+        if len(queries.groups) < MIN_QUERIES:
             return None
-        some = torch.randperm(len(queries.vectors), generator=torch.Generator().manual_seed(0))[
+        order = torch.randperm(len(queries.groups), generator=torch.Generator().manual_seed(0))[
             : max(MIN_QUERIES, min(MAX_QUERIES, MAX_PAIRS // sum(len(i.groups) for i in items.values())))
         ]
+        queries = Items(queries.vectors[order], queries.groups[order])
         calibration = self._index.calibration if options.calibrated and options.space == "aligned" else None
-        wanted = ONLY[options.only] if options.only else MODALITIES
-        sample = Items(queries.vectors[some], queries.groups[some])
-        return best_without_answer(sample, {m: items[m] for m in wanted}, kind, calibration)
+        wanted = self._index.kinds(options.only)
+        return best_without_answer(queries, {k: items[k] for k in wanted if k in items}, kind, calibration)
 
 
-def _queries(items: Mapping[Modality, Items], owned: Sequence[int], kind: Kind) -> Items:
+def _queries(image: Items, text: Items, owned: Sequence[int], kind: Kind) -> Items:
     """Return the queries of a kind: images, captions, or both fused. owned: rows of the texts that are captions."""
-    image, text = items["image"], items["text"]
     if kind == "image":
         return image
     captions = Items(text.vectors[owned], text.groups[owned])
-    if kind == "text":
+    if not isinstance(kind, float):
         return captions
-    assert isinstance(kind, float)
     row_of = {group: row for row, group in enumerate(image.groups.tolist())}
     both = [(n, row_of[group]) for n, group in enumerate(captions.groups.tolist()) if group in row_of]
     if not both:
@@ -146,12 +155,12 @@ def _queries(items: Mapping[Modality, Items], owned: Sequence[int], kind: Kind) 
 
 
 def _groups(
-    modality: Modality, rows: Sequence[int], owners: Mapping[int, tuple[str, str]], numbers: dict[str, int]
+    kind: ItemKind, rows: Sequence[int], owners: Mapping[int, tuple[str, str]], numbers: dict[str, int]
 ) -> Tensor:
     """Return a number per row, equal for an image and its captions."""
     found = []
     for row in rows:
         own, owner = owners.get(row, ("", ""))
-        name = own if modality == "image" else owner or f"text {own}"
+        name = owner or f"text {own}" if kind == "text" else own
         found.append(numbers.setdefault(name, len(numbers)))
     return torch.tensor(found, dtype=torch.int64)

@@ -78,12 +78,12 @@ def _spaces(path: Path, keys: Keys) -> list[Space]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _of_parquet(path).spaces(keys)
-    if suffix in {".json", ".jsonl"}:
-        return _of_points(path).spaces(keys)
+    if suffix in {".json", ".jsonl"} and (points := _points(path)) is not None:
+        return _of_points(points, path).spaces(keys)
     if suffix == ".npz":
         return _of_npz(path).spaces(keys)
     if suffix not in READERS:
-        wanted = ", ".join([*READERS, ".json", ".jsonl"])
+        wanted = ", ".join(READERS)
         raise InputError(f"sources: {path}: {suffix or 'no suffix'} is not known; wanted {wanted} or a folder")
     key = keys.vectors[0] if keys.vectors else None
     return [Space.of(path.stem, read_array(path, key, "vector_key"), source=str(path))]
@@ -118,16 +118,22 @@ def _ids_of(array: Path) -> list[str] | None:
 
 
 def _of_index(path: Path) -> list[Space]:
-    from csaligner.search.lance_table import ALIGNED, TABLES, read_table
+    """Return the aligned vectors of images and texts, the parts of fused items among them."""
+    from csaligner.search.lance_table import ALIGNED, FUSED, PARTS, TABLES, read_table
 
     found = []
+    fused = (path / f"{FUSED}.lance").is_dir()
     for modality, name in TABLES.items():
-        table = read_table(path, name, ["id", "owner", ALIGNED])
-        ids = [row["owner"] or row["id"] for row in table.select(["id", "owner"]).to_pylist()]
-        vectors = _list_column(table, ALIGNED, str(path))
-        if vectors is None:
+        rows, ids = [], list[str]()
+        for table_name, column in [(name, ALIGNED), *([(FUSED, PARTS[modality])] if fused else [])]:
+            table = read_table(path, table_name, ["id", "owner", column])
+            vectors = _list_column(table, column, str(path))
+            if vectors is not None:
+                rows.append(vectors.rows)
+                ids += [row["owner"] or row["id"] for row in table.select(["id", "owner"]).to_pylist()]
+        if not rows:
             raise InputError(f"sources: {path} holds no {modality}; index some first")
-        found.append(Space.of(modality, vectors.rows, ids, str(path)))
+        found.append(Space.of(modality, np.concatenate(rows), ids, str(path)))
     return found
 
 
@@ -193,9 +199,7 @@ def _of_npz(path: Path) -> Columns:
     return Columns(str(path), rows, vectors, {name: v for name, v in labels.items() if len(v) == rows})
 
 
-def _of_points(path: Path) -> Columns:
-    """Read points of Qdrant, {"id", "vector", "payload"}: a list, the answer of a scroll, or one point per line."""
-    points = _points(path)
+def _of_points(points: list[dict[str, Any]], path: Path) -> Columns:
     dicts = [p.get("vector") for p in points]
     multiple = any(isinstance(v, dict) for v in dicts)
     named_vectors: dict[str, list[Any]] = {}
@@ -211,7 +215,10 @@ def _of_points(path: Path) -> Columns:
     return Columns(str(path), len(points), {n: v for n, v in found.items() if v is not None}, labels)
 
 
-def _points(path: Path) -> list[dict[str, Any]]:
+def _points(path: Path) -> list[dict[str, Any]] | None:
+    """Read points of Qdrant, {"id", "vector", "payload"}: a list, the answer of a scroll, or one point per line.
+
+    Returns None for other JSON."""
     if path.stat().st_size > MAX_JSON:
         raise InputError(f"sources: {path} has more than 2 GiB; export a part of the points, or .parquet")
     try:
@@ -225,6 +232,5 @@ def _points(path: Path) -> list[dict[str, Any]]:
     for key in ("result", "points"):
         if isinstance(found, dict) and key in found:
             found = found[key]
-    if not isinstance(found, list) or not found or not all(isinstance(p, dict) and "vector" in p for p in found):
-        raise InputError(f'sources: {path} holds no points; wanted a list of {{"id", "vector", "payload"}}')
-    return found
+    points = isinstance(found, list) and found and all(isinstance(p, dict) and "vector" in p for p in found)
+    return found if points else None
