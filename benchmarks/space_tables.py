@@ -35,9 +35,9 @@ def service_table() -> str:
         for r in records
     ]
     head = ["texts", "dims", "format", "alignment", "R@1, texts", "R@1, images", "mixed, texts", "mixed, images"]
-    queries = content["queries"]
+    queries, about = content["queries"], content["provenance"]
     line = f"{queries['clip']} queries of CLIP and {queries['emoji']} of MiniLM (OpenMoji)"
-    return f"{line}; csaligner {content['provenance']['versions']['csaligner']}.\n\n" + table(head, rows)
+    return f"{line}; csaligner {about['versions']['csaligner']}, commit {about['commit'][:7]}.\n\n" + table(head, rows)
 
 
 TABLES: Mapping[str, Callable[[], str]] = {"migration": migration_table, "service_vectors": service_table}
