@@ -4,9 +4,11 @@
 
 Synthetic clusters in a hidden basis, an isotropic cloud, and, with the vectors that benchmarks/migration.py keeps in
 FOLDER, sentences: all-MiniLM-L6-v2 in a hidden basis with noise, and against the other encoders, with the same 2,000
-sentences on both sides or different ones, one seed. FILE is clip_coco_500.npy, images against their captions. top-1 and top-10:
-fraction of held-out items (of the same ones without held-out items) whose own item is among the nearest, mapped from
-the first space. after D_CS: top-1 after 100 steps that reduce D_CS of the two clouds from the match, with a rotation.
+sentences on both sides or different ones, one seed. FILE is clip_coco_500.npy, images against their captions.
+
+top-1 and top-10: fraction of held-out items (of the same ones without held-out items) whose own item is among the
+nearest, mapped from the first space. after D_CS: top-1 after 100 steps that reduce D_CS of the two clouds from the
+match, with a rotation.
 """
 
 from __future__ import annotations
