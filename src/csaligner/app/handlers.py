@@ -45,7 +45,8 @@ class Handlers:
         self.index, self.settings = index, settings
         self.name = settings.name or collection_name(index)
         self.ready = threading.Event()
-        self._limits, self._unanswered = WeakLimits(index), Unanswered(index)
+        self._unanswered = Unanswered(index)
+        self._limits = WeakLimits(index, self._unanswered)
         self._trouble = ""
         self._loading = threading.Lock()  # never released: load() runs once
         self.map = lru_cache(None)(lambda space: [list(asdict(p).values()) for p in collection_map(index, space)])

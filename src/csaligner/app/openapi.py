@@ -28,7 +28,7 @@ RESULT: Mapping[str, tuple[Schema, str]] = {
     "modality": (MODALITY, "Whether the result is an image or a text."),
     "score": (NUMBER, "Score, comparable across modalities in the aligned space; results are sorted by it."),
     "cosine": (NUMBER, "Cosine similarity of the vectors, before calibration."),
-    "weak": (FLAG, "Whether a query of nonsense reaches this score as well."),
+    "weak": (FLAG, "Whether most queries without an answer reach this score as well."),
     "matched": (
         {"type": "string", "enum": ["image", "text", "both"]},
         "What matched the query: the image itself, a text (of an image: its caption), or both as one vector.",
@@ -47,8 +47,8 @@ ANSWER: Mapping[str, tuple[Schema, str]] = {
     "weak_limit": ({"type": ["number", "null"]}, "Scores up to this one are weak; null for an empty index."),
     "chance": (
         {"type": ["number", "null"]},
-        "How often a query without an answer has a first result as close; above 0.05: no good match. Null with too few "
-        "captions, for an image with words, and after the first results.",
+        "How often a query without an answer has a first result as close; above 0.05: possibly no good match. Null "
+        "with too few captions, and after the first results.",
     ),
     "seconds": (NUMBER, "Time of the search."),
 }

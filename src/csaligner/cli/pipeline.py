@@ -15,6 +15,7 @@ from csaligner.checks import InputError, check_choice
 from csaligner.names import Names
 
 from .common import MEASURE, TRAIN, Json, Quiet, app, err, print_json
+from .joint import evaluate_spaces, holds_spaces, is_joint, train_spaces
 from .reader_options import ImageArray, TextArray
 
 if TYPE_CHECKING:
@@ -45,12 +46,21 @@ def demo(
 
 @app.command(rich_help_panel=TRAIN)
 def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
-    train_data: Annotated[Path, typer.Option(help="The store to train on.")],
+    train_data: Annotated[
+        Path,
+        typer.Option(
+            help="The store to train on; or three or more named spaces: a .npz or .parquet file, or a folder of .npy "
+            "files with ids in NAME.txt (docs/diagnose.md)."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it resumes.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings that override the config.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
+    names: Annotated[
+        str | None, typer.Option(help="Names of the spaces, separated by commas; default: image,text, or the source's.")
+    ] = None,
     val_data: Annotated[
         Path | None, typer.Option(help="Validate on all pairs of this store; default: the val split.")
     ] = None,
@@ -117,9 +127,19 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     flags |= {"weight": weight, "bandwidth": bandwidth, "logit_scale": logit_scale}
     flags |= {"seed": seed, "lora.sides": lora, "lora.rank": lora_rank, "impl": impl}
     words = [f"{k}={v}" for k, v in (flags | {"precision": precision}).items() if v is not None]
+    several = holds_spaces(train_data)
+    if names is not None and not several:
+        words.append(f"names=[{names}]")
     if resume_from is not None and config is None:
         config = resume_from / CONFIG
     settings = load_config(TrainConfig, config, [*words, *(overrides or [])])
+    if several:
+        given = {"val_data": val_data, "unpaired_images": unpaired_images, "unpaired_texts": unpaired_texts}
+        for name, value in (given | {"resume_from": resume_from}).items():
+            if value is not None:
+                raise InputError(f"{name}: needs a store as --train-data, and {train_data} is none; import it first")
+        train_spaces(train_data, names, settings, out, quiet=quiet)
+        return
     images, texts = (tuple(map(Store.open, paths or ())) for paths in (unpaired_images, unpaired_texts))
     val = Store.open(val_data) if val_data else None
     store = Store.open(train_data)
@@ -136,14 +156,14 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     with progress(err, "train", quiet or not is_main()) as update:
         run = run_train(data, settings, out, update, options, resume_from)
     if is_main():
+        chosen = Names.of(settings.names)
         if run.selection is not None and not quiet:
-            err.print(run.selection.line, highlight=False, soft_wrap=True)
+            err.print(run.selection.line_of(chosen), highlight=False, soft_wrap=True)
         results = evaluate_run(out, "test", data.pairs)
-        names = Names.of(settings.names)
-        print_table(results, Console(), names)
+        print_table(results, Console(), chosen)
         _say_sample(results, data.pairs)
-        for line in held_out(results, data.pairs.counts["test"][0], run).lines:
-            err.print(names.words(line), highlight=False, soft_wrap=True)
+        for line in held_out(results, data.pairs.counts["test"][0], run).lines_of(chosen):
+            err.print(line, highlight=False, soft_wrap=True)
         err.print(f"report: {out / REPORT}", highlight=False, soft_wrap=True)
 
 
@@ -199,6 +219,10 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
     from csaligner.types import SPLITS
 
     check_choice("split", split, SPLITS)
+    if is_joint(run):
+        check_choice("task", task, ("retrieval",))
+        evaluate_spaces(run, split, val_data, as_json=as_json)
+        return
     store = Store.open(val_data) if val_data else None
     if check_choice("task", task, ("retrieval", "generation")) == "generation":
         from csaligner.decoders.decoder import default_sampling

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ONLY = {"image": "images", "text": "texts"}
 SHOWN_CHARACTERS = 160
-WEAK = "weak from here: a meaningless query scores as high"
+WEAK = "weak from here: a query without an answer scores as high"
 BALANCED = 0.05  # modality bias up to which results count as balanced, as on the page
 Encoder = Annotated[
     str | None,
@@ -137,7 +137,7 @@ def search(  # noqa: PLR0913, PLR0917  (options of a command)
         from csaligner.search.cards import cards_of_encoded
         from csaligner.search.index import FusedQuery, Index, SearchOptions
         from csaligner.search.unanswered import LEVEL, Unanswered
-        from csaligner.search.weak import WeakLimits
+        from csaligner.search.weak import WEAK_CHANCE, WeakLimits
 
         options = SearchOptions(only=ONLY.get(only or "", only), space=space)  # type: ignore[arg-type]  # it checks it
         encoders = _model_of("", _encoder_names(encoder, image_encoder, text_encoder))[1]
@@ -156,14 +156,16 @@ def search(  # noqa: PLR0913, PLR0917  (options of a command)
             hits = opened.search_encoded(encoded, k, options)
         else:
             cards = cards_of_encoded(opened, encoded, k, options)
-            table = _table(cards, WeakLimits(opened).limit(encoded.kind, options))
-            chance = Unanswered(opened).chance(cards[0].score, encoded.kind, options) if cards else None
+            unanswered = Unanswered(opened)
+            table = _table(cards, WeakLimits(opened, unanswered).limit(encoded.kind, options))
+            chance = unanswered.chance(cards[0].score, encoded.kind, options) if cards else None
     if as_json:
         print_json([asdict(hit) for hit in hits])
         return
     Console().print(table)
     if chance is not None and chance > LEVEL:
-        Console().print(f"No good match: {chance:.0%} of queries without an answer find something as close.")
+        doubt = "No" if chance > WEAK_CHANCE else "Possibly no"
+        Console().print(f"{doubt} good match: {chance:.0%} of queries without an answer find something as close.")
     if opened.note and space == "aligned":
         _print(opened.note)
 

@@ -241,8 +241,8 @@ function append(answer) {
 
 function weakLine(first) {
   const words = first
-    ? "All results are weak: a meaningless query scores as high."
-    : "Weak from here: a meaningless query scores as high.";
+    ? "All results are weak: a query without an answer scores as high."
+    : "Weak from here: a query without an answer scores as high.";
   return make("li", { className: first ? "weak-line none" : "weak-line" }, make("span", { textContent: words }));
 }
 
@@ -253,9 +253,9 @@ function showSummary(seconds) {
   const both = by("both") ? `, ${by("both")} by both` : "";
   const counts = state.compare
     ? `the first ${ten.length}: ${by("image")} found by the image, ${by("text")} by a text${both}`
-    : good < results.length ? `${good || "none"} of ${results.length} above a meaningless query` : `${results.length} shown`;
+    : good < results.length ? `${good || "none"} of ${results.length} not weak` : `${results.length} shown`;
   const doubt = state.chance > 0.05
-    ? `; no good match: ${Math.round(state.chance * 100)} % of queries without an answer find something as close` : "";
+    ? `; ${good ? "possibly " : ""}no good match: ${Math.round(state.chance * 100)} % of queries without an answer find something as close` : "";
   at("summary").textContent = `${counts}, ${Math.max(1, Math.round(seconds * 1000))} ms${doubt}`;
 }
 
