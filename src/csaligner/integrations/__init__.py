@@ -1,4 +1,4 @@
-"""Integrations with other libraries: open_clip, sentence-transformers, LangChain and LlamaIndex."""
+"""Integrations with other libraries: open_clip, sentence-transformers, LangChain, LlamaIndex and mteb."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from .embeddings import AlignedEmbeddings
     from .langchain import LangChainEmbeddings
     from .llama_index import LlamaIndexEmbedding
+    from .mteb import AlignedEncoder
     from .open_clip import CSAlignerClipLoss
     from .sentence_transformers import CSAlignerEmbeddingLoss
 
 __all__ = [
     "AlignedEmbeddings",
+    "AlignedEncoder",
     "CSAlignerClipLoss",
     "CSAlignerEmbeddingLoss",
     "LangChainEmbeddings",
@@ -27,6 +29,7 @@ __getattr__, __dir__ = lazy_exports(
         "embeddings": "AlignedEmbeddings",
         "langchain": "LangChainEmbeddings",
         "llama_index": "LlamaIndexEmbedding",
+        "mteb": "AlignedEncoder",
         "open_clip": "CSAlignerClipLoss",
         "sentence_transformers": "CSAlignerEmbeddingLoss",
     },

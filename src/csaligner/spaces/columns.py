@@ -89,10 +89,9 @@ class Columns:
 
 
 def named(spaces: Sequence[Space], names: Sequence[str], source: str) -> list[Space]:
-    """Select or rename spaces: names of spaces found select them, other names rename all in order. Raises InputError.
+    """Select or rename spaces: names of spaces found select them, other names rename all in order.
 
-    Without names, two unnamed spaces are image and text.
-    """
+    Raises InputError."""
     if not names:
         return list(spaces)
     if len(set(names)) < len(names):
