@@ -1,4 +1,4 @@
-"""Tables of docs/migrate.md, scores in docs/search.md, and services in docs/data.md."""
+"""Tables of docs/migrate.md, of services in docs/data.md, and of scores in docs/search.md."""
 
 from __future__ import annotations
 
@@ -23,6 +23,21 @@ def migration_table() -> str:
             rows.append([name, label, *(f"{value:.1f}" for value in values), f"{old:.1f}"])
     head = ["new on old", "map", "recall@1 %", "recall@10 %", "neighbours@10 %", "of the old model's own queries %"]
     return table(head, rows)
+
+
+def service_table() -> str:
+    """Return the metrics of each format of text vectors."""
+    content = load("service_vectors")
+    names = ("text_to_image_recall@1", "image_to_text_recall@1", "mixed_ndcg@10", "mixed_ndcg@10/image_query")
+    records = sorted(content["records"], key=lambda r: (r["texts"], r["alignment"] == "default", -r["dims"]))
+    rows = [
+        [r["texts"], f"{r['dims']:,}", r["format"], r["alignment"], *(f"{r[name]:.1f}" for name in names)]
+        for r in records
+    ]
+    head = ["texts", "dims", "format", "alignment", "R@1, texts", "R@1, images", "mixed, texts", "mixed, images"]
+    queries, about = content["queries"], content["provenance"]
+    line = f"{queries['clip']} queries of CLIP and {queries['emoji']} of MiniLM (OpenMoji)"
+    return f"{line}; csaligner {about['versions']['csaligner']}, commit {about['commit'][:7]}.\n\n" + table(head, rows)
 
 
 RULES = {
@@ -59,21 +74,6 @@ def weak_table() -> str:
             rows.append([source, label, *(f"{value:.0f}" for value in (*texts, *strong))])
     kinds = [f"{label} without an answer" for label in KINDS.values()]
     return table(["collection", "weak if", "20 texts on its subject", "20 on others", *kinds], rows)
-
-
-def service_table() -> str:
-    """Return the metrics of each format of text vectors."""
-    content = load("service_vectors")
-    names = ("text_to_image_recall@1", "image_to_text_recall@1", "mixed_ndcg@10", "mixed_ndcg@10/image_query")
-    records = sorted(content["records"], key=lambda r: (r["texts"], r["alignment"] == "default", -r["dims"]))
-    rows = [
-        [r["texts"], f"{r['dims']:,}", r["format"], r["alignment"], *(f"{r[name]:.1f}" for name in names)]
-        for r in records
-    ]
-    head = ["texts", "dims", "format", "alignment", "R@1, texts", "R@1, images", "mixed, texts", "mixed, images"]
-    queries = content["queries"]
-    line = f"{queries['clip']} queries of CLIP and {queries['emoji']} of MiniLM (OpenMoji)"
-    return f"{line}; csaligner {content['provenance']['versions']['csaligner']}.\n\n" + table(head, rows)
 
 
 TABLES: Mapping[str, Callable[[], str]] = {

@@ -138,6 +138,6 @@ def test_what_is_no_vector_is_one_line(tmp_path: Path, content: Any, key: str, d
 def test_diagnose_reads_answers_too(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.json").write_text(json.dumps(ANSWERS["OpenAI, base64"]))
-    first, second = read_spaces([tmp_path / "a.json", tmp_path / "b.json"])
+    first, second = read_spaces([tmp_path / "a.json", tmp_path / "b.json"], ["old", "new"])
     assert torch.equal(first.rows, torch.from_numpy(X))
-    assert second.name == "text"
+    assert (first.name, second.name) == ("old", "new")

@@ -1,9 +1,9 @@
 """What a score means: how often a query without an answer finds something as close.
 
 A caption whose image and other captions are taken out of the index is a query without an answer; so is an image without
-itself and its captions, and an image with its caption, fused, as well as the parts of a fused item (its image, its
-captions) without that item. The best scores s_1..s_n of n such queries of the index give, for a new query with the best
-score s,
+itself and its captions, and an image with its caption, fused. In an index of fused items these are their images and
+captions, each without its own item. The best scores s_1..s_n of n such queries of the index give, for a new query with
+the best score s,
 
     chance(s) = (1 + number of s_i >= s) / (n + 1),
 
@@ -39,7 +39,7 @@ CHUNK = 256
 
 @dataclass(frozen=True)
 class Items:
-    """vectors: (N, d), unit rows of one kind, or fused; groups: (N,) int64, equal for an image and its captions."""
+    """vectors: (N, d), unit rows of one kind; groups: (N,) int64, equal for an image and its captions."""
 
     vectors: Tensor
     groups: Tensor
@@ -122,30 +122,35 @@ class Unanswered:
         kinds = space.vectors
         items = {k: Items(space.vectors[k], _groups(k, space.rows[k].tolist(), owners[k], numbers)) for k in kinds}
         owned = [n for n, row in enumerate(space.rows["text"].tolist()) if owners["text"].get(row, ("", ""))[1]]
-        queries = _queries(items["image"], items["text"], owned, kind)
+        texts = items["text"]
+        asked: dict[Modality, Items] = {
+            "image": items["image"],
+            "text": Items(texts.vectors[owned], texts.groups[owned]),
+        }
         parts = self._index.parts if FUSED in kinds else None
         if parts is not None:
-            rows = fuse(parts["image"], parts["text"], kind) if isinstance(kind, float) else parts[kind]
-            groups = queries.groups, items[FUSED].groups
-            queries = Items(torch.cat([queries.vectors, rows]), torch.cat(groups))
-        if len(queries.groups) < MIN_QUERIES:
+            asked = {m: _joined(asked[m], Items(parts[m], items[FUSED].groups)) for m in asked}
+        queries = _queries(asked, kind)
+        if len(queries.vectors) < MIN_QUERIES:
             return None
-        order = torch.randperm(len(queries.groups), generator=torch.Generator().manual_seed(0))[
+        some = torch.randperm(len(queries.vectors), generator=torch.Generator().manual_seed(0))[
             : max(MIN_QUERIES, min(MAX_QUERIES, MAX_PAIRS // sum(len(i.groups) for i in items.values())))
         ]
-        queries = Items(queries.vectors[order], queries.groups[order])
         calibration = self._index.calibration if options.calibrated and options.space == "aligned" else None
-        wanted = self._index.kinds(options.only)
-        return best_without_answer(queries, {k: items[k] for k in wanted if k in items}, kind, calibration)
+        wanted = [k for k in self._index.kinds(options.only) if k in items]
+        sample = Items(queries.vectors[some], queries.groups[some])
+        return best_without_answer(sample, {k: items[k] for k in wanted}, kind, calibration)
 
 
-def _queries(image: Items, text: Items, owned: Sequence[int], kind: Kind) -> Items:
-    """Return the queries of a kind: images, captions, or both fused. owned: rows of the texts that are captions."""
-    if kind == "image":
-        return image
-    captions = Items(text.vectors[owned], text.groups[owned])
+def _joined(first: Items, second: Items) -> Items:
+    return Items(torch.cat([first.vectors, second.vectors]), torch.cat([first.groups, second.groups]))
+
+
+def _queries(asked: Mapping[Modality, Items], kind: Kind) -> Items:
+    """Return the queries of a kind: images, captions, or both fused."""
+    image, captions = asked["image"], asked["text"]
     if not isinstance(kind, float):
-        return captions
+        return asked[kind]
     row_of = {group: row for row, group in enumerate(image.groups.tolist())}
     both = [(n, row_of[group]) for n, group in enumerate(captions.groups.tolist()) if group in row_of]
     if not both:
