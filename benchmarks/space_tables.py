@@ -1,4 +1,4 @@
-"""Tables of docs/diagnose.md, docs/migrate.md, of services in docs/data.md, and of scores in docs/search.md."""
+"""Tables of docs/migrate.md, of services in docs/data.md, and of scores in docs/search.md."""
 
 from __future__ import annotations
 
@@ -76,21 +76,9 @@ def weak_table() -> str:
     return table(["collection", "weak if", "20 texts on its subject", "20 on others", *kinds], rows)
 
 
-def without_pairs_table() -> str:
-    """Return what a match without pairs finds and whether it knows, means over seeds."""
-    records, rows = load("without_pairs")["records"], []
-    for name in dict.fromkeys(r["name"] for r in records):
-        runs = [r for r in records if r["name"] == name]
-        found = [f"{100 * mean(run[key] for run in runs):.1f}" for key in ("top1", "top10", "top1_after_cs")]
-        known = f"{sum(run['known'] for run in runs)} of {len(runs)}"
-        rows.append([name, known, f"{100 * mean(run['agreement'] for run in runs):.0f}", *found])
-    return table(["spaces", "known", "agreement %", "top-1 %", "top-10 %", "top-1 % after D_CS"], rows)
-
-
 TABLES: Mapping[str, Callable[[], str]] = {
     "migration": migration_table,
     "service_vectors": service_table,
     "unanswered": unanswered_table,
     "weak": weak_table,
-    "without_pairs": without_pairs_table,
 }

@@ -195,7 +195,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "unanswered.json")
     args = parser.parse_args()
     about = provenance(args.seeds - 1)
-    features, nonsense, records, about_subjects = Store.open(args.store).features(), encoded_nonsense(), [], {}
+    features, nonsense = Store.open(args.store).features(), encoded_nonsense()
+    records: list[dict[str, Any]] = []
+    about_subjects: dict[str, Any] = {}
     for source in SOURCES:
         own = of_source(features, source)
         about_subjects[source] = subjects(own, nonsense)

@@ -59,6 +59,7 @@ def test_the_estimator_uses_the_names(tmp_path: Path) -> None:
         aligner.fit(EEG[:1], IMAGE[:1])
     with pytest.raises(InputError, match="for 80 eeg rows"):
         aligner.fit(EEG, IMAGE, range(79), text_image_ids=range(80))
+    assert "eeg 12, image 10" in repr(aligner)
     aligner.save(tmp_path / "aligner")
     loaded = CSAligner.load(tmp_path / "aligner")
     assert np.array_equal(loaded.transform("eeg", EEG), aligner.transform("eeg", EEG))

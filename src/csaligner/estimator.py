@@ -82,8 +82,9 @@ class CSAligner:
         given = ", ".join(f"{name}={value!r}" for name, value in self._params.items() if value is not None)
         if self._model is None:
             return f"CSAligner({given})"
-        c = self._model.config
-        return f"CSAligner({given}) <fitted: image {c.dim_image}, text {c.dim_text} -> {c.dim} dimensions>"
+        c, names = self._model.config, self.names
+        dims = f"{names.first} {c.dim_image}, {names.second} {c.dim_text} -> {c.dim} dimensions"
+        return f"CSAligner({given}) <fitted: {dims}>"
 
     def __sklearn_tags__(self) -> Any:
         from sklearn.utils import InputTags, Tags, TargetTags
