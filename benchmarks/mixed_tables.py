@@ -48,7 +48,7 @@ def weights_table() -> str:
         f"{NAMES[name]}: {', '.join(f'{weight:g}' for weight in one['chosen_weights'])}" for name, one in found.items()
     )
     head = ["drawings", "vector of the items with both", "nDCG@10 % (95 % interval)", "weight 0.5 minus this"]
-    return table(head, rows) + f"\n\nWeights chosen on training drawings, for the five folds: {chosen}."
+    return table(head, rows) + f"\n\nWeights chosen on the validation drawings of the five folds: {chosen}."
 
 
 def _percent(values: Mapping[str, Any]) -> str:

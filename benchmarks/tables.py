@@ -18,6 +18,7 @@ from default_tables import TABLES as DEFAULT_TABLES
 from fault_tables import TABLES as FAULT_TABLES
 from input_tables import TABLES as INPUT_TABLES
 from measures import Changes, differences, measures_table
+from mixed_tables import TABLES as MIXED_TABLES
 from paper_tables import TABLES as PAPER_TABLES
 from readme_tables import TABLES as README_TABLES
 from search_tables import TABLES as SEARCH_TABLES
@@ -229,6 +230,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **PAPER_TABLES,
     **README_TABLES,
     **SEARCH_TABLES,
+    **MIXED_TABLES,
     **SPACE_TABLES,
     **TRAINING_TABLES,
 }
