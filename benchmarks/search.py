@@ -133,6 +133,8 @@ def filled_index(folder: Path, rows: int, approximate: str) -> tuple[Index, dict
             index.items.put(modality, items, vectors, None, new=True)
             seconds["insert_s"] += time.perf_counter() - began
     began = time.perf_counter()
+    for modality in MODALITIES:
+        index.model.encoder(modality)  # open, as after indexing
     finish(index, approximate)
     return index, seconds | {"finish_s": time.perf_counter() - began}
 

@@ -159,3 +159,27 @@ def test_approximate_answers_are_measured_against_exact_ones(world: Any, tmp_pat
 def test_vectors_have_unit_length(index: Index) -> None:
     vectors = index.space("aligned").vectors["image"]
     assert (vectors - normalize(vectors, dim=1)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["faiss", "ivf_sq"])
+def test_approximate_search_of_many_items(world: Any, tmp_path: Path, kind: str) -> None:
+    if kind == "faiss":
+        pytest.importorskip("faiss")
+    world.many(2)
+    index, _ = build_index(str(world.folder), tmp_path / "a", str(world.run), encoders=world.encoders)
+    features = torch.rand(3000, 4, generator=torch.Generator().manual_seed(0))
+    add_features(index, "text", [f"t{n}" for n in range(3000)], features)
+    finish(index, kind)
+    how = index.manifest.approximate
+    assert how is not None
+    assert how.kind == kind
+    assert how.recall >= (0.99 if kind == "faiss" else 0.95)
+    reopened = Index.open(index.path, world.encoders)
+    exact = reopened.search("90 200 30", k=50, approximate=False)
+    found = reopened.search("90 200 30", k=50)
+    cosines = {hit.id: hit.cosine for hit in exact}
+    assert len(cosines.keys() & {hit.id for hit in found}) >= 45
+    assert all(hit.cosine == pytest.approx(cosines.get(hit.id, hit.cosine), abs=1e-5) for hit in found)
+    assert [hit.id for hit in reopened.search_many(["90 200 30", "1 2 3"], k=50)[0]] == [hit.id for hit in found]
+    add_features(reopened, "text", ["new"], features[:1])
+    assert "new" in {hit.id for hit in reopened.search_features(features[0], "text", 5)}  # lists of earlier tables

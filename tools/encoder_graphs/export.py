@@ -4,7 +4,8 @@
 
 Needs the extras `bundled` and `export`. Writes NAME.onnx, whose weights are declared as external and are given by
 encoders/onnx_graph.py when a session is created, and NAME-probe.safetensors: inputs, and the outputs of torch in
-double precision. The metadata names the weights (SHA-256) for which the probe was made.
+double precision. The metadata names the weights (SHA-256) for which the probe was made. nonsense.safetensors contains
+the features of the queries of search/weak.py by the fingerprint of each encoder.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from csaligner.encoders import IMAGE_ENCODER, TEXT_ENCODER, open_encoder
 from csaligner.encoders.efficientnet import MEAN, SCALE, fold_batch_norms, load_net, weights_file
 from csaligner.encoders.minilm import model_folder
 from csaligner.encoders.text import masked_mean
 from csaligner.files import sha256_of
+from csaligner.search.weak import nonsense_images, nonsense_texts
 
 TEXTS = ("a red apple on a table", "ein sehr langer Satz über Füße " * 4)
 CONSTANT_BYTES = 8192  # larger initializers must be weights with a name
@@ -128,8 +131,19 @@ def _without_weights(model: Any, names: set[str]) -> list[str]:
     return [tensor.name for tensor in model.graph.initializer if tensor.name in names]
 
 
+def nonsense(folder: Path) -> None:
+    """Write the features of the queries of nonsense by both encoders."""
+    texts, images = open_encoder(TEXT_ENCODER), open_encoder(IMAGE_ENCODER)
+    found = {
+        texts.info.fingerprint: texts.encode(nonsense_texts()),
+        images.info.fingerprint: images.encode([images.prepare(image) for image in nonsense_images()]),
+    }
+    save_file(found, folder / "nonsense.safetensors")
+
+
 if __name__ == "__main__":
     target = Path(sys.argv[1])
     target.mkdir(parents=True, exist_ok=True)
     image_graph(target)
     text_graph(target)
+    nonsense(target)

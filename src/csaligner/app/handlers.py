@@ -19,8 +19,9 @@ from csaligner.datasets.images.load import ImageError
 from csaligner.datasets.images.source import file_of, from_uri
 from csaligner.search.calibration import MODALITIES
 from csaligner.search.cards import Card, cards_of_encoded
-from csaligner.search.index import Encoded, FusedQuery, Index, SearchOptions
+from csaligner.search.index import Index, SearchOptions
 from csaligner.search.lance_table import FUSED, Row
+from csaligner.search.query import Encoded, FusedQuery
 from csaligner.search.unanswered import Unanswered
 from csaligner.search.weak import WeakLimits
 

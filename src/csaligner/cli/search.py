@@ -62,7 +62,7 @@ def index(  # noqa: PLR0913, PLR0917  (options of a command)
     image_encoder: ImageEncoder = None,
     text_encoder: TextEncoder = None,
     approximate: Annotated[
-        str, typer.Option(help="Search method.", metavar="[auto|exact|ivf_sq|ivf_pq|hnsw]")
+        str, typer.Option(help="Search method.", metavar="[auto|exact|faiss|ivf_sq|ivf_pq|ivf_rq|hnsw]")
     ] = "auto",
     captions: Annotated[bool, typer.Option(help="Index the captions of images as texts.")] = True,
     fuse: FuseWeight = None,
@@ -135,7 +135,8 @@ def search(  # noqa: PLR0913, PLR0917  (options of a command)
     with _working(f"Opening the index {index} ...") as update:
         from csaligner.adapters.fusion import WEIGHT
         from csaligner.search.cards import cards_of_encoded
-        from csaligner.search.index import FusedQuery, Index, SearchOptions
+        from csaligner.search.index import Index, SearchOptions
+        from csaligner.search.query import FusedQuery
         from csaligner.search.unanswered import LEVEL, Unanswered
         from csaligner.search.weak import WEAK_CHANCE, WeakLimits
 

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from .build import BuildSettings, add_features, build_index, delete
     from .calibration import Calibration
     from .cards import Card, search_cards
-    from .index import FusedQuery, Hit, Index, SearchOptions
+    from .index import Hit, Index, SearchOptions
+    from .query import FusedQuery
 
 __all__ = [
     "BuildSettings",
@@ -32,6 +33,7 @@ __getattr__, __dir__ = lazy_exports(
         "build": "BuildSettings add_features build_index delete",
         "calibration": "Calibration",
         "cards": "Card search_cards",
-        "index": "FusedQuery Hit Index SearchOptions",
+        "index": "Hit Index SearchOptions",
+        "query": "FusedQuery",
     },
 )

@@ -9,8 +9,9 @@ import torch
 from .index import Index
 from .lance_table import ItemKind
 from .manifest import Approximate
+from .memory_ivf import KIND, MemoryIVF, require_faiss, write_lists
 
-TARGET = 0.95  # recall@10 to reach with as few partitions as possible
+TARGET, TARGET_IN_MEMORY = 0.95, 0.99  # recall@10 to reach with as few partitions as possible
 K, QUERIES = 10, 32  # queries per kind of item
 REFINE = 10  # candidates re-scored with uncompressed vectors, as a multiple of k
 
@@ -20,17 +21,28 @@ def build_approximate(index: Index, kind: str) -> Approximate:
 
     nprobes, the number of partitions read per query, is doubled until recall reaches TARGET or all are read."""
     rows, partitions = len(index), 1
+    if kind == KIND:
+        partitions = _build_lists(index)
     for items in index.kinds():
-        if count := index.items.count(items):
+        if (count := index.items.count(items)) and kind != KIND:
             here = max(1, min(round(math.sqrt(count)), count // 64))
             index.items.build_approximate(items, kind, here)
             partitions = max(partitions, here)
-    nprobes = min(8, partitions)
+    nprobes, target = min(8, partitions), TARGET_IN_MEMORY if kind == KIND else TARGET
     while True:
         recall = measured_recall(index, nprobes, REFINE)
-        if recall >= TARGET or nprobes >= partitions:
+        if recall >= target or nprobes >= partitions:
             return Approximate(kind, nprobes, REFINE, round(recall, 4), rows)
         nprobes = min(2 * nprobes, partitions)
+
+
+def _build_lists(index: Index) -> int:
+    """Build and save the lists of faiss; returns the largest number of partitions."""
+    require_faiss()
+    vectors = index.space("aligned").vectors
+    lists: dict[str, MemoryIVF] = {kind: MemoryIVF.build(rows) for kind, rows in vectors.items() if len(rows)}
+    write_lists(index.path, lists, index.items.version)
+    return max((one.partitions for one in lists.values()), default=1)
 
 
 def measured_recall(index: Index, nprobes: int, refine: int) -> float:
@@ -46,5 +58,5 @@ def measured_recall(index: Index, nprobes: int, refine: int) -> float:
 
 def _share(index: Index, query: torch.Tensor, item: ItemKind, nprobes: int, refine: int) -> float:
     exact = set(index.space("aligned").nearest(query, item, K)[0])
-    found = set(index.items.nearest(query, item, K, nprobes=nprobes, refine=refine)[0])
+    found = set(index.nearest(query[None], item, K, nprobes=nprobes, refine=refine)[0][0])
     return len(exact & found) / len(exact) if exact else 1.0

@@ -33,7 +33,9 @@ from .fused import AUTO, Fuse, check_fuse, check_same, choose_weight, fuse_entri
 from .index import ALIGNER, Index
 from .lance_table import INDEX_TYPES, ItemKind, Items, Row, Stamp
 from .manifest import IndexManifest, write_manifest
+from .memory_ivf import KIND, files_of_lists, has_faiss, remove_lists
 from .trust import mark_of
+from .unanswered import Unanswered
 from .vector_spaces import raw_dim
 
 # entries per write: at most this many are lost on a kill
@@ -44,11 +46,12 @@ Progress = Callable[[int, int], object]  # entries done, total
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """entries: which entries of the data to index. approximate: exact, auto (ivf_sq above 200,000 rows), ivf_sq,
-    ivf_pq or hnsw. workers: threads for image decoding. raw: also keep raw vectors in half precision, for
-    comparison. cache: features that need not be encoded again. trust: see Index.open. skip: called with the reason for
-    each skipped item, when it is found. fuse: make one item of each image and its captions, with this weight of the
-    image or auto (search/fused.py); raw vectors are not kept then. None: separate items, or as in an existing index."""
+    """entries: which entries of the data to index. approximate: exact, auto (faiss above 200,000 rows, ivf_sq without
+    faiss), faiss, ivf_sq, ivf_pq, ivf_rq or hnsw. workers: threads for image decoding. raw: also keep raw vectors in
+    half precision, for comparison. cache: features that need not be encoded again. trust: see Index.open. skip: called
+    with the reason for each skipped item, when it is found. fuse: make one item of each image and its captions, with
+    this weight of the image or auto (search/fused.py); raw vectors are not kept then. None: separate items, or as in an
+    existing index."""
 
     entries: EntrySettings = field(default_factory=EntrySettings)
     approximate: str = "auto"
@@ -61,7 +64,7 @@ class BuildSettings:
 
     def __post_init__(self) -> None:
         check_fuse(self.fuse)
-        check_choice("approximate", self.approximate, ("exact", "auto", *INDEX_TYPES))
+        check_choice("approximate", self.approximate, ("exact", "auto", KIND, *INDEX_TYPES))
         if self.workers < 1:
             raise InputError(f"workers: got {self.workers}, wanted at least 1")
 
@@ -251,18 +254,24 @@ def finish(index: Index, approximate: str) -> None:
     """Compact the tables, build the approximate index if requested, and calibrate: completes an update."""
     index.items.tidy()
     index.forget()
-    wanted = approximate
-    if approximate == "auto":
-        wanted = "ivf_sq" if len(index) > AUTO_ROWS else "exact"
+    many = KIND if has_faiss() else "ivf_sq"
+    automatic = many if len(index) > AUTO_ROWS else "exact"
+    wanted = automatic if approximate == "auto" else approximate
     how = index.manifest.approximate
     if wanted == "exact":
         how = None
-    elif how is None or how.kind != wanted or not how.rows / 2 <= len(index) <= how.rows * 2:
+    elif how is None or how.kind != wanted or wanted == KIND or not how.rows / 2 <= len(index) <= how.rows * 2:
         how = build_approximate(index, wanted)
     index.manifest = replace(index.manifest, pending="", approximate=how)
     index.measure(write=True)
+    Unanswered(index).write()
+    index.items.write_snapshot(keep=how is None or how.kind == KIND)
+    if how is None or how.kind != KIND:
+        remove_lists(index.path)
     write_manifest(index.path, index.manifest)
-    write_checksums(index.path, index.items.files(index.path), version=index.items.version)
+    write_checksums(
+        index.path, [*index.items.files(index.path), *files_of_lists(index.path)], version=index.items.version
+    )
 
 
 def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progress | None) -> BuildReport:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,12 @@ import torch
 from torch import Tensor
 
 from csaligner.evaluation.mixed_search import K, modality_bias
-from csaligner.parsing import checked
+from csaligner.integrity import open_seal
+from csaligner.parsing import checked, parse_json
 from csaligner.types import Modality
 
 from .lance_table import FUSED, ItemKind
+from .manifest import OWNER
 
 MODALITIES: tuple[Modality, Modality] = ("image", "text")
 Vectors = Mapping[ItemKind, Tensor] | Mapping[Modality, Tensor]
@@ -157,6 +160,19 @@ class _Best:
             moved = Calibration(calibration.curves, calibration.shared, {self.query: middle})
             low, high = (low, middle) if self.bias(moved) > 0 else (middle, high)
         return (low + high) / 2
+
+
+def read_measures(path: Path, version: list[int]) -> dict[str, Any] | None:
+    """Read calibration.json; None if missing, damaged or of another version of the tables."""
+    try:
+        value = open_seal(path, parse_json(path.read_text(encoding="utf-8")), OWNER)
+        if value["version"] != version:
+            return None
+        if value["calibration"] is not None:
+            Calibration.from_json(value["calibration"])
+        return value | {"bias": {space: checked(dict[str, float], found) for space, found in value["bias"].items()}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _sample(vectors: Tensor, most: int, seed: int) -> Tensor:

@@ -9,8 +9,9 @@ from typing import Literal
 from csaligner.datasets.images.source import file_of, from_uri
 from csaligner.types import Modality
 
-from .index import Encoded, Hit, Index, Query, SearchOptions
+from .index import Hit, Index, SearchOptions
 from .lance_table import Row
+from .query import Encoded, Query
 
 Matched = Modality | Literal["both"]
 HITS_PER_CARD = 6  # read at first, since an image and its captions are several hits

@@ -3,79 +3,42 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from csaligner.adapters.aligner import Aligner
 from csaligner.adapters.class_names import PHOTO_NOTE
-from csaligner.adapters.fusion import WEIGHT, check_image_weight, fuse
+from csaligner.adapters.fusion import fuse
 from csaligner.checks import InputError, check_choice
 from csaligner.datasets.documents import INDEX_FILE
 from csaligner.datasets.images.source import file_of, from_uri
-from csaligner.integrity import check_checksums, open_seal, read_checksums, write_sealed
+from csaligner.integrity import check_checksums, read_checksums, write_sealed
 from csaligner.model import AlignedModel, fingerprint_of
-from csaligner.parsing import checked, parse_json
 from csaligner.types import Encoder, EncoderInfo, Modality
 
-from .calibration import MODALITIES, Calibration, bias_of
+from .calibration import MODALITIES, Calibration, bias_of, read_measures
 from .lance_table import FUSED, PARTS, ItemKind, Items, Row
 from .manifest import OWNER, IndexManifest, read_manifest
+from .memory_ivf import KIND, MemoryIVF, open_lists
+from .query import Encoded, FusedQuery, Query
 from .vector_spaces import SPACES, Space, SpaceName, load_space, raw_vectors
 
 ALIGNER, CALIBRATION = "aligner", "calibration.json"
 ONLY: Mapping[str, tuple[ItemKind, ...]] = {"images": ("image", "fused"), "texts": ("text",)}
 SMALL = 1 << 20  # bytes: checksums of larger files are verified when vectors are loaded, not when the index is opened
+NONE = torch.empty(0, dtype=torch.int64)
 CACHED = 1024  # text queries with cached features
 
 Found = tuple[float, float, ItemKind, int]  # score, cosine, kind and row of an item
 Only = Literal["images", "texts"]
-
-
-@dataclass(frozen=True)
-class FusedQuery:
-    """A query of words and an image, searched as one vector: normalise(w * image + (1 - w) * text) of their
-    vectors in the space (adapters/fusion.py). image_weight: w; 1 and 0 search with the image or text alone."""
-
-    text: str
-    image: Path | Image.Image
-    image_weight: float = WEIGHT
-
-    def __post_init__(self) -> None:
-        check_image_weight(self.image_weight)
-
-
-Query = str | Path | Image.Image | FusedQuery
-Kind = Modality | float  # of a query: its modality, or for both the weight of the image, between 0 and 1
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """An encoded query. features: encoder features (d_encoder,) of its text, its image or both; image_weight: used
-    if there are both."""
-
-    features: Mapping[Modality, Tensor]
-    image_weight: float = WEIGHT
-
-    @property
-    def shares(self) -> dict[Modality, float]:
-        """The weight of each modality that counts: one of them at weights 0 and 1."""
-        if len(self.features) == 1:
-            return dict.fromkeys(self.features, 1.0)
-        found: dict[Modality, float] = {"image": self.image_weight, "text": 1 - self.image_weight}
-        return {modality: share for modality, share in found.items() if share}
-
-    @property
-    def kind(self) -> Kind:
-        """The kind of the query: what counts in it."""
-        shares = self.shares
-        return next(iter(shares)) if len(shares) == 1 else float(self.image_weight)
 
 
 @dataclass(frozen=True)
@@ -135,6 +98,7 @@ class Index:
         self._spaces: dict[str, Space] = {}
         self._measured: dict[str, Any] | None = None
         self._parsed: tuple[Any, Calibration | None] | None = None  # the calibration in _measured, and what it says
+        self._opened_lists: list[dict[str, MemoryIVF] | None] = []
         self._checked = self.consent = False
         self._lock = threading.RLock()
         self._text_features = lru_cache(CACHED)(lambda text: model.features_text([text])[0])
@@ -231,13 +195,17 @@ class Index:
             return Encoded(both, query.image_weight)
         return Encoded({"text" if isinstance(query, str) else "image": self.features(query)})
 
+    def encode_all(self, queries: Sequence[Query]) -> list[Encoded]:
+        """Return `encode` of each query, equal up to rounding."""
+        texts = [n for n, query in enumerate(queries) if isinstance(query, str)]
+        rows = self.model.features_text([_words(str(queries[n])) for n in texts])
+        known: dict[int, Encoded] = {n: Encoded({"text": row}) for n, row in zip(texts, rows, strict=True)}
+        return [known[n] if n in known else self.encode(query) for n, query in enumerate(queries)]
+
     def features(self, query: str | Path | Image.Image) -> Tensor:
         """Encode a query to features (d_encoder,). Raises InputError for an empty text or an unreadable image."""
         if isinstance(query, str):
-            words = " ".join(query.split())
-            if not words:
-                raise InputError("query: is empty; give a text or an image")
-            return self._text_features(words)
+            return self._text_features(_words(query))
         return self.model.features_image([query])[0]
 
     def search_features(
@@ -250,16 +218,24 @@ class Index:
         """Search by an encoded query."""
         if k < 1:
             raise InputError(f"k: got {k}, wanted at least 1")
-        return self._hits(self._best(query, k, options or SearchOptions()))
+        return self._hits(self._best([query], k, options or SearchOptions())[0])
+
+    def search_many(
+        self, queries: Sequence[Query], k: int = 10, options: SearchOptions | None = None, **words: Any
+    ) -> list[list[Hit]]:
+        """Return `search` of each query. Texts are encoded together and all queries are compared at once, so that it
+        is several times faster than a search for each."""
+        if k < 1:
+            raise InputError(f"k: got {k}, wanted at least 1")
+        return [self._hits(best) for best in self._best(self.encode_all(queries), k, options or SearchOptions(**words))]
 
     def best_scores(self, queries: Iterable[Encoded], options: SearchOptions | None = None) -> list[float]:
         """Return the score of the best item for each of Q queries; fewer for an empty index. Items are not read, so
         that it is faster than a search for each."""
-        found = (self._best(query, 1, options or SearchOptions()) for query in queries)
-        return [best[0][0] for best in found if best]
+        return [best[0][0] for best in self._best(list(queries), 1, options or SearchOptions()) if best]
 
-    def _best(self, encoded: Encoded, k: int, options: SearchOptions) -> list[Found]:
-        """Return the k best items of a query, best first."""
+    def _best(self, queries: Sequence[Encoded], k: int, options: SearchOptions) -> list[list[Found]]:
+        """Return the k best items of each query, best first."""
         if options.space not in self.spaces:
             raise InputError(
                 f"space: {options.space!r} is not available; index images and texts with raw vectors, or use aligned"
@@ -267,20 +243,18 @@ class Index:
         use = self.manifest.approximate is not None if options.approximate is None else options.approximate
         if use and self.manifest.approximate is None:
             raise InputError("approximate: the index has no approximate index; build one with `--approximate ivf_sq`")
-        found: list[Found] = []
-        shares = encoded.shares
-        placed = {m: self._placed(encoded.features[m], m, options.space) for m in shares}
-        query = (
-            fuse(placed["image"], placed["text"], encoded.image_weight)
-            if len(placed) > 1
-            else next(iter(placed.values()))
-        )
+        if not queries:
+            return []
+        vectors = torch.stack([self._vector(query, options.space) for query in queries])
         calibration = self.calibration if options.calibrated and options.space == "aligned" else None
+        found: list[list[Found]] = [[] for _ in queries]
         for item in self.kinds(options.only):
-            rows, cosines = self._nearest(query, item, k, options.space, use)
-            scores = calibration.apply_shares(shares, item, cosines) if calibration else cosines
-            found += [(*both, item, row) for *both, row in zip(scores.tolist(), cosines.tolist(), rows, strict=True)]
-        return sorted(found, key=lambda entry: -entry[0])[:k]
+            nearest = self._nearest(vectors, item, k, options.space, use)
+            for entries, query, (rows, cosines) in zip(found, queries, nearest, strict=True):
+                scores = calibration.apply_shares(query.shares, item, cosines) if calibration else cosines
+                both = zip(scores.tolist(), cosines.tolist(), rows, strict=True)
+                entries += [(score, cosine, item, row) for score, cosine, row in both]
+        return [sorted(entries, key=lambda entry: -entry[0])[:k] for entries in found]
 
     def row(self, item_id: str) -> Row | None:
         """Return the item with this id, or None."""
@@ -310,12 +284,15 @@ class Index:
         return PHOTO_NOTE if self.manifest.photos else ""
 
     def warm(self) -> None:
-        """Load everything the first query needs: both encoders, the aligned vectors, the calibration."""
-        for modality in MODALITIES:
-            self.model.encoder(modality)
+        """Load everything the first query needs: the aligned vectors, the calibration, both encoders; that of texts
+        first, which is faster to load and the more frequent."""
+        self.model.encoder("text")
         _ = self.calibration
-        if self.manifest.approximate is None:
+        how = self.manifest.approximate
+        if how is None or how.kind == KIND:
+            self._lists()
             self.space("aligned")
+        self.model.encoder("image")
 
     def measure(self, *, write: bool) -> None:
         """Calibrate and measure biases. write: save to calibration.json; requires the lock of the folder."""
@@ -336,16 +313,24 @@ class Index:
         """Clear vectors and measurements in memory, after a write."""
         with self._lock:
             self._spaces.clear()
+            self._opened_lists.clear()
             self._measured = None
 
     def _measures(self) -> dict[str, Any]:
         with self._lock:
             if self._measured is None:
-                self._measured = _read_measures(self.path / CALIBRATION, self.items.version)
+                self._measured = read_measures(self.path / CALIBRATION, self.items.version)
             if self._measured is None:
                 self.measure(write=False)
             assert self._measured is not None
             return self._measured
+
+    def _vector(self, query: Encoded, space: SpaceName) -> Tensor:
+        """Return the unit vector (d,) of a query in a space."""
+        placed = {m: self._placed(query.features[m], m, space) for m in query.shares}
+        if len(placed) > 1:
+            return fuse(placed["image"], placed["text"], query.image_weight)
+        return next(iter(placed.values()))
 
     def _placed(self, features: Tensor, modality: Modality, space: SpaceName) -> Tensor:
         """Map encoder features of a query (d_encoder,) to its unit vector in a space."""
@@ -355,12 +340,31 @@ class Index:
         return self.space(space).place(raw, modality)
 
     def _nearest(
-        self, query: Tensor, item: ItemKind, k: int, space: SpaceName, approximate: bool
-    ) -> tuple[list[int], Tensor]:
+        self, queries: Tensor, item: ItemKind, k: int, space: SpaceName, approximate: bool
+    ) -> list[tuple[list[int], Tensor]]:
         how = self.manifest.approximate
-        if space == "aligned" and approximate and how is not None:
-            return self.items.nearest(query, item, k, nprobes=how.nprobes, refine=how.refine)
-        return self.space(space).nearest(query, item, k)
+        if space == "aligned" and approximate and how is not None and (how.kind != KIND or self._lists() is not None):
+            return self.nearest(queries, item, k, nprobes=how.nprobes, refine=how.refine)
+        if len(queries) == 1:
+            return [self.space(space).nearest(queries[0], item, k)]
+        return self.space(space).nearest_all(queries, item, k)
+
+    def nearest(
+        self, queries: Tensor, item: ItemKind, k: int, *, nprobes: int, refine: int
+    ) -> list[tuple[list[int], Tensor]]:
+        """Return row ids and cosines of the k nearest items for unit vectors (Q, d), from the approximate index."""
+        lists = self._lists()
+        if lists is None:
+            return [self.items.nearest(query, item, k, nprobes=nprobes, refine=refine) for query in queries]
+        found = lists[item].candidates(queries, k * refine, nprobes) if item in lists else [NONE] * len(queries)
+        return self.space("aligned").nearest_of(queries, item, k, found)
+
+    def _lists(self) -> dict[str, MemoryIVF] | None:
+        """Return the lists of faiss, read once; None if there are none for the tables as they are."""
+        with self._lock:
+            if not self._opened_lists:
+                self._opened_lists = [open_lists(self.path, self.items.version)]
+            return self._opened_lists[0]
 
     def _hits(self, best: list[Found]) -> list[Hit]:
         rows: dict[tuple[ItemKind, int], Row] = {}
@@ -370,17 +374,12 @@ class Index:
         return [_hit(rows[m, n], score, cosine) for score, cosine, m, n in best]
 
 
-def _read_measures(path: Path, version: list[int]) -> dict[str, Any] | None:
-    """Read calibration.json; None if missing, damaged or of another version of the tables."""
-    try:
-        value = open_seal(path, parse_json(path.read_text(encoding="utf-8")), OWNER)
-        if value["version"] != version:
-            return None
-        if value["calibration"] is not None:
-            Calibration.from_json(value["calibration"])
-        return value | {"bias": {space: checked(dict[str, float], found) for space, found in value["bias"].items()}}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+def _words(text: str) -> str:
+    """Return a text query with single spaces. Raises InputError if it is empty."""
+    words = " ".join(text.split())
+    if not words:
+        raise InputError("query: is empty; give a text or an image")
+    return words
 
 
 def _hit(row: Row, score: float, cosine: float) -> Hit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -18,14 +19,18 @@ from csaligner.checks import CSAlignerError, InputError
 from csaligner.extras import install_command
 from csaligner.types import Modality
 
+from .snapshot import FOLDER as SNAPSHOT
+from .snapshot import ROW, Snapshot, files_of, open_snapshot, write_snapshot
+
 ItemKind = Literal["image", "text", "fused"]  # fused: an image and its captions, as one vector
 TABLES: Mapping[Modality, str] = {"image": "images", "text": "texts"}
 FUSED: ItemKind = "fused"  # also the name of its table, which only an index of fused items has
 ALIGNED, RAW = "vector", "raw"
 PARTS: Mapping[Modality, str] = {"image": "image_part", "text": "text_part"}  # aligned vectors of a fused item
 KEEP_VERSIONS = timedelta(days=1)  # readers can use an older version for this long
-INDEX_TYPES = ("ivf_sq", "ivf_pq", "hnsw")
+INDEX_TYPES = ("ivf_sq", "ivf_pq", "ivf_rq", "hnsw")
 AT_ONCE = 1000  # ids per condition
+BATCH = 8192  # rows read at once
 
 
 @dataclass(frozen=True)
@@ -79,11 +84,12 @@ _NAMES = list(Row.__dataclass_fields__)
 
 class Items:
     """One table of images, one of texts and in an index of fused items one of these, each with its own approximate
-    index. Every write to a table is atomic and creates a version."""
+    index. Every write to a table is atomic and creates a version. Read through the snapshot, if there is one, until the
+    first write."""
 
-    def __init__(self, tables: Mapping[ItemKind, Any]) -> None:
-        """Use Items.create or Items.open."""
-        self._tables = tables
+    def __init__(self, folder: Path, tables: Mapping[ItemKind, Any] | None, snapshot: Snapshot | None = None) -> None:
+        """Use Items.create or Items.open. tables: None for those of the folder, opened on first use."""
+        self._folder, self._opened, self._snapshot = folder, tables, snapshot
 
     @classmethod
     def create(cls, folder: Path, dim: int, raw_dim: int | None, *, fused: bool = False) -> Items:
@@ -104,34 +110,55 @@ class Items:
             parts = [pa.field(name, pa.list_(pa.float32(), dim)) for name in PARTS.values()]
             own = [each for each in fields if each.name != RAW]
             tables[FUSED] = database.create_table(FUSED, schema=pa.schema([*own, *parts]))
-        return cls(tables)
+        return cls(folder, tables)
 
     @classmethod
     def open(cls, folder: Path) -> Items:
         """Open the tables. Raises InputError if a table is missing or damaged."""
+        snapshot = open_snapshot(folder)
+        return cls(folder, None if snapshot else cls._open_tables(folder), snapshot)
+
+    @staticmethod
+    def _open_tables(folder: Path) -> Mapping[ItemKind, Any]:
         database = _connect(folder)
         names: dict[ItemKind, str] = {m: name for m, name in TABLES.items()}  # noqa: C416  (the keys are wider)
         if (folder / f"{FUSED}.lance").is_dir():
             names[FUSED] = FUSED
         try:
-            return cls({kind: database.open_table(name) for kind, name in names.items()})
+            return {kind: database.open_table(name) for kind, name in names.items()}
         except Exception as error:  # ValueError, RuntimeError or OSError, depending on the damage
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"index: {folder} cannot be opened ({reason}); delete it and index again") from None
 
     @property
+    def _tables(self) -> Mapping[ItemKind, Any]:
+        if self._opened is None:
+            self._opened = self._open_tables(self._folder)
+        return self._opened
+
+    @property
+    def _written(self) -> Mapping[ItemKind, Any]:
+        """The tables, for a write: the snapshot counts no more."""
+        tables, self._snapshot = self._tables, None
+        return tables
+
+    @property
     def kinds(self) -> tuple[ItemKind, ...]:
         """The kinds of items that have a table."""
-        return tuple(self._tables)
+        return self._snapshot.kinds if self._snapshot is not None else tuple(self._tables)
 
     @property
     def version(self) -> list[int]:
         """Versions of the tables; changes with every write."""
+        if self._snapshot is not None:
+            return self._snapshot.version
         return [int(table.version) for table in self._tables.values()]
 
     def count(self, kind: ItemKind | None = None) -> int:
-        tables = ([self._tables[kind]] if kind in self._tables else []) if kind else self._tables.values()
-        return sum(int(table.count_rows()) for table in tables)
+        wanted = [one for one in self.kinds if kind in {None, one}]
+        if self._snapshot is not None:
+            return sum(map(self._snapshot.count, wanted))
+        return sum(int(self._tables[one].count_rows()) for one in wanted)
 
     def put(
         self,
@@ -147,7 +174,7 @@ class Items:
         are kept; parts: (N, dim) each, of fused items. new: all ids are new (faster)."""
         import pyarrow as pa
 
-        target = self._tables[kind]
+        target = self._written[kind]
         columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in _NAMES}
         of_parts = [(PARTS[m], vectors, np.float32) for m, vectors in (parts or {}).items()]
         for name, vectors, dtype in ((ALIGNED, aligned, np.float32), (RAW, raw, np.float16), *of_parts):
@@ -164,8 +191,10 @@ class Items:
         """Update columns other than the vectors. changed: id -> column -> value."""
         import pyarrow as pa
 
+        if not changed:
+            return
         old = self.by_id(list(changed))
-        for kind, table in self._tables.items():
+        for kind, table in self._written.items():
             rows = [asdict(row) | dict(changed[row.id]) for row in old if row.kind == kind]
             if rows:
                 schema = pa.schema([table.schema.field(name) for name in _NAMES])
@@ -174,32 +203,36 @@ class Items:
     def delete(self, ids: Iterable[str]) -> None:
         wanted = list(ids)
         for start in range(0, len(wanted), AT_ONCE):
-            for table in self._tables.values():
+            for table in self._written.values():
                 table.delete(_among(wanted[start : start + AT_ONCE]))
 
     def stamps(self) -> dict[str, Stamp]:
         names = [name for name in Stamp.__dataclass_fields__ if name != "kind"]
         found: dict[str, Stamp] = {}
-        for kind, table in self._tables.items():
-            rows = table.search().select(["id", *names]).to_arrow().to_pylist()
+        for kind in self.kinds:
+            rows = self._columns(kind, ["id", *names]).to_pylist()
             found |= {row.pop("id"): Stamp(kind, **row) for row in rows}
         return found
 
     def first_texts(self, most: int) -> list[str]:
         """Return the first `most` texts."""
+        if self._snapshot is not None:
+            return list(self._snapshot.columns("text", ["text"]).slice(0, most)["text"].to_pylist())
         found: list[str] = self._tables["text"].search().select(["text"]).limit(most).to_arrow()["text"].to_pylist()
         return found
 
     def owners(self) -> dict[ItemKind, dict[int, tuple[str, str]]]:
         """Return the id and the owner of each item by LanceDB row id."""
         found: dict[ItemKind, dict[int, tuple[str, str]]] = {}
-        for kind, table in self._tables.items():
-            rows = table.search().select(["id", "owner"]).with_row_id(True).to_arrow().to_pylist()
-            found[kind] = {row["_rowid"]: (row["id"], row["owner"]) for row in rows}
+        for kind in self.kinds:
+            rows = self._columns(kind, ["id", "owner"], row_ids=True).to_pylist()
+            found[kind] = {row[ROW]: (row["id"], row["owner"]) for row in rows}
         return found
 
     def by_id(self, ids: Sequence[str]) -> list[Row]:
         """Return the rows with these ids, in no particular order; unknown ids are skipped."""
+        if self._snapshot is not None:
+            return [Row(**row) for row in self._snapshot.by_id(ids)]
         found: list[Row] = []
         for start in range(0, len(ids), AT_ONCE):
             condition = _among(ids[start : start + AT_ONCE])
@@ -211,28 +244,41 @@ class Items:
         """Return the rows with these row ids (from Matrix or `nearest`), in the given order."""
         if not rows:
             return []
+        if self._snapshot is not None:
+            return [Row(**row) for row in self._snapshot.by_row(kind, rows)]
         query = self._tables[kind].take_row_ids(list(rows)).select(_NAMES).with_row_id()
-        found = {row.pop("_rowid"): Row(**row) for row in query.to_arrow().to_pylist()}  # unordered
+        found = {row.pop(ROW): Row(**row) for row in query.to_arrow().to_pylist()}  # unordered
         return [found[row] for row in rows]
 
     def matrix(self, kind: ItemKind, column: str = ALIGNED) -> Matrix:
+        """Return all vectors of a column, in the order of the row ids; they are copied once, in batches, or mapped into
+        memory by the snapshot."""
+        if self._snapshot is not None and column == ALIGNED:
+            known, mapped = self._snapshot.vectors(kind)
+            return Matrix(torch.from_numpy(known), torch.from_numpy(mapped))
         table = self._tables[kind]
-        found = table.search().select([column]).with_row_id(True).to_arrow().combine_chunks()
         dim = table.schema.field(column).type.list_size
-        values = found[column].combine_chunks().flatten() if len(found) else np.zeros(0)
-        vectors = np.asarray(values, dtype=np.float32).reshape(-1, dim)
-        rows = torch.tensor(found["_rowid"].to_pylist(), dtype=torch.int64)
-        return Matrix(rows, torch.from_numpy(vectors.copy() if not vectors.flags.writeable else vectors))
+        vectors, rows = np.empty((self.count(kind), dim), np.float32), np.empty(self.count(kind), np.int64)
+        done = 0
+        for batch in table.search().select([column]).with_row_id(True).to_batches(BATCH):
+            end = done + len(batch)
+            rows[done:end] = batch[ROW].to_numpy()
+            vectors[done:end] = batch[column].flatten().to_numpy().reshape(-1, dim)
+            done = end
+        if len(rows) > 1 and (rows[1:] < rows[:-1]).any():
+            order = rows.argsort()
+            rows, vectors = rows[order], vectors[order]
+        return Matrix(torch.from_numpy(rows), torch.from_numpy(vectors))
 
     def nearest(self, vector: Tensor, kind: ItemKind, k: int, *, nprobes: int, refine: int) -> tuple[list[int], Tensor]:
         """Return row ids and cosines of the k nearest items, best first, from the approximate index."""
         query = self._tables[kind].search(vector.numpy(), vector_column_name=ALIGNED).distance_type("dot")
         query = query.nprobes(nprobes).refine_factor(refine)
         found = query.select(["_distance"]).with_row_id(True).limit(k).to_arrow()
-        return found["_rowid"].to_pylist(), 1 - torch.tensor(found["_distance"].to_pylist())
+        return found[ROW].to_pylist(), 1 - torch.tensor(found["_distance"].to_pylist())
 
     def build_approximate(self, items: ItemKind, kind: str, partitions: int) -> None:
-        table = self._tables[items]
+        table = self._written[items]
         options: dict[str, Any] = {"num_partitions": partitions}
         if kind == "ivf_pq":
             dim = table.schema.field(ALIGNED).type.list_size
@@ -251,23 +297,39 @@ class Items:
         """Merge small files, update the indexes, delete old versions."""
         from lancedb.index import BTree
 
-        for kind, table in self._tables.items():
+        for kind, table in self._written.items():
             have = {name for index in table.list_indices() for name in index.columns}
             if self.count(kind) and "id" not in have:
                 table.create_index("id", config=BTree())
             table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
+    def write_snapshot(self, *, keep: bool) -> None:
+        """Write the snapshot of the tables, and read through it from now on; keep: False removes it instead."""
+        if keep:
+            write_snapshot(self._folder, self._tables, ALIGNED, _NAMES)
+        else:
+            shutil.rmtree(self._folder / SNAPSHOT, ignore_errors=True)
+        self._snapshot = open_snapshot(self._folder)
+
     @staticmethod
     def files(folder: Path) -> list[Path]:
-        """Return all files of the tables, including older versions."""
+        """Return all files of the tables, including older versions, and of the snapshot."""
         names = (*TABLES.values(), FUSED)
-        return [p for name in names for p in sorted((folder / f"{name}.lance").rglob("*")) if p.is_file()]
+        tables = [p for name in names for p in sorted((folder / f"{name}.lance").rglob("*")) if p.is_file()]
+        return [*tables, *files_of(folder)]
 
     def to_arrow(self, columns: Sequence[str]) -> Any:
         """Return all rows as a pyarrow table."""
         import pyarrow as pa
 
         return pa.concat_tables([t.search().select(list(columns)).to_arrow() for t in self._tables.values()])
+
+    def _columns(self, kind: ItemKind, names: Sequence[str], *, row_ids: bool = False) -> Any:
+        """Return columns of all rows as a pyarrow table."""
+        if self._snapshot is not None:
+            return self._snapshot.columns(kind, [*names, ROW] if row_ids else names)
+        query = self._tables[kind].search().select(list(names))
+        return (query.with_row_id(True) if row_ids else query).to_arrow()
 
 
 def _among(ids: Sequence[str]) -> str:
@@ -278,7 +340,7 @@ def _among(ids: Sequence[str]) -> str:
 def _index_config(kind: str) -> Any:
     from lancedb import index
 
-    return {"ivf_pq": index.IvfPq, "ivf_sq": index.IvfSq, "hnsw": index.HnswSq}[kind]
+    return {"ivf_pq": index.IvfPq, "ivf_sq": index.IvfSq, "ivf_rq": index.IvfRq, "hnsw": index.HnswSq}[kind]
 
 
 def read_table(folder: Path, name: str, columns: Sequence[str] | None = None) -> Any:

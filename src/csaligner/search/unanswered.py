@@ -20,17 +20,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from csaligner.adapters.fusion import fuse
+from csaligner.checks import InputError
+from csaligner.integrity import open_seal, write_sealed
+from csaligner.parsing import checked, parse_json
 from csaligner.types import Modality
 
-from .calibration import Calibration
-from .index import Index, Kind, SearchOptions
+from .calibration import MODALITIES, Calibration
+from .index import Index, SearchOptions
 from .lance_table import FUSED, ItemKind
+from .manifest import OWNER
+from .query import Kind
 
+SCORES = "unanswered.json"  # of queries with the default options, written with the index
 LEVEL = 0.05
 MIN_QUERIES, MAX_QUERIES = 100, 10_000
 MAX_PAIRS = 400_000_000  # cosines of queries and items: some seconds
@@ -116,7 +123,19 @@ class Unanswered:
                 self._scores[key] = self._measure(*key)
             return self._scores[key]
 
+    def write(self) -> None:
+        """Measure queries with the default options and save their scores with the index; requires the lock of its
+        folder."""
+        found = {m: self._measure(m, SearchOptions()) for m in MODALITIES}
+        saved = {m: None if scores is None else scores.sort().values.tolist() for m, scores in found.items()}
+        write_sealed(self._index.path / SCORES, {"version": self._index.items.version, "scores": saved})
+
     def _measure(self, kind: Kind, options: SearchOptions) -> Tensor | None:
+        if options == SearchOptions() and not isinstance(kind, float):
+            saved = _read_scores(self._index.path / SCORES, self._index.items.version)
+            if saved is not None:
+                scores = saved[kind]
+                return None if scores is None else torch.tensor(scores)
         space, owners = self._index.space(options.space), self._index.items.owners()
         numbers: dict[str, int] = {}
         kinds = space.vectors
@@ -157,6 +176,18 @@ def _queries(asked: Mapping[Modality, Items], kind: Kind) -> Items:
         return Items(captions.vectors[:0], captions.groups[:0])
     of_text, of_image = (torch.tensor(rows) for rows in zip(*both, strict=True))
     return Items(fuse(image.vectors[of_image], captions.vectors[of_text], kind), captions.groups[of_text])
+
+
+def _read_scores(path: Path, version: list[int]) -> dict[Modality, list[float] | None] | None:
+    """Read the scores of both modalities; None if missing, damaged or of another version of the tables."""
+    try:
+        value = open_seal(path, parse_json(path.read_text(encoding="utf-8")), OWNER)
+        if value["version"] != version:
+            return None
+        found = checked(dict[Modality, list[float] | None], value["scores"])
+        return found if set(found) == set(MODALITIES) else None
+    except (InputError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _groups(

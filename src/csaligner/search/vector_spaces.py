@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -18,6 +19,7 @@ from csaligner.adapters.mlp import MLPAdapter
 from csaligner.types import Modality
 
 from .calibration import MODALITIES
+from .exact import ExactSearch
 from .lance_table import ALIGNED, RAW, ItemKind, Items
 
 SpaceName = Literal["aligned", "raw", "centred"]
@@ -39,9 +41,26 @@ class Space:
 
     def nearest(self, query: Tensor, kind: ItemKind, k: int) -> tuple[list[int], Tensor]:
         """Return row ids and cosines of the k nearest items of a kind, best first, by exact search."""
-        scores = self.vectors[kind] @ query
-        top = scores.topk(min(k, len(scores)))
-        return self.rows[kind][top.indices].tolist(), top.values
+        positions, cosines = self.searches[kind].nearest(query, k)
+        return self.rows[kind][positions].tolist(), cosines
+
+    def nearest_all(self, queries: Tensor, kind: ItemKind, k: int) -> list[tuple[list[int], Tensor]]:
+        """Return `nearest` of each of Q queries (Q, d)."""
+        found = self.searches[kind].nearest_all(queries, k)
+        return [(self.rows[kind][positions].tolist(), cosines) for positions, cosines in found]
+
+    def nearest_of(
+        self, queries: Tensor, kind: ItemKind, k: int, candidates: Sequence[Tensor]
+    ) -> list[tuple[list[int], Tensor]]:
+        """Return `nearest` of each of Q queries (Q, d) among its candidates, increasing positions."""
+        search = self.searches[kind]
+        best = [search.best(query, some, k) for query, some in zip(queries, candidates, strict=True)]
+        return [(self.rows[kind][positions].tolist(), cosines) for positions, cosines in best]
+
+    @cached_property
+    def searches(self) -> Mapping[ItemKind, ExactSearch]:
+        """The exact search among the items of each kind."""
+        return {kind: ExactSearch(vectors) for kind, vectors in self.vectors.items()}
 
 
 def load_space(items: Items, name: SpaceName) -> Space:

@@ -16,6 +16,9 @@ from __future__ import annotations
 import random
 import string
 import threading
+from importlib import resources
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -24,9 +27,11 @@ from torch import Tensor, tensor
 from csaligner.model import AlignedModel
 from csaligner.types import Modality
 
-from .index import Encoded, Index, Kind, SearchOptions
+from .index import Index, SearchOptions
+from .query import Encoded, Kind
 from .unanswered import Unanswered, rounded
 
+FEATURES = Path("assets") / "encoder-graphs" / "nonsense.safetensors"
 QUERIES: dict[Modality, int] = {"text": 64, "image": 16}
 QUANTILE = 0.9
 WEAK_CHANCE = 0.8  # separates 20 queries on the subject of a collection from 20 others (docs/search.md)
@@ -82,8 +87,20 @@ class WeakLimits:
 
 
 def _encode(model: AlignedModel, modality: Modality) -> Tensor:
-    """Encode the queries of nonsense to (N, d_encoder)."""
+    """Encode the queries of nonsense to (N, d_encoder); features of the bundled encoders are in the package."""
+    known = _bundled(model.info(modality).fingerprint) if modality not in model.lora else None
+    if known is not None and not (modality == "text" and model.aligner.reads_states):
+        return known
     return model.features_text(nonsense_texts()) if modality == "text" else model.features_image(nonsense_images())
+
+
+def _bundled(fingerprint: str) -> Tensor | None:
+    """Return the features of the queries of nonsense by an encoder with this fingerprint, None if they are not known
+    (tools/encoder_graphs)."""
+    from safetensors import safe_open
+
+    with safe_open(Path(str(resources.files("csaligner"))) / FEATURES, "pt") as file:
+        return cast(Tensor, file.get_tensor(fingerprint)) if fingerprint in file.keys() else None  # noqa: SIM118
 
 
 def nonsense_texts(count: int = QUERIES["text"], seed: int = 0) -> list[str]:
