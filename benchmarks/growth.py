@@ -5,8 +5,8 @@
 
 Every step and size runs in its own process on one thread, and is written to the results at once: the same command
 resumes. Features are synthetic (clusters shared by both modalities) where images are not the point; `embed` reads
-drawings of the demo, `check_data` a table with as many files of 8 x 8 pixels. `search` is one query of an open index: exact
-up to 200,000 items, faiss above. Exponents are fitted over sizes of at least 10,000, `embed` over all.
+drawings of the demo, `check_data` a table with as many files of 8 x 8 pixels. `search` is one query of an open index,
+exact up to 200,000 items, faiss above. Exponents are fitted over sizes of at least 10,000, `embed` over all.
 """
 
 from __future__ import annotations
