@@ -42,7 +42,7 @@ from csaligner.run_folder import model_folder
 from csaligner.search.build import create_index, finish
 from csaligner.search.calibration import MODALITIES, Calibration
 from csaligner.search.index import Index
-from csaligner.search.lance_table import ALIGNED, Row
+from csaligner.search.lance_table import Row
 from csaligner.store.store import Store
 from csaligner.types import Modality, PairedFeatures
 
@@ -130,7 +130,7 @@ def filled_index(folder: Path, rows: int, approximate: str) -> tuple[Index, dict
             names = [f"{modality}-{start + n}" for n in range(count)]
             items = [Row(name, modality, "", f"item {name}", "", "", "synthetic", -1, -1, "") for name in names]
             began = time.perf_counter()
-            index.items.put(modality, items, {ALIGNED: vectors}, new=True)
+            index.items.put(modality, items, vectors, None, new=True)
             seconds["insert_s"] += time.perf_counter() - began
     began = time.perf_counter()
     for modality in MODALITIES:
