@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
-from csaligner.checks import InputError
+from csaligner.checks import CSAlignerError, InputError
 from csaligner.search.approximate import measured_recall
 from csaligner.search.build import BuildSettings, add_features, build_index, finish
 from csaligner.search.index import Index
@@ -183,3 +183,9 @@ def test_approximate_search_of_many_items(world: Any, tmp_path: Path, kind: str)
     assert [hit.id for hit in reopened.search_many(["90 200 30", "1 2 3"], k=50)[0]] == [hit.id for hit in found]
     add_features(reopened, "text", ["new"], features[:1])
     assert "new" in {hit.id for hit in reopened.search_features(features[0], "text", 5)}  # lists of earlier tables
+
+
+def test_codes_that_do_not_fit_the_dimension_are_refused_in_one_line(world: Any, index: Index) -> None:
+    with pytest.raises(CSAlignerError, match="ivf_rq") as error:  # wants multiples of 8
+        finish(index, "ivf_rq")
+    assert "\n" not in str(error.value)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Callable, Mapping
+from importlib import metadata as metadata_of
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +18,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from csaligner.extras import install_command
 
 POOLED = "pooled"  # output with the features
 ASSETS = Path("assets") / "encoder-graphs"
@@ -75,12 +79,12 @@ class OnnxGraph:
 def open_graph(name: str, digest: str, weights: Callable[[], Arrays]) -> OnnxGraph | None:
     """Return the graph of that name with the installed weights; None if torch must compute the features: ONNX Runtime
     is not installed, the graph was exported for other weights, or the features of the probe differ from those that
-    torch computed in double precision.
+    torch computed in double precision. Torch is two to three times slower, so the reason is given as a warning.
 
     digest: SHA-256 of the weights; weights: returns them by their names in the network of torch.
     """
     if find_spec("onnxruntime") is None:
-        return None
+        return _fall_back(name, f"onnxruntime is not installed; {install_command('bundled')}")
     from safetensors import safe_open
 
     folder = Path(str(resources.files("csaligner"))) / ASSETS
@@ -88,13 +92,22 @@ def open_graph(name: str, digest: str, weights: Callable[[], Arrays]) -> OnnxGra
         metadata = file.metadata() or {}
         probe = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     if metadata.get("weights") != digest:
-        return None
+        return _fall_back(name, "its graph was made for other weights; install the version that csaligner names")
     wanted, found = probe.pop(POOLED), weights()
     graph = OnnxGraph((folder / f"{name}.onnx").read_bytes(), {key: found[key] for key in metadata["names"].split()})
     try:
-        return graph if _agree(graph.run(probe, POOLED)[0], wanted) else None
-    except Exception:  # of many types, defined by the extension module
-        return None
+        if _agree(graph.run(probe, POOLED)[0], wanted):
+            return graph
+        reason = f"its features of the probe differ from torch's by more than {TOLERANCE:g}"
+    except Exception as error:  # of many types, defined by the extension module
+        reason = " ".join(str(error).split())[:200]
+    return _fall_back(
+        name, f"ONNX Runtime {metadata_of.version('onnxruntime')} fails ({reason}); install another version"
+    )
+
+
+def _fall_back(name: str, reason: str) -> None:
+    warnings.warn(f"encoder: {name} is computed by torch, which is slower: {reason}", stacklevel=4)
 
 
 def _agree(found: NDArray[Any], wanted: NDArray[Any]) -> bool:

@@ -340,7 +340,10 @@ def _among(ids: Sequence[str]) -> str:
 def _index_config(kind: str) -> Any:
     from lancedb import index
 
-    return {"ivf_pq": index.IvfPq, "ivf_sq": index.IvfSq, "ivf_rq": index.IvfRq, "hnsw": index.HnswSq}[kind]
+    name = {"ivf_pq": "IvfPq", "ivf_sq": "IvfSq", "ivf_rq": "IvfRq", "hnsw": "HnswSq"}[kind]
+    if not hasattr(index, name):
+        raise InputError(f"approximate: {kind} is not in this version of LanceDB; update lancedb, or use ivf_sq")
+    return getattr(index, name)
 
 
 def read_table(folder: Path, name: str, columns: Sequence[str] | None = None) -> Any:
