@@ -176,7 +176,9 @@ def main() -> None:
     known = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"records": []}
     records: list[dict[str, Any]] = known["records"]
     done = {(r["step"], r["items"]) for r in records}
-    wanted = sorted((count, name) for name, (_, sizes) in STEPS.items() for count in sizes)
+    wanted = sorted(
+        ((n, name) for name, (_, sizes) in STEPS.items() for n in sizes), key=lambda w: (w[1] == "embed", w)
+    )
     for count, name in [] if arguments.draw else wanted:
         if (name, count) not in done:
             command = [sys.executable, __file__, "--one", name, str(count)]
