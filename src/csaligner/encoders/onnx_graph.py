@@ -84,7 +84,8 @@ def open_graph(name: str, digest: str, weights: Callable[[], Arrays]) -> OnnxGra
     digest: SHA-256 of the weights; weights: returns them by their names in the network of torch.
     """
     if find_spec("onnxruntime") is None:
-        return _fall_back(name, f"onnxruntime is not installed; {install_command('bundled')}")
+        _warn(name, f"onnxruntime is not installed; {install_command('bundled')}")
+        return None
     from safetensors import safe_open
 
     folder = Path(str(resources.files("csaligner"))) / ASSETS
@@ -92,7 +93,8 @@ def open_graph(name: str, digest: str, weights: Callable[[], Arrays]) -> OnnxGra
         metadata = file.metadata() or {}
         probe = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     if metadata.get("weights") != digest:
-        return _fall_back(name, "its graph was made for other weights; install the version that csaligner names")
+        _warn(name, "its graph was made for other weights; install the version that csaligner names")
+        return None
     wanted, found = probe.pop(POOLED), weights()
     graph = OnnxGraph((folder / f"{name}.onnx").read_bytes(), {key: found[key] for key in metadata["names"].split()})
     try:
@@ -106,7 +108,7 @@ def open_graph(name: str, digest: str, weights: Callable[[], Arrays]) -> OnnxGra
     )
 
 
-def _fall_back(name: str, reason: str) -> None:
+def _warn(name: str, reason: str) -> None:
     warnings.warn(f"encoder: {name} is computed by torch, which is slower: {reason}", stacklevel=4)
 
 

@@ -61,7 +61,8 @@ class MemoryIVF:
         """Return the positions of about `count` near rows of each of Q queries (Q, d), in increasing order."""
         import faiss
 
-        how = faiss.SearchParametersIVF(nprobe=nprobes)
+        how = faiss.SearchParametersIVF()
+        how.nprobe = nprobes
         _, found = self._lists.search(np.ascontiguousarray(queries.numpy()), min(count, self._lists.ntotal), params=how)
         return [torch.from_numpy(np.sort(row[row >= 0])) for row in found]
 

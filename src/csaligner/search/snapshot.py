@@ -128,14 +128,14 @@ def _write_part(out: Path, kind: str, table: Any, vector: str, columns: Sequence
     np.save(out / f"{kind}-order.npy", ids.astype(np.int64))
     np.save(out / f"{kind}-rows.npy", numbers)
     shape = (len(numbers), table.schema.field(vector).type.list_size)
-    vectors = np.lib.format.open_memmap(out / f"{kind}.npy", "w+", np.float32, shape) if len(numbers) else None
-    for batch in table.search().select([vector]).with_row_id(True).to_batches(BATCH) if vectors is not None else ():
+    if not len(numbers):
+        np.save(out / f"{kind}.npy", np.empty(shape, np.float32))
+        return
+    vectors: Any = np.lib.format.open_memmap(out / f"{kind}.npy", "w+", np.float32, shape)
+    for batch in table.search().select([vector]).with_row_id(True).to_batches(BATCH):
         places = np.searchsorted(numbers, batch[ROW].to_numpy().astype(np.int64))
         vectors[places] = batch[vector].flatten().to_numpy().reshape(-1, shape[1])
-    if vectors is None:
-        np.save(out / f"{kind}.npy", np.empty(shape, np.float32))
-    else:
-        vectors.flush()
+    vectors.flush()
 
 
 def _open_part(folder: Path, kind: str) -> _Part:
