@@ -34,7 +34,7 @@ from csaligner.files import write_json
 from csaligner.paired_features import rows_of
 from csaligner.run_folder import provenance
 from csaligner.search.calibration import Calibration
-from csaligner.search.index import Kind
+from csaligner.search.query import Kind
 from csaligner.search.unanswered import LEVEL, Items, best_without_answer, chance, limit
 from csaligner.search.weak import QUANTILE, WEAK_CHANCE, nonsense_images, nonsense_texts
 from csaligner.store.store import Store

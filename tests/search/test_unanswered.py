@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from csaligner.adapters.fusion import fuse
 from csaligner.search.build import build_index
-from csaligner.search.index import Kind
+from csaligner.search.query import Kind
 from csaligner.search.unanswered import LEVEL, Items, Unanswered, best_without_answer, chance, limit
 from csaligner.search.weak import WEAK_CHANCE, WeakLimits
 from csaligner.types import Modality

@@ -103,9 +103,9 @@ def open_graph(name: str, digest: str, weights: Callable[[], Arrays]) -> OnnxGra
         reason = f"its features of the probe differ from torch's by more than {TOLERANCE:g}"
     except Exception as error:  # of many types, defined by the extension module
         reason = " ".join(str(error).split())[:200]
-    return _fall_back(
-        name, f"ONNX Runtime {metadata_of.version('onnxruntime')} fails ({reason}); install another version"
-    )
+    version = metadata_of.version("onnxruntime")
+    _warn(name, f"ONNX Runtime {version} fails ({reason}); install another version")
+    return None
 
 
 def _warn(name: str, reason: str) -> None:
