@@ -84,12 +84,12 @@ class Hooks:
 
     evaluate: validation metrics of the model, by name. report: called after each step with (step, total steps,
     values); the values hold the losses and, after an evaluation, the metrics. warn: called with a line if the
-    divergence may harm or has harmed the pairs (training/watch.py).
+    divergence may harm or has harmed the pairs (training/watch.py); None: this is not measured.
     """
 
     evaluate: Evaluate | None = None
     report: Report = silent
-    warn: Callable[[str], None] = warn_user
+    warn: Callable[[str], None] | None = warn_user
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Trainer:
                     elapsed = time.perf_counter() - clock
                     values["steps_per_second"] = (state.step - first) / elapsed
                     values["data_wait"] = self._waiting.seconds / elapsed
-                    values |= batch_gap(self._rows)
+                    values |= batch_gap(self._rows) if self._hooks.warn is not None else {}
                     values = self._evaluate(state, values)
                     clock, first, self._waiting.seconds = time.perf_counter(), state.step, 0.0
                 self._report(state.step, values)
@@ -259,7 +259,7 @@ class Trainer:
         return self._config.lr * factor
 
     def _warn(self, message: str | None) -> None:
-        if message is not None and is_main():
+        if message is not None and self._hooks.warn is not None and is_main():
             self._hooks.warn(message)
 
     def _report(self, step: int, values: Mapping[str, float]) -> None:
