@@ -34,7 +34,7 @@ def compiled(launch: dict[str, Any]) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(found.asm["cubin"])
         file.flush()
-        command = [CUOBJDUMP, "--dump-resource-usage", file.name]
+        command = [str(CUOBJDUMP), "--dump-resource-usage", file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     usage = re.search(rf"{launch['kernel']}.*?REG:(\d+) STACK:(\d+).*?LOCAL:(\d+)", text, re.DOTALL)
     assert usage is not None, text

@@ -152,7 +152,7 @@ def test_a_step_reads_the_device_twice() -> None:
     reads: Counter[int] = Counter()
     step = 0
 
-    class Reads(TorchDispatchMode):
+    class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name = function.overloadpacket.__name__
             masks = [i for i in args[1] if i is not None and i.dtype == torch.bool] if name == "index" else []

@@ -51,7 +51,9 @@ class MappedAligner(nn.Module):
         adapter, mean = self._adapters[side], self._means[side]
         if x is None or mean is None:
             return x
-        return torch.cat([(normalize(part.float(), dim=1) - mean) @ adapter.start.map for part in x.split(CHUNK)])
+        return torch.cat(
+            [(normalize(part.float(), dim=1) - mean) @ adapter.start.map for part in torch.split(x, CHUNK)]
+        )
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         found = []
@@ -85,12 +87,13 @@ class _UnitRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min_(1e-12)
-        y = x / length
+        y: Tensor = x / length
         ctx.save_for_backward(y, length)
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         y, length = ctx.saved_tensors
-        return torch.addcmul(grad, y, torch.linalg.vecdot(y, grad)[:, None], value=-1) / length
+        found: Tensor = torch.addcmul(grad, y, torch.linalg.vecdot(y, grad)[:, None], value=-1) / length
+        return found

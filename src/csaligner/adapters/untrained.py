@@ -191,14 +191,16 @@ def _white(side: Moments, shrinkage: float) -> Tensor:
 def _root(square: Tensor) -> Tensor:
     """Return the square root of a symmetric positive semi-definite matrix."""
     values, vectors = torch.linalg.eigh(square)
-    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    return root
 
 
 def _polar(b: Tensor) -> Tensor:
     """Return (b b')^(-1/2) b, the orthonormal factor of b (r, d) with r <= d; 0 along singular values of 0."""
     values, vectors = torch.linalg.eigh(b @ b.T)
     inverse = torch.where(values > 1e-15 * values.max(), values, torch.inf).rsqrt()
-    return (vectors * inverse) @ (vectors.T @ b)
+    factor: Tensor = (vectors * inverse) @ (vectors.T @ b)
+    return factor
 
 
 def _scaled(map_: Tensor, cov: Tensor) -> Tensor:
