@@ -26,6 +26,7 @@ from table_text import RESULTS
 
 from csaligner.encoders import open_encoder
 from csaligner.files import write_json
+from csaligner.run_folder import provenance
 from csaligner.spaces import Space, migrate
 
 SENTENCES, PAIRS, SEEDS = 12_000, 2000, (0, 1, 2)
@@ -100,7 +101,7 @@ def main() -> None:
     parser.add_argument("--vectors", type=Path)
     parser.add_argument("--out", type=Path, default=RESULTS / "migration.json")
     args = parser.parse_args()
-    about = describe()
+    about = describe() | {"commit": provenance(0)["commit"]}
     records = [
         record(f"rotation, noise {noise:g}", *rotated(noise, seed), seed)
         for noise in (0.1, 0.3, 0.6, 1.0)

@@ -1,20 +1,23 @@
 """Run the benchmarks behind the tables of aligned features again, one after the other, and write the tables.
 
-    python benchmarks/run_tables.py --features ../shared/data/clip_coco_500.npy [--only NAME ...] [--list]
+    python benchmarks/run_tables.py [--features FILE] [--only NAME ...] [--list]
 
 `make tables` calls it. A finished step leaves a marker in runs/tables and is skipped by the next call; delete the
 marker to repeat a step. --list prints the steps with the minutes they take on two idle cores. --features: CLIP features
-of 500 COCO pairs, (2, 500, 512), from "Mind the Gap" (Liang et al. 2022). Steps that need Debian's packages
-openclipart-png, openclipart-svg and tuxpaint-stamps-default fail without them and are reported; the others go on.
+of 500 COCO pairs, (2, 500, 512), from "Mind the Gap" (Liang et al. 2022); the suite also uses convirt_500.npy and
+videoclip_100.npy of the same folder, and skips what is not there. CSALIGNER_SHARED names the folder that holds data/.
+Steps that need Debian's packages openclipart-png, openclipart-svg and tuxpaint-stamps-default fail without them and are
+reported; the others go on.
 
-The settings are reduced so that all steps take about two hours on two cores: one training seed (intervals are
-over test images and folds), 3 settings per tuned method, 2 of 5 inner splits, and on the three sources together
-and alone only the methods that the text discusses.
+The suite makes every table of docs/comparison.md in one run of one commit. Its budget is reduced so that it takes
+about an hour on two cores: 8 settings per method, each tried on one inner split and at most 512 training images, and
+of an array the first folds with 200 test images; three training seeds.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -25,7 +28,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "tables"
 RESULTS = ROOT / "benchmarks" / "results"
-FEW = "cca,closed-form start,infonce,l2,mmd,cs-auto,cs-aligner,cs-aligner-weight,cs-aligner-default"
+SHARED = Path(os.environ.get("CSALIGNER_SHARED", ROOT.parent / "shared"))
+ARRAYS = ("clip_coco_500", "videoclip_100", "convirt_500")
+JSON = "suite.json"
+STORES = ("tuxpaint", "openmoji", "openclipart")
+BUDGET = ("--trials", "8", "--inner", "1", "--seeds", "3", "--trial-images", "512", "--test-images", "200")
 
 
 @dataclass(frozen=True)
@@ -53,13 +60,7 @@ def steps(features: Path) -> list[Step]:
         Step("clip_coco", 8, _benchmark("clip_coco", "--features", str(features), "--seeds", "1")),
         _demo("openmoji", 2),
         _demo("all", 5),
-        _compare("clip", 14, str(features)),
-        _compare("openmoji", 18, emoji),
-        _compare("tuxpaint", 3, str(RUNS / "store-tuxpaint"), "--methods", FEW),
-        _compare("openclipart", 7, str(RUNS / "store-openclipart"), "--methods", FEW),
-        _compare("all", 14, every, "--methods", FEW),
-        _sweep("clip", 9, str(features)),
-        _sweep("openmoji", 12, emoji),
+        _suite(features),
         Step("search_clip", 2, _benchmark("search", "clip", "--features", str(features), "--seeds", "1")),
         Step("search_quality", 1, _benchmark("search", "quality", "--store", every, *_runs_of_demo())),
         Step("balance", 2, _benchmark("balance", "--features", str(features), "--out", str(RESULTS / "balance.json"))),
@@ -88,19 +89,18 @@ def _demo(data: str, minutes: float) -> Step:
     )
 
 
-def _compare(name: str, minutes: float, data: str, *more: str) -> Step:
-    out = RUNS / f"compare-{name}"
-    command = _csaligner("compare", "--train-data", data, "--out", str(out), *BUDGET, *more)
-    return Step(f"compare_{name}", minutes, command, out / "compare.json")
+def arrays(features: Path) -> list[Path]:
+    """Return the arrays of the suite, whether they are there or not."""
+    return [features.with_name(f"{name}.npy") for name in ARRAYS]
 
 
-def _sweep(name: str, minutes: float, data: str) -> Step:
-    out = RUNS / f"sweep-{name}"
-    command = _csaligner("sweep", "--train-data", data, "--grids", "bandwidth,temperature", "--out", str(out))
-    return Step(f"sweep_{name}", minutes, command, out / "sweep.json")
-
-
-BUDGET = ("--trials", "3", "--inner", "2", "--seeds", "1")
+def _suite(features: Path) -> Step:
+    """Return the comparison of all methods on all data, with sweeps on CLIP features."""
+    data = [str(path) for path in arrays(features) if path.exists()] + [str(RUNS / f"store-{name}") for name in STORES]
+    words = [word for path in data for word in ("--train-data", path)]
+    sweeps = ("--grids", "bandwidth,temperature", "--sweep-data", data[0])
+    out = RUNS / "suite"
+    return Step("suite", 70, _csaligner("compare", "--suite", *words, *sweeps, *BUDGET, "--out", str(out)), out / JSON)
 
 
 def _runs_of_demo() -> list[str]:
@@ -111,11 +111,14 @@ def _runs_of_demo() -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--features", type=Path, default=ROOT.parent / "shared" / "data" / "clip_coco_500.npy")
+    parser.add_argument("--features", type=Path, default=SHARED / "data" / "clip_coco_500.npy")
     parser.add_argument("--only", nargs="+", help="run only these steps")
     parser.add_argument("--list", action="store_true", help="print the steps and their minutes")
     options = parser.parse_args()
     RUNS.mkdir(parents=True, exist_ok=True)
+    for path in arrays(options.features):
+        if not path.exists():
+            print(f"suite: {path} is not here and is skipped", file=sys.stderr)
     failed = []
     names = [step.name for step in steps(options.features)]
     for name in options.only or names:

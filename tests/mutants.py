@@ -22,7 +22,10 @@ TESTS = (
     "distributed",
     "training/test_gradcache.py",
     "contract/test_divergences.py",
+    "adapters/test_mlp.py",
     "adapters/test_prior.py",
+    "comparison/test_fits.py",
+    "comparison/test_ranks.py",
 )
 
 
@@ -39,6 +42,23 @@ class Mutant:
 MUTANTS = [
     Mutant("prior: no causal mask", "adapters/prior_network.py", "device=seen.device).tril()", "device=seen.device)"),
     Mutant("prior: padding attended to", "adapters/prior_network.py", "before & seen[:, None, :]", "before"),
+    Mutant(
+        "adapter: map of the start learned", "adapters/mlp.py", "map.requires_grad_(False)", "map.requires_grad_(True)"
+    ),
+    Mutant(
+        "compare: objectives trained without validation rows",
+        "comparison/compare.py",
+        "transform = fit(method, fold.train_and_val",
+        "transform = fit(method, fold.splits[0][0]",
+    ),
+    Mutant(
+        "compare: baselines fitted without validation rows",
+        "comparison/compare.py",
+        "aligned = fit(method, fold.train_and_val",
+        "aligned = fit(method, fold.splits[0][0]",
+    ),
+    Mutant("compare: a start of other pairs", "comparison/fits.py", "if key not in self.kept", "if not self.kept"),
+    Mutant("ranks: a wide gap is good", "comparison/ranks.py", "(-1 if metric == GAP else 1)", "1"),
     Mutant("D_CS: sign of the cross term", "divergences/cauchy_schwarz.py", "- 2 * between", "+ 2 * between"),
     Mutant("D_CS: cross term once", "divergences/cauchy_schwarz.py", "- 2 * between", "- between"),
     Mutant("MMD: unbiased ignored", "divergences/mmd.py", "diagonal=not unbiased", "diagonal=True"),

@@ -26,17 +26,11 @@ def test_metrics_have_the_names() -> None:
 
 def test_sentences_have_the_names() -> None:
     assert (
-        NAMES.words("image_features has 3 rows and text_features 4") == "eeg_features has 3 rows and image_features 4"
+        NAMES.fill("an {image}, {captions}, {Texts}, {I}\u2192{T}") == "an eeg, image rows, Image rows, eeg\u2192image"
     )
-    assert NAMES.words("5 images, 7 captions") == "5 eeg rows, 7 image rows"
-    assert NAMES.words("data/images/text.npy: no such file") == "data/images/text.npy: no such file"
-    assert NAMES.words("I\u2192T R@1") == "eeg\u2192image R@1"
-    assert Names().words("5 images") == "5 images"
-
-
-def test_pages_keep_data_and_styles() -> None:
-    page = "<style>.image{}</style><h2>Images</h2><td>a text</td><p title='image'>an image</p>"
-    assert NAMES.page(page) == "<style>.image{}</style><h2>Eeg rows</h2><td>a text</td><p title='image'>an eeg</p>"
+    assert NAMES.counts(5, 7) == "5 eeg rows, 7 image rows"
+    assert Names().fill("{Images} and {texts} of a {caption}") == "Images and texts of a caption"
+    assert Names().counts(1, 7) == "1 image, 7 captions"
 
 
 @pytest.mark.parametrize("names", [("a", "a"), ("a b", "c"), ("", "c"), ("<b>", "c")])
@@ -59,8 +53,12 @@ def test_the_estimator_uses_the_names(tmp_path: Path) -> None:
         aligner.transform("eeg", IMAGE)
     with pytest.raises(InputError, match="audio"):
         aligner.transform("audio", EEG)
-    with pytest.raises(InputError, match="eeg_features has 80 rows"):
+    with pytest.raises(InputError, match="eeg_features has 80 rows and image_features 79"):
         aligner.fit(EEG, IMAGE[:79])
+    with pytest.raises(InputError, match="eeg_features: got 1 eeg"):
+        aligner.fit(EEG[:1], IMAGE[:1])
+    with pytest.raises(InputError, match="for 80 eeg rows"):
+        aligner.fit(EEG, IMAGE, range(79), text_image_ids=range(80))
     aligner.save(tmp_path / "aligner")
     loaded = CSAligner.load(tmp_path / "aligner")
     assert np.array_equal(loaded.transform("eeg", EEG), aligner.transform("eeg", EEG))
@@ -75,13 +73,16 @@ def test_tables_and_the_report_of_a_run_have_the_names(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", EEG)
     np.save(tmp_path / "b.npy", IMAGE)
     files = ("--image-features", tmp_path / "a.npy", "--text-features", tmp_path / "b.npy")
-    assert csaligner("import", *files, "--out", tmp_path / "store").returncode == 0
+    assert csaligner("import", *files, "--out", tmp_path / "image-data").returncode == 0
     run = tmp_path / "run"
-    done = csaligner("train", "--train-data", tmp_path / "store", "--out", run, "epochs=0", "names=[eeg,image]", "-q")
+    done = csaligner(
+        "train", "--train-data", tmp_path / "image-data", "--out", run, "epochs=0", "names=[eeg,image]", "-q"
+    )
     again = csaligner("eval", "--run", run)
     for table in (done.stdout, again.stdout):
         assert "eeg" in table
         assert "T\u2192I" not in table
     page = (run / "report.html").read_text(encoding="utf-8")
-    assert "eeg" in page
+    assert "eeg and its own image" in page
     assert "image and its own caption" not in page
+    assert "eeg query: one of its image rows is ranked first" in page

@@ -112,9 +112,8 @@ class CSAligner:
         group are never in both parts of a fold when the start or the gate is chosen.
         Raises InputError for NaN, infinity, and shapes or ids that do not match.
         """
-        with self.names.errors():
-            features = pair_features(image_features, text_features, image_ids, text_image_ids)
-            return self.fit_features(features, unpaired_images, unpaired_texts, groups)
+        features = pair_features(image_features, text_features, image_ids, text_image_ids, names=self.names)
+        return self.fit_features(features, unpaired_images, unpaired_texts, groups)
 
     def refit(
         self,
@@ -130,9 +129,8 @@ class CSAligner:
         Arguments as in fit. Raises CSAlignerError before the first fit.
         """
         _ = self.model
-        with self.names.errors():
-            features = pair_features(image_features, text_features, image_ids, text_image_ids)
-            return self.fit_features(features, like=self.selection_)
+        features = pair_features(image_features, text_features, image_ids, text_image_ids, names=self.names)
+        return self.fit_features(features, like=self.selection_)
 
     def fit_features(
         self,
@@ -146,14 +144,15 @@ class CSAligner:
 
         like: an earlier selection, whose choices are used again."""
         if len(features.image) < 2:
-            raise InputError(f"image_features: got {len(features.image)} image to train on, wanted at least 2")
+            one = self.names.first
+            raise InputError(f"{one}_features: got {len(features.image)} {one} to train on, wanted at least 2")
         c = self.config
         if not c.objective.sees_tokens:
             features = replace(features, tokens=None)
         if not c.reads_states:
             features = replace(features, states=None)
         if groups is not None:
-            check_length("groups", groups, len(features.image), "images")
+            check_length("groups", groups, len(features.image), self.names.fill("{images}"))
         unpaired = tuple(
             _unpaired(f"unpaired_{side}s", rows, paired)
             for side, rows, paired in (
@@ -174,7 +173,8 @@ class CSAligner:
         if shown and self.selection_ is not None:
             gate = self.selection_.gate
             held_out = gate.held_out if gate is not None else None
-            for line in (self.selection_.line, *(held_out.lines if held_out is not None else ())):
+            names = self.names
+            for line in (self.selection_.line_of(names), *(held_out.lines_of(names) if held_out is not None else ())):
                 console.print(line, highlight=False, soft_wrap=True)
         return self
 
@@ -225,9 +225,8 @@ class CSAligner:
         text_image_ids: Ids | None = None,
     ) -> dict[str, float]:
         """Return recall, mixed search and gap of the transformed features, by the names of docs/metrics.md."""
-        with self.names.errors():
-            features = pair_features(image_features, text_features, image_ids, text_image_ids)
-            metrics = evaluate(align(self.model, features), intervals=False).metrics
+        features = pair_features(image_features, text_features, image_ids, text_image_ids, names=self.names)
+        metrics = evaluate(align(self.model, features), intervals=False).metrics
         return {self.names.metric(name): value for name, value in metrics.items()}
 
     def score(
@@ -266,12 +265,8 @@ class CSAligner:
         return self._model
 
     def _transform(self, side: str, features: Any) -> NDArray[np.float32]:
-        with self.names.errors():
-            return self._transformed(side, features)
-
-    def _transformed(self, side: str, features: Any) -> NDArray[np.float32]:
         model = self.model
-        name = f"{side}_features"
+        name = f"{self.names.first if side == 'image' else self.names.second}_features"
         single = _is_vector(features)
         if single:
             features = features[None] if isinstance(features, Tensor) else np.asarray(features)[None]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,13 +46,13 @@ def read_sealed(
     parse: Callable[[dict[str, Any]], T],
     *,
     made_by: str = "csaligner",
-    version: int | None = None,
+    version: int | Sequence[int] | None = None,
 ) -> T:
     """Read a JSON file of write_sealed and return parse(content).
 
-    made_by: writer of the folder, for messages; version: expected format_version, None: not checked. Raises InputError
-    if the file is missing, not valid JSON, of another format version or modified, or if `parse` raises a ValueError,
-    KeyError, TypeError or AttributeError.
+    made_by: writer of the folder, for messages; version: expected format_version, or several in ascending order, None:
+    not checked. Raises InputError if the file is missing, not valid JSON, of another format version or modified, or if
+    `parse` raises a ValueError, KeyError, TypeError or AttributeError.
     """
     if not path.is_file():
         found = f"contains no {path.name}" if path.parent.is_dir() else "is not a folder"
@@ -61,8 +61,9 @@ def read_sealed(
         value = parse_json(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
             raise TypeError(f"got a {type(value).__name__}, wanted a JSON object")
-        if version is not None and value["format_version"] != version:
-            raise _other_version(path, value["format_version"], version, of)
+        known = [version] if isinstance(version, int) else version
+        if known is not None and value["format_version"] not in known:
+            raise _other_version(path, value["format_version"], known[-1], of)
         return parse(open_seal(path, value, of))
     except InputError:
         raise

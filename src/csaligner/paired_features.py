@@ -15,6 +15,7 @@ from torch import Tensor
 from csaligner.wording import count_of
 
 from .checks import InputError, check_length, check_rows
+from .names import Names
 from .types import PairedFeatures, PairedTokens, TokenRows, TokenSource
 
 Ids = Sequence[Any] | NDArray[Any] | Tensor  # an int or a string per row
@@ -25,6 +26,8 @@ def pair_features(
     text_features: Any,
     image_ids: Ids | None = None,
     text_image_ids: Ids | None = None,
+    *,
+    names: Names | None = None,
 ) -> PairedFeatures:
     """Match features of images and captions.
 
@@ -32,26 +35,29 @@ def pair_features(
     no ids: row i matches row i, N == M; only image_ids (N == M entries): row i matches row i, rows with equal ids are
     one image with several captions, and their image features must be equal; image_ids (N, unique) and text_image_ids
     (M): id of the image of each text. Images without a caption are skipped with a warning.
+    names: of the two spaces in errors; None: image and text.
     Results are detached, on the CPU, in one dtype: the wider of the two, at least float32. Raises InputError.
     """
-    image, text = check_rows("image_features", image_features), check_rows("text_features", text_features)
+    names = names or Names()
+    first, second = f"{names.first}_features", f"{names.second}_features"
+    image, text = check_rows(first, image_features), check_rows(second, text_features)
     dtype = torch.float64 if torch.float64 in (image.dtype, text.dtype) else torch.float32
     image, text = (x.detach().to("cpu", dtype) for x in (image, text))
     if text_image_ids is None:
         if len(image) != len(text):
             raise InputError(
-                f"image_features has {len(image)} rows and text_features {len(text)}; without text_image_ids row i "
+                f"{first} has {len(image)} rows and {second} {len(text)}; without text_image_ids row i "
                 "matches row i: give equal numbers of rows, or image_ids and text_image_ids"
             )
         ids = [str(i) for i in range(len(image))] if image_ids is None else _names("image_ids", image_ids)
         check_length("image_ids", ids, len(image), "pairs")
-        return _from_rows(image, text, ids)
+        return _from_rows(image, text, ids, names)
     if image_ids is None:
         raise InputError("text_image_ids requires image_ids; give the id of each image row")
     ids, text_ids = _names("image_ids", image_ids), _names("text_image_ids", text_image_ids)
-    check_length("image_ids", ids, len(image), "images")
-    check_length("text_image_ids", text_ids, len(text), "texts")
-    return _from_ids(image, text, ids, text_ids)
+    check_length("image_ids", ids, len(image), names.fill("{images}"))
+    check_length("text_image_ids", text_ids, len(text), names.fill("{texts}"))
+    return _from_ids(image, text, ids, text_ids, names)
 
 
 def join_features(first: PairedFeatures, second: PairedFeatures) -> PairedFeatures:
@@ -133,32 +139,35 @@ def checked_owners(features: PairedFeatures, images: int, captions: int) -> list
     return rows
 
 
-def _from_rows(image: Tensor, text: Tensor, ids: Sequence[str]) -> PairedFeatures:
+def _from_rows(image: Tensor, text: Tensor, ids: Sequence[str], names: Names) -> PairedFeatures:
     first: dict[str, int] = {}
     for row, image_id in enumerate(ids):
         before = first.setdefault(image_id, row)
         if before != row and not _same(image[before], image[row]):
             raise InputError(
-                f"image_ids: rows {before} and {row} share the id {image_id!r} but their image features differ; "
-                "give each image its own id"
+                f"image_ids: rows {before} and {row} share the id {image_id!r} but their {names.first} features "
+                f"differ; give each {names.first} its own id"
             )
     index = {image_id: n for n, image_id in enumerate(first)}
     rows = torch.tensor(list(first.values()))
     return PairedFeatures(image[rows], text, torch.tensor([index[i] for i in ids]), tuple(first))
 
 
-def _from_ids(image: Tensor, text: Tensor, ids: Sequence[str], text_ids: Sequence[str]) -> PairedFeatures:
+def _from_ids(image: Tensor, text: Tensor, ids: Sequence[str], text_ids: Sequence[str], names: Names) -> PairedFeatures:
     index = {image_id: row for row, image_id in enumerate(ids)}
     if len(index) < len(ids):
         twice = next(i for row, i in enumerate(ids) if index[i] != row)
-        raise InputError(f"image_ids: {twice!r} occurs twice; with text_image_ids, give each image once")
+        raise InputError(f"image_ids: {twice!r} occurs twice; with text_image_ids, give each {names.first} once")
     unknown = next((t for t in text_ids if t not in index), None)
     if unknown is not None:
-        raise InputError(f"text_image_ids: {unknown!r} is not in image_ids; give only ids of given images")
+        raise InputError(
+            f"text_image_ids: {unknown!r} is not in image_ids; give only ids of given {names.fill('{images}')}"
+        )
     owner = torch.tensor([index[t] for t in text_ids])
     captioned = torch.bincount(owner, minlength=len(ids)) > 0
     if not bool(captioned.all()):
-        warnings.warn(f"{count_of(int((~captioned).sum()), 'image')} without a caption skipped", stacklevel=3)
+        bare = count_of(int((~captioned).sum()), names.first, names.fill("{images}"))
+        warnings.warn(names.fill(f"{bare} without a {{caption}} skipped"), stacklevel=3)
     new_row = torch.cumsum(captioned, dim=0) - 1
     kept = tuple(i for i, keep in zip(ids, captioned.tolist(), strict=True) if keep)
     return PairedFeatures(image[captioned], text, new_row[owner], kept)

@@ -37,6 +37,7 @@ from .config import TrainConfig
 from .datasets import open_dataset
 from .encoders import IMAGE_ENCODER, TEXT_ENCODER, open_encoder
 from .model import AlignedModel
+from .names import Names
 from .run_folder import (
     CHECKPOINTS,
     OURS,
@@ -239,7 +240,11 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None, *, full: b
         record |= {"sample": sampled}
     write_results_json(results, run / RESULTS, provenance=record)
     chosen = read_selection(run)
-    lines = [*([chosen.line] if chosen else []), *record.get("warnings", ()), *([sampled] if sampled else [])]
+    lines = [
+        *([chosen.line_of(Names.of(config.names))] if chosen else []),
+        *record.get("warnings", ()),
+        *([sampled] if sampled else []),
+    ]
     about = record | {"selection": "; ".join(lines), "rejected": chosen is not None and chosen.rejected}
     write_report(report_data(store, config, results, aligned, about), run / REPORT)
     return results

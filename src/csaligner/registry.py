@@ -86,6 +86,7 @@ PAIRED_LOSSES = Registry(
     {
         "siglip": "csaligner.losses.siglip:siglip",
         "paired_l2": "csaligner.losses.paired:paired_l2",
+        "random_alignment": "csaligner.losses.random_alignment:random_alignment",
     },
     adapt_paired_loss,
 )

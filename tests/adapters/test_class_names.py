@@ -148,13 +148,13 @@ def test_the_baseline_by_class_names_is_the_centred_bridge() -> None:
     pairs = _pairs()
     adapter = Aligner.load(ASSET).image_adapter
     assert isinstance(adapter, ClassNameAdapter)
-    found = FREE["class names"](pairs, TrainConfig())(pairs)
+    found = FREE["class names"].fit(pairs, TrainConfig(), {})(pairs)
     image = adapter.probabilities(pairs.image) @ adapter.classes
     image = torch.nn.functional.normalize(image, dim=1)
     wanted = torch.nn.functional.normalize(image - image.mean(dim=0), dim=1)
     torch.testing.assert_close(found.image, wanted)
     with pytest.raises(NotApplicable, match="bundled"):
-        FREE["class names"](_pairs((16, 16)), TrainConfig())
+        FREE["class names"].fit(_pairs((16, 16)), TrainConfig(), {})
 
 
 def _photo_pairs(photos: dict[str, Image.Image], n: int = 24) -> PairedFeatures:

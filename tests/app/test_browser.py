@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from csaligner.app.server import make_app
+from csaligner.search.build import BuildSettings, build_index
 from csaligner.search.index import Index
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -45,6 +47,12 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def url(index: Index) -> Iterator[str]:
+    with served(index) as address:
+        yield address
+
+
+@contextmanager
+def served(index: Index) -> Iterator[str]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(make_app(index), log_level="error", lifespan="off")
@@ -257,3 +265,43 @@ def test_the_original_can_be_opened_saved_and_its_path_copied(browser: Any, url:
     opened.value.wait_for_load_state()
     assert opened.value.evaluate("document.contentType") == "image/png"
     page.context.close()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_an_image_and_words_are_one_query_and_fused_items_show_both(
+    browser: Any, world: Any, tmp_path: Path, width: int
+) -> None:
+    world.many(40)
+    world.write("note.md", "9 9 9")
+    settings = BuildSettings(fuse=0.5)
+    index = build_index(str(world.folder), tmp_path / "ix", str(world.run), encoders=world.encoders, settings=settings)[
+        0
+    ]
+    with served(index) as url:
+        page = open_page(browser, url, width)
+        assert "40 images with captions" in page.locator("#counts").inner_text()
+        page.evaluate(DROP, [picture((20, 200, 40)), "leaf.png"])
+        assert ids(page) == 20
+        assert not page.get_by_label("Weight of the image").is_visible()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.get_by_label("Search text").fill("200 30 90")
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => document.title.startsWith('200 30 90')")
+        assert ids(page) == 20
+        assert any("search/image" in a and "q=200+30+90" in a and "image_weight=0.5" in a for a in asked)
+        assert page.locator(".kind.both").first.inner_text() == "by both"
+        first = page.locator(".card .title").first.inner_text()
+        page.get_by_label("Weight of the image").fill("0")
+        page.wait_for_function("(old) => document.querySelector('.card .title').textContent !== old", arg=first)
+        assert any("image_weight=0&" in a or a.endswith("image_weight=0") for a in asked)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.screenshot(path=str(SHOTS / f"fused-{width}.png"))
+        page.locator(".card.image").first.click()
+        page.wait_for_selector("dialog[open] #dialog-image")
+        assert page.locator("#dialog-title").inner_text()
+        page.get_by_role("button", name="Close").click()
+        page.get_by_role("button", name="Remove the image").click()
+        page.wait_for_function("() => location.search.includes('q=200+30+90')")
+        assert not page.locator("#chip").is_visible()
+        page.context.close()

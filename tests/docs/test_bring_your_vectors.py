@@ -104,8 +104,9 @@ def qdrant(source: Source) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def postgres(source: Source) -> Iterator[dict[str, str]]:
-    """A new PostgreSQL server. As root it runs as another user, who cannot read pytest's folders."""
+def postgres_server() -> Iterator[str]:
+    """The address of a database of a new PostgreSQL server. As root it runs as another user, who cannot read pytest's
+    folders."""
     import psycopg
 
     pgserver = pytest.importorskip("pgserver")
@@ -116,17 +117,26 @@ def postgres(source: Source) -> Iterator[dict[str, str]]:
             server.psql("CREATE DATABASE vectors")
             with psycopg.connect(server.get_uri("vectors"), autocommit=True) as connection:
                 connection.execute("CREATE EXTENSION vector")
-                connection.execute("CREATE TABLE images (id text PRIMARY KEY, vector vector(64))")
-                connection.execute("CREATE TABLE texts (id text PRIMARY KEY, image_id text, vector vector(48))")
-                cursor = connection.cursor()
-                rows = zip(source.image_ids, map(str, source.images.tolist()), strict=True)
-                cursor.executemany("INSERT INTO images VALUES (%s, %s)", list(rows))
-                texts = map(str, source.texts.tolist())
-                captions = zip(source.text_ids, source.text_image_ids, texts, strict=True)
-                cursor.executemany("INSERT INTO texts VALUES (%s, %s, %s)", list(captions))
-            yield {"dbname=vectors": server.get_uri("vectors")}
+            yield server.get_uri("vectors")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def postgres(source: Source) -> Iterator[dict[str, str]]:
+    import psycopg
+
+    with postgres_server() as address:
+        with psycopg.connect(address, autocommit=True) as connection:
+            connection.execute("CREATE TABLE images (id text PRIMARY KEY, vector vector(64))")
+            connection.execute("CREATE TABLE texts (id text PRIMARY KEY, image_id text, vector vector(48))")
+            cursor = connection.cursor()
+            rows = zip(source.image_ids, map(str, source.images.tolist()), strict=True)
+            cursor.executemany("INSERT INTO images VALUES (%s, %s)", list(rows))
+            texts = map(str, source.texts.tolist())
+            captions = zip(source.text_ids, source.text_image_ids, texts, strict=True)
+            cursor.executemany("INSERT INTO texts VALUES (%s, %s, %s)", list(captions))
+        yield {"dbname=vectors": address}
 
 
 @contextmanager

@@ -9,6 +9,7 @@ text are diagrams.
 
 from __future__ import annotations
 
+import base64
 import code
 import functools
 import io
@@ -42,8 +43,8 @@ from tests.ranks import on_ranks
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # reasons for which a block cannot run here, and how many blocks have each
-NOT_RUN = {"minutes": 1, "model hub": 3, "model hub and a GPU": 4, "open_clip": 1, "several machines": 4}
-OWN_TEST = ("bring_your_vectors",)  # run by a test of their own
+NOT_RUN = {"minutes": 1, "model hub": 6, "model hub and a GPU": 4, "open_clip": 1, "several machines": 4}
+OWN_TEST = ("bring_your_vectors", "query_side")  # run by a test of their own
 BLOCK = re.compile(r"^(?:<!-- not run: (.*?) -->\n)?```(\w+(?: ranks)?)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 GIVEN = {  # what readers of a page are supposed to have
     "comparison": ["stores/coco"],
@@ -136,12 +137,24 @@ def make_materials(folder: Path) -> None:
     arrays = {"images": image, "texts": text, "a": image, "b": same, "pairs": np.stack([image, same])}
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array.astype(np.float32))
+    write_answers(folder, text.astype(np.float32))
     store = folder / "given" / "stores" / "photos"
     assert call(["embed", "--data", str(folder / "photos"), "--out", str(store), "--workers", "0"])[0] == 0
     for name in ("coco", "news"):
         shutil.copytree(store, store.with_name(name))
     run = ["train", "--train-data", str(store.with_name("coco")), "--out", str(folder / "given" / "runs" / "coco")]
     assert call([*run, "--epochs", "1"])[0] == 0
+
+
+def write_answers(folder: Path, rows: np.ndarray[Any, Any]) -> None:
+    """The text vectors as services send them: base64 of float32, one answer per line, and of int8."""
+    words = [base64.b64encode(row.tobytes()).decode() for row in rows]
+    parts = [words[at : at + 40] for at in range(0, len(words), 40)]
+    answers = [{"data": [{"index": n, "embedding": word} for n, word in enumerate(part)]} for part in parts]
+    (folder / "answers.jsonl").write_text("\n".join(map(json.dumps, answers)))
+    whole = np.round(127 * rows / np.abs(rows).max(axis=1, keepdims=True)).astype(np.int8)
+    data = [{"embedding": base64.b64encode(row.tobytes()).decode()} for row in whole]
+    (folder / "int8.json").write_text(json.dumps({"data": data}))
 
 
 def share(monkeypatch: pytest.MonkeyPatch, opened_once: dict[str, Any]) -> None:

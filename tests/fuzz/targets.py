@@ -213,6 +213,7 @@ TARGETS: Mapping[str, Target] = {
     **{kind.lower(): Target(valid.one_picture(kind), _picture) for kind in ("TIFF", "SVG", "SVGZ")},
     "upload": Target(valid.one_picture("PNG"), _upload),
     **{kind: Target(valid.features(f".{kind}"), _features) for kind in ("npy", "npz", "safetensors", "parquet")},
+    **{f"vectors in {kind}": Target(valid.features(f".{kind}"), _features) for kind in ("json", "jsonl")},
     "ids and captions": Target(valid.eight_lines, _lines),
     "store": Target(valid.store, _store),
     "clip-retrieval": Target(valid.clip_retrieval, _foreign_store),

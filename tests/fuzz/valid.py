@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import gzip
 import io
@@ -211,6 +212,12 @@ def features(suffix: str) -> Make:
             np.savez_compressed(path, features=array)
         elif suffix == ".safetensors":
             save_file({"features": torch.from_numpy(array)}, path)
+        elif suffix == ".json":
+            data = [{"index": n, "embedding": row} for n, row in enumerate(array.tolist())]
+            path.write_text(json.dumps({"data": data}))
+        elif suffix == ".jsonl":
+            words = [base64.b64encode(row.tobytes()).decode() for row in array]
+            path.write_text("\n".join(json.dumps({"embeddings": {"base64": [word]}}) for word in words))
         else:
             pq.write_table(pa.table({"features": pa.FixedSizeListArray.from_arrays(array.ravel(), 4)}), path)
         return path

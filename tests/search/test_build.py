@@ -217,10 +217,10 @@ from csaligner.search.lance_table import Items
 
 create = Items.create
 
-def slowly(*args):
+def slowly(*args, **words):
     print("creating", flush=True)
     sys.stdin.readline()
-    return create(*args)
+    return create(*args, **words)
 
 Items.create = slowly
 build_index({data!r}, {out!r}, {run!r}, encoders=(ColourImages(), ColourTexts()))

@@ -45,6 +45,24 @@ def test_index_search_and_export(world: Any, run: Any, tmp_path: Path) -> None:
     assert (tmp_path / "e" / "vectors.npy").is_file()
 
 
+def test_images_and_captions_as_one_item(world: Any, run: Any, tmp_path: Path) -> None:
+    world.picture("red.png", (255, 0, 0), "255 0 0")
+    world.picture("blue.png", (0, 0, 255), "0 0 255")
+    world.write("note.md", "0 255 0")
+    words = ("index", "--run", world.run, "--data", world.folder, "--out", tmp_path / "ix", "-q")
+    made = run(*words, "--fuse", "0.5")
+    assert made.exit_code == 0, made.output
+    assert "2 images with captions as one item, weight 0.5" in made.output
+    assert "no change" in run(*words).output
+    found = json.loads(run("search", tmp_path / "ix", "250 10 10", "--json").stdout)
+    assert [(hit["id"], hit["fused"]) for hit in found][:1] == [("red", True)]
+    assert "255 0 0" in run("search", tmp_path / "ix", "250 10 10", "-k", "1").stdout
+    for weight in ("2", "half"):
+        error = run(*words, "--fuse", weight).exception
+        assert "fuse" in str(error)
+        assert "\n" not in str(error)
+
+
 def test_control_characters_do_not_reach_the_terminal(world: Any, run: Any, tmp_path: Path) -> None:
     world.picture("x.png", (255, 0, 0), "\x1b[31mred [bold]and <b>loud</b>\x07")
     run("index", "--run", world.run, "--data", world.folder, "--out", tmp_path / "ix", "-q")

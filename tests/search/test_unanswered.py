@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from csaligner.adapters.fusion import fuse
 from csaligner.search.build import build_index
-from csaligner.search.unanswered import LEVEL, Items, Unanswered, best_without_answer, chance
+from csaligner.search.index import Kind
+from csaligner.search.unanswered import LEVEL, Items, Unanswered, best_without_answer, chance, limit
+from csaligner.search.weak import WEAK_CHANCE, WeakLimits
 from csaligner.types import Modality
 
 
@@ -24,14 +27,18 @@ def captioned(n: int, seed: int) -> tuple[Tensor, Tensor]:
     return normalize(image, dim=1), normalize(text, dim=1)
 
 
-@pytest.mark.parametrize("modality", ["image", "text"])
-def test_false_alarms_of_held_out_queries_without_an_answer_are_five_percent(modality: Modality) -> None:
+def of_kind(image: Tensor, text: Tensor, kind: Kind) -> Tensor:
+    return fuse(image, text, kind) if isinstance(kind, float) else image if kind == "image" else text
+
+
+@pytest.mark.parametrize("kind", ["image", "text", 0.3, 0.5])
+def test_false_alarms_of_held_out_queries_without_an_answer_are_five_percent(kind: Kind) -> None:
     image, text = captioned(4000, 0)
     groups = torch.arange(4000)
     index: dict[Modality, Items] = {"image": Items(image, groups), "text": Items(text, groups)}
-    known = best_without_answer(index[modality], index, modality)
-    new = captioned(8000, 1)[modality == "text"]  # their images and captions are not in the index
-    asked = best_without_answer(Items(new, torch.full((8000,), -1)), index, modality)
+    known = best_without_answer(Items(of_kind(image, text, kind), groups), index, kind)
+    new = of_kind(*captioned(8000, 1), kind)  # their images and captions are not in the index
+    asked = best_without_answer(Items(new, torch.full((8000,), -1)), index, kind)
     false = sum(chance(float(score), known) <= LEVEL for score in asked) / len(asked)
     assert 0.04 <= false <= 0.06
 
@@ -49,13 +56,24 @@ def test_an_index_says_how_likely_a_score_is_without_an_answer(world: Any, tmp_p
     world.many(120)
     index = build_index(str(world.folder), tmp_path / "ix", str(world.run), encoders=world.encoders)[0]
     unanswered = Unanswered(index)
-    modalities: tuple[Modality, ...] = ("image", "text")
-    for modality in modalities:
-        assert unanswered.chance(-2.0, modality) == 1.0
-        assert unanswered.chance(2.0, modality) == pytest.approx(1 / (1 + index.counts["image"]), abs=1e-3)
+    kinds: tuple[Kind, ...] = ("image", "text", 0.5)
+    for kind in kinds:
+        assert unanswered.chance(-2.0, kind) == 1.0
+        assert unanswered.chance(2.0, kind) == pytest.approx(1 / (1 + index.counts["image"]), abs=1e-3)
+        weak = WeakLimits(index).limit(kind)
+        assert unanswered.chance(weak, kind) > WEAK_CHANCE  # type: ignore[operator]
+        assert unanswered.chance(weak + 1e-4, kind) <= WEAK_CHANCE  # type: ignore[operator]
     texts = index.items.first_texts(20)
     chances = [unanswered.chance(index.search(words, only="images")[0].score, "text") for words in texts]
     assert all(value is not None for value in chances)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.37, 0.8])
+def test_the_limit_is_the_largest_score_with_a_higher_chance(level: float) -> None:
+    known = torch.randn(150, generator=torch.Generator().manual_seed(0))
+    at = limit(known, level)
+    assert chance(at, known) > level
+    assert chance(at + 1e-6, known) <= level
 
 
 def test_nothing_is_said_with_few_captions(world: Any, tmp_path: Path) -> None:

@@ -93,7 +93,9 @@ def test_the_condition_of_a_space_is_counted() -> None:
 
 def test_packed_bits_are_recognised() -> None:
     bits = torch.randint(0, 256, (200, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    assert of(bits, cloud(100, 16, 1)).health[0].packed_bits
+    found = of(bits, cloud(100, 16, 1))
+    assert found.health[0].packed_bits
+    assert "unpack" in found.sentence
 
 
 def test_anisotropy_of_a_cone() -> None:

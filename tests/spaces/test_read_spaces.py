@@ -85,18 +85,30 @@ def test_base64_vectors_are_decoded(tmp_path: Path) -> None:
     assert np.array_equal(first.rows.numpy(), X)
 
 
-def test_two_files_are_image_and_text_unless_named(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", X)
-    np.save(tmp_path / "b.npy", Y)
-    files = [tmp_path / "a.npy", tmp_path / "b.npy"]
-    assert [s.name for s in read_spaces(files)] == ["image", "text"]
-    assert [s.name for s in read_spaces(files, ["audio", "text"])] == ["audio", "text"]
+def test_files_give_their_names_unless_others_are_given(tmp_path: Path) -> None:
+    (tmp_path / "again").mkdir()
+    files = [tmp_path / "eeg.npy", tmp_path / "again" / "b.npy", tmp_path / "b.npy"]
+    for file, rows in zip(files, (X, Y, Y), strict=True):
+        np.save(file, rows)
+    assert [s.name for s in read_spaces(files[:2])] == ["eeg", "b"]
+    assert [s.name for s in read_spaces(files[1:])] == ["first", "second"]
+    assert [s.name for s in read_spaces(files[:2], ["audio", "text"])] == ["audio", "text"]
+
+
+def test_a_folder_of_arrays_gives_named_spaces_with_ids(tmp_path: Path) -> None:
+    np.save(tmp_path / "eeg.npy", X)
+    np.save(tmp_path / "image.npy", Y)
+    (tmp_path / "image.txt").write_text("".join(f"{n}\n" for n in range(40)), encoding="utf-8")
+    eeg, image = read_spaces([tmp_path])
+    assert (eeg.name, image.name) == ("eeg", "image")
+    assert eeg.ids is None
+    assert image.ids == tuple(map(str, range(40)))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", "[1, 2]", "no points"),
+        ("a.json", '{"a": 1}', "no vectors"),
         ("a.json", "{", "not JSON"),
         ("a.txt", "1 2", "not known"),
         ("a.npz", "x", "cannot be read"),
@@ -153,7 +165,12 @@ def test_saved_spaces_can_be_imported_and_trained(tmp_path: Path) -> None:
     done = csaligner("diagnose", str(tmp_path / "p.json"), "--save", str(tmp_path / "vectors"))
     assert "train on your 200 pairs" in done.stdout
     assert "&& csaligner train" in done.stdout
+    assert "--names old,new" in done.stdout
     files = {name: str(tmp_path / "vectors" / f"{name}.npy") for name in ("old", "new")}
     out = str(tmp_path / "store")
     done = csaligner("import", "--image-features", files["old"], "--text-features", files["new"], "--out", out)
     assert done.returncode == 0
+    run = ("--names", "old,new", "--epochs", "0", "--out", str(tmp_path / "run"))
+    done = csaligner("train", "--train-data", out, *run)
+    assert done.returncode == 0, done.stderr
+    assert "new rows find their old" in done.stderr

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from csaligner import CSAligner, InputError
 from csaligner.spaces import Space, UnpairedStart, align_unpaired
+from tests.support.commands import csaligner
 
 
 def clusters(n: int, d: int, count: int, seed: int) -> Tensor:
@@ -83,3 +86,33 @@ def test_wrong_arguments_are_refused() -> None:
         align_unpaired(Space.of("a", x), Space.of("a", x))
     with pytest.raises(InputError, match="100"):
         align_unpaired(Space.of("a", x), Space.of("b", x[:99]))
+
+
+def test_the_command_maps_a_new_model_onto_an_old_index_without_pairs(tmp_path: Path) -> None:
+    old = clusters(1000, 24, 15, seed=4)
+    new, order = hidden(old, 32, 0.1, seed=2)
+    files = tmp_path / "new.npy", tmp_path / "old.npy"
+    for file, rows in zip(files, (new, old), strict=True):
+        np.save(file, rows.numpy())
+    done = csaligner("migrate", *files, "--pairs", "none", "--out", tmp_path / "moved")
+    assert done.returncode == 0, done.stderr
+    assert "check some matches" in done.stdout
+    assert "Do not match without pairs" in done.stdout
+    queries = CSAligner.load(tmp_path / "moved" / "aligner").transform_text(new)
+    stored = old / old.norm(dim=1, keepdim=True)
+    assert ((torch.from_numpy(queries) @ stored.T).argmax(dim=1) == order).float().mean() >= 0.9
+    with_index = csaligner("migrate", *files, "--pairs", "none", "--index", files[1])
+    assert with_index.returncode == 1
+    assert "index" in with_index.stderr
+
+
+def test_the_command_writes_nothing_that_cannot_be_known(tmp_path: Path) -> None:
+    x = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
+    for name, rows in (("new", hidden(x, 16, 0.0, 1)[0]), ("old", x)):
+        np.save(tmp_path / f"{name}.npy", rows.numpy())
+    files = tmp_path / "new.npy", tmp_path / "old.npy"
+    done = csaligner("migrate", *files, "--pairs", "none", "--out", tmp_path / "moved")
+    assert done.returncode == 1
+    assert "Cannot know how new and old match" in done.stderr
+    assert not (tmp_path / "moved").exists()
+    assert csaligner("migrate", *files, "--pairs", "none").returncode == 0

@@ -1,7 +1,7 @@
-"""Stand-in for an Elasticsearch server: the requests of the official client that docs/bring_your_vectors.md makes.
+"""Stand-ins for servers of Elasticsearch and OpenSearch: the requests of the official clients that the pages make.
 
-It refuses what a server refuses (unknown fields, wrong dimensions, an index that does not exist), shows documents only
-after a refresh, and like version 9.2 keeps vectors out of `_source`.
+They refuse what a server refuses (unknown fields, wrong dimensions, an index that does not exist), show documents
+only after a refresh, and like Elasticsearch 9.2 keep vectors out of `_source`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ class Refused(Exception):
 class Cluster:
     """Indices with their fields, and their documents before and after a refresh."""
 
+    VECTOR, DIMS, CONTENT = "dense_vector", "dims", "application/vnd.elasticsearch+json; compatible-with=9"
+
     def __init__(self) -> None:
         self.fields: dict[str, Json] = {}
         self.found: dict[str, dict[str, Json]] = {}
@@ -36,9 +38,8 @@ class Cluster:
             raise Refused(f"{index} exists")
         self.fields[index] = body["mappings"]["properties"]
         for field in self.fields[index].values():
-            if field["type"] == "dense_vector":
-                assert isinstance(field["dims"], int)
-                assert field["similarity"] in {"cosine", "dot_product", "l2_norm", "max_inner_product"}
+            if field["type"] == self.VECTOR:
+                self._check_field(field, body)
             elif field["type"] not in {"keyword", "text", "integer"}:
                 raise Refused(f"no handler for type {field['type']}")
         self.found[index], self.written[index] = {}, {}
@@ -75,6 +76,12 @@ class Cluster:
         rest, self.scrolls[key] = self.scrolls[key], []
         return _answer(rest) | {"_scroll_id": key}
 
+    def _check_field(self, field: Json, body: Json) -> None:
+        assert set(body) == {"mappings"}
+        assert set(field) == {"type", "dims", "similarity"}
+        assert isinstance(field["dims"], int)
+        assert field["similarity"] in {"cosine", "dot_product", "l2_norm", "max_inner_product"}
+
     def _nearest(self, index: str, body: Json) -> list[Json]:
         knn = body["knn"]
         assert not set(knn) - {"field", "query_vector", "k", "num_candidates", "filter"}
@@ -93,7 +100,7 @@ class Cluster:
         document, source = self.found[index][key], body.get("_source", True)
         hit: Json = {"_index": index, "_id": key, "_score": score}
         if source is not False:
-            vectors = {name for name, field in self.fields[index].items() if field["type"] == "dense_vector"}
+            vectors = {name for name, field in self.fields[index].items() if field["type"] == self.VECTOR}
             kept = set(document) - vectors if source is True else set(document) & set(source) - vectors
             hit["_source"] = {name: document[name] for name in kept}
         if "fields" in body:
@@ -104,13 +111,35 @@ class Cluster:
         if index not in self.fields or set(document) - set(self.fields[index]):
             raise Refused(f"{index}: no such index, or a field without a mapping")
         for name, field in self.fields[index].items():
-            if field["type"] == "dense_vector":
+            if field["type"] == self.VECTOR:
                 self._check_vector(index, name, document[name])
 
     def _check_vector(self, index: str, name: str, vector: list[float]) -> None:
-        dims = self.fields[index][name]["dims"]
+        dims = self.fields[index][name][self.DIMS]
         if len(vector) != dims or not all(isinstance(x, float) and math.isfinite(x) for x in vector) or not any(vector):
             raise Refused(f"{name}: wanted {dims} finite numbers, not all zero")
+
+
+class OpenSearchCluster(Cluster):
+    """The same with the mapping and the query of OpenSearch, which its protobuf types must accept."""
+
+    VECTOR, DIMS, CONTENT = "knn_vector", "dimension", "application/json"
+
+    def search(self, index: str, body: Json, size: int, scroll: bool) -> Json:
+        from google.protobuf.json_format import ParseDict
+        from opensearch.protobufs.schemas import common_pb2
+
+        ((field, knn),) = body["query"]["knn"].items()  # REST names the field by the key, gRPC in a field of its own
+        ParseDict({"query": {"knn": {"field": field} | knn}, "size": body["size"]}, common_pb2.SearchRequestBody())
+        found = {"field": field, "query_vector": knn["vector"], "k": knn["k"], "num_candidates": knn["k"]}
+        rest = {name: value for name, value in body.items() if name != "query"}
+        return super().search(index, rest | {"knn": found}, size, scroll)
+
+    def _check_field(self, field: Json, body: Json) -> None:
+        assert body["settings"] == {"index": {"knn": True}}
+        assert set(field) == {"type", "dimension", "space_type"}
+        assert isinstance(field["dimension"], int)
+        assert field["space_type"] in {"cosinesimil", "innerproduct", "l2"}
 
 
 def _cosine(x: list[float], y: list[float]) -> float:
@@ -124,9 +153,9 @@ def _answer(hits: list[Json]) -> Json:
 
 
 @contextmanager
-def elasticsearch() -> Iterator[str]:
+def elasticsearch(kind: type[Cluster] = Cluster) -> Iterator[str]:
     """The address of a new, empty stand-in."""
-    cluster = Cluster()
+    cluster = kind()
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self) -> None:
@@ -140,7 +169,7 @@ def elasticsearch() -> Iterator[str]:
             text = json.dumps(content).encode()
             self.send_response(status)
             self.send_header("X-Elastic-Product", "Elasticsearch")
-            self.send_header("Content-Type", "application/vnd.elasticsearch+json; compatible-with=9")
+            self.send_header("Content-Type", cluster.CONTENT)
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)

@@ -82,8 +82,9 @@ class MultiAligner(nn.Module, HubMixin):
         write_model(folder, self.config, self)
 
     @classmethod
-    def load(cls, folder: Path) -> MultiAligner:
+    def load(cls, folder: Path | str) -> MultiAligner:
         """Read a folder written by `save`. Raises InputError if it is missing, damaged or not a MultiAligner."""
+        folder = Path(folder)
         config = read_config(MultiAlignerConfig, folder)
         check_size(folder, [(config.adapter, dim) for dim in config.dims.values()], config.dim)
         starts = {name: blank(dim, config.dim) for name, dim in config.dims.items()}

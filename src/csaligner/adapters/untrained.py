@@ -118,6 +118,14 @@ def cca_family(moments: PairMoments, dim: int | None = None, *, few: bool | None
     return Family(found, _cca_label(*(CCA_FEW if few else CCA_PRIOR)))
 
 
+def canonical_starts(moments: PairMoments, shrinkage: float, power: float) -> Starts:
+    """Canonical correlations of the pairs to a power, scaled to root mean square length 1. shrinkage: c of the
+    module."""
+    maps = _Canonical(moments, shrinkage).maps(power)
+    sides = (moments.image, moments.text)
+    return _starts(sides, [_scaled(a, s.cov) for a, s in zip(maps, sides, strict=True)])
+
+
 def onto_family(moments: PairMoments, fixed: str) -> Family:
     """Maps of one modality onto the other, which is not changed. fixed: "image" or "text"; equal dimensions."""
     image, text = moments.everything
@@ -199,8 +207,8 @@ def _polar(b: Tensor) -> Tensor:
     """Return (b b')^(-1/2) b, the orthonormal factor of b (r, d) with r <= d; 0 along singular values of 0."""
     values, vectors = torch.linalg.eigh(b @ b.T)
     inverse = torch.where(values > 1e-15 * values.max(), values, torch.inf).rsqrt()
-    factor: Tensor = (vectors * inverse) @ (vectors.T @ b)
-    return factor
+    found: Tensor = (vectors * inverse) @ (vectors.T @ b)
+    return found
 
 
 def _scaled(map_: Tensor, cov: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from csaligner.datasets.images.source import file_of, from_uri
-from csaligner.search.calibration import MODALITIES
 from csaligner.search.index import Index
+from csaligner.search.lance_table import ItemKind
 from csaligner.search.vector_spaces import SpaceName
 from csaligner.types import Modality
 
@@ -68,24 +68,25 @@ def example_texts(index: Index) -> list[str]:
 
 
 def collection_map(index: Index, space: SpaceName) -> list[Point]:
-    """Project a space's vectors to two dimensions (PCA, equal weight of both modalities), for a random sample of at
+    """Project a space's vectors to two dimensions (PCA, equal weight of all kinds of items), for a random sample of at
     most MOST items, the same in every space."""
     vectors = index.space(space).vectors
-    sample = {m: _sample(len(vectors[m]), MOST // 2) for m in MODALITIES}
-    chosen = {m: vectors[m][sample[m]] for m in MODALITIES}
+    sample = {kind: _sample(len(rows), MOST // len(vectors)) for kind, rows in vectors.items()}
+    chosen = {kind: rows[sample[kind]] for kind, rows in vectors.items()}
     if not sum(len(v) for v in chosen.values()):
         return []
     placed = _unit_square(_plane(chosen))
-    rows = {m: index.space(space).rows[m][sample[m]].tolist() for m in MODALITIES}
     points = []
-    for m in MODALITIES:
-        for row, (x, y) in zip(index.items.by_row(m, rows[m]), placed[m].tolist(), strict=True):
-            points.append(Point(row.id, m, row.caption or row.text[:80] or row.id, round(x, 4), round(y, 4)))
+    for kind in vectors:
+        rows = index.items.by_row(kind, index.space(space).rows[kind][sample[kind]].tolist())
+        for row, (x, y) in zip(rows, placed[kind].tolist(), strict=True):
+            label = row.caption or row.text[:80] or row.id
+            points.append(Point(row.id, row.modality, label, round(x, 4), round(y, 4)))
     return points
 
 
-def _plane(vectors: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
-    """Project (N, d) -> (N, 2), per modality."""
+def _plane(vectors: Mapping[ItemKind, Tensor]) -> dict[ItemKind, Tensor]:
+    """Project (N, d) -> (N, 2), per kind of item."""
     there = [v for v in vectors.values() if len(v)]
     mean = torch.stack([v.mean(dim=0) for v in there]).mean(dim=0)
     cov = torch.stack([(v - mean).T @ (v - mean) / len(v) for v in there]).mean(dim=0)
@@ -94,7 +95,7 @@ def _plane(vectors: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
     return {m: (v - mean) @ main for m, v in vectors.items()}
 
 
-def _unit_square(points: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
+def _unit_square(points: Mapping[ItemKind, Tensor]) -> dict[ItemKind, Tensor]:
     every = torch.cat(list(points.values()))
     low, high = every.min(dim=0).values, every.max(dim=0).values
     return {m: (p - low) / (high - low).clamp_min(1e-9) for m, p in points.items()}

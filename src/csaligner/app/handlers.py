@@ -20,7 +20,7 @@ from csaligner.datasets.images.source import file_of, from_uri
 from csaligner.search.calibration import MODALITIES
 from csaligner.search.cards import Card, cards_of_encoded
 from csaligner.search.index import Encoded, FusedQuery, Index, SearchOptions
-from csaligner.search.lance_table import Row
+from csaligner.search.lance_table import FUSED, Row
 from csaligner.search.unanswered import Unanswered
 from csaligner.search.weak import WeakLimits
 
@@ -45,7 +45,8 @@ class Handlers:
         self.index, self.settings = index, settings
         self.name = settings.name or collection_name(index)
         self.ready = threading.Event()
-        self._limits, self._unanswered = WeakLimits(index), Unanswered(index)
+        self._unanswered = Unanswered(index)
+        self._limits = WeakLimits(index, self._unanswered)
         self._trouble = ""
         self._loading = threading.Lock()  # never released: load() runs once
         self.map = lru_cache(None)(lambda space: [list(asdict(p).values()) for p in collection_map(index, space)])
@@ -70,6 +71,7 @@ class Handlers:
         return {
             "name": self.name,
             "counts": self.index.counts,
+            "fused": self.index.items.count(FUSED),
             "spaces": self.index.spaces,
             "bias": self.index.bias,
             "examples": example_texts(self.index),
@@ -104,7 +106,10 @@ class Handlers:
             features = self.index.model.features_image([source_of(self._shown(row))])[0]
         except ImageError:  # its message contains the path, which is private
             raise ImageError(f"{row.id}: cannot be read as an image") from None
-        return self._answer(request, lambda: Encoded({"image": features}))
+        if row.kind != FUSED:
+            return self._answer(request, lambda: Encoded({"image": features}))
+        words, weight = self.index.features(row.caption), self.index.manifest.fused or 0.0
+        return self._answer(request, lambda: Encoded({"image": features, "text": words}, weight))
 
     def item(self, request: Any) -> dict[str, Any]:
         """Return an item of the index; its path only to this machine."""

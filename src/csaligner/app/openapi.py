@@ -28,8 +28,11 @@ RESULT: Mapping[str, tuple[Schema, str]] = {
     "modality": (MODALITY, "Whether the result is an image or a text."),
     "score": (NUMBER, "Score, comparable across modalities in the aligned space; results are sorted by it."),
     "cosine": (NUMBER, "Cosine similarity of the vectors, before calibration."),
-    "weak": (FLAG, "Whether a query of nonsense reaches this score as well."),
-    "matched": (MODALITY, "What matched the query: the image itself, or a text (of an image: its caption)."),
+    "weak": (FLAG, "Whether most queries without an answer reach this score as well."),
+    "matched": (
+        {"type": "string", "enum": ["image", "text", "both"]},
+        "What matched the query: the image itself, a text (of an image: its caption), or both as one vector.",
+    ),
     "hit": (TEXT, "Id of the item that matched: the result itself, or a caption of the image."),
     "text": (TEXT, "The text; of an image, the caption that matched, else its first caption."),
     "image": (TEXT, "Id for /api/thumb and /api/original, empty for a text without an image."),
@@ -44,15 +47,15 @@ ANSWER: Mapping[str, tuple[Schema, str]] = {
     "weak_limit": ({"type": ["number", "null"]}, "Scores up to this one are weak; null for an empty index."),
     "chance": (
         {"type": ["number", "null"]},
-        "How often a query without an answer has a first result as close; above 0.05: no good match. Null with too few "
-        "captions, for an image with words, and after the first results.",
+        "How often a query without an answer has a first result as close; above 0.05: possibly no good match. Null "
+        "with too few captions, and after the first results.",
     ),
     "seconds": (NUMBER, "Time of the search."),
 }
 ITEM: Mapping[str, tuple[Schema, str]] = {
     "id": (TEXT, "Id of the item."),
     "modality": (MODALITY, "Whether it is an image or a text."),
-    "text": (TEXT, "The text."),
+    "text": (TEXT, "The text; of an image that is one item with its captions, these, one per line."),
     "caption": (TEXT, "First caption of an image."),
     "owner": (TEXT, "Id of the image that a caption describes."),
     "image": (TEXT, "Id for /api/thumb and /api/original."),
@@ -62,6 +65,7 @@ ITEM: Mapping[str, tuple[Schema, str]] = {
 ABOUT: Mapping[str, tuple[Schema, str]] = {
     "name": (TEXT, "Name of the collection."),
     "counts": ({"type": "object", "additionalProperties": COUNT}, "Numbers of images and texts."),
+    "fused": (COUNT, "Number of images that are one item with their captions."),
     "spaces": ({"type": "array", "items": TEXT}, "Spaces that can be searched."),
     "bias": ({"type": "object"}, "Modality bias at 10, by space and modality of the query; 0 = balanced."),
     "examples": ({"type": "array", "items": TEXT}, "Short texts of the collection, as example queries."),

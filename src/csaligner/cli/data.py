@@ -27,6 +27,13 @@ from .reader_options import (
     TextArray,
 )
 
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="Number format of integers and base64; auto: integers as they are, base64 of float32.",
+        metavar="[auto|float32|float16|int8|uint8|binary|ubinary]",
+    ),
+]
 Workers = Annotated[int, typer.Option(min=0, help="Number of processes that decode images.")]
 
 
@@ -196,7 +203,7 @@ def _options(image: str | None, caption: str | None, image_id: str | None, split
 def import_features(  # noqa: PLR0913, PLR0917  (options of a command)
     out: Annotated[Path, typer.Option(help="Folder of the store.")],
     image_features: Annotated[
-        Path | None, typer.Option(help="Feature file, (N, d): .npy, .npz, .safetensors or .parquet.")
+        Path | None, typer.Option(help="Feature file, (N, d): .npy, .npz, .safetensors, .parquet, .json or .jsonl.")
     ] = None,
     text_features: Annotated[Path | None, typer.Option(help="Feature file, (M, d).")] = None,
     image_name: Annotated[str, typer.Option(help="Name of the model that made the image features.")] = "image",
@@ -210,6 +217,8 @@ def import_features(  # noqa: PLR0913, PLR0917  (options of a command)
     text_key: TextArray = None,
     image_cut: Annotated[int | None, typer.Option(help="Keep only the first dimensions (Matryoshka).")] = None,
     text_cut: Annotated[int | None, typer.Option(help="Keep only the first dimensions of the text features.")] = None,
+    image_dtype: Dtype = "auto",
+    text_dtype: Dtype = "auto",
 ) -> None:
     """Make a store from existing features; without ids row i pairs with row i."""
     from csaligner.store import import_features as feature_files
@@ -223,6 +232,7 @@ def import_features(  # noqa: PLR0913, PLR0917  (options of a command)
         captions,
         (image_key, text_key),
         (image_cut, text_cut),
+        (image_dtype, text_dtype),
     )
     store = feature_files.import_features(files, out)
     err.print(f"{images_and_captions(store.n_images, store.n_captions)}: {out}", highlight=False)

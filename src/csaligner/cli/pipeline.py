@@ -14,7 +14,8 @@ from rich.console import Console
 from csaligner.checks import InputError, check_choice
 from csaligner.names import Names
 
-from .common import MEASURE, TRAIN, Json, Quiet, app, err
+from .common import MEASURE, TRAIN, Json, Quiet, app, err, print_json
+from .joint import evaluate_spaces, holds_spaces, is_joint, train_spaces
 from .reader_options import ImageArray, TextArray
 
 if TYPE_CHECKING:
@@ -45,12 +46,21 @@ def demo(
 
 @app.command(rich_help_panel=TRAIN)
 def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
-    train_data: Annotated[Path, typer.Option(help="The store to train on.")],
+    train_data: Annotated[
+        Path,
+        typer.Option(
+            help="The store to train on; or three or more named spaces: a .npz or .parquet file, or a folder of .npy "
+            "files with ids in NAME.txt (docs/diagnose.md)."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it resumes.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings that override the config.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with settings.")] = None,
+    names: Annotated[
+        str | None, typer.Option(help="Names of the spaces, separated by commas; default: image,text, or the source's.")
+    ] = None,
     val_data: Annotated[
         Path | None, typer.Option(help="Validate on all pairs of this store; default: the val split.")
     ] = None,
@@ -117,9 +127,19 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     flags |= {"weight": weight, "bandwidth": bandwidth, "logit_scale": logit_scale}
     flags |= {"seed": seed, "lora.sides": lora, "lora.rank": lora_rank, "impl": impl}
     words = [f"{k}={v}" for k, v in (flags | {"precision": precision}).items() if v is not None]
+    several = holds_spaces(train_data)
+    if names is not None and not several:
+        words.append(f"names=[{names}]")
     if resume_from is not None and config is None:
         config = resume_from / CONFIG
     settings = load_config(TrainConfig, config, [*words, *(overrides or [])])
+    if several:
+        given = {"val_data": val_data, "unpaired_images": unpaired_images, "unpaired_texts": unpaired_texts}
+        for name, value in (given | {"resume_from": resume_from}).items():
+            if value is not None:
+                raise InputError(f"{name}: needs a store as --train-data, and {train_data} is none; import it first")
+        train_spaces(train_data, names, settings, out, quiet=quiet)
+        return
     images, texts = (tuple(map(Store.open, paths or ())) for paths in (unpaired_images, unpaired_texts))
     val = Store.open(val_data) if val_data else None
     store = Store.open(train_data)
@@ -136,20 +156,22 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     with progress(err, "train", quiet or not is_main()) as update:
         run = run_train(data, settings, out, update, options, resume_from)
     if is_main():
+        chosen = Names.of(settings.names)
         if run.selection is not None and not quiet:
-            err.print(run.selection.line, highlight=False, soft_wrap=True)
+            err.print(run.selection.line_of(chosen), highlight=False, soft_wrap=True)
         results = evaluate_run(out, "test", data.pairs)
-        names = Names.of(settings.names)
-        print_table(results, Console(), names)
+        print_table(results, Console(), chosen)
         _say_sample(results, data.pairs)
-        for line in held_out(results, data.pairs.counts["test"][0], run).lines:
-            err.print(names.words(line), highlight=False, soft_wrap=True)
+        for line in held_out(results, data.pairs.counts["test"][0], run).lines_of(chosen):
+            err.print(line, highlight=False, soft_wrap=True)
         err.print(f"report: {out / REPORT}", highlight=False, soft_wrap=True)
 
 
 @app.command("eval", rich_help_panel=MEASURE)
 def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
-    run: Annotated[Path, typer.Option(help="A run folder.")],
+    run: Annotated[
+        Path, typer.Option(help="A run folder; with --mixbench also a saved aligner, bundled or an encoder.")
+    ],
     split: Annotated[str, typer.Option(help="Split to evaluate.", metavar="[train|val|test]")] = "test",
     val_data: Annotated[
         Path | None, typer.Option(help="Evaluate on this store of the same encoders; default: the training store.")
@@ -176,9 +198,20 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
     full: Annotated[
         bool, typer.Option("--full", help="Measure all images; default: at most 20,000, evenly spaced.")
     ] = False,
+    mixbench: Annotated[
+        Path | None, typer.Option(help="Measure search in MixBench instead: its folder, or that of one set.")
+    ] = None,
+    image_weight: Annotated[
+        float, typer.Option(help="mixbench: weight of the image in items and queries with image and text.")
+    ] = 0.5,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a run: recall, mixed search and modality gap, beside untrained baselines; or its generated images."""
+    """Evaluate a run: recall, mixed search and modality gap, beside untrained baselines; or its generated images; or
+    its search in MixBench."""
+    if mixbench is not None:
+        _mixbench(run, mixbench, image_weight, quiet=quiet, as_json=as_json)
+        return
     from csaligner.pipeline import evaluate_run
     from csaligner.reporting.tables import print_table
     from csaligner.run_folder import RESULTS, read_config, training_store
@@ -186,6 +219,10 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
     from csaligner.types import SPLITS
 
     check_choice("split", split, SPLITS)
+    if is_joint(run):
+        check_choice("task", task, ("retrieval",))
+        evaluate_spaces(run, split, val_data, as_json=as_json)
+        return
     store = Store.open(val_data) if val_data else None
     if check_choice("task", task, ("retrieval", "generation")) == "generation":
         from csaligner.decoders.decoder import default_sampling
@@ -202,6 +239,31 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
         print((run / RESULTS).read_text(encoding="utf-8"))
     else:
         print_table(results, Console(), Names.of(read_config(run).names))
+
+
+def _mixbench(run: Path, data: Path, image_weight: float, *, quiet: bool, as_json: bool) -> None:
+    """Measure nDCG@10 on MixBench and print it, beside published results."""
+    from csaligner.datasets.mixbench import read_mixbench
+    from csaligner.model import AlignedModel
+    from csaligner.progress import progress
+    from csaligner.reporting.mixbench import print_mixbench
+    from csaligner.run_folder import RECORD, training_store
+    from csaligner.search.mixbench import calibration_pairs, measure_mixbench, mixbench_record
+
+    sets, model = read_mixbench(data), AlignedModel.open(run)
+    try:
+        pairs = calibration_pairs(model, training_store(run)) if (run / RECORD).is_file() else None
+    except InputError:  # the store was moved or deleted
+        pairs = None
+    if pairs is None and not quiet:
+        err.print("GR-CLIP is skipped: its means are those of the training pairs of a run folder", highlight=False)
+    with progress(err, "mixbench", quiet) as update:
+        results = measure_mixbench(model, sets, image_weight=image_weight, calibration=pairs, progress=update)
+    record = mixbench_record(results, image_weight)
+    if as_json:
+        print_json(record)
+    else:
+        print_mixbench(record, Console())
 
 
 def _say_sample(results: Sequence[MethodResult], store: Store) -> None:

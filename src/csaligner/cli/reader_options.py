@@ -27,3 +27,11 @@ FollowLinks = Annotated[bool, typer.Option("--follow-links", help="Also read the
 ARRAY = "Array in a file of several: a name in .npz, .safetensors and .parquet, a number in an .npy (2, N, d)."
 ImageArray = Annotated[str | None, typer.Option("--image-key", help=ARRAY)]
 TextArray = Annotated[str | None, typer.Option("--text-key", help=ARRAY)]
+FuseWeight = Annotated[
+    str | None,
+    typer.Option(
+        help="Make one item of each image and its captions, with this weight of the image: 0 text only, 1 image only; "
+        "auto: chosen on the data.",
+        metavar="[WEIGHT|auto]",
+    ),
+]

@@ -17,7 +17,7 @@ from csaligner.checks import InputError
 from csaligner.wording import count_of
 
 from .common import EXPORT, SEARCH, Json, Quiet, app, as_text, err, print_json
-from .reader_options import CaptionKey, Encoding, FollowLinks, Format, IdKey, ImgKey, Root, Separator
+from .reader_options import CaptionKey, Encoding, FollowLinks, Format, FuseWeight, IdKey, ImgKey, Root, Separator
 
 if TYPE_CHECKING:
     from csaligner.app.server import ServeSettings
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ONLY = {"image": "images", "text": "texts"}
 SHOWN_CHARACTERS = 160
-WEAK = "weak from here: a meaningless query scores as high"
+WEAK = "weak from here: a query without an answer scores as high"
 BALANCED = 0.05  # modality bias up to which results count as balanced, as on the page
 Encoder = Annotated[
     str | None,
@@ -65,6 +65,7 @@ def index(  # noqa: PLR0913, PLR0917  (options of a command)
         str, typer.Option(help="Search method.", metavar="[auto|exact|ivf_sq|ivf_pq|hnsw]")
     ] = "auto",
     captions: Annotated[bool, typer.Option(help="Index the captions of images as texts.")] = True,
+    fuse: FuseWeight = None,
     data_format: Format = None,
     csv_separator: Separator = None,
     csv_encoding: Encoding = None,
@@ -81,6 +82,7 @@ def index(  # noqa: PLR0913, PLR0917  (options of a command)
     from csaligner.datasets.documents import EntrySettings
     from csaligner.progress import progress
     from csaligner.search.build import BuildSettings, SkipLines, build_index
+    from csaligner.search.fused import parse_fuse
 
     names = _encoder_names(encoder, image_encoder, text_encoder)
     model, encoders = _model_of(run, names)
@@ -96,7 +98,7 @@ def index(  # noqa: PLR0913, PLR0917  (options of a command)
         follow_links,
     )
     skip = SkipLines(_warn)
-    settings = BuildSettings(entries, approximate, workers, skip=skip, trust=trust)
+    settings = BuildSettings(entries, approximate, workers, skip=skip, trust=trust, fuse=parse_fuse(fuse))
     with progress(err, "index", quiet) as update:
         made, report = build_index(data, out, model, encoders=encoders, settings=settings, progress=update)
     skip.finish()
@@ -135,7 +137,7 @@ def search(  # noqa: PLR0913, PLR0917  (options of a command)
         from csaligner.search.cards import cards_of_encoded
         from csaligner.search.index import FusedQuery, Index, SearchOptions
         from csaligner.search.unanswered import LEVEL, Unanswered
-        from csaligner.search.weak import WeakLimits
+        from csaligner.search.weak import WEAK_CHANCE, WeakLimits
 
         options = SearchOptions(only=ONLY.get(only or "", only), space=space)  # type: ignore[arg-type]  # it checks it
         encoders = _model_of("", _encoder_names(encoder, image_encoder, text_encoder))[1]
@@ -154,14 +156,16 @@ def search(  # noqa: PLR0913, PLR0917  (options of a command)
             hits = opened.search_encoded(encoded, k, options)
         else:
             cards = cards_of_encoded(opened, encoded, k, options)
-            table = _table(cards, WeakLimits(opened).limit(encoded.kind, options))
-            chance = Unanswered(opened).chance(cards[0].score, encoded.kind, options) if cards else None
+            unanswered = Unanswered(opened)
+            table = _table(cards, WeakLimits(opened, unanswered).limit(encoded.kind, options))
+            chance = unanswered.chance(cards[0].score, encoded.kind, options) if cards else None
     if as_json:
         print_json([asdict(hit) for hit in hits])
         return
     Console().print(table)
     if chance is not None and chance > LEVEL:
-        Console().print(f"No good match: {chance:.0%} of queries without an answer find something as close.")
+        doubt = "No" if chance > WEAK_CHANCE else "Possibly no"
+        Console().print(f"{doubt} good match: {chance:.0%} of queries without an answer find something as close.")
     if opened.note and space == "aligned":
         _print(opened.note)
 
@@ -185,6 +189,8 @@ def index_export(
 def _print_report(made: Index, report: BuildReport) -> None:
     counts = made.counts
     held = f"{count_of(counts['image'], 'image')} and {count_of(counts['text'], 'text')}"
+    if made.manifest.fused is not None:
+        held += f" ({made.items.count('fused'):,} images with captions as one item, weight {made.manifest.fused:g})"
     changes = {"added": report.added, "embedded again": report.updated, "deleted": report.deleted}
     changed = ", ".join(f"{number:,} {what}" for what, number in changes.items() if number)
     first = report.added == sum(counts.values())

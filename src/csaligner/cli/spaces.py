@@ -19,6 +19,8 @@ from csaligner.checks import InputError, check_choice
 from .common import MEASURE, Json, app, print_json
 
 if TYPE_CHECKING:
+    from csaligner.reporting.diagnosis import TextTable
+    from csaligner.spaces.diagnosis import Diagnosis
     from csaligner.spaces.space import Space
 
 Names = Annotated[
@@ -63,16 +65,12 @@ def diagnose(  # noqa: PLR0913, PLR0917  (options of a command)
     as_json: Json = False,
 ) -> None:
     """Say what is wrong between vectors of two models, and what mends it; nothing is trained or embedded."""
-    from csaligner.reporting.diagnosis import write_diagnosis
     from csaligner.spaces.columns import Keys
-    from csaligner.spaces.diagnosis import diagnose as run_diagnosis
-    from csaligner.spaces.mend import next_command, save_spaces, write_shift
+    from csaligner.spaces.mend import next_command
     from csaligner.spaces.read import read_spaces
-    from csaligner.spaces.space import pair_rows
 
     check_choice("pairs", pairs, ("auto", "rows", "ids", "none"))
-    keys = Keys(kind_key, listed(vector_key), id_key)
-    spaces = read_spaces(sources, listed(names), keys)
+    spaces = read_spaces(sources, listed(names), Keys(kind_key, listed(vector_key), id_key))
     if len(spaces) > 2 and (shift or save):
         raise InputError(
             f"names: {', '.join(s.name for s in spaces)} are more than two; choose two for --shift and --save"
@@ -80,20 +78,39 @@ def diagnose(  # noqa: PLR0913, PLR0917  (options of a command)
     if against is not None:
         _drift(against, spaces, pairs, seed, as_json=as_json)
         return
-    repeated = _repeated({"--names": names, "--kind-key": kind_key, "--vector-key": vector_key, "--id-key": id_key})
+    again = _repeated({"--names": names, "--kind-key": kind_key, "--vector-key": vector_key, "--id-key": id_key})
     records = []
-    for first, second in itertools.combinations(spaces, 2):
-        found = run_diagnosis(first, second, pairing=pairs, bandwidth=bandwidth, seed=seed)  # type: ignore[arg-type]
-        records.append(found.record() | {"command": next_command(found, sources, repeated)})
-        if shift:
-            write_shift(found, shift)
-        if save:
-            at = pair_rows(first, second, pairs)  # type: ignore[arg-type]
-            save_spaces((first, second), (None, None) if at is None else (at[0].tolist(), at[1].tolist()), save)
+    for both in itertools.combinations(spaces, 2):
+        found = _diagnosed(both, pairs, bandwidth, seed, (shift, save))
+        records.append(found.record() | {"command": next_command(found, sources, again)})
+    _show(records, html, as_json=as_json)
+
+
+def _diagnosed(
+    spaces: tuple[Space, Space], pairs: str, bandwidth: float, seed: int, files: tuple[Path | None, Path | None]
+) -> Diagnosis:
+    """Diagnose two spaces and write the files: of the shift, and the folder of the spaces."""
+    from csaligner.spaces.diagnosis import diagnose as run_diagnosis
+    from csaligner.spaces.mend import save_spaces, write_shift
+    from csaligner.spaces.space import pair_rows
+
+    shift, save = files
+    found = run_diagnosis(*spaces, pairing=pairs, bandwidth=bandwidth, seed=seed)  # type: ignore[arg-type]
+    if shift:
+        write_shift(found, shift)
+    if save:
+        at = pair_rows(*spaces, pairs)  # type: ignore[arg-type]
+        save_spaces(spaces, (None, None) if at is None else (at[0].tolist(), at[1].tolist()), save)
+    return found
+
+
+def _show(records: Sequence[dict[str, Any]], html: Path | None, *, as_json: bool) -> None:
+    from csaligner.reporting.diagnosis import write_diagnosis
+
     if html:
         write_diagnosis(records, html)
     if as_json:
-        print_json(_finite(records[0] if len(records) == 1 else records))
+        print_json(finite(records[0] if len(records) == 1 else records))
         return
     for record in records:
         _print(record, Console())
@@ -106,7 +123,7 @@ def _drift(run: Path, spaces: Sequence[Space], pairs: str, seed: int, *, as_json
         raise InputError(f"names: {', '.join(s.name for s in spaces)}; choose two for --against, in the run's order")
     found = drift(run, *spaces, pairing=pairs, seed=seed)  # type: ignore[arg-type]
     if as_json:
-        print_json(_finite(found.record()))
+        print_json(finite(found.record()))
         return
     for name, tested in found.divergences.items():
         print(f"D_CS of new and training {name} rows: {tested.value:.3g} (labels permuted up to {tested.high:.3g})")
@@ -116,7 +133,14 @@ def _drift(run: Path, spaces: Sequence[Space], pairs: str, seed: int, *, as_json
 def _print(record: dict[str, Any], console: Console) -> None:
     from csaligner.reporting.diagnosis import diagnosis_tables
 
-    for found in diagnosis_tables(record):
+    print_tables(diagnosis_tables(record), console)
+    for line in (record["sentence"], record["command"]):
+        if line:
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def print_tables(tables: Sequence[TextTable], console: Console) -> None:
+    for found in tables:
         table = Table(
             title=found.title, title_justify="left", caption=found.note, caption_justify="left", box=SIMPLE_HEAD
         )
@@ -125,9 +149,6 @@ def _print(record: dict[str, Any], console: Console) -> None:
         for row in found.rows:
             table.add_row(*map(Text, row))
         console.print(table)
-    for line in (record["sentence"], record["command"]):
-        if line:
-            console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def listed(words: str | None) -> tuple[str, ...]:
@@ -138,10 +159,10 @@ def _repeated(options: dict[str, str | None]) -> list[str]:
     return [word for name, value in options.items() if value is not None for word in (name, value)]
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Replace NaN and infinity by None, which JSON has."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,14 +10,17 @@ if TYPE_CHECKING:
     from .compare import Budget, Comparison
     from .methods import TRAINED, Trained
     from .run import compare_and_write
+    from .suite import Suite, run_suite
     from .sweep import sweep_and_write
 
 __all__ = [
     "TRAINED",
     "Budget",
     "Comparison",
+    "Suite",
     "Trained",
     "compare_and_write",
+    "run_suite",
     "sweep_and_write",
 ]
 
@@ -27,6 +30,7 @@ __getattr__, __dir__ = lazy_exports(
         "compare": "Budget Comparison",
         "methods": "TRAINED Trained",
         "run": "compare_and_write",
+        "suite": "Suite run_suite",
         "sweep": "sweep_and_write",
     },
 )

@@ -13,24 +13,22 @@ from typing import Any, TypeVar
 
 import torch
 
-from csaligner.adapters.aligner import Aligner, align
 from csaligner.config import TrainConfig, load_config
-from csaligner.estimator import CSAligner
 from csaligner.evaluation.baselines import MeanCentring
 from csaligner.evaluation.clustering import clustering_metrics
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.evaluation.score import SCORE
-from csaligner.registry import load
 from csaligner.types import PairedFeatures
 
-from .differences import FoldQueries, MethodDifference, difference, query_values
+from .differences import FoldQueries, MethodDifference, difference, query_values, resampled_gaps
+from .fits import Method, at_most, find_method, fit, tune
 from .folds import INNER, Fold
-from .methods import BASELINES, FREE, REFERENCE, TRAINED, NotApplicable, Trained, check_methods, then_centred
+from .methods import BASELINES, REFERENCE, Free, NotApplicable, Trained, check_methods, then_centred
 from .result_cache import done_once, task_key
 
 T = TypeVar("T")
 UNSELECTED = ("start.kind=auto", "gate=false")  # every objective trains from one start, and its result is kept
-CACHE_FORMAT = 2  # of finished tasks
+CACHE_FORMAT = 3  # of finished tasks
 Report = Callable[[int, int, str], None]
 
 
@@ -38,7 +36,8 @@ Report = Callable[[int, int, str], None]
 class Budget:
     """Budget of every method. trials: settings tried on validation data; seeds: training runs measured on test data;
     base: adapters, steps, batch size and learning rates; jobs: processes, one thread each; inner: number of a fold's
-    inner splits on which a setting is tried, at most folds.INNER. settings: tuned settings of an earlier comparison
+    inner splits on which a setting is tried, at most folds.INNER; trial_images: most training images of a trial, evenly
+    spaced, None: all. settings: tuned settings of an earlier comparison
     (read_settings), which are not tuned again."""
 
     base: TrainConfig = field(default_factory=lambda: load_config(TrainConfig, None, UNSELECTED))
@@ -46,7 +45,13 @@ class Budget:
     seeds: int = 3
     jobs: int = 2
     inner: int = INNER
+    trial_images: int | None = None
     settings: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def numbers(self) -> tuple[int | None, ...]:
+        """Return the numbers that results depend on."""
+        return self.trials, self.inner, self.trial_images, self.seeds
 
 
 @dataclass(frozen=True)
@@ -72,32 +77,43 @@ class Comparison:
     """measured: one entry per method, fold and seed; a trained method has a second one for its centred output
     (methods.then_centred). left_out: dataset -> skipped method -> reason. trials: all. differences: of every method
     from the best untrained baseline and from InfoNCE, means over seeds, with intervals. best_free: dataset -> the
-    untrained baseline with the best score on the test data, in hindsight."""
+    untrained baseline with the best score on the test data, in hindsight. queries: dataset -> method -> one entry per
+    fold."""
 
     measured: list[Measured]
     left_out: dict[str, dict[str, str]]
     trials: list[dict[str, Any]]
     differences: list[MethodDifference] = field(default_factory=list)
     best_free: dict[str, str] = field(default_factory=dict)
+    queries: dict[str, dict[str, list[FoldQueries]]] = field(default_factory=dict)
+
+    def add(self, more: Comparison) -> None:
+        """Add the results on other datasets."""
+        self.measured.extend(more.measured)
+        self.trials.extend(more.trials)
+        self.differences.extend(more.differences)
+        self.left_out.update(more.left_out)
+        self.best_free.update(more.best_free)
+        self.queries.update(more.queries)
 
     def as_json(self) -> dict[str, Any]:
         return {
             "score": SCORE,
             "best_free": self.best_free,
-            "differences": [_rounded(asdict(d)) for d in self.differences],
-            "measured": [_rounded(asdict(m)) for m in self.measured],
+            "differences": [rounded(asdict(d)) for d in self.differences],
+            "measured": [rounded(asdict(m)) for m in self.measured],
             "left_out": self.left_out,
             "trials": self.trials,
         }
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Round floats to six digits, which keeps the files of large comparisons small."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, Mapping):
-        return {key: _rounded(v) for key, v in value.items()}
-    return [_rounded(v) for v in value] if isinstance(value, (list, tuple)) else value
+        return {key: rounded(v) for key, v in value.items()}
+    return [rounded(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def compare(
@@ -114,28 +130,26 @@ def compare(
     Raises InputError for an unknown method.
     """
     names = check_methods(list(methods))
-    tasks = [(fold, name, budget, keep) for name in names for fold in folds]
+    tasks = [(fold, name, budget, keep) for fold in folds for name in names]  # methods on a fold share its start
     outcomes = spread_over_processes(
         _run_once, tasks, budget.jobs, lambda done, total: report(done, total, ", ".join(names))
     )
     result = Comparison([], {}, [])
-    queries: dict[str, dict[str, list[FoldQueries]]] = {}  # dataset -> method -> one entry per fold
     for (fold, name, *_), outcome in zip(tasks, outcomes, strict=True):
         result.measured.extend(outcome.measured)
         result.trials.extend(outcome.trials)
         for method, values in outcome.queries.items():
-            entry = FoldQueries(fold.number, fold.test.text_to_image.tolist(), values)
-            queries.setdefault(fold.dataset, {}).setdefault(method, []).append(entry)
+            result.queries.setdefault(fold.dataset, {}).setdefault(method, []).append(values)
         if outcome.left_out:
             result.left_out.setdefault(fold.dataset, {})[name] = outcome.left_out
-    _compare_pairs(result, queries)
+    _compare_pairs(result)
     return result
 
 
-def _compare_pairs(result: Comparison, queries: Mapping[str, Mapping[str, list[FoldQueries]]]) -> None:
+def _compare_pairs(result: Comparison) -> None:
     """Add best_free and the differences of every method from it and from REFERENCE."""
     scores = averages(result.measured, SCORE)
-    for dataset, methods in queries.items():
+    for dataset, methods in result.queries.items():
         free = [name for name in BASELINES if name in methods]
         if free:
             result.best_free[dataset] = max(free, key=lambda name: mean(scores[dataset, name]))
@@ -168,12 +182,18 @@ def spread_over_processes(
 class _Outcome:
     measured: list[Measured] = field(default_factory=list)
     trials: list[dict[str, Any]] = field(default_factory=list)
-    queries: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # method -> query_values
+    queries: dict[str, FoldQueries] = field(default_factory=dict)
     left_out: str | None = None
+
+    def add_queries(self, fold: Fold, name: str, aligned: Sequence[PairedFeatures]) -> None:
+        """aligned: the test part, once per seed."""
+        owner, gaps = fold.test.text_to_image.tolist(), resampled_gaps(aligned, fold.number)
+        self.queries[name] = FoldQueries(fold.number, owner, query_values(aligned), gaps)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> _Outcome:
-        return cls([Measured(**m) for m in value["measured"]], value["trials"], value["queries"], value["left_out"])
+        queries = {name: FoldQueries(**q) for name, q in value["queries"].items()}
+        return cls([Measured(**m) for m in value["measured"]], value["trials"], queries, value["left_out"])
 
 
 def _one_thread() -> None:
@@ -186,7 +206,7 @@ def _run_once(fold: Fold, name: str, budget: Budget, keep: Path | None) -> _Outc
         return _run(fold, name, budget)
     known = budget.settings.get(settings_key(fold.dataset, name, fold.number), {})
     base = budget.base.model_dump(mode="json")
-    key = task_key(fold, CACHE_FORMAT, name, budget.trials, budget.inner, budget.seeds, dict(known), base)
+    key = task_key(fold, CACHE_FORMAT, name, *budget.numbers, dict(known), base)
     return done_once(keep / f"{name}-{key}.json", lambda: _run(fold, name, budget), asdict, _Outcome.from_json)
 
 
@@ -199,62 +219,42 @@ def _run(fold: Fold, name: str, budget: Budget) -> _Outcome:
 
 def _measured(fold: Fold, name: str, budget: Budget) -> _Outcome:
     """Raises NotApplicable."""
-    outcome = _Outcome()
-    if name in FREE:
-        aligned = FREE[name](fold.train_and_val, budget.base)(fold.test)
-        metrics = measures(aligned)
-        outcome.measured = [Measured(fold.dataset, name, fold.number, s, metrics) for s in range(budget.seeds)]
-        outcome.queries[name] = query_values([aligned])
-        return outcome
-    method: Trained = load("methods", TRAINED, name)
-    method.check(fold.train_and_val)
+    outcome, method = _Outcome(), find_method(name)
+    if isinstance(method, Trained):
+        method.check(fold.train_and_val)
     settings = _tuned(fold, name, method, budget, outcome)
+    if isinstance(method, Free):
+        aligned = fit(method, fold.train_and_val, budget.base, settings, 0)(fold.test)
+        metrics = measures(aligned)
+        outcome.measured = [
+            Measured(fold.dataset, name, fold.number, s, metrics, settings) for s in range(budget.seeds)
+        ]
+        outcome.add_queries(fold, name, [aligned])
+        return outcome
     rows: dict[str, list[PairedFeatures]] = {name: [], then_centred(name): []}
     for seed in range(budget.seeds):
         started = time.perf_counter()
-        model = _fit(method, fold.train_and_val, budget, settings, seed)
-        aligned = align(model, fold.test)
+        transform = fit(method, fold.train_and_val, budget.base, settings, seed)
+        aligned = transform(fold.test)
         seconds = time.perf_counter() - started
-        centred = MeanCentring.fit(align(model, fold.train_and_val)).transform(aligned)
+        centred = MeanCentring.fit(transform(fold.train_and_val)).transform(aligned)
         for row, features in zip(rows, (aligned, centred), strict=True):
             rows[row].append(features)
             measured = Measured(fold.dataset, row, fold.number, seed, measures(features), settings, seconds)
             outcome.measured.append(measured)
-    outcome.queries = {row: query_values(features) for row, features in rows.items()}
+    for row, found in rows.items():
+        outcome.add_queries(fold, row, found)
     return outcome
 
 
-def _tuned(fold: Fold, name: str, method: Trained, budget: Budget, outcome: _Outcome) -> dict[str, float]:
-    """Return the settings with the best alignment_score on validation data of `trials` settings (optuna's seeded TPE);
-    {} if nothing is tuned."""
-    space = method.space()
+def _tuned(fold: Fold, name: str, method: Method, budget: Budget, outcome: _Outcome) -> dict[str, float]:
+    """Return known or tuned settings, and record the trials."""
     known = budget.settings.get(settings_key(fold.dataset, name, fold.number), {})
-    if set(space) == set(known):
+    if set(method.space()) == set(known):
         return dict(known)
-    if not space or budget.trials == 0:
-        return {}
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-    def objective(trial: Any) -> float:
-        settings = {key: trial.suggest_float(key, *bounds, log=True) for key, bounds in space.items()}
-        value = mean(
-            evaluate(align(_fit(method, train, budget, settings, 0), val), intervals=False).metrics[SCORE]
-            for train, val in fold.splits[: budget.inner]
-        )
-        record = {"dataset": fold.dataset, "method": name, "fold": fold.number, "score": value}
-        outcome.trials.append(record | settings)
-        return value
-
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
-    study.optimize(objective, n_trials=budget.trials)
-    return dict(study.best_params)
-
-
-def _fit(method: Trained, train: PairedFeatures, budget: Budget, settings: Mapping[str, float], seed: int) -> Aligner:
-    config = method.config(budget.base, settings, seed)
-    return CSAligner(config, gate=method.whole, verbose=False).fit_features(train).model
+    about = {"dataset": fold.dataset, "method": name, "fold": fold.number}
+    splits = [(at_most(pairs, budget.trial_images), held_out) for pairs, held_out in fold.splits[: budget.inner]]
+    return tune(method, splits, budget.base, budget.trials, lambda trial: outcome.trials.append(about | trial))
 
 
 def measures(features: PairedFeatures) -> dict[str, float]:

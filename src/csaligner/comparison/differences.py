@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from csaligner.evaluation.bootstrap import RESAMPLES, percentile_interval, resampled_means
+from csaligner.evaluation.bootstrap import RESAMPLES, draw_counts, percentile_interval, resampled_means, resampled_norms
+from csaligner.evaluation.evaluate import pair_shifts
 from csaligner.evaluation.one_pass import search_per_query
 from csaligner.evaluation.score import MEAN_NDCG, MEAN_RECALL, SCORE
 from csaligner.types import PairedFeatures
@@ -21,11 +22,13 @@ PerQuery = Mapping[str, Sequence[float]]
 @dataclass(frozen=True)
 class FoldQueries:
     """Values of every test query of one method on one fold, means over seeds. owner: the image of each caption;
-    values: image_recall, image_ndcg (one per image), caption_recall, caption_ndcg (one per caption)."""
+    values: image_recall, image_ndcg (one per image), caption_recall, caption_ndcg (one per caption). gaps: see
+    resampled_gaps."""
 
     fold: int
     owner: Sequence[int]
     values: PerQuery
+    gaps: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,22 @@ def query_values(aligned: Sequence[PairedFeatures]) -> dict[str, list[float]]:
         }.items():
             sums[name] = sums.get(name, 0) + values.double() / len(aligned)
     return {name: values.tolist() for name, values in sums.items()}
+
+
+def resampled_gaps(aligned: Sequence[PairedFeatures], fold: int) -> list[float]:
+    """Return the centroid distance of the test part, then those of its bootstrap samples (fold_counts), means over
+    seeds, to six digits. aligned: as in query_values."""
+    counts = fold_counts(len(aligned[0].image), fold)[1:]
+    rows = []
+    for features in aligned:
+        shifts = pair_shifts(features)
+        rows.append(torch.cat([shifts.mean(dim=0).norm()[None], resampled_norms(shifts, counts)]))
+    return [float(f"{gap:.6g}") for gap in torch.stack(rows).mean(dim=0).tolist()]
+
+
+def fold_counts(images: int, fold: int) -> Tensor:
+    """(1 + RESAMPLES, images): all test images of a fold once, then its bootstrap samples, the same for all methods."""
+    return torch.cat([torch.ones(1, images, dtype=torch.float64), draw_counts(images, fold)])
 
 
 def difference(

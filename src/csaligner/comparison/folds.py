@@ -35,8 +35,10 @@ class Fold:
         return join_features(*self.splits[0])
 
 
-def open_folds(path: Path) -> list[Fold]:
+def open_folds(path: Path, test_images: int | None = None) -> list[Fold]:
     """Open one fold of a store (its own split), or five folds of an array of paired features.
+
+    test_images: of an array, the first folds that have together this many test images; None: all five.
 
     path: a store's folder, or a file with an array (2, N, d): images first, row i pairs with row i. Its folds are
     RandomState(0).permutation(N)[fold::5] as test rows; the others, in that order, are divided into five
@@ -64,8 +66,10 @@ def open_folds(path: Path) -> list[Fold]:
             "image features, then text features"
         )
     order = np.random.RandomState(0).permutation(array.shape[1])
-    folds = []
+    folds: list[Fold] = []
     for number in range(FOLDS):
+        if test_images is not None and sum(len(fold.test.image) for fold in folds) >= test_images:
+            break
         others = order[~np.isin(order, order[number::FOLDS])]
         splits = []
         for start in range(INNER):

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from csaligner.adapters.aligner import align
 from csaligner.checks import InputError, check_choice
 from csaligner.config import TOKEN_TERM, TrainConfig, build_config
 from csaligner.estimator import CSAligner
-from csaligner.evaluation.baselines import CanonicalCorrelation, ClassNames, MeanCentring, Procrustes, Standardising
+from csaligner.evaluation.baselines import (
+    GRCLIP,
+    I0T,
+    CanonicalCorrelation,
+    ClassNames,
+    Coral,
+    MeanCentring,
+    Procrustes,
+    Standardising,
+)
 from csaligner.registry import Registry
 from csaligner.types import PairedFeatures
+
+from .mini_vec2vec import MiniVec2Vec
 
 Transform = Callable[[PairedFeatures], PairedFeatures]
 Settings = Mapping[str, float]
@@ -66,18 +77,45 @@ class Trained:
         return build_config(TrainConfig, base.model_dump() | {"objective": objective, "start": start, "seed": seed})
 
 
+@dataclass(frozen=True)
+class Free:
+    """An untrained baseline; it is tuned on the same validation parts with as many trials as a Trained method.
+
+    run: (training features, base configuration, settings) -> map of features; a setting that is missing has the
+    baseline's own default; it raises NotApplicable. about: one-line description for the page. ranges: names and ranges
+    of tuned settings.
+    """
+
+    run: Callable[[PairedFeatures, TrainConfig, Settings], Transform]
+    about: str
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def space(self) -> dict[str, tuple[float, float]]:
+        """Return names and ranges of tuned settings, on a logarithmic scale; {}: nothing is tuned."""
+        return dict(self.ranges)
+
+    def fit(self, train: PairedFeatures, config: TrainConfig, settings: Settings) -> Transform:
+        """Return the map that is fitted to `train`. settings: values of some or all names of `space`.
+
+        Raises NotApplicable if the baseline does not apply to these features.
+        """
+        return self.run(train, config, settings)
+
+
 def _with(term: str, low: float, high: float, about: str, **objective: Any) -> Trained:
     return Trained({"info_nce": 1.0}, about, (term, low, high), objective=objective)
 
 
-def _same_dims(fit: Callable[[PairedFeatures], Any]) -> Callable[[PairedFeatures, TrainConfig], Transform]:
-    def method(train: PairedFeatures, config: TrainConfig) -> Transform:
+def _same_dims(fit: Callable[..., Any], about: str, **ranges: tuple[float, float]) -> Free:
+    """fit: (training features, **settings) -> an object with the method `transform`; for equal dimensions."""
+
+    def run(train: PairedFeatures, config: TrainConfig, settings: Settings) -> Transform:
         if train.image.shape[1] != train.text.shape[1]:
             raise NotApplicable("needs image and text features of equal dimensions")
-        transform: Transform = fit(train).transform
+        transform: Transform = fit(train, **settings).transform
         return transform
 
-    return method
+    return Free(run, about, ranges)
 
 
 class NotApplicable(InputError):
@@ -89,8 +127,8 @@ class _Raw:
         return features
 
 
-def _start(train: PairedFeatures, kind: str) -> Transform:
-    model = CSAligner(start={"kind": kind}, epochs=0, verbose=False).fit_features(train).model
+def _start(train: PairedFeatures, kind: str, **more: float) -> Transform:
+    model = CSAligner(start={"kind": kind, **more}, epochs=0, verbose=False).fit_features(train).model
     return lambda features: align(model, features)
 
 
@@ -101,11 +139,18 @@ def _class_names(train: PairedFeatures) -> Transform:
         raise NotApplicable("needs features of the bundled encoders") from None
 
 
-def _matched_covariances(train: PairedFeatures) -> Transform:
-    """Half-matched covariances with shrinkage 3 (adapters/start.py): the default of version 0.1."""
+def _without_pairs(train: PairedFeatures) -> Transform:
+    try:
+        return MiniVec2Vec.fit(train).transform
+    except InputError as reason:
+        raise NotApplicable(str(reason)) from None
+
+
+def _matched_covariances(train: PairedFeatures, config: TrainConfig, settings: Settings) -> Transform:
+    """Half-matched covariances (adapters/start.py); without a setting with shrinkage 3, the default of version 0.1."""
     if train.image.shape[1] != train.text.shape[1]:
         raise NotApplicable("needs image and text features of equal dimensions")
-    return _start(train, "moments")
+    return _start(train, "moments", **settings)
 
 
 def then_centred(method: str) -> str:
@@ -113,16 +158,34 @@ def then_centred(method: str) -> str:
     return f"{method}, then centred"
 
 
-FREE: Mapping[str, Callable[[PairedFeatures, TrainConfig], Transform]] = {
-    "none": _same_dims(lambda train: _Raw()),
-    "mean-centring": _same_dims(MeanCentring.fit),
-    "standardising": _same_dims(Standardising.fit),
-    "procrustes": _same_dims(Procrustes.fit),
-    "cca": lambda train, config: CanonicalCorrelation.fit(train).transform,
-    "moments": lambda train, config: _matched_covariances(train),
-    "class names": lambda train, config: _class_names(train),
-    "closed-form start": lambda train, config: _start(train, START),
-    "chosen start": lambda train, config: _start(train, "chosen"),
+FREE: Mapping[str, Free] = {
+    "none": _same_dims(lambda train: _Raw(), "features as they are"),
+    "mean-centring": _same_dims(MeanCentring.fit, "each modality minus its training mean"),
+    "standardising": _same_dims(Standardising.fit, "mean-centring, each coordinate divided by its standard deviation"),
+    "procrustes": _same_dims(Procrustes.fit, "mean-centring, texts rotated onto images"),
+    "gr-clip": _same_dims(
+        GRCLIP.fit, "each modality minus its mean on a calibration set, here the training pairs; differs on fused items"
+    ),
+    "i0t": _same_dims(I0T.fit, "I0T_post: as mean-centring, but every caption counts once"),
+    "coral": _same_dims(
+        Coral.fit, "texts whitened and coloured as images; no pairs; shrinkage tuned", shrinkage=(0.03, 100.0)
+    ),
+    "cca": Free(
+        lambda train, config, settings: CanonicalCorrelation.fit(train, **settings).transform,
+        "canonical correlations, shrinkage and power of the correlations tuned",
+        {"shrinkage": (1.0, 300.0), "power": (0.25, 4.0)},
+    ),
+    "moments": Free(_matched_covariances, "half-matched covariances, shrinkage tuned", {"shrinkage": (0.03, 30.0)}),
+    "class names": Free(
+        lambda train, config, settings: _class_names(train), "names of ImageNet's classes as the bridge"
+    ),
+    "mini-vec2vec": Free(
+        lambda train, config, settings: _without_pairs(train), "no pairs: the structure of both sets is matched"
+    ),
+    "closed-form start": Free(lambda train, config, settings: _start(train, START), "the start of version 0.1"),
+    "chosen start": Free(
+        lambda train, config, settings: _start(train, "chosen"), "the start that cross-validation selects (default)"
+    ),
 }
 
 BASELINES = ("none", "mean-centring", "standardising", "procrustes", "cca", "moments")  # fixed untrained methods
@@ -140,6 +203,9 @@ TRAINED = Registry(
         "siglip": Trained({"siglip": 1.0}, "sigmoid loss, fixed scale, tuned; bias at its optimum"),
         "l2": _with(
             "paired_l2", 0.03, 10, "InfoNCE + L2 of pairs: ECLIPSE's objective, and the bottleneck regulariser"
+        ),
+        "rafa": _with(
+            "random_alignment", 0.1, 100, "InfoNCE + random feature alignment, as CLIP-Refine without distillation"
         ),
         "mmd": _with("mmd", 0.3, 100, "InfoNCE + MMD, same kernel"),
         "energy": _with("energy", 0.1, 30, "InfoNCE + energy distance"),

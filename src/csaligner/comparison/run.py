@@ -10,7 +10,6 @@ from csaligner.checks import InputError
 from csaligner.evaluation.score import SCORE
 from csaligner.files import recover, write_json
 from csaligner.parsing import parse_json
-from csaligner.registry import load
 from csaligner.reporting.comparison import DatasetComparison, Interval, write_comparison
 from csaligner.reporting.record import MethodResult
 from csaligner.reporting.summary import Summary, summarise
@@ -19,21 +18,27 @@ from csaligner.wording import count_of
 
 from .compare import Budget, Comparison, Measured, Report, averages, compare, settings_key
 from .differences import MethodDifference
+from .fits import find_method
 from .folds import open_folds
-from .methods import TRAINED
+from .methods import FREE, TRAINED
 from .result_cache import UNFINISHED
 
 JSON, PAGE = "compare.json", "compare.html"
 
 
 def compare_and_write(
-    data: Sequence[Path], methods: Sequence[str], budget: Budget, out: Path, report: Report
+    data: Sequence[Path],
+    methods: Sequence[str],
+    budget: Budget,
+    out: Path,
+    report: Report,
+    test_images: int | None = None,
 ) -> Comparison:
     """Compare methods on every dataset and write both files to `out`. Raises InputError before any training.
 
-    A repeated call resumes after an interruption.
+    test_images: of an array, see folds.open_folds. A repeated call resumes after an interruption.
     """
-    folds = [fold for path in data for fold in open_folds(path)]
+    folds = [fold for path in data for fold in open_folds(path, test_images)]
     if out.is_dir():
         recover(out)
     comparison = compare(folds, methods, budget, report, out / UNFINISHED)
@@ -42,6 +47,7 @@ def compare_and_write(
         "budget": {
             "trials": budget.trials,
             "inner": budget.inner,
+            "trial_images": budget.trial_images,
             "settings_known": bool(budget.settings),
             "seeds": budget.seeds,
             "base": budget.base.model_dump(mode="json"),
@@ -49,19 +55,23 @@ def compare_and_write(
     }
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / JSON, record | comparison.as_json())
+    write_comparison("csaligner compare", introduction(budget), datasets(comparison), out / PAGE)
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+    return comparison
+
+
+def introduction(budget: Budget) -> str:
+    """Return the sentences at the top of the page."""
     selected = f"{count_of(budget.trials, 'setting')} per method tried on validation data and selected by {SCORE}"
     if budget.settings:
         selected = "tuned settings as in an earlier comparison"
     seeds = count_of(budget.seeds, "seed")
-    intro = (
+    return (
         f"All methods share trainer, adapter and budget: {selected}; {seeds} measured on test data. "
         f"{SCORE}: the mean of R@1 (both directions) and nDCG@10 of a mixed index (caption and image queries). "
         "\u201cThen centred\u201d: the same trained model, each modality minus its training mean; what this does as "
         "well needs no other objective."
     )
-    write_comparison("csaligner compare", intro, datasets(comparison), out / PAGE)
-    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
-    return comparison
 
 
 def read_settings(path: Path) -> dict[str, dict[str, float]]:
@@ -79,7 +89,7 @@ def datasets(comparison: Comparison) -> list[DatasetComparison]:
     """Return the contents of the page, per dataset."""
     found = []
     ran = {m.method for m in comparison.measured}
-    about = {method: load("methods", TRAINED, method).about for method in TRAINED if method in ran}
+    about = {method: find_method(method).about for method in (*FREE, *TRAINED) if method in ran}
     for name in dict.fromkeys(m.dataset for m in comparison.measured):
         here = [m for m in comparison.measured if m.dataset == name]
         settings = {}

@@ -15,13 +15,13 @@ import numpy as np
 from csaligner.adapters.aligner import align
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config, override
-from csaligner.estimator import CSAligner
 from csaligner.evaluation.score import MEAN_NDCG, MEAN_RECALL, SCORE, derived_metrics
 from csaligner.files import recover, write_json
 from csaligner.reporting.sweep import SweepPage, write_sweep
 from csaligner.run_folder import provenance
 
 from .compare import Budget, Report, measures, spread_over_processes
+from .fits import train
 from .folds import Fold, open_folds
 from .result_cache import UNFINISHED, done_once, task_key
 
@@ -83,9 +83,12 @@ def sweep(
     budget: Budget,
     report: Report = lambda done, total, what: None,
     keep: Path | None = None,
+    *,
+    in_turn: bool = False,
 ) -> list[Point]:
     """Train every grid point and every automatic setting on every dataset with every seed. keep: a folder for finished
-    tasks; a repeated call resumes from it."""
+    tasks; a repeated call resumes from it. in_turn: seed s trains on one fold of each dataset, the (s mod folds)-th,
+    instead of on all."""
     wanted: list[tuple[str, Mapping[str, str]]] = [
         (name, dict(zip(axes, values, strict=True)))
         for name, axes in grids.items()
@@ -98,11 +101,19 @@ def sweep(
         (fold, configure(budget.base, settings, seed), keep, (name, settings, seed))
         for name, settings in wanted
         for seed in range(budget.seeds)
-        for fold in folds
+        for fold in (folds_in_turn(folds, seed) if in_turn else folds)
     ]
     arguments = [task[:3] for task in tasks]
     found = spread_over_processes(_run_once, arguments, budget.jobs, lambda d, t: report(d, t, "sweep"))
     return _gathered([(fold.dataset, *label) for fold, *_, label in tasks], found)
+
+
+def folds_in_turn(folds: Sequence[Fold], seed: int) -> list[Fold]:
+    """Return one fold of every dataset, another one for each seed until all were used."""
+    by_dataset: dict[str, list[Fold]] = {}
+    for fold in folds:
+        by_dataset.setdefault(fold.dataset, []).append(fold)
+    return [some[seed % len(some)] for some in by_dataset.values()]
 
 
 def _gathered(
@@ -129,9 +140,7 @@ def _run_once(fold: Fold, config: TrainConfig, keep: Path | None) -> dict[str, f
 
 
 def _run(fold: Fold, config: TrainConfig) -> dict[str, float]:
-    return measures(
-        align(CSAligner(config, gate=False, verbose=False).fit_features(fold.train_and_val).model, fold.test)
-    )
+    return measures(align(train(config, fold.train_and_val), fold.test))
 
 
 def sweep_and_write(data: Sequence[Path], names: Sequence[str], budget: Budget, out: Path, report: Report) -> None:
@@ -139,9 +148,7 @@ def sweep_and_write(data: Sequence[Path], names: Sequence[str], budget: Budget, 
 
     A repeated call resumes after an interruption.
     """
-    for name in names:
-        if name not in GRIDS:
-            raise InputError(f"grids: got {name!r}, wanted some of {', '.join(GRIDS)}")
+    check_grids(names)
     folds = [fold for path in data for fold in open_folds(path)]
     if out.is_dir():
         recover(out)
@@ -154,8 +161,20 @@ def sweep_and_write(data: Sequence[Path], names: Sequence[str], budget: Budget, 
         "points": [p.__dict__ for p in points],
     }
     write_json(out / JSON, record)
-    write_sweep([_page(dataset, names, points) for dataset in dict.fromkeys(p.dataset for p in points)], out / PAGE)
+    write_points(points, names, out / PAGE)
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+
+
+def check_grids(names: Sequence[str]) -> None:
+    """Raises InputError."""
+    for name in names:
+        if name not in GRIDS:
+            raise InputError(f"grids: got {name!r}, wanted some of {', '.join(GRIDS)}")
+
+
+def write_points(points: Sequence[Point], names: Sequence[str], path: Path) -> None:
+    """Write the page of the named grids."""
+    write_sweep([_page(dataset, names, points) for dataset in dict.fromkeys(p.dataset for p in points)], path)
 
 
 def best(points: Sequence[Point]) -> Point:

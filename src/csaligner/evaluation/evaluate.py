@@ -89,6 +89,12 @@ def _intervals(
     return {name: percentile_interval(estimates) for name, estimates in found.items()}
 
 
+def pair_shifts(features: PairedFeatures) -> Tensor:
+    """Return each image minus the mean of its captions, all L2-normalised, (N, d) in float64; gap/centroid is the
+    length of their mean."""
+    return _pairs(features)[1]
+
+
 def _pairs(features: PairedFeatures) -> tuple[Tensor, Tensor]:
     """Return the cosine of each image with the mean of its L2-normalised captions, (N,), and image minus this mean,
     (N, d), in float64."""

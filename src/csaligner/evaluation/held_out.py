@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from csaligner.names import Names
 from csaligner.wording import count_of
 
 K = 10
@@ -42,22 +43,36 @@ class HeldOut:
         >>> HeldOut(143, 0.68).line
         'the trained aligner: 68 % of captions find their image in the first 10 of 143 held-out images (chance 7 %)'
         """
+        return self._line(Names())
+
+    def _line(self, names: Names) -> str:
         others = [(NAMES.get(name, name), value) for name, value in self.others.items()]
         words = ", ".join(f"{name} {100 * value:.0f} %" for name, value in [*others, ("chance", self.chance)])
         return (
             f"the {NAMES.get(self.used, self.used)}: "
-            f"{100 * self.found:.0f} % of captions find their image in the first "
-            f"{min(K, self.images)} of {count_of(self.images, 'held-out image')} ({words})"
+            f"{100 * self.found:.0f} % of {names.fill('{captions} find their {image}')} in the first "
+            f"{min(K, self.images)} of {self._images(names)} ({words})"
         )
 
     @property
     def warning(self) -> str:
         """A warning if there are too few held-out images for the numbers to mean much, else ""."""
+        return self._warning(Names())
+
+    def _warning(self, names: Names) -> str:
         if self.images >= FEW:
             return ""
-        return f"only {count_of(self.images, 'held-out image')}: these numbers may be off by 20 points or more"
+        return f"only {self._images(names)}: these numbers may be off by 20 points or more"
+
+    def _images(self, names: Names) -> str:
+        return count_of(self.images, names.fill("held-out {image}"), names.fill("held-out {images}"))
 
     @property
     def lines(self) -> tuple[str, ...]:
         """The sentence and, if there is one, the warning."""
-        return (self.line, *([f"warning: {self.warning}"] if self.warning else []))
+        return self.lines_of(Names())
+
+    def lines_of(self, names: Names) -> tuple[str, ...]:
+        """The same with names of the two spaces."""
+        warning = self._warning(names)
+        return (self._line(names), *([f"warning: {warning}"] if warning else []))

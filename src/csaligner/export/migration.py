@@ -7,6 +7,7 @@ from pathlib import Path
 
 from csaligner.files import write_folder, write_json, write_text
 from csaligner.spaces.migration import Migration
+from csaligner.spaces.unpaired import UnpairedStart
 
 from .export import export_aligner
 
@@ -20,7 +21,7 @@ named text are the adapter of {new}; image stands for {old}, whose vectors are o
 
 
 def export_migration(
-    found: Migration, out: Path, formats: Sequence[str], encoder: str | None = None
+    found: Migration | UnpairedStart, out: Path, formats: Sequence[str], encoder: str | None = None
 ) -> tuple[Path, ...]:
     """Write `out`: the aligner, one folder per format, migration.json and README.md; returns what was written.
 
@@ -45,7 +46,7 @@ def export_migration(
     return tuple(sorted(out.iterdir()))
 
 
-def _sentence_transformer(found: Migration, name: str, folder: Path) -> None:
+def _sentence_transformer(found: Migration | UnpairedStart, name: str, folder: Path) -> None:
     from csaligner.checks import InputError
     from csaligner.encoders import open_encoder
 

@@ -6,6 +6,7 @@ from .infonce import info_nce
 from .modalities import ModalitiesLoss
 from .objective import Objective
 from .paired import paired_l2
+from .random_alignment import random_alignment
 from .siglip import siglip
 from .token import token_cauchy_schwarz
 
@@ -14,6 +15,7 @@ __all__ = [
     "Objective",
     "info_nce",
     "paired_l2",
+    "random_alignment",
     "siglip",
     "token_cauchy_schwarz",
 ]

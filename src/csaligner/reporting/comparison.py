@@ -63,6 +63,27 @@ class DatasetComparison:
     differences: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class MethodRank:
+    """Ranks of one method; 1 is best.
+
+    ranks, scores: dataset -> mean of the ranks by R@1, nDCG@10 of caption queries, nDCG@10 of image queries and gap;
+    and the score, a fraction. mean_rank: over datasets; interval: 95 % over bootstrap samples of the test images,
+    training as it is. behind: mean rank minus that of the best method of all datasets, with its paired interval.
+    score_rank: mean over datasets of the rank by score alone. everywhere: whether it applies to every dataset; other
+    methods have means over those they apply to.
+    """
+
+    method: str
+    ranks: Mapping[str, float]
+    scores: Mapping[str, float]
+    mean_rank: float
+    interval: tuple[float, float]
+    behind: tuple[float, float, float]
+    score_rank: float
+    everywhere: bool
+
+
 def pareto_front(summary: Summary, keys: Sequence[str] = FRONT_KEYS) -> list[str]:
     """Return the methods on the Pareto front of the means of `keys`."""
     metrics = [describe(key) for key in keys]
@@ -78,11 +99,25 @@ def pareto_front(summary: Summary, keys: Sequence[str] = FRONT_KEYS) -> list[str
     ]
 
 
-def write_comparison(title: str, intro: str, datasets: Sequence[DatasetComparison], path: Path) -> None:
-    """Write the page (UTF-8, atomically); it loads nothing from the network."""
+def write_comparison(
+    title: str, intro: str, datasets: Sequence[DatasetComparison], path: Path, ranks: Sequence[MethodRank] = ()
+) -> None:
+    """Write the page (UTF-8, atomically); it loads nothing from the network. ranks: of all datasets, shown first."""
     names = [data.name for data in datasets]
     sections = [_section(data) for data in datasets]
-    write_page("comparison.html", {"title": title, "intro": intro, "names": names, "sections": sections}, path)
+    values = {"names": [*(["ranks"] if ranks else []), *names], "ranked": names, "ranks": [_ranked(r) for r in ranks]}
+    write_page("comparison.html", {**values, "title": title, "intro": intro, "sections": sections}, path)
+
+
+def _ranked(rank: MethodRank) -> dict[str, Any]:
+    """Return the texts of a row of the first table."""
+    return {
+        "method": rank.method,
+        "cells": {name: (f"{rank.ranks[name]:.1f}", f"{100 * rank.scores[name]:.1f}") for name in rank.ranks},
+        "mean": f"{rank.mean_rank:.1f} ({rank.interval[0]:.1f} to {rank.interval[1]:.1f})",
+        "score": f"{rank.score_rank:.1f}",
+        "everywhere": rank.everywhere,
+    }
 
 
 def _section(data: DatasetComparison) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def health_table(spaces: Sequence[Record]) -> TextTable:
         "effective_rank": "effective rank",
         "hubness": "hubness (skewness of k-occurrence)",
     }
-    rows = [[label, *(_shown(space[key]) for space in spaces)] for key, label in labels.items()]
+    rows = [[label, *(shown(space[key]) for space in spaces)] for key, label in labels.items()]
     return TextTable("Each space", ["", *(space["name"] for space in spaces)], rows)
 
 
@@ -60,11 +60,11 @@ def _gap_table(gap: Record) -> TextTable:
     for key, after in (("modality_bias@10", ""), ("centred_modality_bias@10", " after centring")):
         for name, bias in gap[key].items():
             rows.append([f"bias@10 of {name} queries{after}", *_tested(bias)])
-    rows.append(["distance of the means", _shown(gap["gap/centroid"]), "", ""])
-    rows += [[f"hubness, {name}", _shown(value), "", ""] for name, value in gap["hubness"].items()]
+    rows.append(["distance of the means", shown(gap["gap/centroid"]), "", ""])
+    rows += [[f"hubness, {name}", shown(value), "", ""] for name, value in gap["hubness"].items()]
     if math.isfinite(gap["gap/paired_cosine"] or math.nan):
-        rows.append(["cosine of pairs", _shown(gap["gap/paired_cosine"]), "", ""])
-        rows.append(["cosine of other rows", _shown(gap["gap/unpaired_cosine"]), "", ""])
+        rows.append(["cosine of pairs", shown(gap["gap/paired_cosine"]), "", ""])
+        rows.append(["cosine of other rows", shown(gap["gap/unpaired_cosine"]), "", ""])
     note = "Labels permuted: the central 95 % of the values if rows are assigned to the two spaces at random."
     return TextTable("Between the spaces", ["", "value", "labels permuted", "p"], rows, note)
 
@@ -101,10 +101,11 @@ def write_diagnosis(records: Sequence[Record], path: Path) -> None:
 
 
 def _tested(found: Record) -> list[str]:
-    return [_shown(found["value"]), f"{_shown(found['null_low'])} to {_shown(found['null_high'])}", f"{found['p']:.3f}"]
+    return [shown(found["value"]), f"{shown(found['null_low'])} to {shown(found['null_high'])}", f"{found['p']:.3f}"]
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a cell: yes or no, a whole number, or three decimals; a dash for NaN and None."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from csaligner.checks import InputError
 from csaligner.files import write_atomically
+from csaligner.names import Names
 from csaligner.wording import count_of
 
 from .palette import LIGHT, METHOD_COLOURS, METHOD_DASHES
@@ -75,15 +76,16 @@ def project(m: FeatureMap) -> Projection:
     )
 
 
-def map_panels(maps: Sequence[Projection], prefix: str) -> list[Markup]:
+def map_panels(maps: Sequence[Projection], prefix: str, names: Names | None = None) -> list[Markup]:
     """Return one SVG per map, all on the same scale."""
-    radius = _radius(maps)
+    radius, fill = _radius(maps), (names or Names()).fill
+    first, second = (fill("{image}"), fill("{images}")), (fill("{text}"), fill("{texts}"))
     panels = []
     for i, p in enumerate(maps):
         figure, axes = new_figure(SQUARE)
         _draw_map(axes, p, radius)
         alt = (
-            f"{p.label}: {count_of(len(p.image), 'image')} and {count_of(len(p.text), 'text')} on two principal axes; "
+            f"{p.label}: {count_of(len(p.image), *first)} and {count_of(len(p.text), *second)} on two principal axes; "
             f"centroid distance {p.gap:.3f}"
         )
         panels.append(inline_svg(figure, f"{prefix}{i}", alt))

@@ -9,8 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from csaligner.files import write_text
+from csaligner.names import Names
 from csaligner.training.tracking import flat
-from csaligner.wording import images_and_captions
 
 from . import figures
 from .gallery import gallery_html
@@ -20,7 +20,7 @@ from .record import CosineSample, FeatureMap, GalleryQuery, Hit, MethodResult, R
 from .summary import (
     DASH,
     HEADLINE_KEYS,
-    KEY_METRICS,
+    KEYS,
     Summary,
     describe,
     format_seconds,
@@ -62,7 +62,8 @@ def render_report(data: ReportData) -> str:
     """Render the page. Input strings are escaped; the page loads nothing from the network."""
     check_report(data)
     summary = summarise(data.results)
-    values = _header(data, summary) | _results(data, summary) | _drawings(data, summary) | _settings(data)
+    values: dict[str, Any] = {"fill": data.names.fill}
+    values |= _header(data, summary) | _results(data, summary) | _drawings(data, summary) | _settings(data)
     sections = {
         "results": ("Results", True),
         "map": ("The two modalities, before and after", values["maps"]),
@@ -72,12 +73,12 @@ def render_report(data: ReportData) -> str:
         "settings": ("Settings and versions", values["versions"] or values["settings"]),
     }
     values["sections"] = {key: title for key, (title, shown) in sections.items() if shown}
-    return data.names.page(render("report.html", values))
+    return render("report.html", values)
 
 
 def _header(data: ReportData, summary: Summary) -> dict[str, Any]:
     about = [data.dataset] if data.dataset else []
-    about += [f"{name}: {images_and_captions(count.n_images, count.n_captions)}" for name, count in data.splits.items()]
+    about += [f"{name}: {data.names.counts(count.n_images, count.n_captions)}" for name, count in data.splits.items()]
     seeds = sorted({r.seed for r in data.results})
     about.append(f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}")
     lead, *rest = data.findings or _finding(data, summary)
@@ -95,14 +96,14 @@ def _header(data: ReportData, summary: Summary) -> dict[str, Any]:
 
 def _finding(data: ReportData, summary: Summary) -> list[str]:
     if not data.rejected:
-        return headline(summary, data.ours, data.rival)
+        return headline(summary, data.ours, data.rival, data.names)
     first = f"Training did not clearly help and was not kept: {data.ours} is here the untrained {data.rival}."
-    return [first, *headline(summary, data.ours, None)]
+    return [first, *headline(summary, data.ours, None, data.names)]
 
 
 def _tiles(data: ReportData, summary: Summary) -> list[dict[str, Any]]:
     tiles = []
-    for metric in (describe(k) for k in HEADLINE_KEYS):
+    for metric in (describe(k, data.names) for k in HEADLINE_KEYS):
         cell = summary.cell(data.ours, metric.key)
         if cell is None:
             continue
@@ -117,22 +118,21 @@ def _tiles(data: ReportData, summary: Summary) -> list[dict[str, Any]]:
 
 
 def _results(data: ReportData, summary: Summary) -> dict[str, Any]:
-    known = {m.key for m in KEY_METRICS}
-    table = _table("", summary)
-    more = [_table(title, summarise(results)) for title, results in data.more.items()]
+    table = _table("", summary, data.names)
+    more = [_table(title, summarise(results), data.names) for title, results in data.more.items()]
     bold = any(has_bold(t["summary"], [m.key for m in t["metrics"]]) for t in (table, *more))
     return {
         "table": table,
         "more_tables": more,
         "ours": data.ours,
-        "other_metrics": [describe(k) for k in summary.keys if k not in known],
+        "other_metrics": [describe(k, data.names) for k in summary.keys if k not in KEYS],
         "split": ", ".join(dict.fromkeys(r.split for r in data.results)),
         "rule_of_bold": rule_of_bold(summary, bold=bold),
     }
 
 
-def _table(title: str, summary: Summary) -> dict[str, Any]:
-    metrics = [m for m in KEY_METRICS if any(summary.cell(name, m.key) for name in summary.methods)]
+def _table(title: str, summary: Summary, names: Names) -> dict[str, Any]:
+    metrics = [describe(k, names) for k in KEYS if any(summary.cell(name, k) for name in summary.methods)]
     return {"title": title, "summary": summary, "metrics": metrics, "time": partial(_time, summary)}
 
 
@@ -145,19 +145,26 @@ def _drawings(data: ReportData, summary: Summary) -> dict[str, Any]:
     projections = [figures.project(m) for m in data.maps]
     maps = [
         Panel(p.label, svg, f"gap {p.gap:.3f} · {100 * p.share:.0f} % of the variance shown")
-        for p, svg in zip(projections, figures.map_panels(projections, "map") if projections else [], strict=True)
+        for p, svg in zip(
+            projections, figures.map_panels(projections, "map", data.names) if projections else [], strict=True
+        )
     ]
     order = {name: i for i, name in enumerate(m for m in summary.methods if _trained(data, m))}
     lines = [
         (METHOD_COLOURS[i % len(METHOD_COLOURS)], name, _line(_DASHES[i % len(_DASHES)])) for name, i in order.items()
     ]
+    fill = data.names.fill
     return {
         "maps": maps,
-        "map_legend": [("image", "images", _CIRCLE), ("text", "texts", _TRIANGLE), ("soft", "some pairs", _line(""))],
+        "map_legend": [
+            ("image", fill("{images}"), _CIRCLE),
+            ("text", fill("{texts}"), _TRIANGLE),
+            ("soft", "some pairs", _line("")),
+        ],
         "cosines": _panels(figures.cosine_panels(data.cosines, "cos")),
         "cosine_legend": [
-            ("paired", "image and its own caption", _BOX),
-            ("unpaired", "image and another caption", _BOX),
+            ("paired", fill("{image} and its own {caption}"), _BOX),
+            ("unpaired", fill("{image} and another {caption}"), _BOX),
         ],
         "curves": _panels(figures.curve_panels(data.results, order, "curve")),
         "training_legend": lines,

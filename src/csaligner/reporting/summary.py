@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Literal
 
 from csaligner.evaluation.score import MARGIN, MEAN_NDCG, MEAN_RECALL, MEANS, SCORE, derived_metrics
+from csaligner.names import Names
 
 from .record import MethodResult, check_results
 
@@ -43,7 +44,7 @@ class Metric:
 CENTROID = "gap/centroid"
 _RECALLS = ("image_to_text_recall@1", "text_to_image_recall@1")
 
-KEY_METRICS: tuple[Metric, ...] = (
+_KEY_METRICS: tuple[Metric, ...] = (
     Metric(SCORE, "Score", "high", "percent", "mean of R@1 and nDCG@10, each the mean of both kinds of query; ranks"),
     Metric(MEAN_RECALL, "Mean R@1", "high", "percent", "recall at 1, mean of the two directions"),
     Metric(
@@ -51,29 +52,33 @@ KEY_METRICS: tuple[Metric, ...] = (
         "Mean nDCG",
         "high",
         "percent",
-        "nDCG@10 of one index of images and texts, mean of caption and image queries",
+        "nDCG@10 of one index of {images} and {texts}, mean of {caption} and {image} queries",
     ),
-    Metric(_RECALLS[0], "I\u2192T R@1", "high", "percent", "image query: one of its captions is ranked first"),
-    Metric(_RECALLS[1], "T\u2192I R@1", "high", "percent", "caption query: its image is ranked first"),
-    Metric("mixed_ndcg@10", "nDCG, text query", "high", "percent", "nDCG@10 of the mixed index, caption queries"),
+    Metric(_RECALLS[0], "{I}\u2192{T} R@1", "high", "percent", "{image} query: one of its {captions} is ranked first"),
+    Metric(_RECALLS[1], "{T}\u2192{I} R@1", "high", "percent", "{caption} query: its {image} is ranked first"),
+    Metric("mixed_ndcg@10", "nDCG, {text} query", "high", "percent", "nDCG@10 of the mixed index, {caption} queries"),
     Metric(
-        "mixed_ndcg@10/image_query", "nDCG, image query", "high", "percent", "nDCG@10 of the mixed index, image queries"
+        "mixed_ndcg@10/image_query",
+        "nDCG, {image} query",
+        "high",
+        "percent",
+        "nDCG@10 of the mixed index, {image} queries",
     ),
     Metric(
         "mean_mixed_recall@10",
         "Mixed R@10",
         "high",
         "percent",
-        "mixed index: the item of the other modality is in the top 10, mean of caption and image queries",
+        "mixed index: the item of the other modality is in the top 10, mean of {caption} and {image} queries",
     ),
     Metric(
         "modality_bias@10",
-        "Bias, text query",
+        "Bias, {text} query",
         "zero",
         "points",
-        "modality bias of the top 10: 0 = balanced; above 0 = favours the query's modality; caption queries",
+        "modality bias of the top 10: 0 = balanced; above 0 = favours the query's modality; {caption} queries",
     ),
-    Metric("modality_bias@10/image_query", "Bias, image query", "zero", "points", "the same, image queries"),
+    Metric("modality_bias@10/image_query", "Bias, {image} query", "zero", "points", "the same, {image} queries"),
     Metric(CENTROID, "Gap", "low", "number", "distance of the two centroids, unit vectors"),
     Metric(MARGIN, "Margin", "high", "number", "mean cosine of pairs minus mean cosine of non-pairs"),
     Metric("gap/cs", "D_CS", "low", "number", "Cauchy-Schwarz divergence of the two samples"),
@@ -88,13 +93,15 @@ KEY_METRICS: tuple[Metric, ...] = (
 )
 HEADLINE_KEYS = (MEAN_NDCG, MEAN_RECALL, CENTROID)
 FRECHET = Metric("gap/frechet", "Fréchet", "low", "number", "Fréchet distance of the Gaussians of both samples")
-_BY_KEY = {m.key: m for m in (*KEY_METRICS, FRECHET)}
+_BY_KEY = {m.key: m for m in (*_KEY_METRICS, FRECHET)}
+KEYS = tuple(m.key for m in _KEY_METRICS)
 
 
-def describe(key: str) -> Metric:
-    """Return the metric of a key; unknown keys get a default."""
+def describe(key: str, names: Names | None = None) -> Metric:
+    """Return the metric of a key; unknown keys get a default. names: of the two spaces; None: image and text."""
     if key in _BY_KEY:
-        return _BY_KEY[key]
+        metric, fill = _BY_KEY[key], (names or Names()).fill
+        return replace(metric, label=fill(metric.label), meaning=fill(metric.meaning))
     low = any(part in key for part in ("rank", "gap/", "uniformity", "fid", "kid", "cmmd")) and "effective" not in key
     shares = "recall@" in key or "ndcg@" in key or "accuracy" in key
     cosine = key.endswith("cosine")
@@ -247,37 +254,38 @@ def quote(metric: Metric, value: float) -> str:
 _PLAIN = {
     MEAN_NDCG: "search in a mixed index",
     MEAN_RECALL: "retrieval at rank 1",
-    CENTROID: "closing the gap between images and texts",
+    CENTROID: "closing the gap between {images} and {texts}",
 }
 
 
-def headline(summary: Summary, ours: str, rival: str | None) -> list[str]:
+def headline(summary: Summary, ours: str, rival: str | None, names: Names | None = None) -> list[str]:
     """Return the result in sentences, most important first; claims follow `verdict`. rival: the method to compare with.
 
-    Includes other methods that are better than `ours` on a headline metric.
+    Includes other methods that are better than `ours` on a headline metric. names: of the two spaces.
     """
     keys = [k for k in HEADLINE_KEYS if summary.cell(ours, k) is not None]
+    plain = {k: (names or Names()).fill(words) for k, words in _PLAIN.items()}
     if not keys:
         return [f"No headline metric was measured for {ours}."]
     if rival is None or rival == ours:
-        parts = [f"{quote(describe(k), _mean(summary, ours, k))} for {_PLAIN[k]}" for k in keys]
+        parts = [f"{quote(describe(k), _mean(summary, ours, k))} for {plain[k]}" for k in keys]
         alone = ["No other method was measured."] if len(summary.methods) == 1 else []
-        return [f"{ours} reaches {_join(parts)}.", *alone, *_better(summary, ours, keys)]
+        return [f"{ours} reaches {_join(parts)}.", *alone, *_better(summary, ours, keys, plain)]
     keys = [k for k in keys if summary.cell(rival, k) is not None]
     groups: dict[Verdict, list[str]] = {"better": [], "worse": [], "level": [], "unknown": []}
     for k in keys:
         a, b = (quote(describe(k), _mean(summary, m, k)) for m in (ours, rival))
-        groups[summary.verdict(ours, rival, k)].append(f"{_PLAIN[k]} ({a} against {b})")
-    return [*_sentences(groups, ours, rival), *_better(summary, ours, keys, but=rival)]
+        groups[summary.verdict(ours, rival, k)].append(f"{plain[k]} ({a} against {b})")
+    return [*_sentences(groups, ours, rival), *_better(summary, ours, keys, plain, but=rival)]
 
 
-def _better(summary: Summary, ours: str, keys: Sequence[str], but: str = "") -> list[str]:
+def _better(summary: Summary, ours: str, keys: Sequence[str], plain: Mapping[str, str], but: str = "") -> list[str]:
     """Return a sentence for each other method that is better than `ours` on one of the metrics."""
     sentences = []
     for other in summary.methods:
         ahead = [k for k in keys if other not in {ours, but} and summary.verdict(ours, other, k) == "worse"]
         if ahead:
-            what = [f"{_PLAIN[k]} ({quote(describe(k), _mean(summary, other, k))})" for k in ahead]
+            what = [f"{plain[k]} ({quote(describe(k), _mean(summary, other, k))})" for k in ahead]
             sentences.append(f"{other} is better than {ours} at {_join(what)}.")
     return sentences
 

@@ -69,16 +69,15 @@ def heading_unit(metric: Metric) -> str:
 def print_table(results: Sequence[MethodResult], console: Console, names: Names | None = None) -> None:
     """Print a table with methods as rows and key metrics as columns; metrics without values are omitted. names: of the
     two spaces, None: image and text."""
-    label = (names or Names()).words
     summary = summarise(results)
-    metrics = [describe(k) for k in TERMINAL_KEYS if any(summary.cell(m, k) for m in summary.methods)]
+    metrics = [describe(k, names) for k in TERMINAL_KEYS if any(summary.cell(m, k) for m in summary.methods)]
     bold = has_bold(summary, [m.key for m in metrics])
     table = Table(caption=rule_of_bold(summary, bold=bold), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", overflow="fold")
     for metric in metrics:
         unit = heading_unit(metric)
         table.add_column(
-            Text(label(metric.label).replace(" ", "\n") + (f"\n{unit}" if unit else "")), justify="right", no_wrap=True
+            Text(metric.label.replace(" ", "\n") + (f"\n{unit}" if unit else "")), justify="right", no_wrap=True
         )
     timed = any(summary.seconds.get(method) is not None for method in summary.methods)
     if timed:

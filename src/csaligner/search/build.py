@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from csaligner.adapters.class_names import count_photos, photo_line
+from csaligner.adapters.class_names import photo_line
 from csaligner.checks import InputError, check_choice
 from csaligner.datasets.documents import INDEX_FILE, Entry, EntrySettings, Found, find_entries
 from csaligner.datasets.images.hf_cell import SavedCell
@@ -29,14 +27,17 @@ from csaligner.model import AlignedModel
 from csaligner.types import Dataset, Encoder, ImageSource, Modality
 
 from .approximate import build_approximate
+from .encode_entries import Encoding, encode_entries, put_features
 from .feature_cache import FeatureCache, alternating, digest_of, size_and_time
+from .fused import AUTO, Fuse, check_fuse, check_same, choose_weight, fuse_entries, image_digest, kind_of, with_text
 from .index import ALIGNER, Index
-from .lance_table import INDEX_TYPES, Items, Row, Stamp
+from .lance_table import INDEX_TYPES, ItemKind, Items, Row, Stamp
 from .manifest import IndexManifest, write_manifest
 from .trust import mark_of
-from .vector_spaces import raw_dim, raw_vectors
+from .vector_spaces import raw_dim
 
-A_WRITE: Mapping[Modality, int] = {"image": 64, "text": 256}  # entries per write: at most this many are lost on a kill
+# entries per write: at most this many are lost on a kill
+A_WRITE: Mapping[ItemKind, int] = {"image": 64, "text": 256, "fused": 64}
 AUTO_ROWS = 200_000  # above this, `auto` builds an approximate index
 Progress = Callable[[int, int], object]  # entries done, total
 
@@ -46,7 +47,8 @@ class BuildSettings:
     """entries: which entries of the data to index. approximate: exact, auto (ivf_sq above 200,000 rows), ivf_sq,
     ivf_pq or hnsw. workers: threads for image decoding. raw: also keep raw vectors in half precision, for
     comparison. cache: features that need not be encoded again. trust: see Index.open. skip: called with the reason for
-    each skipped item, when it is found."""
+    each skipped item, when it is found. fuse: make one item of each image and its captions, with this weight of the
+    image or auto (search/fused.py); raw vectors are not kept then. None: separate items, or as in an existing index."""
 
     entries: EntrySettings = field(default_factory=EntrySettings)
     approximate: str = "auto"
@@ -55,8 +57,10 @@ class BuildSettings:
     cache: FeatureCache | None = None
     trust: bool = False
     skip: Callable[[str], object] = lambda reason: None
+    fuse: Fuse = None
 
     def __post_init__(self) -> None:
+        check_fuse(self.fuse)
         check_choice("approximate", self.approximate, ("exact", "auto", *INDEX_TYPES))
         if self.workers < 1:
             raise InputError(f"workers: got {self.workers}, wanted at least 1")
@@ -130,8 +134,10 @@ def build_index(
         if new := not (out / INDEX_FILE).exists():
             if model is None:
                 raise InputError(f"run: required for a new index at {out}; give a run folder, 'bundled' or an encoder")
-            create_index(out, model, raw=settings.raw)
+            found, weight = _weight(found, model, settings.fuse)
+            create_index(out, model, raw=settings.raw, fused=weight)
         index = Index.open(out, encoders, trust=new or settings.trust)
+        check_same(settings.fuse, index.manifest.fused, out)
         if model is not None and not is_of(index.manifest, model):
             raise InputError(
                 f"run: the index at {out} was made with another run ({index.manifest.run}); choose another out"
@@ -141,6 +147,14 @@ def build_index(
             index.manifest = replace(index.manifest, mark=_mark(index.model))
         finish(index, settings.approximate)
     return index, report
+
+
+def _weight(found: Found, model: AlignedModel, fuse: Fuse) -> tuple[Found, float | None]:
+    """Return the weight for a new index, and the data with a note on how it was chosen."""
+    if fuse != AUTO:
+        return found, None if fuse is None else float(fuse)
+    choice = choose_weight(model, fuse_entries(found.entries))
+    return replace(found, notes=(*found.notes, choice.note)), choice.image_weight
 
 
 def _mark(model: AlignedModel) -> str:
@@ -154,8 +168,9 @@ def is_of(manifest: IndexManifest, model: AlignedModel) -> bool:
     return same and model.fingerprint == manifest.fingerprint
 
 
-def create_index(out: Path, model: AlignedModel, *, raw: bool = True) -> None:
-    """Create an empty index; the write is atomic. Raises InputError if `out` contains anything else."""
+def create_index(out: Path, model: AlignedModel, *, raw: bool = True, fused: float | None = None) -> None:
+    """Create an empty index; the write is atomic. fused: weight of the image in fused items, None: without them.
+    Raises InputError if `out` contains anything else."""
     if out.exists() and (not out.is_dir() or any(p.name not in LOCKS for p in out.iterdir())):
         raise InputError(f"out: {out} exists and is not a csaligner index; choose an empty or a new folder")
     manifest = IndexManifest(
@@ -164,13 +179,14 @@ def create_index(out: Path, model: AlignedModel, *, raw: bool = True) -> None:
         image=model.info("image"),
         text=model.info("text"),
         dim=model.dim,
-        raw_dim=raw_dim(model.aligner) if raw else None,
+        raw_dim=raw_dim(model.aligner) if raw and fused is None else None,
         mark=_mark(model),
+        fused=fused,
     )
 
     def write(folder: Path) -> None:
         model.save(folder / ALIGNER)
-        Items.create(folder, manifest.dim, manifest.raw_dim)
+        Items.create(folder, manifest.dim, manifest.raw_dim, fused=fused is not None)
         write_manifest(folder, manifest)
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +243,7 @@ def add_features(
         for i, t in zip(ids, words, strict=True)
     ]
     known = {row.id for row in index.items.by_id(ids)} if len(index) else set()
-    _put(index, modality, rows, features, new=not known)
+    put_features(index, modality, rows, features, new=not known)
     index.forget()
 
 
@@ -251,7 +267,10 @@ def finish(index: Index, approximate: str) -> None:
 
 def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progress | None) -> BuildReport:
     stamps = index.items.stamps()
-    read = settings.cache.digest if settings.cache else digest_of
+    of_file = settings.cache.digest if settings.cache else digest_of
+    read = lambda entry: with_text(entry, of_file(entry))  # noqa: E731
+    if index.manifest.fused is not None:
+        found = replace(found, entries=fuse_entries(found.entries))
     own = {found.source, *_moved(stamps, found, read)}
     sources = tuple(source for source in index.manifest.sources if source not in own)
     index.manifest = replace(index.manifest, sources=(*sources, found.source), pending=found.source)
@@ -263,9 +282,14 @@ def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progres
     index.items.delete(plan.gone)
     done, total = 0, len(plan.embed)
     embedded: set[str] = set()
-    work = {side: [pair for pair in plan.embed if pair[0].modality == side] for side in A_WRITE}
+    how = Encoding(found.source, settings.workers, settings.cache, settings.skip)
+    work = {kind: [pair for pair in plan.embed if kind_of(pair[0]) == kind] for kind in A_WRITE}
     for _, part in alternating(work, A_WRITE):
-        embedded |= _embed(index, part, plan, found.source, settings)
+        encoded = encode_entries(index, part, plan.new, how)
+        embedded |= encoded.ids
+        plan.skipped += encoded.skipped
+        plan.gone += encoded.gone
+        plan.photos += encoded.photos
         done += len(part)
         if progress:
             progress(done, total)
@@ -324,74 +348,18 @@ def _plan_entry(plan: _Plan, entry: Entry, stamp: Stamp | None, source: str, dig
     words: dict[str, Any] = {"path": entry.place, "caption": entry.caption, "owner": entry.owner, "source": source}
     words |= {"size": size, "mtime_ns": mtime}
     same_file = stamp is not None and entry.modality == "image" and (stamp.size, stamp.mtime_ns) == (size, mtime)
-    digest = stamp.sha256 if stamp is not None and same_file else digest_of(entry)
-    if stamp is None or stamp.modality != entry.modality or stamp.sha256 != digest:
+    digest = with_text(entry, image_digest(stamp.sha256)) if stamp is not None and same_file else digest_of(entry)
+    kind = kind_of(entry)
+    if stamp is None or stamp.kind != kind or stamp.sha256 != digest:
         plan.embed.append((entry, digest))
         if stamp is None:
             plan.new.add(entry.id)
-        elif stamp.modality != entry.modality:  # moves to the other table
+        elif stamp.kind != kind:  # moves to another table
             plan.gone.append(entry.id)
     elif any(getattr(stamp, name) != value for name, value in words.items()):
         plan.restamp[entry.id] = words
     else:
         plan.unchanged += 1
-
-
-def _embed(index: Index, part: list[tuple[Entry, str]], plan: _Plan, source: str, settings: BuildSettings) -> set[str]:
-    """Encode and write one batch of one modality; returns the ids that succeeded."""
-    modality = part[0][0].modality
-    known = _cached(index, part, settings.cache)
-    with ThreadPoolExecutor(settings.workers) as pool:
-        ready = list(pool.map(lambda pair: _prepare(index.model, pair[0]) if pair[1] not in known else None, part))
-    rows: list[Row] = []
-    fresh: list[Any] = []
-    for (entry, digest), value in zip(part, ready, strict=True):
-        if isinstance(value, ImageError):
-            plan.skipped.append(str(value))
-            settings.skip(str(value))
-            if entry.id not in plan.new:  # its index entry is out of date
-                index.items.delete([entry.id])
-                plan.gone.append(entry.id)
-            continue
-        if digest not in known:
-            fresh.append(value)
-        words = (entry.text, entry.caption, entry.owner, source)
-        rows.append(Row(entry.id, entry.modality, entry.place, *words, *size_and_time(entry), digest))
-    if rows:
-        encoded = iter(index.model.encode_prepared(modality, fresh)) if fresh else iter(())
-        features = torch.stack([known[row.sha256] if row.sha256 in known else next(encoded) for row in rows])
-        if modality == "image":
-            plan.photos += count_photos(index.model.aligner.image_adapter, features)
-            if plan.photos and not index.manifest.photos:
-                index.manifest = replace(index.manifest, photos=True)
-                write_manifest(index.path, index.manifest)
-        _put(index, modality, rows, features, new=all(row.id in plan.new for row in rows))
-    return {row.id for row in rows}
-
-
-def _cached(index: Index, part: list[tuple[Entry, str]], cache: FeatureCache | None) -> dict[str, Tensor]:
-    """Return the features of a batch that are in the cache, by digest; none of encoders with weights of the run."""
-    modality, model = part[0][0].modality, index.model
-    if cache is None or modality in model.lora or (modality == "text" and model.aligner.reads_states):
-        return {}
-    info = index.model.info(part[0][0].modality)
-    found = {digest: cache.get(info, digest) for _, digest in part}
-    return {digest: features for digest, features in found.items() if features is not None}
-
-
-def _put(index: Index, modality: Modality, rows: list[Row], features: Tensor, *, new: bool) -> None:
-    features = features.float()
-    aligned = index.model.align(modality, features)
-    raw = raw_vectors(index.model.aligner, modality, features) if index.manifest.raw_dim is not None else None
-    index.items.put(modality, rows, aligned, raw, new=new)
-
-
-def _prepare(model: AlignedModel, entry: Entry) -> Any:
-    """Preprocess an entry for the encoder; an ImageError is returned, not raised."""
-    try:
-        return model.prepare(entry.modality, entry.text if entry.modality == "text" else entry.path)
-    except ImageError as error:
-        return error
 
 
 def _exists(source: ImageSource) -> bool:

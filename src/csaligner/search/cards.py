@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from csaligner.datasets.images.source import file_of, from_uri
 from csaligner.types import Modality
@@ -11,6 +12,7 @@ from csaligner.types import Modality
 from .index import Encoded, Hit, Index, Query, SearchOptions
 from .lance_table import Row
 
+Matched = Modality | Literal["both"]
 HITS_PER_CARD = 6  # read at first, since an image and its captions are several hits
 MORE = 4  # factor of the next attempt, if these are too few
 
@@ -20,9 +22,9 @@ class Card:
     """One image or text.
 
     score, cosine: of its best hit; hit, matched: id and modality of that hit (a caption, for an image found by its
-    caption). path: the image, or the file of a text, "" if there is none. text: of an image its best matching caption,
-    else its first. owners, images: ids and paths of the images that a text describes. missing: the file no longer
-    exists.
+    caption), or both for a fused item. path: the image, or the file of a text, "" if there is none. text: of an image
+    its best matching caption, else its first. owners, images: ids and paths of the images that a text describes.
+    missing: the file no longer exists.
     """
 
     id: str
@@ -33,7 +35,7 @@ class Card:
     images: tuple[str, ...] = ()
     missing: bool = False
     cosine: float = 0.0
-    matched: Modality = "text"
+    matched: Matched = "text"
     owners: tuple[str, ...] = ()
     hit: str = ""
 
@@ -79,7 +81,7 @@ def group_hits(index: Index, hits: Sequence[Hit], *, texts: bool = False) -> lis
         if known is None:
             cards[key] = _card(hit, image, rows)
         elif image is not None:
-            cards[key] = replace(known, text=known.text or hit.text)
+            cards[key] = replace(known, text=known.text or _text(hit))
         elif owned:
             images, owned_by = (*known.images, rows[hit.owner].path), (*known.owners, hit.owner)
             cards[key] = replace(known, images=images, owners=owned_by)
@@ -88,9 +90,15 @@ def group_hits(index: Index, hits: Sequence[Hit], *, texts: bool = False) -> lis
     return [replace(c, text=c.text or captions.get(c.id, "")) for c in cards.values()]
 
 
+def _text(hit: Hit) -> str:
+    """Return the text of a card: of a fused item its first caption."""
+    return hit.caption if hit.fused else hit.text
+
+
 def _card(hit: Hit, image: str | None, rows: Mapping[str, Row]) -> Card:
     """Return the card that a hit opens. image: id of the image that it belongs to; rows: owners by id."""
-    found = Card(hit.id, "text", hit.score, hit.path, hit.text, (), hit.missing, hit.cosine, hit.modality, (), hit.id)
+    matched: Matched = "both" if hit.fused else hit.modality
+    found = Card(hit.id, "text", hit.score, hit.path, _text(hit), (), hit.missing, hit.cosine, matched, (), hit.id)
     if image is None:
         if hit.owner not in rows:
             return found

@@ -21,6 +21,7 @@ from csaligner.store.decode_workers import prepared
 from csaligner.types import Encoder, EncoderInfo, Modality
 
 T = TypeVar("T")
+K = TypeVar("K", bound=str)
 OWNER = ErrorContext("feature cache", "it is made again")
 A_PART: Mapping[Modality, int] = {"image": 32, "text": 256}  # encoded per step: at most this many are lost on a kill
 MANY_PARTS = 64  # more files are joined into one
@@ -139,14 +140,14 @@ def size_and_time(entry: Entry) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def alternating(work: Mapping[Modality, Sequence[T]], sizes: Mapping[Modality, int]) -> list[tuple[Modality, list[T]]]:
-    """Cut the work of both modalities into batches, in the order of the fraction of each that lies before them, so that
-    the rate is even: an image takes much longer than a text."""
+def alternating(work: Mapping[K, Sequence[T]], sizes: Mapping[K, int]) -> list[tuple[K, list[T]]]:
+    """Cut the work of all kinds of items into batches, in the order of the fraction of each that lies before them, so
+    that the rate is even: an image takes much longer than a text."""
     batches = []
-    for modality, size in sizes.items():
-        items = work[modality]
-        batches += [(n / len(items), modality, list(items[n : n + size])) for n in range(0, len(items), size)]
-    return [(modality, part) for _, modality, part in sorted(batches, key=lambda batch: batch[:2])]
+    for kind, size in sizes.items():
+        items = work[kind]
+        batches += [(n / len(items), kind, list(items[n : n + size])) for n in range(0, len(items), size)]
+    return [(kind, part) for _, kind, part in sorted(batches, key=lambda batch: batch[:2])]
 
 
 def _prepared(encoder: Encoder, entry: Entry) -> Any:

@@ -25,16 +25,16 @@ from csaligner.parsing import checked, parse_json
 from csaligner.types import Encoder, EncoderInfo, Modality
 
 from .calibration import MODALITIES, Calibration, bias_of
-from .lance_table import Items, Row
+from .lance_table import FUSED, PARTS, ItemKind, Items, Row
 from .manifest import OWNER, IndexManifest, read_manifest
 from .vector_spaces import SPACES, Space, SpaceName, load_space, raw_vectors
 
 ALIGNER, CALIBRATION = "aligner", "calibration.json"
-ONLY: Mapping[str, tuple[Modality, ...]] = {"images": ("image",), "texts": ("text",)}
+ONLY: Mapping[str, tuple[ItemKind, ...]] = {"images": ("image", "fused"), "texts": ("text",)}
 SMALL = 1 << 20  # bytes: checksums of larger files are verified when vectors are loaded, not when the index is opened
 CACHED = 1024  # text queries with cached features
 
-Found = tuple[float, float, Modality, int]  # score, cosine, modality and row of an item
+Found = tuple[float, float, ItemKind, int]  # score, cosine, kind and row of an item
 Only = Literal["images", "texts"]
 
 
@@ -82,7 +82,8 @@ class Encoded:
 class Hit:
     """score: comparable across modalities (see search.calibration); equal to the cosine without calibration. path: the
     image file (FILE#COLUMN[ROW] for an image in a parquet table) or the file of the text; "" for texts of a table.
-    owner: id of the image that a text describes. missing: the file no longer exists."""
+    owner: id of the image that a text describes. missing: the file no longer exists. fused: the vector is that of the
+    image and its captions, which are the text, one per line."""
 
     id: str
     modality: Modality
@@ -93,6 +94,7 @@ class Hit:
     caption: str
     owner: str
     missing: bool
+    fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,19 @@ class Index:
 
     @property
     def counts(self) -> dict[Modality, int]:
-        return {m: self.items.count(m) for m in MODALITIES}
+        """Numbers of images, fused ones included, and texts."""
+        return {"image": self.items.count("image") + self.items.count(FUSED), "text": self.items.count("text")}
+
+    def kinds(self, only: str | None = None) -> tuple[ItemKind, ...]:
+        """Return the kinds of items, all or those of a restriction."""
+        return tuple(kind for kind in self.items.kinds if only is None or kind in ONLY[only])
+
+    @property
+    def parts(self) -> dict[Modality, Tensor] | None:
+        """Aligned vectors (N, dim) of the images and of the captions of all fused items, in the order of the space."""
+        if FUSED not in self.items.kinds:
+            return None
+        return {m: self.items.matrix(FUSED, PARTS[m]).vectors for m in MODALITIES}
 
     @property
     def spaces(self) -> tuple[SpaceName, ...]:
@@ -262,7 +276,7 @@ class Index:
             else next(iter(placed.values()))
         )
         calibration = self.calibration if options.calibrated and options.space == "aligned" else None
-        for item in ONLY[options.only] if options.only else MODALITIES:
+        for item in self.kinds(options.only):
             rows, cosines = self._nearest(query, item, k, options.space, use)
             scores = calibration.apply_shares(shares, item, cosines) if calibration else cosines
             found += [(*both, item, row) for *both, row in zip(scores.tolist(), cosines.tolist(), rows, strict=True)]
@@ -305,9 +319,9 @@ class Index:
 
     def measure(self, *, write: bool) -> None:
         """Calibrate and measure biases. write: save to calibration.json; requires the lock of the folder."""
-        vectors = self.space("aligned").vectors
-        calibration = Calibration.fit(vectors)
-        bias = {"aligned": bias_of(vectors, calibration), "aligned_cosine": bias_of(vectors)}
+        vectors, parts = self.space("aligned").vectors, self.parts
+        calibration = Calibration.fit(vectors, parts)
+        bias = {"aligned": bias_of(vectors, calibration, parts), "aligned_cosine": bias_of(vectors, None, parts)}
         for name in self.spaces[1:]:
             bias[name] = bias_of(load_space(self.items, name).vectors)
         self._measured = {
@@ -341,7 +355,7 @@ class Index:
         return self.space(space).place(raw, modality)
 
     def _nearest(
-        self, query: Tensor, item: Modality, k: int, space: SpaceName, approximate: bool
+        self, query: Tensor, item: ItemKind, k: int, space: SpaceName, approximate: bool
     ) -> tuple[list[int], Tensor]:
         how = self.manifest.approximate
         if space == "aligned" and approximate and how is not None:
@@ -349,10 +363,10 @@ class Index:
         return self.space(space).nearest(query, item, k)
 
     def _hits(self, best: list[Found]) -> list[Hit]:
-        rows: dict[tuple[Modality, int], Row] = {}
-        for modality in MODALITIES:
-            wanted = [row for _, _, m, row in best if m == modality]
-            rows |= {(modality, n): row for n, row in zip(wanted, self.items.by_row(modality, wanted), strict=True)}
+        rows: dict[tuple[ItemKind, int], Row] = {}
+        for kind in self.items.kinds:
+            wanted = [row for _, _, k, row in best if k == kind]
+            rows |= {(kind, n): row for n, row in zip(wanted, self.items.by_row(kind, wanted), strict=True)}
         return [_hit(rows[m, n], score, cosine) for score, cosine, m, n in best]
 
 
@@ -371,4 +385,5 @@ def _read_measures(path: Path, version: list[int]) -> dict[str, Any] | None:
 
 def _hit(row: Row, score: float, cosine: float) -> Hit:
     missing = bool(row.path) and not file_of(from_uri(row.path)).exists()
-    return Hit(row.id, row.modality, score, cosine, row.path, row.text, row.caption, row.owner, missing)
+    fused = row.kind == FUSED
+    return Hit(row.id, row.modality, score, cosine, row.path, row.text, row.caption, row.owner, missing, fused)

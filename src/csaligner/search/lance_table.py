@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -18,8 +18,11 @@ from csaligner.checks import CSAlignerError, InputError
 from csaligner.extras import install_command
 from csaligner.types import Modality
 
+ItemKind = Literal["image", "text", "fused"]  # fused: an image and its captions, as one vector
 TABLES: Mapping[Modality, str] = {"image": "images", "text": "texts"}
+FUSED: ItemKind = "fused"  # also the name of its table, which only an index of fused items has
 ALIGNED, RAW = "vector", "raw"
+PARTS: Mapping[Modality, str] = {"image": "image_part", "text": "text_part"}  # aligned vectors of a fused item
 KEEP_VERSIONS = timedelta(days=1)  # readers can use an older version for this long
 INDEX_TYPES = ("ivf_sq", "ivf_pq", "hnsw")
 AT_ONCE = 1000  # ids per condition
@@ -27,8 +30,9 @@ AT_ONCE = 1000  # ids per condition
 
 @dataclass(frozen=True)
 class Row:
-    """One item of an index. source: the data it comes from; size, mtime_ns: of the file when it was embedded; sha256:
-    of the image file or of the text."""
+    """One item of an index. text: of a text; of a fused item its captions, one per line; "" for other images. source:
+    the data it comes from; size, mtime_ns: of the file when it was embedded; sha256: of the image file or of the text,
+    of a fused item both, joined with +."""
 
     id: str
     modality: Modality
@@ -41,12 +45,17 @@ class Row:
     mtime_ns: int
     sha256: str
 
+    @property
+    def kind(self) -> ItemKind:
+        return FUSED if self.modality == "image" and self.text else self.modality
+
 
 @dataclass(frozen=True)
 class Stamp:
-    """The columns that determine whether a row must be embedded again (modality, size, mtime_ns, sha256) or only
-    updated."""
+    """The columns that determine whether a row must be embedded again (size, mtime_ns, sha256) or only updated.
+    kind: the table it is in."""
 
+    kind: ItemKind
     modality: str
     path: str
     caption: str
@@ -69,16 +78,17 @@ _NAMES = list(Row.__dataclass_fields__)
 
 
 class Items:
-    """One table of images and one of texts, each with its own approximate index. Every write to a table is atomic and
-    creates a version."""
+    """One table of images, one of texts and in an index of fused items one of these, each with its own approximate
+    index. Every write to a table is atomic and creates a version."""
 
-    def __init__(self, tables: Mapping[Modality, Any]) -> None:
+    def __init__(self, tables: Mapping[ItemKind, Any]) -> None:
         """Use Items.create or Items.open."""
         self._tables = tables
 
     @classmethod
-    def create(cls, folder: Path, dim: int, raw_dim: int | None) -> Items:
-        """Create empty tables. dim: of aligned vectors; raw_dim: of raw vectors, None: not kept."""
+    def create(cls, folder: Path, dim: int, raw_dim: int | None, *, fused: bool = False) -> Items:
+        """Create empty tables. dim: of aligned vectors; raw_dim: of raw vectors, None: not kept; fused: also a table of
+        fused items, which keeps their parts and no raw vectors."""
         import pyarrow as pa
 
         types: Mapping[str, Any] = {"size": pa.int64(), "mtime_ns": pa.int64()}
@@ -87,37 +97,60 @@ class Items:
         if raw_dim is not None:
             fields.append(pa.field(RAW, pa.list_(pa.float16(), raw_dim)))
         database = _connect(folder)
-        return cls({m: database.create_table(name, schema=pa.schema(fields)) for m, name in TABLES.items()})
+        tables: dict[ItemKind, Any] = {
+            m: database.create_table(name, schema=pa.schema(fields)) for m, name in TABLES.items()
+        }
+        if fused:
+            parts = [pa.field(name, pa.list_(pa.float32(), dim)) for name in PARTS.values()]
+            own = [each for each in fields if each.name != RAW]
+            tables[FUSED] = database.create_table(FUSED, schema=pa.schema([*own, *parts]))
+        return cls(tables)
 
     @classmethod
     def open(cls, folder: Path) -> Items:
         """Open the tables. Raises InputError if a table is missing or damaged."""
         database = _connect(folder)
+        names: dict[ItemKind, str] = {m: name for m, name in TABLES.items()}  # noqa: C416  (the keys are wider)
+        if (folder / f"{FUSED}.lance").is_dir():
+            names[FUSED] = FUSED
         try:
-            return cls({m: database.open_table(name) for m, name in TABLES.items()})
+            return cls({kind: database.open_table(name) for kind, name in names.items()})
         except Exception as error:  # ValueError, RuntimeError or OSError, depending on the damage
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"index: {folder} cannot be opened ({reason}); delete it and index again") from None
 
     @property
+    def kinds(self) -> tuple[ItemKind, ...]:
+        """The kinds of items that have a table."""
+        return tuple(self._tables)
+
+    @property
     def version(self) -> list[int]:
-        """Versions of both tables; changes with every write."""
+        """Versions of the tables; changes with every write."""
         return [int(table.version) for table in self._tables.values()]
 
-    def count(self, modality: Modality | None = None) -> int:
-        tables = [self._tables[modality]] if modality else self._tables.values()
+    def count(self, kind: ItemKind | None = None) -> int:
+        tables = ([self._tables[kind]] if kind in self._tables else []) if kind else self._tables.values()
         return sum(int(table.count_rows()) for table in tables)
 
     def put(
-        self, modality: Modality, rows: Sequence[Row], aligned: Tensor, raw: Tensor | None, *, new: bool = False
+        self,
+        kind: ItemKind,
+        rows: Sequence[Row],
+        aligned: Tensor,
+        raw: Tensor | None,
+        *,
+        new: bool = False,
+        parts: Mapping[Modality, Tensor] | None = None,
     ) -> None:
-        """Add rows of one modality, or replace rows with the same ids. aligned: (N, dim); raw: (N, raw_dim), if raw
-        vectors are kept. new: all ids are new (faster)."""
+        """Add rows of one kind, or replace rows with the same ids. aligned: (N, dim); raw: (N, raw_dim), if raw vectors
+        are kept; parts: (N, dim) each, of fused items. new: all ids are new (faster)."""
         import pyarrow as pa
 
-        target = self._tables[modality]
+        target = self._tables[kind]
         columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in _NAMES}
-        for name, vectors, dtype in ((ALIGNED, aligned, np.float32), (RAW, raw, np.float16)):
+        of_parts = [(PARTS[m], vectors, np.float32) for m, vectors in (parts or {}).items()]
+        for name, vectors, dtype in ((ALIGNED, aligned, np.float32), (RAW, raw, np.float16), *of_parts):
             if vectors is not None:
                 flat = pa.array(vectors.cpu().numpy().astype(dtype).ravel())
                 columns[name] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
@@ -132,8 +165,8 @@ class Items:
         import pyarrow as pa
 
         old = self.by_id(list(changed))
-        for modality, table in self._tables.items():
-            rows = [asdict(row) | dict(changed[row.id]) for row in old if row.modality == modality]
+        for kind, table in self._tables.items():
+            rows = [asdict(row) | dict(changed[row.id]) for row in old if row.kind == kind]
             if rows:
                 schema = pa.schema([table.schema.field(name) for name in _NAMES])
                 table.merge_insert("id").when_matched_update_all().execute(pa.Table.from_pylist(rows, schema=schema))
@@ -145,21 +178,24 @@ class Items:
                 table.delete(_among(wanted[start : start + AT_ONCE]))
 
     def stamps(self) -> dict[str, Stamp]:
-        names = list(Stamp.__dataclass_fields__)
-        found = [t.search().select(["id", *names]).to_arrow().to_pylist() for t in self._tables.values()]
-        return {row.pop("id"): Stamp(**row) for rows in found for row in rows}
+        names = [name for name in Stamp.__dataclass_fields__ if name != "kind"]
+        found: dict[str, Stamp] = {}
+        for kind, table in self._tables.items():
+            rows = table.search().select(["id", *names]).to_arrow().to_pylist()
+            found |= {row.pop("id"): Stamp(kind, **row) for row in rows}
+        return found
 
     def first_texts(self, most: int) -> list[str]:
         """Return the first `most` texts."""
         found: list[str] = self._tables["text"].search().select(["text"]).limit(most).to_arrow()["text"].to_pylist()
         return found
 
-    def owners(self) -> dict[Modality, dict[int, tuple[str, str]]]:
+    def owners(self) -> dict[ItemKind, dict[int, tuple[str, str]]]:
         """Return the id and the owner of each item by LanceDB row id."""
-        found: dict[Modality, dict[int, tuple[str, str]]] = {}
-        for modality, table in self._tables.items():
+        found: dict[ItemKind, dict[int, tuple[str, str]]] = {}
+        for kind, table in self._tables.items():
             rows = table.search().select(["id", "owner"]).with_row_id(True).to_arrow().to_pylist()
-            found[modality] = {row["_rowid"]: (row["id"], row["owner"]) for row in rows}
+            found[kind] = {row["_rowid"]: (row["id"], row["owner"]) for row in rows}
         return found
 
     def by_id(self, ids: Sequence[str]) -> list[Row]:
@@ -171,16 +207,16 @@ class Items:
                 found += [Row(**row) for row in table.search().where(condition).select(_NAMES).to_list()]
         return found
 
-    def by_row(self, modality: Modality, rows: Sequence[int]) -> list[Row]:
+    def by_row(self, kind: ItemKind, rows: Sequence[int]) -> list[Row]:
         """Return the rows with these row ids (from Matrix or `nearest`), in the given order."""
         if not rows:
             return []
-        query = self._tables[modality].take_row_ids(list(rows)).select(_NAMES).with_row_id()
+        query = self._tables[kind].take_row_ids(list(rows)).select(_NAMES).with_row_id()
         found = {row.pop("_rowid"): Row(**row) for row in query.to_arrow().to_pylist()}  # unordered
         return [found[row] for row in rows]
 
-    def matrix(self, modality: Modality, column: str = ALIGNED) -> Matrix:
-        table = self._tables[modality]
+    def matrix(self, kind: ItemKind, column: str = ALIGNED) -> Matrix:
+        table = self._tables[kind]
         found = table.search().select([column]).with_row_id(True).to_arrow().combine_chunks()
         dim = table.schema.field(column).type.list_size
         values = found[column].combine_chunks().flatten() if len(found) else np.zeros(0)
@@ -188,17 +224,15 @@ class Items:
         rows = torch.tensor(found["_rowid"].to_pylist(), dtype=torch.int64)
         return Matrix(rows, torch.from_numpy(vectors.copy() if not vectors.flags.writeable else vectors))
 
-    def nearest(
-        self, vector: Tensor, modality: Modality, k: int, *, nprobes: int, refine: int
-    ) -> tuple[list[int], Tensor]:
+    def nearest(self, vector: Tensor, kind: ItemKind, k: int, *, nprobes: int, refine: int) -> tuple[list[int], Tensor]:
         """Return row ids and cosines of the k nearest items, best first, from the approximate index."""
-        query = self._tables[modality].search(vector.numpy(), vector_column_name=ALIGNED).distance_type("dot")
+        query = self._tables[kind].search(vector.numpy(), vector_column_name=ALIGNED).distance_type("dot")
         query = query.nprobes(nprobes).refine_factor(refine)
         found = query.select(["_distance"]).with_row_id(True).limit(k).to_arrow()
         return found["_rowid"].to_pylist(), 1 - torch.tensor(found["_distance"].to_pylist())
 
-    def build_approximate(self, modality: Modality, kind: str, partitions: int) -> None:
-        table = self._tables[modality]
+    def build_approximate(self, items: ItemKind, kind: str, partitions: int) -> None:
+        table = self._tables[items]
         options: dict[str, Any] = {"num_partitions": partitions}
         if kind == "ivf_pq":
             dim = table.schema.field(ALIGNED).type.list_size
@@ -208,25 +242,26 @@ class Items:
             table.create_index(ALIGNED, config=config, replace=True)
         except Exception as error:  # for example too few rows, disk full
             reason = " ".join(str(error).split())[:200]
-            rows = self.count(modality)
+            rows = self.count(items)
             raise CSAlignerError(
-                f"approximate: building {kind} over {rows} {modality}s failed ({reason}); use exact"
+                f"approximate: building {kind} over {rows} items ({items}) failed ({reason}); use exact"
             ) from None
 
     def tidy(self) -> None:
         """Merge small files, update the indexes, delete old versions."""
         from lancedb.index import BTree
 
-        for modality, table in self._tables.items():
+        for kind, table in self._tables.items():
             have = {name for index in table.list_indices() for name in index.columns}
-            if self.count(modality) and "id" not in have:
+            if self.count(kind) and "id" not in have:
                 table.create_index("id", config=BTree())
             table.optimize(cleanup_older_than=KEEP_VERSIONS)
 
     @staticmethod
     def files(folder: Path) -> list[Path]:
-        """Return all files of both tables, including older versions."""
-        return [p for name in TABLES.values() for p in sorted((folder / f"{name}.lance").rglob("*")) if p.is_file()]
+        """Return all files of the tables, including older versions."""
+        names = (*TABLES.values(), FUSED)
+        return [p for name in names for p in sorted((folder / f"{name}.lance").rglob("*")) if p.is_file()]
 
     def to_arrow(self, columns: Sequence[str]) -> Any:
         """Return all rows as a pyarrow table."""

@@ -13,7 +13,7 @@ from csaligner.types import EncoderInfo
 
 from .trust import is_own
 
-FORMAT_VERSION = 1
+FORMAT_VERSION, FUSED_VERSION = 1, 2  # earlier versions of csaligner do not read an index of fused items
 OWNER = ErrorContext("index", "delete the folder and index again")
 
 
@@ -35,7 +35,8 @@ class IndexManifest:
     """run: source of the aligner; fingerprint: of its weights; image, text: the encoders; dim: of the aligned vectors;
     raw_dim: of the vectors before alignment, None if not kept; sources: data that was indexed; pending: source whose
     indexing is not finished, or "". photos: whether the index has images that are found through class names
-    (adapters/class_names.py). mark, is_own: whether this user made the index on this machine; see search/trust.py."""
+    (adapters/class_names.py). fused: weight of the image in fused items, None: images and captions are separate items
+    (search/fused.py). mark, is_own: whether this user made the index on this machine; see search/trust.py."""
 
     run: str
     fingerprint: str
@@ -48,6 +49,7 @@ class IndexManifest:
     approximate: Approximate | None = None
     photos: bool = False
     mark: str = ""
+    fused: float | None = None
 
     @property
     def is_own(self) -> bool:
@@ -55,10 +57,15 @@ class IndexManifest:
 
 
 def write_manifest(folder: Path, manifest: IndexManifest) -> None:
-    write_sealed(folder / INDEX_FILE, {"format_version": FORMAT_VERSION} | asdict(manifest))
+    values = asdict(manifest)
+    if manifest.fused is None:
+        del values["fused"]
+    version = FORMAT_VERSION if manifest.fused is None else FUSED_VERSION
+    write_sealed(folder / INDEX_FILE, {"format_version": version} | values)
 
 
 def read_manifest(folder: Path) -> IndexManifest:
     """Read index.json. Raises InputError if it is missing, damaged or of another format version."""
     parse = partial(checked, IndexManifest)
-    return read_sealed(folder / INDEX_FILE, OWNER, parse, made_by="`csaligner index`", version=FORMAT_VERSION)
+    versions = (FORMAT_VERSION, FUSED_VERSION)
+    return read_sealed(folder / INDEX_FILE, OWNER, parse, made_by="`csaligner index`", version=versions)

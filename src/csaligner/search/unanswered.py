@@ -1,16 +1,18 @@
 """What a score means: how often a query without an answer finds something as close.
 
 A caption whose image and other captions are taken out of the index is a query without an answer; so is an image without
-itself and its captions. The best scores s_1..s_n of n such queries of the index give, for a new query with the best
-score s,
+itself and its captions, and an image with its caption, fused. In an index of fused items these are their images and
+captions, each without its own item. The best scores s_1..s_n of n such queries of the index give, for a new query with
+the best score s,
 
     chance(s) = (1 + number of s_i >= s) / (n + 1),
 
 a conformal p-value (Vovk et al. 2005): if the new query has no answer and is otherwise like those of the index, chance
 is at most a in a fraction a of the cases, for every a. "No good match" at chance > 0.05 is therefore missing for 5 % of
 the queries without an answer (standard error over indexes sqrt(0.05 * 0.95 / n)). Each kind of query has its own
-scores. No judgements are needed, but captions are: with fewer than 100 captions (text queries) or 100 images (image
-queries) nothing is said, nor for a query of words and an image.
+scores, and a query of words and an image those of its weight, rounded to one decimal. No judgements are needed, but
+captions are: with fewer than 100 captions with an image (queries with words) or 100 images (image queries) nothing is
+said.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from csaligner.adapters.fusion import fuse
 from csaligner.types import Modality
 
-from .calibration import MODALITIES, Calibration
-from .index import ONLY, Index, Kind, SearchOptions
+from .calibration import Calibration
+from .index import Index, Kind, SearchOptions
+from .lance_table import FUSED, ItemKind
 
 LEVEL = 0.05
 MIN_QUERIES, MAX_QUERIES = 100, 10_000
@@ -35,16 +39,22 @@ CHUNK = 256
 
 @dataclass(frozen=True)
 class Items:
-    """vectors: (N, d), unit rows of one modality; groups: (N,) int64, equal for an image and its captions."""
+    """vectors: (N, d), unit rows of one kind; groups: (N,) int64, equal for an image and its captions."""
 
     vectors: Tensor
     groups: Tensor
 
 
 def best_without_answer(
-    queries: Items, candidates: Mapping[Modality, Items], modality: Modality, calibration: Calibration | None = None
+    queries: Items,
+    candidates: Mapping[ItemKind, Items] | Mapping[Modality, Items],
+    kind: Kind,
+    calibration: Calibration | None = None,
 ) -> Tensor:
-    """Return the best score of each query among candidates of other groups: (Q,); -inf if there are none."""
+    """Return the best score of each query among candidates of other groups: (Q,); -inf if there are none.
+
+    kind: of the queries, their modality or the weight of the image."""
+    shares: Mapping[Modality, float] = {"image": kind, "text": 1 - kind} if isinstance(kind, float) else {kind: 1.0}
     found = []
     for start in range(0, len(queries.vectors), CHUNK):
         rows, own = queries.vectors[start : start + CHUNK], queries.groups[start : start + CHUNK, None]
@@ -52,7 +62,7 @@ def best_without_answer(
         for item, of_item in candidates.items():
             if len(of_item.vectors):
                 cosines = (rows @ of_item.vectors.T).masked_fill(own == of_item.groups, -torch.inf).amax(dim=1)
-                scores = calibration.apply(modality, item, cosines) if calibration else cosines
+                scores = calibration.apply_shares(shares, item, cosines) if calibration else cosines
                 best = torch.maximum(best, scores)
         found.append(best)
     return torch.cat(found)
@@ -63,6 +73,17 @@ def chance(score: float, without_answer: Tensor) -> float:
     return (1 + int((without_answer >= score).sum())) / (1 + len(without_answer))
 
 
+def limit(without_answer: Tensor, level: float = LEVEL) -> float:
+    """Return the largest score whose chance is above `level` < 1."""
+    allowed = int(level * (1 + len(without_answer)) + 1e-9)  # values of chance that are at most the level
+    return float(without_answer.sort(descending=True).values[allowed - 1]) if allowed else float("inf")
+
+
+def rounded(kind: Kind) -> Kind:
+    """Return the kind of query with its weight rounded to one decimal between 0.1 and 0.9, so that few are measured."""
+    return min(0.9, max(0.1, round(kind, 1))) if isinstance(kind, float) else kind
+
+
 class Unanswered:
     """Scores of queries without an answer in an index; measured on first use and again after a write. Thread-safe."""
 
@@ -70,53 +91,81 @@ class Unanswered:
         self._index = index
         self._lock = threading.Lock()
         self._version: list[int] = []
-        self._scores: dict[tuple[Modality, SearchOptions], Tensor | None] = {}
+        self._scores: dict[tuple[Kind, SearchOptions], Tensor | None] = {}
 
     def chance(self, score: float, kind: Kind, options: SearchOptions | None = None) -> float | None:
         """Return how often a query of this kind (index.Kind) without an answer has a best score of at least `score`.
 
-        None if the index has too few items with captions to tell, and for queries of both modalities.
+        None if the index has too few items with captions to tell.
         """
-        if isinstance(kind, float):
-            return None
-        key = (kind, options or SearchOptions())
+        found = self._scores_of(kind, options)
+        return None if found is None else chance(score, found)
+
+    def limit(self, kind: Kind, options: SearchOptions | None = None, level: float = LEVEL) -> float | None:
+        """Return the largest score of this kind of query whose chance is above `level`; None as for `chance`."""
+        found = self._scores_of(kind, options)
+        return None if found is None else limit(found, level)
+
+    def _scores_of(self, kind: Kind, options: SearchOptions | None) -> Tensor | None:
+        key = (rounded(kind), options or SearchOptions())
         with self._lock:
             if self._version != self._index.items.version:
                 self._version = self._index.items.version
                 self._scores.clear()
             if key not in self._scores:
                 self._scores[key] = self._measure(*key)
-            found = self._scores[key]
-        return None if found is None else chance(score, found)
+            return self._scores[key]
 
-    def _measure(self, modality: Modality, options: SearchOptions) -> Tensor | None:
+    def _measure(self, kind: Kind, options: SearchOptions) -> Tensor | None:
         space, owners = self._index.space(options.space), self._index.items.owners()
         numbers: dict[str, int] = {}
-        items = {m: Items(space.vectors[m], _groups(m, space.rows[m].tolist(), owners[m], numbers)) for m in MODALITIES}
-        asked = [
-            n
-            for n, row in enumerate(space.rows[modality].tolist())
-            if modality == "image" or owners["text"].get(row, ("", ""))[1]
-        ]
-        if len(asked) < MIN_QUERIES:
+        kinds = space.vectors
+        items = {k: Items(space.vectors[k], _groups(k, space.rows[k].tolist(), owners[k], numbers)) for k in kinds}
+        owned = [n for n, row in enumerate(space.rows["text"].tolist()) if owners["text"].get(row, ("", ""))[1]]
+        texts = items["text"]
+        asked: dict[Modality, Items] = {
+            "image": items["image"],
+            "text": Items(texts.vectors[owned], texts.groups[owned]),
+        }
+        parts = self._index.parts if FUSED in kinds else None
+        if parts is not None:
+            asked = {m: _joined(asked[m], Items(parts[m], items[FUSED].groups)) for m in asked}
+        queries = _queries(asked, kind)
+        if len(queries.vectors) < MIN_QUERIES:
             return None
-        order = torch.randperm(len(asked), generator=torch.Generator().manual_seed(0))[
+        some = torch.randperm(len(queries.vectors), generator=torch.Generator().manual_seed(0))[
             : max(MIN_QUERIES, min(MAX_QUERIES, MAX_PAIRS // sum(len(i.groups) for i in items.values())))
         ]
-        some = torch.tensor(asked)[order]
-        queries = Items(items[modality].vectors[some], items[modality].groups[some])
         calibration = self._index.calibration if options.calibrated and options.space == "aligned" else None
-        wanted = ONLY[options.only] if options.only else MODALITIES
-        return best_without_answer(queries, {m: items[m] for m in wanted}, modality, calibration)
+        wanted = [k for k in self._index.kinds(options.only) if k in items]
+        sample = Items(queries.vectors[some], queries.groups[some])
+        return best_without_answer(sample, {k: items[k] for k in wanted}, kind, calibration)
+
+
+def _joined(first: Items, second: Items) -> Items:
+    return Items(torch.cat([first.vectors, second.vectors]), torch.cat([first.groups, second.groups]))
+
+
+def _queries(asked: Mapping[Modality, Items], kind: Kind) -> Items:
+    """Return the queries of a kind: images, captions, or both fused."""
+    image, captions = asked["image"], asked["text"]
+    if not isinstance(kind, float):
+        return asked[kind]
+    row_of = {group: row for row, group in enumerate(image.groups.tolist())}
+    both = [(n, row_of[group]) for n, group in enumerate(captions.groups.tolist()) if group in row_of]
+    if not both:
+        return Items(captions.vectors[:0], captions.groups[:0])
+    of_text, of_image = (torch.tensor(rows) for rows in zip(*both, strict=True))
+    return Items(fuse(image.vectors[of_image], captions.vectors[of_text], kind), captions.groups[of_text])
 
 
 def _groups(
-    modality: Modality, rows: Sequence[int], owners: Mapping[int, tuple[str, str]], numbers: dict[str, int]
+    kind: ItemKind, rows: Sequence[int], owners: Mapping[int, tuple[str, str]], numbers: dict[str, int]
 ) -> Tensor:
     """Return a number per row, equal for an image and its captions."""
     found = []
     for row in rows:
         own, owner = owners.get(row, ("", ""))
-        name = own if modality == "image" else owner or f"text {own}"
+        name = owner or f"text {own}" if kind == "text" else own
         found.append(numbers.setdefault(name, len(numbers)))
     return torch.tensor(found, dtype=torch.int64)

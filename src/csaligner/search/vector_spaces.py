@@ -18,7 +18,7 @@ from csaligner.adapters.mlp import MLPAdapter
 from csaligner.types import Modality
 
 from .calibration import MODALITIES
-from .lance_table import ALIGNED, RAW, Items
+from .lance_table import ALIGNED, RAW, ItemKind, Items
 
 SpaceName = Literal["aligned", "raw", "centred"]
 SPACES: tuple[SpaceName, ...] = ("aligned", "raw", "centred")
@@ -26,35 +26,36 @@ SPACES: tuple[SpaceName, ...] = ("aligned", "raw", "centred")
 
 @dataclass(frozen=True)
 class Space:
-    """rows[modality]: LanceDB row ids; vectors[modality]: (N, d) unit rows; mean[modality]: subtracted from a query
-    before it is normalised (centred only)."""
+    """rows[kind]: LanceDB row ids; vectors[kind]: (N, d) unit rows; mean[modality]: subtracted from a query before it
+    is normalised (centred only)."""
 
-    rows: Mapping[Modality, Tensor]
-    vectors: Mapping[Modality, Tensor]
+    rows: Mapping[ItemKind, Tensor]
+    vectors: Mapping[ItemKind, Tensor]
     mean: Mapping[Modality, Tensor] | None = None
 
     def place(self, query: Tensor, modality: Modality) -> Tensor:
         """Map a query (d,) into the space: subtract the mean (centred only), normalise."""
         return normalize(query - self.mean[modality] if self.mean else query, dim=0)
 
-    def nearest(self, query: Tensor, modality: Modality, k: int) -> tuple[list[int], Tensor]:
-        """Return row ids and cosines of the k nearest items of a modality, best first, by exact search."""
-        scores = self.vectors[modality] @ query
+    def nearest(self, query: Tensor, kind: ItemKind, k: int) -> tuple[list[int], Tensor]:
+        """Return row ids and cosines of the k nearest items of a kind, best first, by exact search."""
+        scores = self.vectors[kind] @ query
         top = scores.topk(min(k, len(scores)))
-        return self.rows[modality][top.indices].tolist(), top.values
+        return self.rows[kind][top.indices].tolist(), top.values
 
 
 def load_space(items: Items, name: SpaceName) -> Space:
     """Read all vectors of a space into memory. centred: raw vectors minus the mean of their modality."""
-    found = {m: items.matrix(m, ALIGNED if name == "aligned" else RAW) for m in MODALITIES}
-    rows = {m: matrix.rows for m, matrix in found.items()}
-    vectors = {m: matrix.vectors for m, matrix in found.items()}
+    kinds: tuple[ItemKind, ...] = items.kinds if name == "aligned" else MODALITIES
+    found = {kind: items.matrix(kind, ALIGNED if name == "aligned" else RAW) for kind in kinds}
+    rows = {kind: matrix.rows for kind, matrix in found.items()}
+    vectors = {kind: matrix.vectors for kind, matrix in found.items()}
     if name == "aligned":
         return Space(rows, vectors)
     if name == "raw":
         return Space(rows, {m: normalize(v, dim=1) for m, v in vectors.items()})
-    mean = {m: v.mean(dim=0) if len(v) else torch.zeros(v.shape[1]) for m, v in vectors.items()}
-    return Space(rows, {m: normalize(v - mean[m], dim=1) for m, v in vectors.items()}, mean)
+    mean = {m: vectors[m].mean(dim=0) if len(vectors[m]) else torch.zeros(vectors[m].shape[1]) for m in MODALITIES}
+    return Space(rows, {m: normalize(vectors[m] - mean[m], dim=1) for m in MODALITIES}, mean)
 
 
 def raw_dim(model: Aligner) -> int | None:

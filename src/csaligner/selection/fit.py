@@ -9,9 +9,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from csaligner.adapters.aligner import Aligner, fixed_modality
+from csaligner.adapters.aligner import FITTED, Aligner, fixed_modality
 from csaligner.adapters.mapped import MappedAligner
-from csaligner.adapters.untrained import PairMoments, untrained_family
+from csaligner.adapters.start import fit_starts
+from csaligner.adapters.untrained import PairMoments, Starts, untrained_family
 from csaligner.config import TrainConfig
 from csaligner.paired_features import rows_of, spaced
 from csaligner.training.samplers import PairSampler
@@ -29,7 +30,8 @@ from .start import StartChoice, choose_start
 class Selecting:
     """Settings of a fit. unpaired: features of unpaired images and texts; groups: of the images, kept in one fold;
     encoders: fingerprints, if known; like: an earlier selection, whose choices are used again without trials (training
-    that gained little is not repeated, see gate.again)."""
+    that gained little is not repeated, see gate.again). starts: the closed-form start of these pairs (closed_form),
+    if it was fitted before; used where no start is chosen."""
 
     config: TrainConfig
     unpaired: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -37,6 +39,16 @@ class Selecting:
     report: Report = silent
     encoders: Encoders = (None, None)
     like: Selection | None = None
+    starts: Starts | None = None
+
+    def closed_form(self, features: PairedFeatures) -> Starts | None:
+        """Return the closed-form start of the config for these pairs; None if it depends on more than `config.start`
+        and the output dimension."""
+        c = self.config
+        adapters = {c.image_adapter.name, c.text_adapter.name}
+        if c.start.kind in {"chosen", "class_names", "random"} or adapters & set(FITTED):
+            return None
+        return fit_starts(self._few(features), c.start, c.dim, fixed_modality(c), self._unpaired)
 
     def fit(self, features: PairedFeatures) -> tuple[Aligner, Selection | None]:
         """Fit to pairs; returns the aligner in evaluation mode and the selection, None if nothing was to select."""
@@ -72,7 +84,7 @@ class Selecting:
         bundled = choice is not None and choice.label == CLASS_NAMES
         config = by_class_names(self.config) if bundled else self.config
         few = self._few(pairs)
-        return Aligner.fit_start(few, config, self.encoders, choice.starts if choice else None, self._unpaired)
+        return Aligner.fit_start(few, config, self.encoders, choice.starts if choice else self.starts, self._unpaired)
 
     def gate(self, features: PairedFeatures, choice: StartChoice | None) -> GateChoice:
         """Gate by folds: refit the chosen start, train and score held-out pairs. See gate_by_folds."""
@@ -110,7 +122,7 @@ class Selecting:
 
     def _train(self, model: Aligner, features: PairedFeatures, hooks: Hooks) -> None:
         c, unpaired, module = self.config, self.unpaired, cast(nn.Module, model)
-        plain = c.precision == "fp32" and features.tokens is None
+        plain = c.precision == "fp32" and features.tokens is None and features.states is None
         if plain and MappedAligner.saves_time(model, features.image, features.text, *unpaired):
             module = mapped = MappedAligner(model)
             image, text = mapped.map_rows(0, features.image), mapped.map_rows(1, features.text)

@@ -8,6 +8,7 @@ from typing import Any
 
 from csaligner.config import TrainConfig
 from csaligner.integrity import ErrorContext, read_sealed, write_sealed
+from csaligner.names import Names
 from csaligner.wording import count_of, signed
 
 from .gate import LEAST_IMAGES, GateChoice
@@ -44,16 +45,21 @@ class Selection:
     @property
     def line(self) -> str:
         """Summary in one line."""
+        return self.line_of(Names())
+
+    def line_of(self, names: Names) -> str:
+        """The same with names of the two spaces."""
         tail = f" ({self.note})" if self.note else ""
         if self.gate is None:
             how = "chosen by cross-validation" if self.start else "a closed-form map"
             return f"start: the untrained alignment, {how}{tail}"
         gain = self.gate.best
         if gain is None:
-            why = f"it takes {LEAST_IMAGES} images to measure whether it helps"
+            why = f"it takes {LEAST_IMAGES} {names.fill('{images}')} to measure whether it helps"
             return f"training was skipped: {why}{tail}"
         changed = f"changed the search score by {signed(gain.mean)} points (standard error {gain.error:.1f})"
-        measured = f"on {count_of(self.gate.images, 'held-out image')}, it {changed}"
+        held = count_of(self.gate.images, names.fill("held-out {image}"), names.fill("held-out {images}"))
+        measured = f"on {held}, it {changed}"
         if self.gate.scale == 0:
             return f"training did not clearly help and is not kept: {measured}{tail}"
         part = "" if self.gate.scale == 1 else f"; {self.gate.scale:.0%} of what it changed is used"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from csaligner.checks import InputError, nearest
-from csaligner.store.read_features import decoded_base64
+from csaligner.store.number_formats import decoded
 
 from .space import Space
 
@@ -89,10 +89,9 @@ class Columns:
 
 
 def named(spaces: Sequence[Space], names: Sequence[str], source: str) -> list[Space]:
-    """Select or rename spaces: names of spaces found select them, other names rename all in order. Raises InputError.
+    """Select or rename spaces: names of spaces found select them, other names rename all in order.
 
-    Without names, two unnamed spaces are image and text.
-    """
+    Raises InputError."""
     if not names:
         return list(spaces)
     if len(set(names)) < len(names):
@@ -112,7 +111,7 @@ def as_vectors(values: Sequence[Any], name: str, source: str) -> Vectors | None:
         return None
     first = values[at[0]]
     if isinstance(first, str):
-        rows = [decoded_base64(values[row]) for row in at]
+        rows = [decoded(values[row]) for row in at]
         if any(row is None for row in rows):
             return None
     elif isinstance(first, (list, tuple, np.ndarray)):

@@ -109,7 +109,13 @@ class Diagnosis:
 
     @property
     def sentence(self) -> str:
-        """The verdict in one plain sentence with the figures that it rests on."""
+        """The verdict in one plain sentence with the figures that it rests on; before it, packed bits."""
+        packed = [health.name for health in self.health if health.packed_bits]
+        if not packed:
+            return self._verdict()
+        return f"{' and '.join(packed)}: looks like packed bits, unpack them first (np.unpackbits). {self._verdict()}"
+
+    def _verdict(self) -> str:
         a, b = self.names
         what = f"{a} and {b}"
         match self.verdict:

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from csaligner.adapters.aligner import Aligner, AlignerConfig
 from csaligner.adapters.start import Affine
+from csaligner.config import AdapterConfig
 
 PROCRUSTES, LINEAR = "procrustes", "linear"
 WEIGHTS = (0.0, 0.25, 0.5)
@@ -44,6 +46,19 @@ def fit_maps(new: Tensor, old: Tensor) -> Mapping[str, Affine]:
     maps |= {f"direction {w:g}": ((1 - w) * rotation + w * scaled, zero) for w in WEIGHTS}
     maps["balanced"] = (_polar(ridge), zero)
     return {name: Affine(mean_x.float(), m.float(), offset.float()) for name, (m, offset) in maps.items()}
+
+
+def query_aligner(start: Affine, dims: tuple[int, int]) -> Aligner:
+    """Return the aligner of a map of a new model's vectors ("text") onto an old model's ("image"), which stay as they
+    are. dims: of the new and the old vectors."""
+    config = AlignerConfig(
+        dim_image=dims[1],
+        dim_text=dims[0],
+        dim=dims[1],
+        image_adapter=AdapterConfig(name="identity"),
+        text_adapter=AdapterConfig(name="linear"),
+    )
+    return Aligner(config, (Affine.identity(dims[1]), start)).eval()
 
 
 def _polar(matrix: Tensor) -> Tensor:

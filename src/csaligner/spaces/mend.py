@@ -10,6 +10,7 @@ import numpy as np
 
 from csaligner.checks import InputError
 from csaligner.files import write_atomically, write_folder, write_text
+from csaligner.names import DEFAULT, NAME
 
 from .diagnosis import NO_GAP, NO_MEANING, SHIFT, UNKNOWN, Diagnosis
 from .space import Space
@@ -43,7 +44,9 @@ def next_command(found: Diagnosis, sources: Sequence[str], options: Sequence[str
     ids = ["--image-ids", f"vectors/{a}.txt", "--text-image-ids", f"vectors/{b}.txt"] if first else []
     words = ["csaligner", "import", "--image-features", files[0], "--text-features", files[1], *ids]
     words += ["--image-name", a, "--text-name", b, "--out", store]
-    train = shlex.join(["csaligner", "train", "--train-data", store, "--out", run])
+    known = (a, b) == DEFAULT or not all(map(NAME.fullmatch, (a, b)))
+    names = [] if known else ["--names", f"{a},{b}"]
+    train = shlex.join(["csaligner", "train", "--train-data", store, *names, "--out", run])
     return f"{first}{shlex.join(words)} && {train}"
 
 

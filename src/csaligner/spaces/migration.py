@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from csaligner.adapters.aligner import Aligner, AlignerConfig, encode
+from csaligner.adapters.aligner import Aligner, encode
 from csaligner.adapters.start import Affine
 from csaligner.checks import InputError
-from csaligner.config import AdapterConfig
 from csaligner.evaluation.bootstrap import draw_counts, percentile_interval
 from csaligner.selection.folds import complement, group_folds
 
-from .maps import LINEAR, PROCRUSTES, Kept, fit_maps, kept, neighbours
+from .maps import LINEAR, PROCRUSTES, Kept, fit_maps, kept, neighbours, query_aligner
 from .space import Pairing, Space, pair_rows
 
 MIN_PAIRS, FOLDS, HELD = 50, 3, 500
@@ -137,7 +136,7 @@ def migrate(
     scores = _cross_validated(x[train], y[train], seed)
     chosen = max(scores, key=lambda name: scores[name])
     quality = _measured(x, y, more, test, fit_maps(x[train], y[train]), chosen, seed)
-    aligner = _aligner(fit_maps(x, y)[chosen], (new.rows.shape[1], old.rows.shape[1]))
+    aligner = query_aligner(fit_maps(x, y)[chosen], (new.rows.shape[1], old.rows.shape[1]))
     found = Migration(
         (new.name, old.name),
         aligner,
@@ -199,14 +198,3 @@ def _measured(
     found = {"chosen": quality(mapped[chosen])}
     found |= {name: quality(mapped[name]) for name in (LINEAR, PROCRUSTES)}
     return found | {"old queries": quality(old[test])}
-
-
-def _aligner(start: Affine, dims: tuple[int, int]) -> Aligner:
-    config = AlignerConfig(
-        dim_image=dims[1],
-        dim_text=dims[0],
-        dim=dims[1],
-        image_adapter=AdapterConfig(name="identity"),
-        text_adapter=AdapterConfig(name="linear"),
-    )
-    return Aligner(config, (Affine.identity(dims[1]), start)).eval()

@@ -11,6 +11,7 @@ import numpy as np
 
 from csaligner.checks import InputError
 from csaligner.datasets.documents import INDEX_FILE
+from csaligner.datasets.text_files import TextFiles, split_lines
 from csaligner.parquet import open_parquet
 from csaligner.parsing import parse_json
 from csaligner.store.read_features import READERS, read_array
@@ -18,7 +19,6 @@ from csaligner.store.read_features import READERS, read_array
 from .columns import Columns, Keys, Vectors, as_vectors, named
 from .space import Space
 
-DEFAULT_NAMES = ("image", "text")
 MAX_JSON = 2 << 30  # bytes
 PICKLED = "meta.json"  # in a folder of Qdrant's local mode
 
@@ -26,9 +26,11 @@ PICKLED = "meta.json"  # in a folder of Qdrant's local mode
 def read_spaces(sources: Sequence[str | Path], names: Sequence[str] = (), keys: Keys | None = None) -> list[Space]:
     """Read at least two spaces, from one source that holds all of them or from one source each.
 
-    A source is a feature file (.npy, .npz, .safetensors), a .parquet file, exported points of Qdrant (.json, .jsonl), a
+    A source is a feature file (.npy, .npz, .safetensors), a folder of .npy files, which may have the id of each row in
+    NAME.txt, a .parquet file, exported points of Qdrant (.json, .jsonl), a
     folder NAME.lance of a LanceDB database, or an index of csaligner. names: of the spaces, in order; names that the
-    source uses itself select its spaces. Default: the source's names, or image and text. Nothing is unpickled.
+    source uses itself select its spaces. Default: the source's names, or
+    those of the files. Nothing is unpickled.
     Raises InputError for a source that is missing, unreadable, or holds fewer than two spaces.
     """
     keys = keys or Keys()
@@ -43,12 +45,13 @@ def read_spaces(sources: Sequence[str | Path], names: Sequence[str] = (), keys: 
             )
         return named(found, names, str(sources[0]))
     found = []
-    for number, source in enumerate(sources):
+    for source in sources:
         parts = _spaces(Path(source), keys)
         if len(parts) > 1:
             raise InputError(f"{source}: holds {', '.join(s.name for s in parts)}; choose one with --vector-key")
-        name = names[number] if number < len(names) else _default(number, len(sources), Path(source))
-        found.append(replace(parts[0], name=name))
+        found.append(parts[0])
+    default = _file_names(sources)
+    found = [replace(space, name=(*names, *default[len(names) :])[number]) for number, space in enumerate(found)]
     return named(found, list(names) or [space.name for space in found], "the sources")
 
 
@@ -60,8 +63,11 @@ def read_space(source: str | Path, name: str, key: str | None = None) -> Space:
     return replace(found[0], name=name)
 
 
-def _default(number: int, count: int, source: Path) -> str:
-    return DEFAULT_NAMES[number] if count == 2 else source.stem
+def _file_names(sources: Sequence[str | Path]) -> list[str]:
+    """Return the names of the files without suffix; first, second ... if two are equal."""
+    stems = [Path(source).stem for source in sources]
+    ordinals = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth"]
+    return stems if len(set(stems)) == len(stems) else (ordinals + stems[len(ordinals) :])[: len(stems)]
 
 
 def _spaces(path: Path, keys: Keys) -> list[Space]:
@@ -72,12 +78,12 @@ def _spaces(path: Path, keys: Keys) -> list[Space]:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _of_parquet(path).spaces(keys)
-    if suffix in {".json", ".jsonl"}:
-        return _of_points(path).spaces(keys)
+    if suffix in {".json", ".jsonl"} and (points := _points(path)) is not None:
+        return _of_points(points, path).spaces(keys)
     if suffix == ".npz":
         return _of_npz(path).spaces(keys)
     if suffix not in READERS:
-        wanted = ", ".join([*READERS, ".json", ".jsonl"])
+        wanted = ", ".join(READERS)
         raise InputError(f"sources: {path}: {suffix or 'no suffix'} is not known; wanted {wanted} or a folder")
     key = keys.vectors[0] if keys.vectors else None
     return [Space.of(path.stem, read_array(path, key, "vector_key"), source=str(path))]
@@ -95,6 +101,9 @@ def _of_folder(path: Path, keys: Keys) -> list[Space]:
             f"sources: {path} is a folder of Qdrant's local mode, which holds pickled points and is not read; export "
             "the points as JSON: client.scroll(NAME, with_vectors=True)"
         )
+    arrays = sorted(path.glob("*.npy"))
+    if arrays:
+        return [Space.of(each.stem, read_array(each), _ids_of(each), str(each)) for each in arrays]
     tables = sorted(path.glob("*.lance"))
     if len(tables) == 1:
         return _of_folder(tables[0], keys)
@@ -102,17 +111,29 @@ def _of_folder(path: Path, keys: Keys) -> list[Space]:
     raise InputError(f"sources: {path} is no LanceDB table and no index{names}")
 
 
+def _ids_of(array: Path) -> list[str] | None:
+    """Return the lines of NAME.txt beside NAME.npy, the id of each row; None if there is no such file."""
+    path = array.with_suffix(".txt")
+    return split_lines(TextFiles("utf-8-sig").read_all(path)) if path.is_file() else None
+
+
 def _of_index(path: Path) -> list[Space]:
-    from csaligner.search.lance_table import ALIGNED, TABLES, read_table
+    """Return the aligned vectors of images and texts, the parts of fused items among them."""
+    from csaligner.search.lance_table import ALIGNED, FUSED, PARTS, TABLES, read_table
 
     found = []
+    fused = (path / f"{FUSED}.lance").is_dir()
     for modality, name in TABLES.items():
-        table = read_table(path, name, ["id", "owner", ALIGNED])
-        ids = [row["owner"] or row["id"] for row in table.select(["id", "owner"]).to_pylist()]
-        vectors = _list_column(table, ALIGNED, str(path))
-        if vectors is None:
+        rows, ids = [], list[str]()
+        for table_name, column in [(name, ALIGNED), *([(FUSED, PARTS[modality])] if fused else [])]:
+            table = read_table(path, table_name, ["id", "owner", column])
+            vectors = _list_column(table, column, str(path))
+            if vectors is not None:
+                rows.append(vectors.rows)
+                ids += [row["owner"] or row["id"] for row in table.select(["id", "owner"]).to_pylist()]
+        if not rows:
             raise InputError(f"sources: {path} holds no {modality}; index some first")
-        found.append(Space.of(modality, vectors.rows, ids, str(path)))
+        found.append(Space.of(modality, np.concatenate(rows), ids, str(path)))
     return found
 
 
@@ -178,9 +199,7 @@ def _of_npz(path: Path) -> Columns:
     return Columns(str(path), rows, vectors, {name: v for name, v in labels.items() if len(v) == rows})
 
 
-def _of_points(path: Path) -> Columns:
-    """Read points of Qdrant, {"id", "vector", "payload"}: a list, the answer of a scroll, or one point per line."""
-    points = _points(path)
+def _of_points(points: list[dict[str, Any]], path: Path) -> Columns:
     dicts = [p.get("vector") for p in points]
     multiple = any(isinstance(v, dict) for v in dicts)
     named_vectors: dict[str, list[Any]] = {}
@@ -196,7 +215,10 @@ def _of_points(path: Path) -> Columns:
     return Columns(str(path), len(points), {n: v for n, v in found.items() if v is not None}, labels)
 
 
-def _points(path: Path) -> list[dict[str, Any]]:
+def _points(path: Path) -> list[dict[str, Any]] | None:
+    """Read points of Qdrant, {"id", "vector", "payload"}: a list, the answer of a scroll, or one point per line.
+
+    Returns None for other JSON."""
     if path.stat().st_size > MAX_JSON:
         raise InputError(f"sources: {path} has more than 2 GiB; export a part of the points, or .parquet")
     try:
@@ -210,6 +232,5 @@ def _points(path: Path) -> list[dict[str, Any]]:
     for key in ("result", "points"):
         if isinstance(found, dict) and key in found:
             found = found[key]
-    if not isinstance(found, list) or not found or not all(isinstance(p, dict) and "vector" in p for p in found):
-        raise InputError(f'sources: {path} holds no points; wanted a list of {{"id", "vector", "payload"}}')
-    return found
+    points = isinstance(found, list) and found and all(isinstance(p, dict) and "vector" in p for p in found)
+    return found if points else None

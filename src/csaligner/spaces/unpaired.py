@@ -25,9 +25,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from csaligner.adapters.aligner import Aligner
+from csaligner.adapters.start import Affine
 from csaligner.checks import InputError
 from csaligner.extras import install_command
 
+from .maps import query_aligner
 from .permutation import unit
 from .space import Space, sample
 
@@ -36,6 +39,9 @@ CLUSTERS = (8, 12, 16, 20, 30)
 ATTEMPTS, STARTS, ROUNDS = 3, 10, 30
 SHARE = 0.8  # of the rows of each space, in an attempt
 MIN_AGREEMENT = 0.6
+WHEN_NOT = (
+    "Do not match without pairs if you have some, or for image and text vectors, or where a wrong match does harm."
+)
 SMALL = 0.1  # singular values below this part of the largest are not taken from the centroids
 
 Matrix = NDArray[np.float64]
@@ -61,6 +67,13 @@ class UnpairedStart:
     def known(self) -> bool:
         """Whether the match is stable: at least 60 % of the matches agree between attempts."""
         return self.agreement >= MIN_AGREEMENT
+
+    @property
+    def aligner(self) -> Aligner:
+        """An aligner for queries of the first space ("text") in an index of the second ("image") as it is stored."""
+        dims = len(self.means[0]), len(self.means[1])
+        start = Affine(self.means[0], self.rotation, torch.zeros(dims[1]))  # the mean would favour the same rows
+        return query_aligner(start, dims)
 
     @property
     def sentence(self) -> str:

@@ -16,6 +16,7 @@ from csaligner.datasets.text_files import TextFiles, split_lines
 from csaligner.paired_features import pair_features
 from csaligner.types import EncoderInfo, Modality, PairedFeatures
 
+from .number_formats import AUTO, check_dtype
 from .read_features import load_features, precomputed_info
 from .shard_files import ShardRows
 from .store import Store, write_one_shard, write_store
@@ -23,11 +24,11 @@ from .store import Store, write_one_shard, write_store
 
 @dataclass(frozen=True)
 class FeatureFiles:
-    """image, text: .npy, .npz, .safetensors or .parquet files, (rows, d); at least one. names: names of the models,
-    which distinguish stores. image_ids, text_image_ids, captions: text files with one entry per line: the id of each
+    """image, text: feature files (see load_features), (rows, d); at least one. names: names of the models, which
+    distinguish stores. image_ids, text_image_ids, captions: text files with one entry per line: the id of each
     image row, the image id of each text row, the texts. Without ids row i pairs with row i. keys: the arrays in files
     that hold several (see load_features). cuts: numbers of leading dimensions to keep, for models trained so that these
-    suffice (Matryoshka embeddings); None: all."""
+    suffice (Matryoshka embeddings); None: all. dtypes: number formats of integers and base64 (see load_features)."""
 
     image: Path | None = None
     text: Path | None = None
@@ -37,12 +38,12 @@ class FeatureFiles:
     captions: Path | None = None
     keys: tuple[str | None, str | None] = (None, None)
     cuts: tuple[int | None, int | None] = (None, None)
+    dtypes: tuple[str, str] = (AUTO, AUTO)
 
 
 def import_features(files: FeatureFiles, out: Path | str) -> Store:
     """Write a store from feature files at `out`, which must not exist. Raises InputError if they do not match."""
-    image = _cut(load_features(files.image, files.keys[0], "image_key"), files.cuts[0]) if files.image else None
-    text = _cut(load_features(files.text, files.keys[1], "text_key"), files.cuts[1]) if files.text else None
+    image, text = _rows(files, 0), _rows(files, 1)
     ids, owners, captions = _lines(files.image_ids), _lines(files.text_image_ids), _lines(files.captions)
     if image is None or text is None:
         side: Modality = "text" if image is None else "image"
@@ -59,8 +60,13 @@ def import_features(files: FeatureFiles, out: Path | str) -> Store:
     return write_store(out, pairs, infos)
 
 
-def _cut(x: Tensor, dims: int | None) -> Tensor:
-    """Return the first `dims` columns; the rows are scaled to length 1 wherever they are used."""
+def _rows(files: FeatureFiles, side: int) -> Tensor | None:
+    """Read one file and keep the first columns; the rows are scaled to length 1 wherever they are used."""
+    path, dims = (files.image, files.text)[side], files.cuts[side]
+    if path is None:
+        return None
+    check_dtype(("image_dtype", "text_dtype")[side], files.dtypes[side])
+    x = load_features(path, files.keys[side], ("image_key", "text_key")[side], files.dtypes[side])
     if dims is not None and not 0 < dims <= x.shape[1]:
         raise InputError(f"cut: got {dims}, wanted 1 to {x.shape[1]}, the dimensions of the vectors")
     return x if dims is None else x[:, :dims].contiguous()

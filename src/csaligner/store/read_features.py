@@ -1,9 +1,7 @@
-"""Feature files: .npy, .npz, .safetensors and .parquet, read without unpickling."""
+"""Feature files: .npy, .npz, .safetensors, .parquet, .json and .jsonl, read without unpickling."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
 import zipfile
 from collections.abc import Callable, Collection, Mapping
@@ -17,30 +15,36 @@ from csaligner.checks import InputError, check_rows, nearest
 from csaligner.parquet import open_parquet
 from csaligner.types import EncoderInfo, Modality
 
+from .json_vectors import Choice, read_json_vectors
+from .number_formats import AUTO, check_dtype, converted, decoded
+
 SMALL, MAX_RATIO = 64 << 20, 50  # bytes up to which the compression of .npz is not checked; limit above
 
 
-def load_features(path: Path | str, key: str | None = None, option: str = "key") -> Tensor:
-    """Read (N, d) floating features in the precision of the file; integers become float32.
+def load_features(path: Path | str, key: str | None = None, option: str = "key", dtype: str = AUTO) -> Tensor:
+    """Read (N, d) floating features in the precision of the file; integers and JSON become float32.
 
-    key: name of the array in .npz and .safetensors, of the list column in .parquet, or the number of a part (N, d) of a
-    .npy of shape (parts, N, d); required if there are several. option: the name of `key` in messages.
+    key: name of the array in .npz and .safetensors, of the column in .parquet, of the field or Cohere's type in .json
+    and .jsonl, or the number of a part (N, d) of a .npy of shape (parts, N, d); required if there are several.
+    option: the name of `key` in messages. dtype: number format of integers and base64, see
+    number_formats.converted; auto: integers as they are, base64 of float32.
     Warns about zero rows and packed bits. Raises InputError for a missing or unreadable file, an unknown key, another
     shape, missing or ragged rows, NaN or infinity.
     """
-    return check_rows(str(path), read_array(path, key, option))
+    return check_rows(str(path), read_array(path, key, option, dtype))
 
 
-def read_array(path: Path | str, key: str | None = None, option: str = "key") -> Any:
-    """Read the array of load_features without a check of its rows; .parquet gives an array of rows."""
+def read_array(path: Path | str, key: str | None = None, option: str = "key", dtype: str = AUTO) -> Any:
+    """Read the array of load_features without a check of its rows; .parquet gives an array of rows, JSON a list."""
     path = Path(path)
+    check_dtype("dtype", dtype)
     if not path.is_file():
         raise InputError(f"features: no such file: {path}")
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"features: {path}: {path.suffix or 'no suffix'} is not known; wanted {', '.join(READERS)}")
     try:
-        return reader(path, key)
+        return converted(*reader(path, key, dtype), str(path))
     except _Choice as error:
         raise InputError(f"{option}: {error}") from None
     except InputError:
@@ -61,7 +65,11 @@ class _Choice(ValueError):
     """No key for several arrays, or an unknown key."""
 
 
-def _npy(path: Path, key: str | None) -> Any:
+def _npy(path: Path, key: str | None, dtype: str) -> tuple[Any, str]:
+    return _whole_npy(path, key), dtype
+
+
+def _whole_npy(path: Path, key: str | None) -> Any:
     with path.open("rb") as file:
         _check_header(file, path.stat().st_size)
     found = np.load(path, allow_pickle=False)
@@ -74,7 +82,7 @@ def _npy(path: Path, key: str | None) -> Any:
     return found
 
 
-def _npz(path: Path, key: str | None) -> Any:
+def _npz(path: Path, key: str | None, dtype: str) -> tuple[Any, str]:
     with zipfile.ZipFile(path) as members, np.load(path, allow_pickle=False) as arrays:
         name = _pick(path, key, arrays.files)
         info = members.getinfo(name if name in members.namelist() else f"{name}.npy")
@@ -82,7 +90,7 @@ def _npz(path: Path, key: str | None) -> Any:
             raise ValueError(f"{info.compress_size:,} bytes claim to hold {info.file_size:,}")
         with members.open(info) as file:
             _check_header(file, info.file_size)
-        return arrays[name]
+        return arrays[name], dtype
 
 
 def _check_header(file: IO[bytes], size: int) -> None:
@@ -94,14 +102,22 @@ def _check_header(file: IO[bytes], size: int) -> None:
         raise ValueError(f"it is truncated: {size:,} bytes for {shape} {dtype}")
 
 
-def _safetensors(path: Path, key: str | None) -> Any:
+def _safetensors(path: Path, key: str | None, dtype: str) -> tuple[Any, str]:
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        return file.get_tensor(_pick(path, key, list(file.keys())))
+        return file.get_tensor(_pick(path, key, list(file.keys()))), dtype
 
 
-def _parquet(path: Path, key: str | None) -> Any:
+def _json(path: Path, key: str | None, dtype: str) -> tuple[Any, str]:
+    try:
+        return read_json_vectors(path, key, dtype)
+    except Choice as error:
+        _pick(path, key, error.names)
+        raise
+
+
+def _parquet(path: Path, key: str | None, dtype: str) -> tuple[Any, str]:
     import pyarrow as pa
 
     with open_parquet(path) as file:
@@ -109,37 +125,27 @@ def _parquet(path: Path, key: str | None) -> Any:
         tests = [test for kind in kinds if (test := getattr(pa.types, f"is_{kind}", None))]
         lists = [field.name for field in file.schema if any(test(field.type) for test in tests)]
         if not lists:
-            return _base64_column(path, file, key)
+            return _encoded_column(path, file, key, dtype), dtype
         column = file.read([_pick(path, key, lists)]).column(0)
-    return column.to_numpy()
+    return column.to_numpy(), dtype
 
 
-def _base64_column(path: Path, file: Any, key: str | None) -> Any:
-    """Read the column of vectors in base64. Raises InputError if there is none."""
+def _encoded_column(path: Path, file: Any, key: str | None, dtype: str) -> Any:
+    """Read the column of vectors in base64 or bytes. Raises InputError if there is none."""
     import pyarrow as pa
 
-    texts = [field.name for field in file.schema if pa.types.is_string(field.type)]
-    for name in texts if key is None else [_pick(path, key, texts)]:
-        rows = [None if text is None else decoded_base64(text) for text in file.read([name]).column(0).to_pylist()]
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    names = [field.name for field in file.schema if any(test(field.type) for test in kinds)]
+    for name in names if key is None else [_pick(path, key, names)]:
+        rows = [None if value is None else decoded(value, dtype) for value in file.read([name]).column(0).to_pylist()]
         if rows and all(row is not None for row in rows):
             found = np.empty(len(rows), dtype=object)
             found[:] = rows
             return found
-    raise InputError(f"features: {path} has no column of lists; write each row of features as one list")
-
-
-def decoded_base64(text: str) -> Any:
-    """Decode little-endian float32 numbers in base64, as embedding services send them; None for other text."""
-    if len(text) < 16 or len(text) % 4:
-        return None
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    if len(raw) % 4:
-        return None
-    row = np.frombuffer(raw, dtype="<f4")
-    return row if bool(np.isfinite(row).all()) and float(np.abs(row).max()) < 1e6 else None
+    raise InputError(
+        f"features: {path} has no column of lists or of {'float32' if dtype == AUTO else dtype} in base64; write each "
+        "row of features as one list, or give the format of the base64, --text-dtype"
+    )
 
 
 def _pick(path: Path, key: str | None, names: Collection[str], found: str = "") -> str:
@@ -153,9 +159,11 @@ def _pick(path: Path, key: str | None, names: Collection[str], found: str = "") 
     return key
 
 
-READERS: Mapping[str, Callable[[Path, str | None], Any]] = {
+READERS: Mapping[str, Callable[[Path, str | None, str], tuple[Any, str]]] = {  # rows and their number format
     ".npy": _npy,
     ".npz": _npz,
     ".safetensors": _safetensors,
     ".parquet": _parquet,
+    ".json": _json,
+    ".jsonl": _json,
 }

@@ -9,6 +9,8 @@ const MEANING = {
   raw: "The encoders' own vectors: images lie in one place and texts in another, so a query finds its own modality first.",
   centred: "The raw vectors, with the centre of the images moved onto the centre of the texts. It needs no training.",
 };
+const HOW = { image: "by image", text: "by caption", both: "by both" };
+const PLACEHOLDER = at("q").placeholder;
 const K = 20, WHITE = 235, SHARE = 0.2; // an image is on white ground if this share of its border is nearly white
 const state = { about: null, query: null, space: "aligned", only: "", compare: false, results: [], points: [], mapped: null,
   here: -1, asked: 0, ready: false, seconds: 0 };
@@ -67,7 +69,7 @@ function remember() {
 
 function showTitle() {
   const { query } = state, name = document.body.dataset.name;
-  document.title = query?.kind === "words" ? `${query.words} · ${name}` : query ? `Similar images · ${name}` : name;
+  document.title = query?.words ? `${query.words} · ${name}` : query ? `Similar images · ${name}` : name;
 }
 
 async function restore() {
@@ -101,7 +103,8 @@ async function request(offset) {
   const { query } = state, how = { k: K, offset, space: state.space, only: state.only };
   if (query.kind === "words") return ask("search", { q: query.words, ...how });
   if (query.kind === "item") return ask("similar", { id: query.id, ...how });
-  return ask("search/image", how, { method: "POST", body: query.file, headers: { "content-type": "application/octet-stream" } });
+  const both = query.words ? { q: query.words, image_weight: at("weight").value } : {};
+  return ask("search/image", { ...how, ...both }, { method: "POST", body: query.file, headers: { "content-type": "application/octet-stream" } });
 }
 
 async function search() {
@@ -109,6 +112,7 @@ async function search() {
   if (!query) return;
   const number = ++state.asked;
   showError("");
+  at("weight-row").hidden = !(query.kind === "file" && query.words);
   at("drawn").hidden = true;
   at("results").setAttribute("aria-busy", "true");
   const slow = setTimeout(() => { at("summary").textContent = state.ready ? "Searching…" : "Loading the encoders…"; }, 500);
@@ -162,6 +166,15 @@ function searchFile(file) {
   search();
 }
 
+// Search by what was entered: an uploaded image with the words beside it, or the words.
+function searchEntered() {
+  const words = at("q").value.trim(), { query } = state;
+  if (query?.kind === "file") state.query = { ...query, words };
+  else if (words || !query || query.kind === "words") { searchText(words); return; }
+  remember();
+  search();
+}
+
 async function searchItem(item) {
   at("dialog").close();
   if (item.modality === "text") { searchText(item.text); return; }
@@ -175,10 +188,12 @@ function showChip(source, label) {
   at("chip-image").src = source;
   at("chip-label").textContent = label;
   at("chip").hidden = false;
+  at("q").placeholder = "Add a text to the image";
 }
 
 function clearImage() {
-  at("chip").hidden = true;
+  at("chip").hidden = at("weight-row").hidden = true;
+  at("q").placeholder = PLACEHOLDER;
   at("file").value = "";
   if (state.query && state.query.kind !== "words") state.query = null;
 }
@@ -226,20 +241,21 @@ function append(answer) {
 
 function weakLine(first) {
   const words = first
-    ? "All results are weak: a meaningless query scores as high."
-    : "Weak from here: a meaningless query scores as high.";
+    ? "All results are weak: a query without an answer scores as high."
+    : "Weak from here: a query without an answer scores as high.";
   return make("li", { className: first ? "weak-line none" : "weak-line" }, make("span", { textContent: words }));
 }
 
 function showSummary(seconds) {
   state.seconds = seconds;
   const { results } = state, ten = results.slice(0, 10), good = results.filter((result) => !result.weak).length;
-  const itself = ten.filter((result) => result.matched === "image").length;
+  const by = (kind) => ten.filter((result) => result.matched === kind).length;
+  const both = by("both") ? `, ${by("both")} by both` : "";
   const counts = state.compare
-    ? `the first ${ten.length}: ${itself} found by the image, ${ten.length - itself} by a text`
-    : good < results.length ? `${good || "none"} of ${results.length} above a meaningless query` : `${results.length} shown`;
+    ? `the first ${ten.length}: ${by("image")} found by the image, ${by("text")} by a text${both}`
+    : good < results.length ? `${good || "none"} of ${results.length} not weak` : `${results.length} shown`;
   const doubt = state.chance > 0.05
-    ? `; no good match: ${Math.round(state.chance * 100)} % of queries without an answer find something as close` : "";
+    ? `; ${good ? "possibly " : ""}no good match: ${Math.round(state.chance * 100)} % of queries without an answer find something as close` : "";
   at("summary").textContent = `${counts}, ${Math.max(1, Math.round(seconds * 1000))} ms${doubt}`;
 }
 
@@ -257,7 +273,7 @@ function card(result, rank) {
     face.append(make("span", { className: result.text.length < 60 ? "words short" : "words", textContent: result.text }));
   }
   const score = make("output", { textContent: result.score.toFixed(3), title: `score; cosine before calibration: ${result.cosine.toFixed(3)}` });
-  const how = image && result.text ? (result.matched === "text" ? "by caption" : "by image") : name;
+  const how = image && result.text ? HOW[result.matched] : name;
   const foot = make("span", { className: "foot" }, make("span", { className: image && result.text ? "title" : "title soft", textContent: title(result) }),
     make("span", { className: "meta" }, make("span", { className: `kind ${result.matched}`, textContent: how }), score));
   const kind = `card ${result.modality}${result.missing ? " missing" : ""}${result.weak ? " weak" : ""}`;
@@ -304,7 +320,7 @@ async function open(result) {
   if (item.image) picture.src = thumb(item.id, 960);
   else picture.removeAttribute("src");
   at("dialog-title").textContent = image ? result.text || item.caption || "Image" : item.owner ? "Caption" : "Text";
-  at("dialog-text").textContent = item.text;
+  at("dialog-text").textContent = image && item.text === at("dialog-title").textContent ? "" : item.text;
   at("dialog-id").textContent = item.owner ? `describes ${item.file || item.owner}` : item.file || item.id;
   at("dialog-like").onclick = () => searchItem(item);
   for (const id of ["dialog-original", "dialog-download"]) at(id).hidden = !item.image;
@@ -360,7 +376,9 @@ function showBias() {
 
 function setUp(about) {
   state.about = about;
-  at("counts").textContent = `${about.counts.image.toLocaleString("en")} images, ${about.counts.text.toLocaleString("en")} texts`;
+  const some = about.fused < about.counts.image ? `, ${about.fused.toLocaleString("en")}` : "";
+  const fused = about.fused ? `${some} with captions` : "";
+  at("counts").textContent = `${about.counts.image.toLocaleString("en")} images${fused}, ${about.counts.text.toLocaleString("en")} texts`;
   at("note").textContent = about.note ? `${about.note[0].toUpperCase()}${about.note.slice(1)}.` : "";
   for (const name of Object.keys(NAMES)) {
     const input = make("input", { type: "radio", name: "space", value: name, disabled: !about.spaces.includes(name) });
@@ -385,11 +403,15 @@ function showExamples() {
 function listen() {
   at("form").addEventListener("submit", (event) => {
     event.preventDefault();
-    if (!at("q").value.trim() && state.query && state.query.kind !== "words") search();
-    else searchText(at("q").value);
+    searchEntered();
   });
   at("file").addEventListener("change", () => searchFile(at("file").files[0]));
-  at("chip-clear").addEventListener("click", () => { clearImage(); at("q").focus(); });
+  at("chip-clear").addEventListener("click", () => {
+    const words = at("q").value;
+    clearImage();
+    searchText(words);
+  });
+  at("weight").addEventListener("change", search);
   for (const input of at("only").querySelectorAll("input")) {
     input.addEventListener("change", () => { state.only = input.value; remember(); search(); });
   }
