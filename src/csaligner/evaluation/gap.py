@@ -175,10 +175,8 @@ class _Moments:
 
 def _frechet(x: _Moments, y: _Moments) -> float:
     shift = (x.mean - y.mean).square().sum()
-    if x.few is None or y.few is None:
-        root = root_trace(x.cov, y.cov)
-    else:
-        root = torch.linalg.svdvals(x.few @ y.few.T).sum()
+    few = None if x.few is None or y.few is None else x.few @ y.few.T
+    root = root_trace(x.cov, y.cov) if few is None else torch.linalg.svdvals(few).sum()
     distance = shift + x.cov.trace() + y.cov.trace() - 2 * root
     return float(distance.clamp_min(0))  # rounding errors may make it negative
 
