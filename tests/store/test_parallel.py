@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -90,23 +91,31 @@ def test_ranks_make_the_store_of_one_process(
 
 
 def start_ranks(ranks: int, words: list[str]) -> list[tuple[int, str, str]]:
-    """Start ranks as torchrun does; returns exit code, output and errors of each."""
+    """Run a script on ranks with the environment of torchrun, in forks, which have imported what it needs; returns
+    exit code, output and errors of each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    shared = os.environ | {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    running = [
-        subprocess.Popen(
-            [sys.executable, *words],
-            env=shared | {"RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    said = [process.communicate(timeout=120) for process in running]
-    return [(process.returncode, *words) for process, words in zip(running, said, strict=True)]
+    shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    logs = [Path(words[0]).with_suffix(f".{rank}") for rank in range(ranks)]
+
+    def run(rank: int) -> None:
+        torch.set_num_threads(1)
+        os.environ.update(shared | {"RANK": str(rank)})
+        sys.argv = words
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(f"{logs[rank]}.out", "w"))))
+            stack.enter_context(contextlib.redirect_stderr(stack.enter_context(open(f"{logs[rank]}.err", "w"))))
+            runpy.run_path(words[0], run_name="__main__")
+
+    running = [multiprocessing.get_context("fork").Process(target=run, args=(rank,)) for rank in range(ranks)]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join(120)
+    said = [(Path(f"{log}.out").read_text(), Path(f"{log}.err").read_text()) for log in logs]
+    codes = [-1 if process.exitcode is None else process.exitcode for process in running]
+    return [(code, *words) for code, words in zip(codes, said, strict=True)]
 
 
 @pytest.fixture
