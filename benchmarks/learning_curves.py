@@ -261,8 +261,9 @@ def summary(curve: str, at: float | str, data: str, splits: Sequence[Found]) -> 
 def _difference(splits: Sequence[Found], one: str, two: str, key: str, drawn: Tensor) -> list[float]:
     """Value, low, high."""
     value = float(np.mean([s[one]["means"][key] - s[two]["means"][key] for s in splits]))
-    resamples = torch.tensor([np.subtract(s[one]["resamples"][key], s[two]["resamples"][key]) for s in splits]).T
-    low, high = percentile_interval(resamples.gather(1, drawn).mean(dim=1).double())
+    changes = [np.subtract(s[one]["resamples"][key], s[two]["resamples"][key]) for s in splits]
+    resamples = torch.from_numpy(np.stack(changes, axis=1))
+    low, high = percentile_interval(resamples.gather(1, drawn).mean(dim=1))
     return [round(value, 5), round(low, 5), round(high, 5)]
 
 
