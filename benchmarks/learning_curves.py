@@ -48,6 +48,7 @@ from csaligner.estimator import CSAligner
 from csaligner.evaluation.bootstrap import RESAMPLES, draw_counts, percentile_interval, resampled_means, resampled_norms
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.evaluation.one_pass import search_per_query
+from csaligner.evaluation.score import MEAN_NDCG, MEAN_RECALL
 from csaligner.files import write_json
 from csaligner.losses import ModalitiesLoss
 from csaligner.paired_features import pair_features, rows_of
@@ -74,6 +75,7 @@ TERMS: Mapping[str, dict[str, float]] = {
     "InfoNCE + MMD": {"info_nce": 1.0, "mmd": 50.0},
 }
 METRICS = ("score", "recall", "ndcg", "gap")
+COURSE = {"gap": "gap/centroid", "cs": "gap/cs", "recall": MEAN_RECALL, "ndcg": MEAN_NDCG}
 CURVES = ("pairs", "noise", "batch", "domain", "three", "collapse")
 Unpaired = tuple[Tensor | None, Tensor | None]
 Found = dict[str, dict[str, Any]]  # method -> means and resamples
@@ -216,7 +218,7 @@ def collapse(rows: Any, split: int) -> dict[str, list[dict[str, float]]]:
 
     def metrics(model: Any) -> dict[str, float]:
         found = evaluate(align(model.eval(), test), intervals=False).metrics
-        return {"gap": found["gap/centroid"], "cs": found["gap/cs"], "recall": found["mean_recall@1"]}
+        return {key: found[metric] for key, metric in COURSE.items()}
 
     choice, curves = None, {}
     for method, terms in TERMS.items():

@@ -62,10 +62,10 @@ def draw_curves(records: Sequence[Record], path: Path) -> None:
 
 
 def draw_collapse(courses: Sequence[Record], path: Path) -> None:
-    """Draw gap, D_CS and R@1 of the test pairs during training: mean and range over splits."""
-    shown = (("gap", "gap"), ("cs", "D_CS"), ("recall", "R@1, %"))
+    """Draw gap, D_CS, R@1 and nDCG of the test pairs during training: mean and range over splits."""
+    shown = (("gap", "gap"), ("cs", "D_CS"), ("recall", "R@1, %"), ("ndcg", "nDCG@10, mixed index, %"))
     names = list(dict.fromkeys(c["data"] for c in courses))
-    figure = Figure(figsize=(11, 3.1 * len(names)), layout="constrained")
+    figure = Figure(figsize=(13, 3.1 * len(names)), layout="constrained")
     grid = figure.subplots(len(names), len(shown), squeeze=False)
     for axes_row, name in zip(grid, names, strict=True):
         here = [c["methods"] for c in courses if c["data"] == name]
@@ -73,15 +73,16 @@ def draw_collapse(courses: Sequence[Record], path: Path) -> None:
             for method in here[0]:
                 epochs = [p["epoch"] for p in here[0][method]]
                 values = np.array([[p[key] for p in course[method]] for course in here])
-                values *= 100 if key == "recall" else 1
+                values *= 100 if key in {"recall", "ndcg"} else 1
                 axes.plot(epochs, values.mean(axis=0), color=COLOURS[method], label=method)
                 low, high = values.min(axis=0), values.max(axis=0)
                 axes.fill_between(epochs, low, high, color=COLOURS[method], alpha=0.15, linewidth=0)
             axes.set_ylim(bottom=0)
-            axes.set_title(f"{TITLES[name]}: {label}", fontsize=10)
+            axes.set_title(label, fontsize=10)
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(labelsize=8)
             axes.set_xlabel("epoch", fontsize=9)
+        axes_row[0].set_ylabel(TITLES[name], fontsize=9)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     _save(figure, path)

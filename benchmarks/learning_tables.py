@@ -84,7 +84,7 @@ def _verdict(cells: Sequence[Mapping[str, Sequence[float]]], key: str, _: str, f
 
 
 def collapse_table() -> str:
-    """Return gap, D_CS and R@1 of the test pairs at some epochs, means over splits."""
+    """Return gap, D_CS, R@1 and nDCG of the test pairs at some epochs, means over splits."""
     courses, rows = load("learning_curves")["collapse"], []
     for data in dict.fromkeys(c["data"] for c in courses):
         here = [c["methods"] for c in courses if c["data"] == data]
@@ -97,8 +97,9 @@ def collapse_table() -> str:
 
             widest = [max(p["gap"] for p in c[method]) for c in here]
             reach = f"{min(widest):.3f} to {max(widest):.3f}"
-            rows.append([_name(data), method, text("gap", 1, 3), reach, text("cs", 1, 2), text("recall", 100, 1)])
-    head = ["data", "objective", "gap", "widest gap, splits", "D_CS", "R@1 %"]
+            cells = (text("cs", 1, 2), text("recall", 100, 1), text("ndcg", 100, 1))
+            rows.append([_name(data), method, text("gap", 1, 3), reach, *cells])
+    head = ["data", "objective", "gap", "widest gap, by split", "D_CS", "R@1 %", "nDCG@10 %"]
     return "Before training, after 20, 40 and 80 epochs:\n\n" + table(head, rows)
 
 
