@@ -44,11 +44,12 @@ from torch import Tensor
 from csaligner.adapters import MultiAligner, fit_joint_start
 from csaligner.adapters.aligner import align
 from csaligner.config import AdapterConfig, TrainConfig, build_config
+from csaligner.datasets import TuxPaint, clean_items
+from csaligner.divergences import cauchy_schwarz_divergence
+from csaligner.encoders import MiniLM
 from csaligner.estimator import CSAligner
 from csaligner.evaluation.bootstrap import RESAMPLES, draw_counts, percentile_interval, resampled_means, resampled_norms
-from csaligner.evaluation.evaluate import evaluate
 from csaligner.evaluation.one_pass import search_per_query
-from csaligner.evaluation.score import MEAN_NDCG, MEAN_RECALL
 from csaligner.files import write_json
 from csaligner.losses import ModalitiesLoss
 from csaligner.paired_features import pair_features, rows_of
@@ -65,7 +66,7 @@ PAIRS = {"clip_coco_500": (50, 100, 200, 400), "convirt_500": (50, 100, 200, 400
 MOST_UNPAIRED = 100  # pairs beside unpaired rows
 NOISE, NOISY_PAIRS = (10, 20, 30, 50), 400  # 0: the cell of 400 pairs
 BATCHES, STEPS = (32, 128), 40  # 400: the cell of 400 pairs
-COLLECTIONS, DRAWINGS = ("openmoji", "tuxpaint", "openclipart"), 300
+COLLECTIONS, DRAWINGS = ("openmoji", "tuxpaint", "openclipart"), 250
 COURSES, EPOCHS, EVERY = 3, 80, 4
 START, DEFAULTS, INFONCE, CS = "chosen start", "defaults", "InfoNCE", "InfoNCE + D_CS"
 TERMS: Mapping[str, dict[str, float]] = {
@@ -75,7 +76,6 @@ TERMS: Mapping[str, dict[str, float]] = {
     "InfoNCE + MMD": {"info_nce": 1.0, "mmd": 50.0},
 }
 METRICS = ("score", "recall", "ndcg", "gap")
-COURSE = {"gap": "gap/centroid", "cs": "gap/cs", "recall": MEAN_RECALL, "ndcg": MEAN_NDCG}
 CURVES = ("pairs", "noise", "batch", "domain", "three", "collapse")
 Unpaired = tuple[Tensor | None, Tensor | None]
 Found = dict[str, dict[str, Any]]  # method -> means and resamples
@@ -180,17 +180,35 @@ def domain_cells(stores: Path) -> Iterator[Cell]:
             yield Cell("domain", name, split, rows_of(train, order[:DRAWINGS].sort().values), tests, defaults=False)
 
 
-def three_modalities(split: int, kept: Path) -> dict[str, Found]:
+def tuxpaint_rows(store: Store) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    """Return features and ids of images, English and German captions, as those of examples/three_modalities.py, and
+    whether an id is a test item. An image without a German caption has no row there."""
+    parts = [store.features(name) for name in ("train", "test")]
+    names = [name for part in parts for name in part.image_ids]
+    german = {item.image_id: item.captions for item in clean_items(TuxPaint("de")).items}
+    captions = [german.get(name, ()) for name in names]
+    rows = {
+        "image": torch.cat([part.image for part in parts]),
+        "english": torch.cat([part.text for part in parts]),
+        "other": MiniLM().encode([text for texts in captions for text in texts]),
+    }
+    ids = {
+        "image": torch.arange(len(names)),
+        "english": torch.cat([parts[0].text_to_image, parts[1].text_to_image + len(parts[0].image)]),
+        "other": torch.tensor([i for i, texts in enumerate(captions) for _ in texts]),
+    }
+    return rows, ids, torch.arange(len(names)) >= len(parts[0].image)
+
+
+def three_modalities(split: int, store: Store) -> dict[str, Found]:
     """Return "images, English, German" -> method -> the means of METRICS over the three pairs of modalities."""
     sys.path.insert(0, str(ROOT / "examples"))
     example = importlib.import_module("three_modalities")
-    if not kept.is_file():
-        torch.save(example.features("de", None), kept)
-    rows, ids, test = torch.load(kept)
+    rows, ids, test = tuxpaint_rows(store)
     train_rows, train_ids = example.part(rows, ids, ~test)
     everywhere = test.clone()
     for of in ids.values():
-        everywhere &= torch.zeros_like(test).index_fill_(0, of.unique(), True)
+        everywhere &= torch.isin(torch.arange(len(test)), of)
     test_rows, test_ids = example.part(rows, ids, everywhere)
     starts, found = fit_joint_start(train_rows, train_ids, example.DIM), {}
     for method, weight in {START: None, INFONCE: 0.0, CS: 1.0}.items():
@@ -198,7 +216,7 @@ def three_modalities(split: int, kept: Path) -> dict[str, Found]:
         model = MultiAligner(starts, AdapterConfig(hidden=256))
         if weight is not None:
             example.train(model, ModalitiesLoss(weight=weight), train_rows, train_ids, 40)
-        with torch.inference_mode():
+        with torch.no_grad():
             aligned = model.eval()(test_rows)
         pairs = [
             measure(pair_features(aligned[a], aligned[b], test_ids[a].tolist(), test_ids[b].tolist()), split)
@@ -217,8 +235,9 @@ def collapse(rows: Any, split: int) -> dict[str, list[dict[str, float]]]:
     test, train = (pair_features(*rows[:, part]) for part in (order[:TEST], order[TEST:]))
 
     def metrics(model: Any) -> dict[str, float]:
-        found = evaluate(align(model.eval(), test), intervals=False).metrics
-        return {key: found[metric] for key, metric in COURSE.items()}
+        aligned = align(model.eval(), test)
+        found: dict[str, float] = measure(aligned, split)["means"]
+        return found | {"cs": float(cauchy_schwarz_divergence(aligned.image, aligned.text, bandwidth=0.5))}
 
     choice, curves = None, {}
     for method, terms in TERMS.items():
@@ -295,8 +314,9 @@ def main() -> None:
                     trained = {method: values for method, values in found.items() if method != DEFAULTS}
                     cells.setdefault(("batch", NOISY_PAIRS, name), []).append(trained)
     for split in range(SPLITS) if "three" in options.only else ():
-        path, kept = options.work / f"three-{split}.json", options.work / "three.pt"
-        for name, found in once(path, partial(three_modalities, split, kept)).items():
+        tuxpaint = Store.open(options.stores / "store-tuxpaint")
+        path = options.work / f"three-{split}.json"
+        for name, found in once(path, partial(three_modalities, split, tuxpaint)).items():
             cells.setdefault(("three", 3, name), []).append(found)
     order = sorted(cells, key=lambda key: (CURVES.index(key[0].split(",")[0]), key[0], key[2], key[1]))
     records = [record for key in order for record in summary(*key, cells[key])]
