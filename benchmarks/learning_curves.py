@@ -153,7 +153,8 @@ def array_cells(shared: Path, curves: Sequence[str]) -> Iterator[Cell]:
             def pairs(n: int, rows: Any = rows, order: Any = order, held: int = held) -> PairedFeatures:
                 return pair_features(*rows[:, order[held : held + n]])
 
-            for n in sizes if "pairs" in curves else ():
+            needed = [n for n in sizes if "pairs" in curves or (n == NOISY_PAIRS and {"noise", "batch"} & set(curves))]
+            for n in needed:
                 yield Cell("pairs", n, split, pairs(n), tests)
                 if n <= MOST_UNPAIRED and len(order) > TEST:
                     images, texts = order[held + n :][:UNPAIRED], order[held + n + UNPAIRED :][:UNPAIRED]
@@ -292,7 +293,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True, help="folder with data/*.npy")
     parser.add_argument("--stores", type=Path, required=True, help="folder with store-openmoji and the others")
-    parser.add_argument("--only", nargs="+", choices=CURVES, default=CURVES, help="measure these; others from --work")
+    parser.add_argument(
+        "--only", nargs="+", choices=CURVES, default=CURVES, help="measure these; keep the others' records"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/learning_curves.json")
     parser.add_argument("--figures", type=Path, default=ROOT / "docs")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/learning_curves")
@@ -318,8 +321,8 @@ def main() -> None:
         path = options.work / f"three-{split}.json"
         for name, found in once(path, partial(three_modalities, split, tuxpaint)).items():
             cells.setdefault(("three", 3, name), []).append(found)
-    order = sorted(cells, key=lambda key: (CURVES.index(key[0].split(",")[0]), key[0], key[2], key[1]))
-    records = [record for key in order for record in summary(*key, cells[key])]
+    order = sorted(cells, key=lambda key: (CURVES.index(_family(key[0])), key[0], key[2], key[1]))
+    records = [record for key in order if _family(key[0]) in options.only for record in summary(*key, cells[key])]
     courses = []
     for name in ("convirt_500",) if "collapse" in options.only else ():
         rows = np.load(data / f"{name}.npy").astype(np.float32)
@@ -327,12 +330,20 @@ def main() -> None:
             path = options.work / f"collapse-{name}-{split}.json"
             methods = once(path, partial(collapse, rows, split))
             courses.append({"data": name, "split": split, "methods": methods})
-    if tuple(options.only) != CURVES:
-        return
-    about = {"provenance": provenance(SEED), "splits": SPLITS, "test": TEST, "terms": dict(TERMS)}
+    known = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
+    kept = [r for r in known.get("records", []) if "method" in r and _family(r["curve"]) not in options.only]
+    records = sorted([*kept, *records], key=lambda r: CURVES.index(_family(r["curve"])))
+    courses = courses or known.get("collapse", [])
+    commits = known.get("commits", {}) | dict.fromkeys(options.only, provenance(SEED)["commit"])
+    about = {"provenance": provenance(SEED), "commits": commits, "splits": SPLITS, "test": TEST, "terms": dict(TERMS)}
     write_json(options.out, about | {"records": records, "collapse": courses})
     draw_curves(records, options.figures / "learning_curves.svg")
-    draw_collapse(courses, options.figures / "collapse.svg")
+    if courses:
+        draw_collapse(courses, options.figures / "collapse.svg")
+
+
+def _family(curve: str) -> str:
+    return curve.split(",", maxsplit=1)[0]
 
 
 if __name__ == "__main__":

@@ -33,11 +33,12 @@ Record = Mapping[str, Any]
 
 def draw_curves(records: Sequence[Record], path: Path) -> None:
     """Draw score and gap of CLIP and radiology, one column per curve."""
-    figure = Figure(figsize=(13, 10), layout="constrained")
+    curves = {c: label for c, label in AXES.items() if any(r["curve"] == c for r in records)}
+    figure = Figure(figsize=(1 + 3 * len(curves), 10), layout="constrained")
     rows = [(name, key) for name in ("clip_coco_500", "convirt_500") for key in ("score", "gap")]
-    grid = figure.subplots(len(rows), len(AXES), sharex="col")
+    grid = figure.subplots(len(rows), len(curves), sharex="col", squeeze=False)
     for axes_row, (name, key) in zip(grid, rows, strict=True):
-        for axes, (curve, label) in zip(axes_row, AXES.items(), strict=True):
+        for axes, (curve, label) in zip(axes_row, curves.items(), strict=True):
             here = [r for r in records if (r["curve"], r["data"]) == (curve, name)]
             places = list(dict.fromkeys(r["at"] for r in here))
             for method, colour in COLOURS.items():
