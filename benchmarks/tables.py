@@ -17,6 +17,7 @@ from comparison_tables import TABLES as COMPARISON_TABLES
 from default_tables import TABLES as DEFAULT_TABLES
 from fault_tables import TABLES as FAULT_TABLES
 from input_tables import TABLES as INPUT_TABLES
+from learning_tables import TABLES as LEARNING_TABLES
 from measures import Changes, differences, measures_table
 from mixed_tables import TABLES as MIXED_TABLES
 from paper_tables import TABLES as PAPER_TABLES
@@ -244,6 +245,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **DEFAULT_TABLES,
     **FAULT_TABLES,
     **INPUT_TABLES,
+    **LEARNING_TABLES,
     **PAPER_TABLES,
     **README_TABLES,
     **SEARCH_TABLES,
