@@ -5,8 +5,8 @@ write. Only files that changed since the last copy, by size and time, are transf
 schemes by pyarrow or, if it does not know them, by fsspec.
 
 Object storage has neither locks nor a rename of folders. So an upload writes the manifest last, after it has checked
-that nobody else has written it, and removes old files after that; a copy whose manifest changed meanwhile is made
-again. Two uploads that end within the same moment are not detected.
+that nobody else has written it, and removes old files after that; a copy of what changed meanwhile is made again. Two
+uploads that end within the same moment are not detected.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from typing import Any
 from filelock import FileLock
 
 from .checks import CSAlignerError, InputError
-from .files import sha256_of, write_atomically, write_json
+from .files import write_atomically, write_json
+from .integrity import CHECKSUMS
 from .locks import only_writer
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -86,10 +87,15 @@ class RemoteFolder:
             info.path.lstrip("/").removeprefix(root): [info.size, info.mtime_ns or 0] for info in found if info.is_file
         }
 
-    def digest(self, name: str) -> str:
-        """Return the SHA-256 of a small file."""
+    def state(self, stamps: Stamps, manifest: str) -> str | None:
+        """Return a digest that changes with every write of the folder, None without a manifest: that of the manifest
+        and of checksums.json, which an index has."""
+        return None if manifest not in stamps else _state(self._read(n) for n in (manifest, CHECKSUMS) if n in stamps)
+
+    def _read(self, name: str) -> bytes:
         with _transfer(f"{self.url}/{name}", "read"), self.files.open_input_stream(f"{self.root}/{name}") as source:
-            return hashlib.sha256(source.read()).hexdigest()
+            content: bytes = source.read()
+            return content
 
     def download(self, name: str, path: Path) -> None:
         """Download a file; a process that reads an earlier one keeps it."""
@@ -122,9 +128,9 @@ def copy_of(url: str, manifest: str, *, skip: Callable[[str], bool] = lambda nam
             stamps = remote.stamps()
             if manifest not in stamps:
                 raise InputError(f"{url}: contains no {manifest}; give the URL of a folder written by csaligner")
-            before = remote.digest(manifest)
+            before = remote.state(stamps, manifest)
             _fetch(remote, place, {name: stamp for name, stamp in stamps.items() if not skip(name)})
-            if remote.digest(manifest) == before == sha256_of(place / COPY / manifest):
+            if remote.state(remote.stamps(), manifest) == before == _state_of(place / COPY, manifest):
                 return place / COPY
     raise CSAlignerError(f"{url}: is being written by another process; try again when it has ended")
 
@@ -142,12 +148,11 @@ def working_copy(url: str, manifest: str) -> Iterator[Path]:
         stamps = remote.stamps()
         if stamps and manifest not in stamps and not uploading.exists():
             raise InputError(f"out: {url} has files but no {manifest}; choose an empty or a new folder")
-        before = remote.digest(manifest) if manifest in stamps else None
-        if before != _recorded(place).get("manifest"):  # not what this copy was made of
+        before = remote.state(stamps, manifest)
+        if before != _recorded(place).get("state"):  # not what this copy was made of
             _fetch(remote, place, stamps, before)
         yield place / COPY
-        now = remote.digest(manifest) if manifest in remote.stamps() else None
-        if now != before:
+        if remote.state(remote.stamps(), manifest) != before:
             raise InputError(f"out: {url} was written by another process meanwhile; run the same command again")
         uploading.touch()
         _publish(remote, place, manifest)
@@ -166,11 +171,12 @@ def _publish(remote: RemoteFolder, place: Path, manifest: str) -> None:
         _each(names, lambda name: remote.upload(local[name], name))
     _each(sorted(set(there) - set(local)), remote.delete)
     now = {name: stamp for name, stamp in remote.stamps().items() if name in local}
-    _record(place, now, sha256_of(local[manifest]))
+    _record(place, now, _state_of(folder, manifest))
 
 
-def _fetch(remote: RemoteFolder, place: Path, stamps: Stamps, manifest: str | None = None) -> None:
-    """Make the copy equal to the files of these stamps; only what changed is downloaded. manifest: its SHA-256."""
+def _fetch(remote: RemoteFolder, place: Path, stamps: Stamps, state: str | None = None) -> None:
+    """Make the copy equal to the files of these stamps; only what changed is downloaded. state: of the remote folder,
+    to record."""
     folder, recorded, start = place / COPY, _recorded(place)["files"], time.time_ns()
     for name in stamps:
         if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -194,7 +200,7 @@ def _fetch(remote: RemoteFolder, place: Path, stamps: Stamps, manifest: str | No
     _record(place, same)
     _each([name for name in stamps if name not in same], lambda name: remote.download(name, folder / name))
     # a file of the last seconds can change again within the resolution of its time: it is not taken as known
-    _record(place, {name: stamp for name, stamp in stamps.items() if start - stamp[1] > RECENT}, manifest)
+    _record(place, {name: stamp for name, stamp in stamps.items() if start - stamp[1] > RECENT}, state)
 
 
 def _each(names: Iterable[str], transfer: Callable[[str], object]) -> None:
@@ -210,17 +216,25 @@ def _is_other(path: Path, recorded: Sequence[int] | None) -> bool:
     return [found.st_size, found.st_mtime_ns] != [recorded[0], recorded[2]]
 
 
-def _record(place: Path, stamps: Stamps, manifest: str | None = None) -> None:
+def _state(contents: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"".join(contents)).hexdigest()
+
+
+def _state_of(folder: Path, manifest: str) -> str:
+    return _state((folder / n).read_bytes() for n in (manifest, CHECKSUMS) if (folder / n).is_file())
+
+
+def _record(place: Path, stamps: Stamps, state: str | None = None) -> None:
     files = {name: [*stamp, (place / COPY / name).stat().st_mtime_ns] for name, stamp in stamps.items()}
-    write_json(place / RECORD, {"manifest": manifest, "files": files})
+    write_json(place / RECORD, {"state": state, "files": files})
 
 
 def _recorded(place: Path) -> dict[str, Any]:
-    """Return the SHA-256 of the manifest, and size, remote time and local time of each file, when it was copied."""
+    """Return the state of the remote folder, and size, remote time and local time of each file, when it was copied."""
     try:
         found: dict[str, Any] = json.loads((place / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {"manifest": None, "files": {}}
+        return {"state": None, "files": {}}
     return found
 
 
