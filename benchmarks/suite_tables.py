@@ -36,7 +36,7 @@ def rank_text() -> str:
     """Return the table of ranks over all data; methods that cannot be told apart from the first are in bold."""
     content = load(NAME)
     names = list(content["datasets"])
-    head = ["method", *map(title, names), "mean rank (95 %)", "minus the first (95 %)", "rank by score"]
+    head = ["method", "mean rank (95 %)", *map(title, names), "minus the first (95 %)", "rank by score"]
     rows = []
     for rank in content["ranks"]:
         method = rank["method"]
@@ -49,7 +49,7 @@ def rank_text() -> str:
         mean = f"{rank['mean_rank']:.1f} ({rank['interval'][0]:.1f} to {rank['interval'][1]:.1f})"
         behind = f"{value:+.1f} ({low:+.1f} to {high:+.1f})" if value or high else ""
         name = f"**{method}**" if level else method if rank["everywhere"] else f"{method} *"
-        rows.append([name, *cells, mean, behind, f"{rank['score_rank']:.1f}"])
+        rows.append([name, mean, *cells, behind, f"{rank['score_rank']:.1f}"])
     return table(head, rows)
 
 
