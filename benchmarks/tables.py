@@ -16,6 +16,7 @@ from typing import Any
 from comparison_tables import TABLES as COMPARISON_TABLES
 from default_tables import TABLES as DEFAULT_TABLES
 from fault_tables import TABLES as FAULT_TABLES
+from growth_tables import TABLES as GROWTH_TABLES
 from input_tables import TABLES as INPUT_TABLES
 from measures import Changes, differences, measures_table
 from mixed_tables import TABLES as MIXED_TABLES
@@ -226,6 +227,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **COMPARISON_TABLES,
     **DEFAULT_TABLES,
     **FAULT_TABLES,
+    **GROWTH_TABLES,
     **INPUT_TABLES,
     **PAPER_TABLES,
     **README_TABLES,
