@@ -18,15 +18,19 @@ def growth_table() -> str:
     rows = []
     for name in ORDER:
         mine = {r["items"]: r for r in records if r["step"] == name}
+        if not mine:
+            continue
         unit = 1000 if name == "search" else 1
         cells = [f"{unit * mine[n]['seconds']:.3g}" if n in mine else "" for n in sizes]
-        fitted = [f"{content['exponents'][key]:.2f}" for key in (name, f"{name}, N log N")]
+        slopes = [content["exponents"].get(key) for key in (name, f"{name}, N log N")]
+        fitted = ["" if slope is None else f"{slope:.2f}" for slope in slopes]
         rows.append([NAMES.get(name, name), *cells, *fitted, f"{mine[max(mine)]['peak_mb']:,.0f}"])
     m = content["machine"]
     about = f"{m['cpu']}, one thread, load {m['load']:.0f}; processor seconds; commit {records[0]['commit'][:7]}.\n\n"
     head = ["step", *(f"{n:,}" for n in sizes), "exponent", "of N log N", "MB at the largest"]
-    skipped = "".join(f" {step}: {reason}." for step, reason in content.get("skipped", {}).items())
-    return about + table(head, rows) + (f"\n\nNot measured:{skipped}" if skipped else "")
+    skipped = (f"{NAMES.get(name, name).split(',')[0]} ({why})" for name, why in content["skipped"].items())
+    left = ", ".join(skipped)
+    return about + table(head, rows) + (f"\n\nNot measured at {max(sizes):,}: {left}." if left else "")
 
 
 TABLES: dict[str, Callable[[], str]] = {"growth": growth_table}
