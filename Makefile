@@ -20,7 +20,7 @@ test: $(STAMP)
 
 # What takes long: every kill and every flipped bit, other inputs each night, each mutant.
 nightly: test faults fuzz mutants
-	CSALIGNER_HEAVY=1 CSALIGNER_FUZZ_EXAMPLES=200 $(BIN)/python -m pytest -n auto tests/security tests/fuzz
+	CSALIGNER_HEAVY=1 CSALIGNER_FUZZ_EXAMPLES=200 $(BIN)/python -m pytest -n auto tests/security tests/fuzz tests/store/test_parallel.py
 
 # A wheel of one commit is the same to the byte wherever it is built: its times are those of the commit.
 dist: $(STAMP)

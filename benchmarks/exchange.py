@@ -1,6 +1,7 @@
 """Time and memory of the global loss per rank, gather against ring: value and gradients, float32, gloo.
 
-python benchmarks/exchange.py [--rows 4096] [--dims 512] [--out benchmarks/results/exchange.json]
+    python benchmarks/exchange.py [--rows 4096] [--dims 512] [--out benchmarks/results/exchange.json]
+    python benchmarks/exchange.py --ranks 4 --rows 4096 8192 16384 --out benchmarks/results/exchange_memory.json
 
 Each rank is a process with one thread. Time is the processor time of the slowest rank, which is robust to other load;
 memory is the peak resident memory of a rank above its value before the loss.
@@ -9,6 +10,7 @@ memory is the peak resident memory of a rank above its value before the loss.
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +26,7 @@ from torch.nn.functional import normalize
 from csaligner.distributed.gather import gather_ids
 from csaligner.distributed.loss import CSAlignerLoss
 from csaligner.distributed.processes import rank, world_size
+from csaligner.run_folder import provenance
 
 SIZES = (1, 2, 4)
 EXCHANGES = ("gather", "ring")
@@ -70,16 +73,17 @@ def measure(exchange: str, size: int, rows: int, dims: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=4096)
+    parser.add_argument("--rows", type=int, nargs="+", default=[4096])
+    parser.add_argument("--ranks", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--dims", type=int, default=512)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/exchange.json"))
     options = parser.parse_args()
     records = []
-    for size in SIZES:
-        for exchange in EXCHANGES:
-            records.append(measure(exchange, size, options.rows, options.dims))
-            print(records[-1])
-    machine.write(options.out, {"machine": machine.describe(), "records": records})
+    for rows, size, exchange in itertools.product(options.rows, options.ranks, EXCHANGES):
+        records.append(measure(exchange, size, rows, options.dims))
+        print(records[-1], flush=True)
+    made = {"machine": machine.describe(), "commit": provenance(0)["commit"], "records": records}
+    machine.write(options.out, made)
 
 
 if __name__ == "__main__":

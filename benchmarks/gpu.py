@@ -33,6 +33,7 @@ SCALE, SIGMA = 15.0, 0.5
 SIZES = {512: (1024, 2048, 4096, 8192, 16384, 32768), 768: (8192, 32768)}
 COMPILED = ((8192, 512), (32768, 512))  # each shape is compiled anew
 ERRORS_AT = 4096
+OPTIONS_AT = 16384
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -121,6 +122,23 @@ def measured(name: str, loss: Loss, rows: int, dim: int, dtype: torch.dtype, *, 
     return record | {"median_ms": statistics.median(times), "ms": [min(times), max(times)], "rounds": len(times)}
 
 
+def launch_options(rows: int, dim: int) -> list[dict[str, Any]]:
+    """Time the kernels with other tiles and warps than those in use, which compiling alone cannot rank."""
+    from csaligner.ops import triton
+
+    found = []
+    for dtype, name, choices in (
+        (torch.bfloat16, "LOADED", ((64, 2, 1), (64, 4, 1), (64, 8, 1), (32, 2, 1))),
+        (torch.float32, "OWN", ((128, 8, 3), (64, 4, 3), (128, 16, 3))),
+    ):
+        used = getattr(triton, name)
+        for choice in choices:
+            setattr(triton, name, dict(zip(("SIZE", "num_warps", "num_stages"), choice, strict=True)))
+            found.append(measured("csaligner triton", ours("triton"), rows, dim, dtype) | getattr(triton, name))
+        setattr(triton, name, used)
+    return found
+
+
 def floor(rows: int, dim: int) -> dict[str, Any]:
     x, y = (side.detach() for side in clouds(rows, dim, torch.bfloat16))
     w = (x @ y.T).contiguous()
@@ -159,7 +177,9 @@ def errors(dim: int) -> list[dict[str, Any]]:
     return found
 
 
-def write(path: Path, records: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
+def write(
+    path: Path, records: list[dict[str, Any]], found: list[dict[str, Any]], options: list[dict[str, Any]]
+) -> None:
     content = {
         "machine": {
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -171,6 +191,7 @@ def write(path: Path, records: list[dict[str, Any]], found: list[dict[str, Any]]
         "sigma": SIGMA,
         "records": records,
         "errors": found,
+        "launch_options": options,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n")
@@ -198,12 +219,13 @@ def main() -> int:
                 compiled = torch.compile(dense, dynamic=False)
                 records.append(measured("torch.compile of dense", compiled, rows, dim, torch.bfloat16))
             records.append(floor(rows, dim))
-            write(options.out, records, [])
+            write(options.out, records, [], [])
             for r in records[-8:]:
                 if (r["rows"], r["dim"]) == (rows, dim):
                     spent = f"{r['median_ms']:.3f} ms" if "median_ms" in r else "out of memory"
                     print(rows, dim, r["dtype"], r["implementation"], spent, r.get("peak_mb"), flush=True)
-    write(options.out, records, [e for dim in options.dims for e in errors(dim)])
+    launches = launch_options(OPTIONS_AT, options.dims[0])
+    write(options.out, records, [e for dim in options.dims for e in errors(dim)], launches)
     return 0
 
 

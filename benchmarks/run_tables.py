@@ -66,9 +66,13 @@ def steps(features: Path) -> list[Step]:
         Step("balance", 2, _benchmark("balance", "--features", str(features), "--out", str(RESULTS / "balance.json"))),
         Step("unpaired", 6, _benchmark("unpaired", "--store", every, "--seeds", "1")),
         Step("mechanism", 4, _benchmark("mechanism", "--store", emoji)),
-        Step("learning_curves", 8, _benchmark("learning_curves", "--store", emoji, "--seeds", "1")),
+        Step("learning_curves", 30, _learning_curves(features)),
     ]
     return found
+
+
+def _learning_curves(features: Path) -> list[str]:
+    return _benchmark("learning_curves", "--shared", str(features.parent.parent), "--stores", str(RUNS))
 
 
 def _csaligner(*arguments: str) -> list[str]:

@@ -18,6 +18,7 @@ from default_tables import TABLES as DEFAULT_TABLES
 from fault_tables import TABLES as FAULT_TABLES
 from growth_tables import TABLES as GROWTH_TABLES
 from input_tables import TABLES as INPUT_TABLES
+from learning_tables import TABLES as LEARNING_TABLES
 from measures import Changes, differences, measures_table
 from mixed_tables import TABLES as MIXED_TABLES
 from paper_tables import TABLES as PAPER_TABLES
@@ -177,6 +178,22 @@ def exchange_table() -> str:
     return note + _machine(content) + table(head, rows)
 
 
+def exchange_memory_table() -> str:
+    """Return the memory of a rank by the number of rows, beside what its own rows take."""
+    content = load("exchange_memory")
+    found = {(r["rows"], r["exchange"]): r for r in content["records"]}
+    first = content["records"][0]
+    size, dims = first["ranks"], first["dims"]
+    rows = []
+    for count in sorted({r["rows"] for r in content["records"]}):
+        own = 2 * count * dims * 4 / size / 2**20
+        cells = [f"{found[count, name]['extra_mb']:.0f}" for name in ("gather", "ring")]
+        rows.append([f"{count:,}", f"{own:.0f}", f"{size * own:.0f}", *cells])
+    note = f"{size} ranks, {dims} dimensions, float32, gloo. "
+    head = ["rows", "MB of the rank's rows", "MB of all rows", "gather: MB above its rows", "ring: MB above its rows"]
+    return note + _machine(content) + table(head, rows)
+
+
 def install_table() -> str:
     """Return one row for the package without extras and one for each extra."""
     content = load("install")
@@ -223,12 +240,14 @@ TABLES: dict[str, Callable[[], str]] = {
     "numerics": numerics_table,
     "three_modalities": modalities_table,
     "exchange": exchange_table,
+    "exchange_memory": exchange_memory_table,
     "install": install_table,
     **COMPARISON_TABLES,
     **DEFAULT_TABLES,
     **FAULT_TABLES,
     **GROWTH_TABLES,
     **INPUT_TABLES,
+    **LEARNING_TABLES,
     **PAPER_TABLES,
     **README_TABLES,
     **SEARCH_TABLES,

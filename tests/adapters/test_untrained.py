@@ -34,9 +34,10 @@ def cosines(x: Array, y: Array) -> Array:
     return result
 
 
-@pytest.mark.parametrize("w", [0.0, 0.25, 1.0])
-def test_the_mix_is_that_of_the_formula(w: float) -> None:
-    features, n = pairs(), 60
+@pytest.mark.parametrize(("w", "n"), [(0.0, 60), (0.25, 60), (1.0, 60), (0.25, 12)])
+def test_the_mix_is_that_of_the_formula(w: float, n: int) -> None:
+    """Also of fewer pairs than dimensions."""
+    features = pairs(n)
     x, y = (a.double().numpy() for a in (features.image, features.text))
     x, y = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (x, y))
     a, b = x - x.mean(0), y - y.mean(0)

@@ -58,6 +58,7 @@ SMALLER = {  # appended to the page's options, which they override
     "compare": ["--quick", "--epochs", "1", "--jobs", "1"],
     "embed": ["--workers", "0"],
     "generate": ["--steps", "2"],
+    "sweep": ["--grids", "batch", "--epochs", "1", "--jobs", "1"],
     "train": ["--epochs", "2"],
 }
 OTHERS = (

@@ -19,6 +19,7 @@ from csaligner.checks import InputError
 from csaligner.distributed.loss import CSAlignerLoss
 from csaligner.losses.objective import Objective
 from csaligner.ops import dispatch, tiles
+from csaligner.ops.kernels import Gaussian
 
 PACKAGE = Path(dispatch.__file__).parents[1]
 
@@ -67,6 +68,36 @@ def test_half_precision_is_raised_where_the_implementation_wants_it(impl: str, d
     value, wanted = (Objective(terms, impl=impl)(a, b, 5.0).total for a, b in ((x, y), (x.float(), y.float())))
     assert value.dtype == torch.float32
     assert value == wanted
+
+
+class OnGpu:
+    """What the choice of an implementation reads of features on a GPU."""
+
+    is_cuda, device = True, "cuda:0"
+
+    def __init__(self, rows: int, dtype: torch.dtype) -> None:
+        self.rows, self.dtype = rows, dtype
+
+    def __len__(self) -> int:
+        return self.rows
+
+
+def chosen_on_a_gpu(rows: int, dtype: torch.dtype) -> str:
+    x: Any = OnGpu(rows, dtype)
+    return dispatch.choose("auto", x, x, Gaussian(0.5))
+
+
+def test_on_a_gpu_the_kernels_start_above_the_crossover() -> None:
+    pytest.importorskip("triton")
+    assert chosen_on_a_gpu(4096, torch.bfloat16) == "reference"
+    assert chosen_on_a_gpu(8192, torch.bfloat16) == chosen_on_a_gpu(8192, torch.float32) == "triton"
+
+
+@pytest.mark.parametrize(("dtype", "word"), [(torch.float64, "float64"), (torch.float32, "package triton")])
+def test_on_a_gpu_the_fallback_is_reported(dtype: torch.dtype, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "find_spec", lambda name: None)
+    with pytest.warns(UserWarning, match=word):
+        assert chosen_on_a_gpu(8192, dtype) == "tiled"
 
 
 def test_triton_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

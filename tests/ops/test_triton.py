@@ -30,6 +30,7 @@ def ops(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
     monkeypatch.setattr(triton, "BLOCK", 16)
     monkeypatch.setattr(triton, "CHUNK_ENTRIES", 32 * 48)
+    monkeypatch.setattr(triton, "GROUP_ENTRIES", 4 * 48 // 16 * 32)
     return triton
 
 

@@ -14,7 +14,7 @@ from csaligner import AlignedModel, train, write_store
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config
-from csaligner.pipeline import evaluate_run
+from csaligner.pipeline import Run, evaluate_run
 from csaligner.run_folder import CONFIG, RECORD, read_config
 from csaligner.selection.run import VALIDATION_IMAGES
 from csaligner.store.store import Store
@@ -44,6 +44,9 @@ FROM_IDENTITY: dict[str, Any] = {"start": {"kind": "identity"}, "image_adapter":
 
 def config(**settings: Any) -> TrainConfig:
     return build_config(TrainConfig, SMALL | settings)
+
+
+GAINS = config(epochs=12, **FROM_IDENTITY | {"evaluate_every": 6})
 
 
 def selection(run: Path) -> dict[str, Any]:
@@ -80,34 +83,40 @@ def test_noise_is_not_learnt(noise: Store, tmp_path: Path) -> None:
     assert "do not differ" not in page
 
 
-def test_a_gain_is_kept_and_used(learnable: Store, tmp_path: Path) -> None:
-    run = train(learnable, config(epochs=30, **FROM_IDENTITY), tmp_path / "run")
-    record = selection(tmp_path / "run")
+@pytest.fixture(scope="module")
+def gained(learnable: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
+    out = tmp_path_factory.mktemp("gained") / "run"
+    return out, train(learnable, GAINS, out)
+
+
+def test_a_gain_is_kept_and_used(gained: tuple[Path, Run]) -> None:
+    out, run = gained
+    record = selection(out)
     assert record["gate"]["scale"] > 0
     assert record["gate"]["images"] == 300  # all training pairs, each held out once; no test pairs
-    used = AlignedModel.open(tmp_path / "run").aligner.state_dict()
+    used = AlignedModel.open(out).aligner.state_dict()
     assert all(torch.equal(used[name], value) for name, value in run.model.state_dict().items())
-    by_name = {result.name: result.metrics for result in evaluate_run(tmp_path / "run", "val")}
+    by_name = {result.name: result.metrics for result in evaluate_run(out, "val")}
     assert by_name["CS-Aligner"]["mean_recall@1"] > by_name["closed-form start"]["mean_recall@1"]
 
 
-def test_an_interrupted_run_resumes_with_its_choices(learnable: Store, tmp_path: Path) -> None:
-    settings = config(epochs=12, **FROM_IDENTITY)
-
+def test_an_interrupted_run_resumes_with_its_choices(
+    learnable: Store, gained: tuple[Path, Run], tmp_path: Path
+) -> None:
     def interrupt(step: int, total: int, values: object) -> None:
         if step == 32:
             raise KeyboardInterrupt
 
-    whole = train(learnable, settings, tmp_path / "whole")
+    whole = gained[1]
     with pytest.raises(KeyboardInterrupt):
-        train(learnable, settings, tmp_path / "run", interrupt)
+        train(learnable, GAINS, tmp_path / "run", interrupt)
     before = selection(tmp_path / "run")
-    again = train(learnable, settings, tmp_path / "run")
+    again = train(learnable, GAINS, tmp_path / "run")
     assert selection(tmp_path / "run") == before
     for name, value in whole.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value), name
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*.safetensors")}
-    train(learnable, settings, tmp_path / "run")
+    train(learnable, GAINS, tmp_path / "run")
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*.safetensors")} == stamps
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from csaligner.adapters.aligner import Aligner
 from csaligner.checks import CSAlignerError, InputError
@@ -138,6 +141,33 @@ def test_bf16_trains_close_to_fp32() -> None:
 def test_a_loss_that_is_not_finite_stops_with_words() -> None:
     with pytest.raises(CSAlignerError, match=r"step \d+.*\blr\b"):
         train(config(lr=1e30, epochs=20))
+
+
+def test_a_step_reads_the_device_twice() -> None:
+    """Every read makes the host wait for a GPU. `reference` is what a GPU runs up to 4,096 rows; the kernels for more
+    rows read nothing (tests/ops/test_ahead_of_time.py). Found on a CPU: whether the rows are finite, and, on a CPU
+    only, whether the weights of each modality are equal. The second read on a GPU, of all values of the step, is a copy
+    that a CPU does not make.
+    """
+    reads: Counter[int] = Counter()
+    step = 0
+
+    class Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = function.overloadpacket.__name__
+            masks = [i for i in args[1] if i is not None and i.dtype == torch.bool] if name == "index" else []
+            waits = {"_local_scalar_dense", "is_nonzero", "equal", "_unique2", "nonzero", "masked_select"}
+            reads[step] += name in waits or bool(masks)
+            return function(*args, **(kwargs or {}))
+
+    def report(number: int, total: int, values: Mapping[str, float]) -> None:
+        nonlocal step
+        step = number
+
+    c = config(objective={"impl": "reference"}, evaluate_every=100)
+    with Reads():  # type: ignore[no-untyped-call]
+        train(c, hooks=Hooks(report=report, warn=None))
+    assert max(reads[number] for number in range(2, step - 1)) == 3
 
 
 def test_an_unknown_monitor_names_what_there_is() -> None:

@@ -36,10 +36,14 @@ class MLPAdapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         onto = self.start.log_spread is not None
-        z: Tensor = self.start.directions(x) if onto else self.start(x)
+        z = self.refine(self.start.directions(x) if onto else self.start(x))
+        return self.start.land(z) if onto else z
+
+    def refine(self, z: Tensor) -> Tensor:
+        """Apply the residual blocks."""
         for block in self.blocks:
             z = z + block(z)
-        return self.start.land(z) if onto else z
+        return z
 
 
 def _block(dim: int, config: AdapterConfig) -> nn.Sequential:

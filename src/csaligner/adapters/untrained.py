@@ -98,8 +98,8 @@ def mix_family(moments: PairMoments) -> Family:
         size = (side.spectrum[0] @ along.square().sum(dim=1)).clamp_min(1e-24).sqrt()
         seen = along if side is paired else paired.spectrum[1].T @ map_
         roots[number] = roots[number] / _size(white[number] @ roots[number], side.cov)
-        weights = paired.spectrum[0] * paired.powers(-0.5, 36 / math.sqrt(moments.n))
-        b += roots[number].T @ (weights[:, None] * (seen / size))
+        weights, kept = paired.spectrum[0] * paired.powers(-0.5, 36 / math.sqrt(moments.n)), _kept(paired)
+        b += roots[number].T @ (weights[kept, None] * (seen[kept] / size))
         m.append(map_ / size)
     turned = _polar(b)
     p = [w @ (root @ turned) for w, root in zip(white, roots, strict=True)]
@@ -191,9 +191,14 @@ class _Canonical:
 
 def _white(side: Moments, shrinkage: float) -> Tensor:
     """Return V diag(s'^(-1/2)), (d, r), without eigenvalues of 0."""
-    values, vectors = side.spectrum
-    kept = values > 1e-12 * values.max()
-    return vectors[:, kept] * side.powers(-0.5, shrinkage)[kept]
+    kept = _kept(side)
+    return side.spectrum[1][:, kept] * side.powers(-0.5, shrinkage)[kept]
+
+
+def _kept(side: Moments) -> Tensor:
+    """Return which eigenvalues of the covariance are not 0, (r,) bool."""
+    values = side.spectrum[0]
+    return values > 1e-12 * values.max()
 
 
 def _root(square: Tensor) -> Tensor:

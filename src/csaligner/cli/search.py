@@ -18,6 +18,7 @@ from csaligner.wording import count_of
 
 from .common import EXPORT, SEARCH, Json, Quiet, app, as_text, err, print_json
 from .reader_options import CaptionKey, Encoding, FollowLinks, Format, FuseWeight, IdKey, ImgKey, Root, Separator
+from .search_options import Encoder, Host, ImageEncoder, Password, Port, TextEncoder, Trust
 
 if TYPE_CHECKING:
     from csaligner.app.server import ServeSettings
@@ -32,25 +33,6 @@ ONLY = {"image": "images", "text": "texts"}
 SHOWN_CHARACTERS = 160
 WEAK = "weak from here: a query without an answer scores as high"
 BALANCED = 0.05  # modality bias up to which results count as balanced, as on the page
-Encoder = Annotated[
-    str | None,
-    typer.Option(help="A model with two towers, instead of the bundled encoders: hf:..., open_clip:... or a folder."),
-]
-ImageEncoder = Annotated[
-    str | None, typer.Option(help="An image encoder: bundled:..., hf:..., open_clip:... or a folder.")
-]
-TextEncoder = Annotated[
-    str | None, typer.Option(help="A text encoder: bundled:..., hf:..., open_clip:... or a folder.")
-]
-Trust = Annotated[
-    bool,
-    typer.Option("--trust", help="Trust an index from elsewhere: show the images and download the encoders it names."),
-]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free port.")]
-Host = Annotated[str, typer.Option(help="Address to listen on; the default is this machine only.")]
-Password = Annotated[
-    str | None, typer.Option(envvar="CSALIGNER_PASSWORD", help="Require this password (any user name).")
-]
 
 
 @app.command(rich_help_panel=SEARCH)

@@ -33,6 +33,8 @@ class Projection:
         if not 1 <= k <= min(x.shape[1], len(x) - 1):
             raise InputError(f"dims: got {k}, wanted 1 to {min(x.shape[1], len(x) - 1)}")
         mean = x.mean(dim=0)
+        if len(x) <= len(mean):
+            return cls(mean, torch.linalg.svd(x - mean, full_matrices=False).Vh[:k].T)
         _, axes = torch.linalg.eigh((x - mean).T @ (x - mean))
         return cls(mean, axes[:, -k:].flip(1))
 

@@ -92,12 +92,25 @@ class Objective:
         s = samples(image_features, text_features, names=NAMES, half=True)
         need_pairs = not active.isdisjoint((INFO_NCE, *PAIRED_LOSSES))
         rows = _rows(s, image_ids, text_ids, need_pairs, self.unpaired_weight)
+        batch = self._batch(s, scale_of(logit_scale, s.x), rows)
+        return weighted(_values(active, batch), lambdas, batch.samples)
+
+    def of_checked(self, x: Tensor, y: Tensor, scale: Tensor, ids_x: Tensor, ids_y: Tensor) -> LossTerms:
+        """Return the loss terms without checks, and on a GPU without waiting for it: for the batches of a trainer.
+
+        x: (N, d), y: (M, d), finite, of one dtype and device. scale: a positive scalar. ids: int64, at least -1, some
+        of them equal. Other arguments as in the call.
+        """
+        weights = (id_weights(ids, self.unpaired_weight) for ids in (ids_x, ids_y))
+        rows = RowInfo(ids_x, ids_y, *(w if w.is_cuda else _unless_equal(w) for w in weights))
+        batch = self._batch(Samples(x, y), scale.to(x.device), rows)
+        return weighted(_values(active_terms(self.terms), batch), self.terms, batch.samples)
+
+    def _batch(self, s: Samples, scale: Tensor, rows: RowInfo) -> _Batch:
         s = Samples(s.x, s.y, rows.weights_x, rows.weights_y)
-        scale = scale_of(logit_scale, s.x)
         kernel = make_kernel(self.kernel, self.bandwidth, s.x, s.y, scale)
         s, impl = dispatch.settle(s, kernel, self.impl)
-        values = _values(active, _Batch(s, scale, rows, kernel, impl))
-        return weighted(values, lambdas, s)
+        return _Batch(s, scale, rows, kernel, impl)
 
     def lambdas(self, term_weights: Mapping[str, float] | None = None) -> dict[str, float]:
         """Return the weight of each term; term_weights override the objective's weights. Raises InputError."""
@@ -171,7 +184,10 @@ def _rows(s: Samples, image_ids: Ids | None, text_ids: Ids | None, need_pairs: b
 
 def _kernel_weights(ids: Tensor, unpaired: float) -> Tensor | None:
     """Return 1/m for each row, `unpaired` for unpaired rows; None if all are equal."""
-    weights = id_weights(ids, unpaired)
+    return _unless_equal(id_weights(ids, unpaired))
+
+
+def _unless_equal(weights: Tensor) -> Tensor | None:
     return None if bool((weights == weights[0]).all()) else weights
 
 

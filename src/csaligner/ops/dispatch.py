@@ -81,9 +81,9 @@ TABLE = {
 def choose(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None) -> str:
     """Return the name of the implementation to use for these samples; "auto" depends on size, device and dtype.
 
-    On a GPU: "reference" up to GPU_REFERENCE_ENTRIES entries, then "triton" if supported, else "tiled". Elsewhere:
-    "dense" up to DENSE_ENTRIES, then "tiled". "mixed" becomes "tiled", with a warning, on a processor without bfloat16
-    products. Raises InputError for an unknown name.
+    On a GPU: "reference" up to GPU_REFERENCE_ENTRIES entries, then "triton" if supported, else "tiled" with a warning.
+    Elsewhere: "dense" up to DENSE_ENTRIES, then "tiled". "mixed" becomes "tiled", with a warning, on a processor
+    without bfloat16 products. Raises InputError for an unknown name.
     """
     check_choice("impl", impl, IMPLEMENTATIONS)
     if impl == "mixed" and x.device.type == "cpu" and not bfloat16_products():
@@ -95,7 +95,11 @@ def choose(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None) -> str
         return "dense" if len(x) * len(y) <= DENSE_ENTRIES else "tiled"
     if len(x) * len(y) <= GPU_REFERENCE_ENTRIES:
         return "reference"
-    return "triton" if _triton_limitation(x, kernel) is None else "tiled"
+    limitation = _triton_limitation(x, kernel)
+    if limitation is not None:
+        warnings.warn(f'impl: "auto" uses "tiled" on this GPU: "triton" {limitation}', stacklevel=2)
+        return "tiled"
+    return "triton"
 
 
 @cache

@@ -113,9 +113,9 @@ def info_nce(x: Tensor, y: Tensor, scale: Tensor | float, ids_x: Tensor, ids_y: 
 
 def _direction(logits: Tensor, positive: Tensor, w_rows: Tensor, w_columns: Tensor) -> Tensor:
     """Return the weighted mean of -log (softmax mass of the positives) over the rows that have a positive."""
-    has = positive.any(dim=1)
-    logits, positive, w_rows = logits[has] + w_columns.log(), positive[has], w_rows[has]
-    loss = logits.logsumexp(dim=1) - logits.masked_fill(~positive, -torch.inf).logsumexp(dim=1)
+    has = positive.any(dim=1)  # other rows are not removed, whose number a GPU would have to report: they get weight 0
+    logits, excluded, w_rows = logits + w_columns.log(), ~positive & has[:, None], w_rows * has
+    loss = logits.logsumexp(dim=1) - logits.masked_fill(excluded, -torch.inf).logsumexp(dim=1)
     return (w_rows * loss).sum() / w_rows.sum()
 
 
@@ -128,6 +128,6 @@ def log_weights(x: Tensor, weights: Tensor | None) -> Tensor:
 
 def id_weights(ids: Tensor, unpaired: float = 0.0) -> Tensor:
     """Return 1/m for each row, m = number of rows with its id; `unpaired` for negative ids. (N,) float64."""
-    _, inverse, counts = torch.unique(ids, return_inverse=True, return_counts=True)
-    weights: Tensor = counts[inverse].double().reciprocal()
-    return weights.masked_fill(ids < 0, unpaired)
+    ordered = ids.sort().values  # unlike unique, this does not wait for a GPU
+    counts = torch.searchsorted(ordered, ids, right=True) - torch.searchsorted(ordered, ids)
+    return counts.double().reciprocal().masked_fill(ids < 0, unpaired)

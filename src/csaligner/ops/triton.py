@@ -1,10 +1,11 @@
 """GPU implementation: log kernel means and InfoNCE with two Triton kernels and library matrix products.
 
 Both kernels process blocks of x y^T: `sum_kernel` reduces them to the sums of the first pass, `weight_kernel` converts
-them to the gradient coefficients w, which are multiplied with the points by the matrix library. 14 N^2 d flops, O(N)
-memory plus one chunk of products. Half-precision products are computed by the library, with float32 output; float32
-products are computed inside the kernels. Block sums are added in a fixed order without atomics, so results are
-bitwise reproducible; there is no synchronisation with the host. TRITON_INTERPRET=1 runs the kernels on a CPU.
+them to the gradient coefficients w, which are multiplied with the points by the matrix library. 14 N^2 d flops; O(N)
+memory plus one chunk of products and the sums of the blocks of one group of rows. Half-precision products are computed
+by the library, with float32 output; float32 products are computed inside the kernels. Block sums are added in a fixed
+order without atomics, so results are bitwise reproducible; there is no synchronisation with the host.
+TRITON_INTERPRET=1 runs the kernels on a CPU.
 
 Limits: the Gaussian kernel; float32, bfloat16 or float16 features. Half-precision features are not centred; bfloat16
 features use bfloat16 coefficients. float32 features are centred; their products use three TF32 terms (float32
@@ -16,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ import triton
 from torch import Tensor
 
 from . import tiled
+from .block_sums import add_product, combined, matmul, merged
 from .contrastive import RowInfo
 from .kernels import Gaussian
 from .tiles import no_autocast, refuse_second_derivative
@@ -30,10 +33,13 @@ from .triton_kernels import sum_kernel, weight_kernel
 
 BLOCK = 128  # samples are padded to a multiple of it, so that kernels need no masks
 CHUNK_ENTRIES = 2**26  # entries of a chunk: 256 MB of float32 products, plus half of that for the coefficients
+GROUP_ENTRIES = 2**28  # entries of the sums of blocks that are merged at once, 1 GB: all of up to 65,536 rows
 LOWEST, HIGHEST = -1e30, 1e30  # replace infinities, whose differences would be NaN
 
-# Kernel launch options: for products computed by the library, and for products computed in the kernel.
-LOADED = {"SIZE": 64, "num_warps": 2, "num_stages": 1}
+# Kernel launch options: for products computed by the library, and for products computed in the kernel. Fixed, not
+# autotuned: the order of the sums, and so the bits of a result, depend on SIZE. No registers are spilled with LOADED;
+# OWN was the fastest on an H200 although it spills (tests/ops/test_ahead_of_time.py).
+LOADED = {"SIZE": 64, "num_warps": 4, "num_stages": 1}
 OWN = {"SIZE": 128, "num_warps": 8, "num_stages": 3}
 
 
@@ -77,14 +83,17 @@ class _Within(torch.autograd.Function):
         with no_autocast(x):
             side = _Side.of(x, x.mean(dim=0) if x.dtype == torch.float32 else None, None, weights)
             grad = torch.zeros_like(side.points, dtype=torch.float32)
-            sums = _WeightSums(side, side, nce=False)
+            mass = grad.new_zeros(len(grad), dtype=torch.float64)
             one, zero = grad.new_ones(()), grad.new_zeros(())
-            for i in side.chunks(side):
-                w = _weights((side, side), i, i.start, (zero, zero, one), sums, kernel)  # -k
-                _add_product(grad[i], w, side.points[i.start :])
-                if i.stop < len(side.points):
-                    _add_product(grad[i.stop :], w[:, i.stop - i.start :].T, side.points[i])
-        mass = (sums.rows[1].sum(dim=0, dtype=torch.float64)) + sums.columns[1].sum(dim=0, dtype=torch.float64)
+            for group in side.groups(side):
+                sums = _WeightSums(side, side, False, group)
+                for i in side.chunks(side, group):
+                    w = _weights((side, side), i, i.start, (zero, zero, one), sums, kernel)  # -k
+                    add_product(grad[i], w, side.points[i.start :])
+                    if i.stop < len(side.points):
+                        add_product(grad[i.stop :], w[:, i.stop - i.start :].T, side.points[i])
+                mass[group] += sums.rows[1].sum(dim=0, dtype=torch.float64)
+                mass += sums.columns[1].sum(dim=0, dtype=torch.float64)
         total = mass.sum()
         grad.addcmul_(side.points.float(), mass.float()[:, None]).mul_((-2 / kernel.sigma**2 / total).float())
         ctx.save_for_backward(grad[: len(x)].to(x.dtype))
@@ -171,11 +180,18 @@ class _Side:
         shift = torch.zeros_like(planes[0]) if centre is None else points @ centre
         return cls(points, planes, all_ids, shift, share, order, log_constant, count)
 
-    def chunks(self, other: _Side) -> Iterator[slice]:
-        """Yield slices of rows whose products with the other sample form one chunk, a multiple of BLOCK."""
-        rows = BLOCK * max(1, CHUNK_ENTRIES // (BLOCK * len(other.points)))
+    def groups(self, other: _Side) -> Iterator[slice]:
+        """Yield slices of rows whose sums of blocks against the other sample are merged at once."""
+        sums = 4 * len(other.points) // _options(self)["SIZE"]  # of a row; as many entries hold those of the columns
+        rows = BLOCK * max(1, GROUP_ENTRIES // (BLOCK * sums))
         for start in range(0, len(self.points), rows):
             yield slice(start, min(start + rows, len(self.points)))
+
+    def chunks(self, other: _Side, group: slice) -> Iterator[slice]:
+        """Yield slices of a group's rows whose products with the other sample form one chunk, a multiple of BLOCK."""
+        rows = BLOCK * max(1, CHUNK_ENTRIES // (BLOCK * len(other.points)))
+        for start in range(group.start, group.stop, rows):
+            yield slice(start, min(start + rows, group.stop))
 
     def restore(self, rows: Tensor) -> Tensor:
         """Return rows without padding, in the caller's order."""
@@ -220,27 +236,41 @@ class _Sums:
 
 
 def _first_pass(pair: _Pair, kernel: Gaussian | None) -> _Sums:
+    rows, columns, kernels = zip(*(_group_sums(pair, kernel, group) for group in pair.x.groups(pair.y)), strict=True)
+    kernel_top, kernel_total = merged(*map(list, zip(*kernels, strict=True)))
+    if not pair.nce:
+        return _Sums((), (), kernel_top.double(), kernel_total)
+    tops, positive_tops, totals, positive_totals = map(list, zip(*columns, strict=True))
+    (top, total), (positive_top, positive_total) = merged(tops, totals), merged(positive_tops, positive_totals)
+    all_rows = tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
+    return _Sums(all_rows, (top, positive_top, total, positive_total), kernel_top.double(), kernel_total)
+
+
+def _group_sums(
+    pair: _Pair, kernel: Gaussian | None, group: slice
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, Tensor]]:
+    """Return the sums of a group's rows and of all columns over them, as in _Sums, and top and total of the kernel."""
     x, y = pair.x, pair.y
-    n, m = len(x.points), len(y.points)
+    n, m, own = len(x.points), len(y.points), group.stop - group.start
     options = _options(x)
     size = options["SIZE"]
-    row_out = x.planes.new_empty(4 if pair.nce else 0, m // size, n)
-    column_out = x.planes.new_empty(4 if pair.nce else 0, n // size, m)
-    kernel_out = x.planes.new_empty(2, n // size * (m // size)) if kernel else x.planes.new_zeros(2, 1)
+    row_out = x.planes.new_empty(4 if pair.nce else 0, m // size, own)
+    column_out = x.planes.new_empty(4 if pair.nce else 0, own // size, m)
+    kernel_out = x.planes.new_empty(2, own // size * (m // size)) if kernel else x.planes.new_zeros(2, 1)
     flags = {"NCE": pair.nce, "KERNEL": kernel is not None, **options}
-    for i in x.chunks(y):
+    for i in x.chunks(y, group):
         s = _library_products(x, y, i, 0)
         reads = s, x.points, y.points, x.planes, y.planes, x.ids, y.ids, pair.scale
+        place = i.start, group.start, own
         with torch.cuda.device_of(s):  # type: ignore[no-untyped-call]
             sum_kernel[(m // size, (i.stop - i.start) // size)](
-                *reads, row_out, column_out, kernel_out, i.start, n, m, _slope(kernel), **flags
+                *reads, row_out, column_out, kernel_out, *place, n, m, _slope(kernel), **flags
             )
-    kernel_top, kernel_total = _combined(kernel_out[0], kernel_out[1], 0)
     rows, columns = (
-        tuple(part for both in _combined(out[0::2], out[1::2], 1) for part in both) if pair.nce else ()
+        tuple(part for both in combined(out[0::2], out[1::2], 1) for part in both) if pair.nce else ()
         for out in (row_out, column_out)
     )
-    return _Sums(rows, columns, kernel_top.double(), kernel_total)
+    return rows, columns, combined(kernel_out[0], kernel_out[1], 0)
 
 
 def _second_pass(
@@ -255,14 +285,17 @@ def _second_pass(
     kernel_factor = 0 if kernel is None else -1 / kernel.sigma**2
     numbers = pair.scale, sums.kernel_top.float(), (upstream[1] * kernel_factor / sums.kernel_total).float()
     grads = [torch.zeros_like(side.points, dtype=torch.float32) for side in (x, y)]
-    found = _WeightSums(x, y, pair.nce)
-    for i in x.chunks(y):
-        w = _weights((x, y), i, None, numbers, found, kernel)
-        grads[0][i] = _matmul(w, y.points)
-        _add_product(grads[1], w.T, x.points[i])
-    grad_scale = found.dots.sum(dtype=torch.float64)
-    for side, grad, parts in zip((x, y), grads, (found.rows, found.columns), strict=True):
-        mass = parts.sum(dim=1)
+    found = []
+    for group in x.groups(y):
+        parts = _WeightSums(x, y, pair.nce, group)
+        for i in x.chunks(y, group):
+            w = _weights((x, y), i, None, numbers, parts, kernel)
+            grads[0][i] = matmul(w, y.points)
+            add_product(grads[1], w.T, x.points[i])
+        found.append(parts.summed())
+    masses = torch.cat([rows for rows, _, _ in found], dim=1), reduce(torch.add, [columns for _, columns, _ in found])
+    grad_scale = reduce(torch.add, [dots for _, _, dots in found])
+    for side, grad, mass in zip((x, y), grads, masses, strict=True):
         if pair.nce and pair.centre is not None:
             grad_scale += (mass[0].double() * side.shift).sum()
             grad.addcmul_(mass[0][:, None], pair.centre)
@@ -271,15 +304,19 @@ def _second_pass(
 
 
 class _WeightSums:
-    """Block sums written by the weight kernel: (2, blocks, rows) and (2, blocks, columns) sums of w of InfoNCE and of
-    the kernel, (blocks,) sums of w s."""
+    """Block sums of a group of rows, written by the weight kernel: (2, blocks, rows) and (2, blocks, columns) sums of w
+    of InfoNCE and of the kernel, (blocks,) sums of w s."""
 
-    def __init__(self, x: _Side, y: _Side, nce: bool) -> None:
+    def __init__(self, x: _Side, y: _Side, nce: bool, group: slice) -> None:
         size = _options(x)["SIZE"]
-        n, m = len(x.points), len(y.points)
+        n, m = group.stop - group.start, len(y.points)
         self.rows, self.columns = x.planes.new_zeros(2, m // size, n), x.planes.new_zeros(2, n // size, m)
         self.dots = x.planes.new_zeros(n // size * (m // size) if nce else 1)
-        self.nce = nce
+        self.nce, self.group = nce, group
+
+    def summed(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (2, rows), (2, columns) and a scalar in float64."""
+        return self.rows.sum(dim=1), self.columns.sum(dim=1), self.dots.sum(dtype=torch.float64)
 
 
 def _weights(
@@ -300,7 +337,8 @@ def _weights(
     dtype = torch.bfloat16 if x.points.dtype == torch.bfloat16 else torch.float32
     w = torch.empty(i.stop - i.start, m - first_column, dtype=dtype, device=x.points.device)
     reads = s, x.points, y.points, x.planes, y.planes, x.ids, y.ids
-    place = i.start, first_column, 0 if within is None else i.stop
+    group = sums.group
+    place = i.start, group.start, group.stop - group.start, first_column, 0 if within is None else i.stop
     flags = {"NCE": sums.nce, "KERNEL": kernel is not None, "WITHIN": within is not None, **options}
     grid = (m - first_column) // options["SIZE"], (i.stop - i.start) // options["SIZE"]
     with torch.cuda.device_of(w):  # type: ignore[no-untyped-call]
@@ -321,7 +359,7 @@ def _library_products(x: _Side, y: _Side, i: slice, first_column: int) -> Tensor
     """Return the float32 products of a chunk of half-precision features; a placeholder for float32 features."""
     if x.points.dtype == torch.float32:
         return x.planes
-    return _matmul(x.points[i], y.points[first_column:].T)
+    return matmul(x.points[i], y.points[first_column:].T)
 
 
 def _slope(kernel: Gaussian | None) -> float:
@@ -349,24 +387,3 @@ def _mean_loss(side: _Side, sums: tuple[Tensor, ...]) -> Tensor:
     share = _shares(side, positive_total)
     loss = (top.double() - positive_top) + (total / positive_total).log()
     return torch.where(share == 0, 0, share * loss).sum()
-
-
-def _combined(tops: Tensor, totals: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Combine maxima and sums of the blocks along dim into overall maxima and float64 sums."""
-    top = tops.amax(dim=dim)
-    return top, (tops - top.unsqueeze(dim)).exp_().mul_(totals).sum(dim=dim, dtype=torch.float64)
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add a @ b to the float32 total, in place."""
-    if a.dtype == b.dtype != torch.float32 and a.is_cuda:
-        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
-    else:
-        total.addmm_(a.float(), b.float())
-
-
-def _matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Return a @ b in float32, from half-precision factors if both are half precision."""
-    if a.dtype == b.dtype != torch.float32 and a.is_cuda:
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return a.float() @ b.float()

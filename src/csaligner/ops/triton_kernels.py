@@ -79,6 +79,8 @@ def sum_kernel(  # noqa: PLR0913, PLR0917
     column_out,
     kernel_out,
     first,
+    group,
+    group_rows,
     rows,
     columns,
     slope,
@@ -88,30 +90,34 @@ def sum_kernel(  # noqa: PLR0913, PLR0917
     OWN: tl.constexpr,
     SIZE: tl.constexpr,
 ):
-    """Compute the sums of one SIZE x SIZE block of the chunk that starts at row `first`. x, y: planes, see _Side."""
-    count_i, count_j = rows // SIZE, columns // SIZE
+    """Compute the sums of one SIZE x SIZE block of the chunk that starts at row `first`. x, y: planes, see _Side.
+
+    Outputs hold the sums of the `group_rows` rows from row `group` on.
+    """
+    count_i, count_j = group_rows // SIZE, columns // SIZE
     block_i, block_j = first // SIZE + tl.program_id(1), tl.program_id(0)
     i, j = block_i * SIZE + tl.arange(0, SIZE), block_j * SIZE + tl.arange(0, SIZE)
     local = (i - first).to(tl.int64)[:, None] * columns + j[None, :]
     s = _products(s_at, points_x, points_y, local, i, j, columns, DIM, OWN, SIZE)
+    out_i, out_block = i - group, block_i - group // SIZE
     if NCE:
         scale = tl.load(scale_at)
         over_x, over_y = tl.load(x + i)[:, None], tl.load(y + j)[None, :]
-        _sums_along(scale * s + over_y, row_out, 0, count_j, rows, i, block_j, 1)
-        _sums_along(scale * s + over_x, column_out, 0, count_i, columns, j, block_i, 0)
+        _sums_along(scale * s + over_y, row_out, 0, count_j, group_rows, out_i, block_j, 1)
+        _sums_along(scale * s + over_x, column_out, 0, count_i, columns, j, out_block, 0)
         if _may_be_positive(ids_x, ids_y, block_i * SIZE, block_j * SIZE, SIZE):
             same = tl.load(ids_x + i)[:, None] == tl.load(ids_y + j)[None, :]
-            _sums_along(tl.where(same, scale * s + over_y, -1e30), row_out, 2, count_j, rows, i, block_j, 1)
-            _sums_along(tl.where(same, scale * s + over_x, -1e30), column_out, 2, count_i, columns, j, block_i, 0)
+            _sums_along(tl.where(same, scale * s + over_y, -1e30), row_out, 2, count_j, group_rows, out_i, block_j, 1)
+            _sums_along(tl.where(same, scale * s + over_x, -1e30), column_out, 2, count_i, columns, j, out_block, 0)
         else:
-            _nothing(row_out, 2, count_j, rows, i, block_j, SIZE)
-            _nothing(column_out, 2, count_i, columns, j, block_i, SIZE)
+            _nothing(row_out, 2, count_j, group_rows, out_i, block_j, SIZE)
+            _nothing(column_out, 2, count_i, columns, j, out_block, SIZE)
     if KERNEL:
         log_k = _log_kernel(s, i, j, x, y, rows, columns, slope, False)
         top = tl.max(tl.max(log_k, 1), 0)
-        tl.store(kernel_out + block_i * count_j + block_j, top)
+        tl.store(kernel_out + out_block * count_j + block_j, top)
         total = tl.sum(tl.sum(tl.exp(log_k - top), 1), 0)
-        tl.store(kernel_out + count_i * count_j + block_i * count_j + block_j, total)
+        tl.store(kernel_out + count_i * count_j + out_block * count_j + block_j, total)
 
 
 @triton.jit
@@ -140,6 +146,8 @@ def weight_kernel(  # noqa: PLR0913, PLR0917
     column_out,
     dot_out,
     first,
+    group,
+    group_rows,
     first_column,
     stop,
     rows,
@@ -155,14 +163,15 @@ def weight_kernel(  # noqa: PLR0913, PLR0917
     """Compute w = InfoNCE - factor * k of one block, row and column sums of both parts, and sum w s of InfoNCE.
 
     The chunk starts at row `first` and column `first_column`. WITHIN: x against itself; columns before `stop` are in
-    the diagonal square of the chunk and have no column sums.
+    the diagonal square of the chunk and have no column sums. Sums are those of a group of rows, see sum_kernel.
     """
-    count_i, count_j = rows // SIZE, columns // SIZE
+    count_i, count_j = group_rows // SIZE, columns // SIZE
     block_i, block_j = first // SIZE + tl.program_id(1), first_column // SIZE + tl.program_id(0)
     i, j = block_i * SIZE + tl.arange(0, SIZE), block_j * SIZE + tl.arange(0, SIZE)
     stride = columns - first_column
     local = (i - first).to(tl.int64)[:, None] * stride + (j - first_column)[None, :]
     s = _products(s_at, points_x, points_y, local, i, j, stride, DIM, OWN, SIZE)
+    out_i, out_block = i - group, block_i - group // SIZE
     w = tl.zeros((SIZE, SIZE), dtype=tl.float32)
     if NCE:
         scale = tl.load(scale_at)
@@ -173,13 +182,13 @@ def weight_kernel(  # noqa: PLR0913, PLR0917
             part = _softmax_part(scale * s + over_y, x, rows, i, 5, 1)
             part += _softmax_part(scale * s + over_x, y, columns, j, 5, 0)
             w -= tl.where(tl.load(ids_x + i)[:, None] == tl.load(ids_y + j)[None, :], part, 0.0)
-        tl.store(dot_out + block_i * count_j + block_j, tl.sum(tl.sum(w * s, 1), 0))
-        tl.store(row_out + block_j * rows + i, tl.sum(w, 1))
-        tl.store(column_out + block_i * columns + j, tl.sum(w, 0))
+        tl.store(dot_out + out_block * count_j + block_j, tl.sum(tl.sum(w * s, 1), 0))
+        tl.store(row_out + block_j * group_rows + out_i, tl.sum(w, 1))
+        tl.store(column_out + out_block * columns + j, tl.sum(w, 0))
     if KERNEL:
         log_k = _log_kernel(s, i, j, x, y, rows, columns, slope, WITHIN)
         k = tl.exp(log_k - tl.load(top_at)) * tl.load(factor_at)
         w -= k
-        tl.store(row_out + (count_j + block_j) * rows + i, tl.sum(k, 1))
-        tl.store(column_out + (count_i + block_i) * columns + j, tl.sum(k, 0), mask=j >= stop)
+        tl.store(row_out + (count_j + block_j) * group_rows + out_i, tl.sum(k, 1))
+        tl.store(column_out + (count_i + out_block) * columns + j, tl.sum(k, 0), mask=j >= stop)
     tl.store(w_out + local, w.to(w_out.dtype.element_ty))

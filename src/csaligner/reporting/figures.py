@@ -58,9 +58,13 @@ def project(m: FeatureMap) -> Projection:
     image, text = np.asarray(m.image, dtype=np.float64), np.asarray(m.text, dtype=np.float64)
     union = np.concatenate([image, text])
     mean = union.mean(axis=0)
-    variances, vectors = np.linalg.eigh((union - mean).T @ (union - mean))  # ascending
-    top = np.maximum(variances[::-1][:2], 0.0)
-    axes = vectors.T[::-1][:2]
+    if len(union) > len(mean):
+        variances, vectors = np.linalg.eigh((union - mean).T @ (union - mean))  # ascending
+        variances, axes = variances[::-1], vectors.T[::-1][:2]
+    else:  # at most as many variances above 0 as rows
+        _, roots, vectors = np.linalg.svd(union - mean, full_matrices=False)
+        variances, axes = roots**2, vectors[:2]
+    top = np.maximum(variances[:2], 0.0)
     axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
     if len(axes) < 2:
         axes = np.concatenate([axes, np.zeros((2 - len(axes), image.shape[1]))])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from csaligner.adapters.aligner import FITTED, Aligner, fixed_modality
+from csaligner.adapters.mapped import MappedAligner
 from csaligner.adapters.start import fit_starts
 from csaligner.adapters.untrained import PairMoments, Starts, untrained_family
 from csaligner.config import TrainConfig
@@ -92,7 +94,7 @@ class Selecting:
         return gate_by_folds(
             features,
             lambda pairs: self.start(pairs, self._again(pairs, choice)),
-            lambda held, pairs: self._train(held, pairs, Hooks(warn=lambda line: None)),
+            lambda held, pairs: self._train(held, pairs, Hooks(warn=None)),
             groups=self.groups,
             seed=c.seed,
             prefer=c.start.prefer,
@@ -119,7 +121,13 @@ class Selecting:
         return replace(choice, starts=family.candidates[choice.label])
 
     def _train(self, model: Aligner, features: PairedFeatures, hooks: Hooks) -> None:
-        c = self.config
+        c, unpaired, module = self.config, self.unpaired, cast(nn.Module, model)
+        plain = c.precision == "fp32" and features.tokens is None and features.states is None
+        if plain and MappedAligner.saves_time(model, features.image, features.text, *unpaired):
+            module = mapped = MappedAligner(model)
+            image, text = mapped.map_rows(0, features.image), mapped.map_rows(1, features.text)
+            features = replace(features, image=cast(Tensor, image), text=cast(Tensor, text))
+            unpaired = mapped.map_rows(0, unpaired[0]), mapped.map_rows(1, unpaired[1])
         pairs = PairSampler(features, c.batch_size, c.captions, c.seed)
-        sampler = with_unpaired(pairs, *self.unpaired, c.unpaired, c.seed)
-        Trainer(model, sampler, c, hooks=hooks).fit()
+        sampler = with_unpaired(pairs, *unpaired, c.unpaired, c.seed)
+        Trainer(module, sampler, c, hooks=hooks).fit()

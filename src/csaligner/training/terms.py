@@ -45,7 +45,9 @@ class ScheduledObjective:
     def __call__(
         self, rows: Embeddings, scale: Tensor, progress: float, step: int
     ) -> tuple[LossTerms, dict[str, float]]:
-        """Return the loss at `step` (from 0; progress: 0 to 1), and the current settings by the names used in logs."""
+        """Return the loss at `step` (from 0; progress: 0 to 1), and the current settings by the names used in logs.
+
+        Embeddings and scale must be finite."""
         wider = self.memory.with_memory(rows, step)
         due = step % self._config.measure_every == 0
         sigma = self._bandwidth(rows, scale, progress, due)
@@ -57,7 +59,7 @@ class ScheduledObjective:
             loss = _with_tokens(loss, rows.tokens, weights[TOKEN_TERM], sigma)
         self.memory.add(rows, step)
         logged = {f"weight/{name}": weight for name, weight in weights.items()}
-        return loss, logged | {"logit_scale": float(scale.detach())} | _by_number(sigma)
+        return loss, logged | _by_number(sigma)
 
     def state(self) -> dict[str, Any]:
         """Return the measured values as JSON; `memory.tensors()` is the rest of the state."""
@@ -126,7 +128,7 @@ class ScheduledObjective:
     def _on(self, rows: Embeddings, weights: Mapping[str, float], sigma: Sigma, scale: Tensor) -> LossTerms:
         c = self._config
         objective = Objective(weights, sigma, c.impl, unpaired_weight=c.unpaired_weight)
-        compute = ExchangedObjective(objective, "ring") if c.exchange == "ring" else objective
+        compute = ExchangedObjective(objective, "ring") if c.exchange == "ring" else objective.of_checked
         return compute(rows.image, rows.text, scale, rows.image_ids, rows.text_ids)
 
 

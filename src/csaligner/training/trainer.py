@@ -84,12 +84,12 @@ class Hooks:
 
     evaluate: validation metrics of the model, by name. report: called after each step with (step, total steps,
     values); the values hold the losses and, after an evaluation, the metrics. warn: called with a line if the
-    divergence may harm or has harmed the pairs (training/watch.py).
+    divergence may harm or has harmed the pairs (training/watch.py); None: this is not measured.
     """
 
     evaluate: Evaluate | None = None
     report: Report = silent
-    warn: Callable[[str], None] = warn_user
+    warn: Callable[[str], None] | None = warn_user
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,7 @@ class Trainer:
         self._steps = config.epochs_for(sampler.batches_per_epoch) * sampler.batches_per_epoch
         self._model.log_logit_scale.requires_grad_(config.objective.learn_logit_scale)
         self._checkpoints = Checkpoints(folder) if folder else None
+        self._largest_log_scale = float(torch.tensor(config.objective.max_logit_scale).log())
         self._best: dict[str, Tensor] | None = None
         self._waiting = Waiting()
 
@@ -185,7 +186,7 @@ class Trainer:
                     elapsed = time.perf_counter() - clock
                     values["steps_per_second"] = (state.step - first) / elapsed
                     values["data_wait"] = self._waiting.seconds / elapsed
-                    values |= batch_gap(self._rows)
+                    values |= batch_gap(self._rows) if self._hooks.warn is not None else {}
                     values = self._evaluate(state, values)
                     clock, first, self._waiting.seconds = time.perf_counter(), state.step, 0.0
                 self._report(state.step, values)
@@ -203,16 +204,17 @@ class Trainer:
             raise CSAlignerError(
                 f"training: the embeddings are not finite at step {state.step + 1}; lower lr (now {self._config.lr:g})"
             )
-        loss, in_use = self._objective(rows, log_scale.exp(), progress, state.step)
+        scale = log_scale.exp()
+        loss, in_use = self._objective(rows, scale, progress, state.step)
         self._module.zero_grad()
         loss.total.backward()  # type: ignore[no-untyped-call]
         average_gradients(self._module.parameters())
         self._optimizer.step()
         if c.learn_logit_scale:
             with torch.no_grad():
-                log_scale.clamp_(max=float(torch.tensor(c.max_logit_scale).log()))
+                log_scale.clamp_(max=self._largest_log_scale)
         state.step += 1
-        return {"step": float(state.step), "lr": lr, **_named(loss), **in_use}
+        return {"step": float(state.step), "lr": lr, **_read(loss, scale), **in_use}
 
     def _embed(self, batch: Batch) -> Embeddings:
         """Return the embeddings of the rows of all ranks, or of the local rows (exchange ring), in the dtype of the
@@ -259,7 +261,7 @@ class Trainer:
         return self._config.lr * factor
 
     def _warn(self, message: str | None) -> None:
-        if message is not None and is_main():
+        if message is not None and self._hooks.warn is not None and is_main():
             self._hooks.warn(message)
 
     def _report(self, step: int, values: Mapping[str, float]) -> None:
@@ -384,5 +386,8 @@ def _parameter_groups(model: nn.Module, wd: float) -> list[dict[str, Any]]:
     ]
 
 
-def _named(loss: LossTerms) -> dict[str, float]:
-    return {"loss/total": float(loss.total.detach())} | {f"loss/{k}": float(v) for k, v in loss.terms.items()}
+def _read(loss: LossTerms, scale: Tensor) -> dict[str, float]:
+    """Return the values of a step by their names in logs, read from the device at once."""
+    named = {"loss/total": loss.total, **{f"loss/{k}": v for k, v in loss.terms.items()}, "logit_scale": scale}
+    values = torch.stack([value.detach().double() for value in named.values()])
+    return dict(zip(named, values.tolist(), strict=True))

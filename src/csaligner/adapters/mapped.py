@@ -1,0 +1,99 @@
+"""Training of MLP adapters on rows that their fixed starts have mapped once, before the first step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import normalize
+
+from .aligner import CHUNK, Aligner
+from .linear import LinearAdapter
+from .mlp import MLPAdapter
+
+LARGEST = 2**28  # entries of the mapped rows of a modality, 1 GiB; above, starts are applied in each step
+
+
+class MappedAligner(nn.Module):
+    """The aligner, as a function of rows that `map_rows` returned. It has the aligner's parameters.
+
+    z = (x / |x| - m) @ map + (m - mean) @ map + offset, where the first product, with the mean m at construction, is a
+    constant: the map of an MLP adapter is fixed. Adapters of other kinds get the features themselves.
+    """
+
+    def __init__(self, aligner: Aligner) -> None:
+        super().__init__()
+        self.aligner = aligner
+        self._means = [
+            adapter.start.mean.detach().clone() if _is_mapped(adapter) else None for adapter in self._adapters
+        ]
+
+    @classmethod
+    def saves_time(cls, aligner: Aligner, *sides: Tensor | None) -> bool:
+        """Whether an adapter has a fixed map and the mapped rows of these features fit into memory."""
+        small = all(x is None or len(x) * aligner.config.dim <= LARGEST for x in sides)
+        return small and any(_is_mapped(adapter) for adapter in (aligner.image_adapter, aligner.text_adapter))
+
+    @property
+    def log_logit_scale(self) -> nn.Parameter:
+        return self.aligner.log_logit_scale
+
+    @property
+    def _adapters(self) -> tuple[Any, Any]:
+        return self.aligner.image_adapter, self.aligner.text_adapter
+
+    @torch.no_grad()
+    def map_rows(self, side: int, x: Tensor | None) -> Tensor | None:
+        """Return the rows that forward takes for the features x (n, d) of the images (side 0) or the texts (1)."""
+        adapter, mean = self._adapters[side], self._means[side]
+        if x is None or mean is None:
+            return x
+        return torch.cat(
+            [(normalize(part.float(), dim=1) - mean) @ adapter.start.map for part in torch.split(x, CHUNK)]
+        )
+
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        found = []
+        for adapter, mean, rows in zip(self._adapters, self._means, (image, text), strict=True):
+            if mean is None:
+                found.append(adapter(rows))
+            else:
+                start: LinearAdapter = adapter.start
+                shift = (mean.to(rows.device) - start.mean) @ start.map + start.offset
+                found.append(adapter.refine(rows + shift))
+        return unit_rows(found[0]), unit_rows(found[1])
+
+    def save(self, folder: Path) -> None:
+        self.aligner.save(folder)
+
+
+def _is_mapped(adapter: nn.Module) -> bool:
+    """Whether the adapter is an MLP whose map is fixed, without a fixed target modality."""
+    return isinstance(adapter, MLPAdapter) and adapter.start.log_spread is None and not adapter.start.map.requires_grad
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Return x / |x| by rows as torch.nn.functional.normalize does, with a gradient in three passes over the rows.
+
+    No second derivative."""
+    result: Tensor = _UnitRows.apply(x)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _UnitRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min_(1e-12)
+        y: Tensor = x / length
+        ctx.save_for_backward(y, length)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        y, length = ctx.saved_tensors
+        found: Tensor = torch.addcmul(grad, y, torch.linalg.vecdot(y, grad)[:, None], value=-1) / length
+        return found
