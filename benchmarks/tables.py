@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from comparison_tables import TABLES as COMPARISON_TABLES
 from default_tables import TABLES as DEFAULT_TABLES
 from fault_tables import TABLES as FAULT_TABLES
+from generation_tables import TABLES as GENERATION_TABLES
 from growth_tables import TABLES as GROWTH_TABLES
 from input_tables import TABLES as INPUT_TABLES
 from learning_tables import TABLES as LEARNING_TABLES
@@ -25,6 +25,7 @@ from paper_tables import TABLES as PAPER_TABLES
 from readme_tables import TABLES as README_TABLES
 from search_tables import TABLES as SEARCH_TABLES
 from space_tables import TABLES as SPACE_TABLES
+from suite_tables import TABLES as SUITE_TABLES
 from table_text import RESULTS, load, table
 from training_tables import TABLES as TRAINING_TABLES
 
@@ -242,7 +243,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "exchange": exchange_table,
     "exchange_memory": exchange_memory_table,
     "install": install_table,
-    **COMPARISON_TABLES,
+    **GENERATION_TABLES,
     **DEFAULT_TABLES,
     **FAULT_TABLES,
     **GROWTH_TABLES,
@@ -253,6 +254,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **SEARCH_TABLES,
     **MIXED_TABLES,
     **SPACE_TABLES,
+    **SUITE_TABLES,
     **TRAINING_TABLES,
 }
 

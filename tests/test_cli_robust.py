@@ -94,7 +94,7 @@ def test_json_is_valid_in_every_encoding(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_bytes_that_are_no_text_are_an_argument_like_another(tmp_path: Path) -> None:
-    commands = [["eval", "--run", b"\xff"], ["search", "nowhere", b"\xff\xfe"], [b"\xff"]]
+    commands: list[list[str | bytes]] = [["eval", "--run", b"\xff"], ["search", "nowhere", b"\xff\xfe"], [b"\xff"]]
     done = one_after_another(*commands, cwd=tmp_path)
     assert done.returncode == 0
     assert len(re.findall(rb"^exit code [12]$", done.stdout, re.MULTILINE)) == len(commands)

@@ -149,13 +149,23 @@ def read_checksums(folder: Path, of: ErrorContext) -> dict[str, Any] | None:
     return open_seal(path, value, of)
 
 
-def check_checksums(folder: Path, of: ErrorContext, *, up_to: int | None = None, above: int = 0) -> None:
+def check_checksums(
+    folder: Path,
+    of: ErrorContext,
+    *,
+    up_to: int | None = None,
+    above: int = 0,
+    skip: Callable[[str], bool] = lambda name: False,
+) -> None:
     """Raise InputError if a listed file is missing or has another size or SHA-256.
 
-    up_to, above: verify the SHA-256 only of files of `above` < bytes <= `up_to`; sizes are always verified.
+    up_to, above: verify the SHA-256 only of files of `above` < bytes <= `up_to`; sizes are always verified. skip: names
+    of files that are not here.
     """
     listed = read_checksums(folder, of)
     for name, entry in (listed or {"files": {}})["files"].items():
+        if skip(name):
+            continue
         path, size = folder / name, entry["bytes"]
         if not path.is_file():
             raise InputError(f"{of.name}: {path} is missing; {of.advice}")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +14,7 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 import csaligner
+from csaligner.checks import InputError
 
 DATA, SEARCH, TRAIN, MEASURE, GENERATE, EXPORT = PANELS = ("Data", "Search", "Train", "Measure", "Generate", "Export")
 
@@ -68,3 +72,25 @@ def print_json(value: Any, indent: int | None = 2) -> None:
 def as_text(words: str) -> str:
     """Return `words` with bytes that are not valid text replaced, since tokenizers reject them."""
     return words.encode("utf-8", errors="replace").decode("utf-8")
+
+
+@contextmanager
+def folder_to_write(out: str, manifest: str, *, shared: bool) -> Iterator[Path]:
+    """Give the folder to write to; of a URL a copy, which is uploaded at the end. shared: other processes write to it
+    too, or read it."""
+    from csaligner.remote import is_url, working_copy
+
+    if not is_url(out):
+        yield Path(out)
+        return
+    if shared:
+        raise InputError(f"out: several processes cannot make {out}; give a folder that they share, and copy it there")
+    with working_copy(out, manifest) as folder:
+        yield folder
+
+
+def folder_to_read(path: str, manifest: str) -> Path:
+    """Return the folder to read; of a URL a copy in the cache."""
+    from csaligner.remote import copy_of, is_url
+
+    return copy_of(path, manifest) if is_url(path) else Path(path)

@@ -12,7 +12,7 @@ from rich.console import Console
 from csaligner.checks import InputError
 from csaligner.wording import images_and_captions
 
-from .common import DATA, Json, Quiet, app, err, print_json, renamed
+from .common import DATA, Json, Quiet, app, err, folder_to_write, print_json, renamed
 from .reader_options import (
     CaptionKey,
     Encoding,
@@ -39,7 +39,7 @@ Workers = Annotated[int, typer.Option(min=0, help="Number of processes that deco
 
 @app.command(cls=renamed({"--train-data": "--data"}), rich_help_panel=DATA)
 def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
-    out: Annotated[Path, typer.Option(help="Folder of the store.")],
+    out: Annotated[str, typer.Option(help="Folder or s3:// URL of the store.")],
     data: Annotated[str, typer.Option(help="A dataset: openmoji, tuxpaint, openclipart, all, or a path.")],
     data_format: Format = None,
     csv_separator: Separator = None,
@@ -87,10 +87,11 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     quiet: Quiet = False,
 ) -> None:
     """Embed a dataset of images and captions into a feature store; resumes after an interruption."""
-    from csaligner.distributed.processes import is_main, join_processes
+    from csaligner.distributed.processes import is_main, join_processes, world_size
     from csaligner.pipeline import embed_dataset, open_encoders
     from csaligner.progress import progress
     from csaligner.store.embed import ExtractSettings
+    from csaligner.store.manifest import MANIFEST
     from csaligner.store.read_tokens import add_tokens
     from csaligner.store.tokens import are_there
 
@@ -107,20 +108,22 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     )
     settings = replace(settings, tokens=None if update or runner == "ray" else tokens)
     names = (None if text_only else image_encoder, None if image_only else text_encoder)
-    with progress(err, "embed", quiet or not is_main()) as show:
-        store = embed_dataset(
-            data,
-            out,
-            encoders=names,
-            options=keys | {"data_format": data_format},
-            settings=settings,
-            progress=show,
-            runner=runner,  # type: ignore[arg-type]  # checked by embed_dataset
-            ray_actors=ray_actors,
-        )
-    if tokens and is_main() and not are_there(store.path, store.manifest.plan, tokens):  # an older or updated store
-        with progress(err, "tokens", quiet) as show:
-            add_tokens(store, open_encoders(names), tokens, show)
+    several = runner == "ray" or world_size() > 1
+    with folder_to_write(out, MANIFEST, shared=several) as folder:
+        with progress(err, "embed", quiet or not is_main()) as show:
+            store = embed_dataset(
+                data,
+                folder,
+                encoders=names,
+                options=keys | {"data_format": data_format},
+                settings=settings,
+                progress=show,
+                runner=runner,  # type: ignore[arg-type]  # checked by embed_dataset
+                ray_actors=ray_actors,
+            )
+        if tokens and is_main() and not are_there(store.path, store.manifest.plan, tokens):  # an older or updated store
+            with progress(err, "tokens", quiet) as show:
+                add_tokens(store, open_encoders(names), tokens, show)
     for line in store.notes if is_main() else ():
         err.print(line, style="yellow", highlight=False, soft_wrap=True, markup=False)
     if is_main():

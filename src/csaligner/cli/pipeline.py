@@ -14,7 +14,7 @@ from rich.console import Console
 from csaligner.checks import InputError, check_choice
 from csaligner.names import Names
 
-from .common import MEASURE, TRAIN, Json, Quiet, app, err, print_json
+from .common import MEASURE, TRAIN, Json, Quiet, app, err, folder_to_read, print_json
 from .joint import evaluate_spaces, holds_spaces, is_joint, train_spaces
 from .reader_options import ImageArray, TextArray
 
@@ -47,10 +47,10 @@ def demo(
 @app.command(rich_help_panel=TRAIN)
 def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     train_data: Annotated[
-        Path,
+        str,
         typer.Option(
-            help="The store to train on; or three or more named spaces: a .npz or .parquet file, or a folder of .npy "
-            "files with ids in NAME.txt (docs/diagnose.md)."
+            help="The store to train on, a folder or its s3:// URL; or three or more named spaces: a .npz or .parquet "
+            "file, or a folder of .npy files with ids in NAME.txt (docs/diagnose.md)."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it resumes.")],
@@ -119,6 +119,7 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     from csaligner.progress import progress
     from csaligner.reporting.tables import print_table
     from csaligner.run_folder import CONFIG, REPORT, training_store
+    from csaligner.store.manifest import MANIFEST
     from csaligner.store.store import Store
     from csaligner.training.trainer import RunOptions
     from csaligner.training.training_data import TrainingData
@@ -127,7 +128,7 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     flags |= {"weight": weight, "bandwidth": bandwidth, "logit_scale": logit_scale}
     flags |= {"seed": seed, "lora.sides": lora, "lora.rank": lora_rank, "impl": impl}
     words = [f"{k}={v}" for k, v in (flags | {"precision": precision}).items() if v is not None]
-    several = holds_spaces(train_data)
+    several = holds_spaces(source := folder_to_read(train_data, MANIFEST))
     if names is not None and not several:
         words.append(f"names=[{names}]")
     if resume_from is not None and config is None:
@@ -138,11 +139,11 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
         for name, value in (given | {"resume_from": resume_from}).items():
             if value is not None:
                 raise InputError(f"{name}: needs a store as --train-data, and {train_data} is none; import it first")
-        train_spaces(train_data, names, settings, out, quiet=quiet)
+        train_spaces(source, names, settings, out, quiet=quiet)
         return
     images, texts = (tuple(map(Store.open, paths or ())) for paths in (unpaired_images, unpaired_texts))
     val = Store.open(val_data) if val_data else None
-    store = Store.open(train_data)
+    store = Store.open(source)
     join_processes()
     if resume_from is not None:
         if world_size() > 1:

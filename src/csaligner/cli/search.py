@@ -5,40 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from csaligner.checks import InputError
+from csaligner.checks import InputError, check_choice
 from csaligner.wording import count_of
 
-from .common import EXPORT, SEARCH, Json, Quiet, app, as_text, err, print_json
+from .common import EXPORT, SEARCH, Json, Quiet, app, as_text, err, folder_to_read, folder_to_write, print_json
 from .reader_options import CaptionKey, Encoding, FollowLinks, Format, FuseWeight, IdKey, ImgKey, Root, Separator
 from .search_options import Encoder, Host, ImageEncoder, Password, Port, TextEncoder, Trust
+from .search_results import plain, table_of
 
 if TYPE_CHECKING:
     from csaligner.app.server import ServeSettings
     from csaligner.model import AlignedModel
     from csaligner.search.build import BuildReport
-    from csaligner.search.cards import Card
     from csaligner.search.index import Index
     from csaligner.types import Encoder as OpenEncoder
     from csaligner.types import Modality
 
 ONLY = {"image": "images", "text": "texts"}
-SHOWN_CHARACTERS = 160
-WEAK = "weak from here: a query without an answer scores as high"
 BALANCED = 0.05  # modality bias up to which results count as balanced, as on the page
 
 
 @app.command(rich_help_panel=SEARCH)
 def index(  # noqa: PLR0913, PLR0917  (options of a command)
     data: Annotated[str, typer.Option(help="A dataset, as embed takes it: a folder, a table, a name.")],
-    out: Annotated[Path, typer.Option(help="Folder of the index; an existing index is updated.")],
+    out: Annotated[str, typer.Option(help="Folder or s3:// URL of the index; an existing index is updated.")],
     run: Annotated[str | None, typer.Option(help="A run folder, a saved aligner, or bundled.")] = None,
     encoder: Encoder = None,
     image_encoder: ImageEncoder = None,
@@ -57,15 +55,23 @@ def index(  # noqa: PLR0913, PLR0917  (options of a command)
     image_root: Root = None,
     follow_links: FollowLinks = False,
     workers: Annotated[int, typer.Option(min=1, help="Number of threads that decode images.")] = 2,
+    runner: Annotated[
+        str, typer.Option(help="ray: encode on the workers of a Ray cluster.", metavar="[local|ray]")
+    ] = "local",
+    ray_actors: Annotated[
+        int | None, typer.Option(min=1, help="Number of Ray workers; default: one per GPU or core.")
+    ] = None,
     trust: Trust = False,
     quiet: Quiet = False,
 ) -> None:
     """Index images and texts for mixed search; unchanged items are not embedded again."""
-    from csaligner.datasets.documents import EntrySettings
+    from csaligner.datasets.documents import INDEX_FILE, EntrySettings
     from csaligner.progress import progress
     from csaligner.search.build import BuildSettings, SkipLines, build_index
     from csaligner.search.fused import parse_fuse
+    from csaligner.search.ray_runner import RayRunner
 
+    check_choice("runner", runner, ("local", "ray"))
     names = _encoder_names(encoder, image_encoder, text_encoder)
     model, encoders = _model_of(run, names)
     entries = EntrySettings(
@@ -80,18 +86,19 @@ def index(  # noqa: PLR0913, PLR0917  (options of a command)
         follow_links,
     )
     skip = SkipLines(_warn)
-    settings = BuildSettings(entries, approximate, workers, skip=skip, trust=trust, fuse=parse_fuse(fuse))
-    with progress(err, "index", quiet) as update:
-        made, report = build_index(data, out, model, encoders=encoders, settings=settings, progress=update)
+    ray = RayRunner(partial(_opened, names), ray_actors) if runner == "ray" else None
+    settings = BuildSettings(entries, approximate, workers, skip=skip, trust=trust, fuse=parse_fuse(fuse), ray=ray)
+    with folder_to_write(out, INDEX_FILE, shared=ray is not None) as folder, progress(err, "index", quiet) as update:
+        made, report = build_index(data, folder, model, encoders=encoders, settings=settings, progress=update)
     skip.finish()
     for note in report.notes:
         _warn(note)
-    _print_report(made, report)
+    _print_report(made, report, out)
 
 
 @app.command(rich_help_panel=SEARCH)
 def search(  # noqa: PLR0913, PLR0917  (options of a command)
-    index: Annotated[Path, typer.Argument(help="An index folder, or the folder of quickstart.")],
+    index: Annotated[str, typer.Argument(help="An index folder or its URL, or the folder of quickstart.")],
     words: Annotated[str | None, typer.Argument(help="Text to search for.")] = None,
     image: Annotated[Path | None, typer.Option(help="Image to search for, alone or with the text.")] = None,
     image_weight: Annotated[
@@ -140,7 +147,7 @@ def search(  # noqa: PLR0913, PLR0917  (options of a command)
         else:
             cards = cards_of_encoded(opened, encoded, k, options)
             unanswered = Unanswered(opened)
-            table = _table(cards, WeakLimits(opened, unanswered).limit(encoded.kind, options))
+            table = table_of(cards, WeakLimits(opened, unanswered).limit(encoded.kind, options))
             chance = unanswered.chance(cards[0].score, encoded.kind, options) if cards else None
     if as_json:
         print_json([asdict(hit) for hit in hits])
@@ -155,7 +162,7 @@ def search(  # noqa: PLR0913, PLR0917  (options of a command)
 
 @app.command("index-export", rich_help_panel=EXPORT)
 def index_export(
-    index: Annotated[Path, typer.Argument(help="An index folder.")],
+    index: Annotated[str, typer.Argument(help="An index folder or its URL.")],
     out: Annotated[Path, typer.Option(help="New folder for the export.")],
     kind: Annotated[
         str, typer.Option("--format", help="Output format.", metavar="[parquet|npy|qdrant|pgvector]")
@@ -169,7 +176,7 @@ def index_export(
         err.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _print_report(made: Index, report: BuildReport) -> None:
+def _print_report(made: Index, report: BuildReport, out: Path | str) -> None:
     counts = made.counts
     held = f"{count_of(counts['image'], 'image')} and {count_of(counts['text'], 'text')}"
     if made.manifest.fused is not None:
@@ -177,7 +184,7 @@ def _print_report(made: Index, report: BuildReport) -> None:
     changes = {"added": report.added, "embedded again": report.updated, "deleted": report.deleted}
     changed = ", ".join(f"{number:,} {what}" for what, number in changes.items() if number)
     first = report.added == sum(counts.values())
-    _print(f"{made.path}: {held}" + ("" if first else f" ({changed or 'no change'})"))
+    _print(f"{out}: {held}" + ("" if first else f" ({changed or 'no change'})"))
     how = made.manifest.approximate
     if how is not None:
         err.print(f"approximate ({how.kind}): recall@10 {how.recall:.3f} against exact search", highlight=False)
@@ -197,7 +204,7 @@ def _balance(bias: Mapping[str, float]) -> str:
 
 
 def _warn(line: str) -> None:
-    err.print(_plain(line), style="yellow", highlight=False, markup=False, soft_wrap=True)
+    err.print(plain(line), style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 @contextmanager
@@ -210,54 +217,9 @@ def _working(what: str) -> Iterator[Callable[[str], object]]:
         yield lambda words: status.update(escape(words))
 
 
-def _table(cards: list[Card], weak: float) -> Any:
-    """weak: score up to which results are weak (search/weak.py)."""
-    table = Table(box=None, header_style="bold")
-    for name, right in (("", True), ("score", True), ("kind", False), ("what", False)):
-        table.add_column(name, justify="right" if right else "left", overflow="fold" if name == "what" else "ellipsis")
-    below = False
-    for number, card in enumerate(cards, start=1):
-        if card.score <= weak and not below:
-            table.add_row("", "", "", f"[dim]{WEAK}[/dim]")
-            below = True
-        words = _shown(card.text)
-        if card.modality == "image":
-            lines = [_place(card.path) + (" (file is missing)" if card.missing else ""), *([words] if words else [])]
-        else:
-            lines = [words, *([_source(card)] if card.path or card.images else [])]
-        first, *more = map(escape, lines)
-        what = "\n".join([first, *(f"[dim]{line}[/dim]" for line in more)])
-        table.add_row(str(number), f"{card.score:.3f}", card.modality, what)
-    return table
-
-
-def _source(card: Card) -> str:
-    """Return whose caption a text is, or the file that it comes from."""
-    if not card.images:
-        return f"in {_place(card.path)}" + (" (file is missing)" if card.missing else "")
-    more = f" and {len(card.images) - 1} more" if len(card.images) > 1 else ""
-    return f"caption of {_place(card.images[0])}{more}"
-
-
-def _place(path: str) -> str:
-    """Return a path as it is shown: relative to the current folder, if it is below it."""
-    here = f"{Path.cwd()}/"
-    return _plain(path.removeprefix(here))
-
-
-def _shown(text: str) -> str:
-    words = _plain(text.strip())
-    return words if len(words) <= SHOWN_CHARACTERS else words[: SHOWN_CHARACTERS - 1] + "…"
-
-
-def _plain(text: str) -> str:
-    """Return text on one line without control characters, which a terminal would execute."""
-    return "".join(c if c.isprintable() else " " for c in text)
-
-
 @app.command(rich_help_panel=SEARCH)
 def serve(  # noqa: PLR0913, PLR0917  (options of a command)
-    index: Annotated[Path, typer.Argument(help="An index folder, or the folder of quickstart.")],
+    index: Annotated[str, typer.Argument(help="An index folder or its URL, or the folder of quickstart.")],
     host: Host = "127.0.0.1",
     port: Port = 7860,
     password: Password = None,
@@ -275,9 +237,11 @@ def serve(  # noqa: PLR0913, PLR0917  (options of a command)
     with _working(f"Opening the index {index} ..."):
         from csaligner.app.draw import drawer
         from csaligner.app.server import ServeSettings
+        from csaligner.datasets.documents import INDEX_FILE
+        from csaligner.remote import is_url
         from csaligner.search.index import Index
 
-        opened = Index.open(_index_of(index), trust=trust)
+        opened = Index.open(folder_to_read(index, INDEX_FILE) if is_url(index) else _index_of(index), trust=trust)
     if opened.note:
         _print(opened.note)
     draw = drawer(opened.model, decoder, _print) if decoder else None
@@ -321,7 +285,7 @@ def quickstart(  # noqa: PLR0913, PLR0917  (options of a command)
     settings = QuickstartSettings(_encoder_names(encoder, image_encoder, text_encoder), entries=entries)
     with steps(err, quiet) as step:
         result = start(data, out, _print, step, settings)
-    _print_report(result.index, result.report)
+    _print_report(result.index, result.report, result.index.path)
     if bias := result.index.bias.get("aligned"):
         _print(_balance(bias))
     _print(f'Next time: csaligner search {out} "words", or csaligner serve {out}')
@@ -344,18 +308,31 @@ def _model_of(
     """Return the model to index with, and its encoders: those of the options, without an aligner if no run is given."""
     if names is None:
         return run, ()
-    from csaligner.encoders import open_encoder
     from csaligner.model import AlignedModel
 
-    encoders = open_encoder(names[0], "image"), open_encoder(names[1], "text")
+    encoders = _opened(names)
     if run is not None:
         return run, encoders
     name = names[0] if names[0] == names[1] else " + ".join(names)
     return AlignedModel.of_encoders(*encoders, name=name), encoders
 
 
-def _index_of(path: Path) -> Path:
-    """Return the folder of an index; for the data of a quickstart in the current folder, its index."""
+def _opened(names: tuple[str, str] | None) -> tuple[OpenEncoder, ...]:
+    """Return the image and the text encoder of these names, none for None."""
+    if names is None:
+        return ()
+    from csaligner.encoders import open_encoder
+
+    return open_encoder(names[0], "image"), open_encoder(names[1], "text")
+
+
+def _index_of(index: str) -> Path | str:
+    """Return the folder of an index, or its URL; for the data of a quickstart in the current folder, its index."""
+    from csaligner.remote import is_url
+
+    if is_url(index):
+        return index
+    path = Path(index)
     made = Path(f"csaligner-{path.resolve().name if path.is_dir() else path.stem}")
     known = any((folder / "index.json").is_file() for folder in (path, path / "index"))
     return made if not known and (made / "index" / "index.json").is_file() else path

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,14 @@ from csaligner.model import AlignedModel
 from csaligner.types import Dataset, Encoder, ImageSource, Modality
 
 from .approximate import build_approximate
-from .encode_entries import Encoding, encode_entries, put_features
+from .encode_entries import EncodedPart, Encoding, Pair, encode_part, put_features, write_part
 from .feature_cache import FeatureCache, alternating, digest_of, size_and_time
 from .fused import AUTO, Fuse, check_fuse, check_same, choose_weight, fuse_entries, image_digest, kind_of, with_text
 from .index import ALIGNER, Index
 from .lance_table import INDEX_TYPES, ItemKind, Items, Row, Stamp
 from .manifest import IndexManifest, write_manifest
 from .memory_ivf import KIND, files_of_lists, has_faiss, remove_lists
+from .ray_runner import RayRunner, encode_on_ray
 from .trust import mark_of
 from .unanswered import Unanswered
 from .vector_spaces import raw_dim
@@ -51,7 +52,7 @@ class BuildSettings:
     half precision, for comparison. cache: features that need not be encoded again. trust: see Index.open. skip: called
     with the reason for each skipped item, when it is found. fuse: make one item of each image and its captions, with
     this weight of the image or auto (search/fused.py); raw vectors are not kept then. None: separate items, or as in an
-    existing index."""
+    existing index. ray: encode on a Ray cluster, None: in this process; the index is the same."""
 
     entries: EntrySettings = field(default_factory=EntrySettings)
     approximate: str = "auto"
@@ -61,6 +62,7 @@ class BuildSettings:
     trust: bool = False
     skip: Callable[[str], object] = lambda reason: None
     fuse: Fuse = None
+    ray: RayRunner | None = None
 
     def __post_init__(self) -> None:
         check_fuse(self.fuse)
@@ -293,20 +295,34 @@ def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progres
     embedded: set[str] = set()
     how = Encoding(found.source, settings.workers, settings.cache, settings.skip)
     work = {kind: [pair for pair in plan.embed if kind_of(pair[0]) == kind] for kind in A_WRITE}
-    for _, part in alternating(work, A_WRITE):
-        encoded = encode_entries(index, part, plan.new, how)
-        embedded |= encoded.ids
-        plan.skipped += encoded.skipped
-        plan.gone += encoded.gone
-        plan.photos += encoded.photos
-        done += len(part)
-        if progress:
-            progress(done, total)
+    parts = (part for _, part in alternating(work, A_WRITE))
+    with closing(_encoded(index, parts, how, settings.ray if total else None)) as stream:
+        for part, rows in stream:
+            encoded = write_part(index, rows, plan.new, how)
+            embedded |= encoded.ids
+            plan.skipped += encoded.skipped
+            plan.gone += encoded.gone
+            plan.photos += encoded.photos
+            done += len(part)
+            if progress:
+                progress(done, total)
     added = len(embedded & plan.new)
     skipped = (*found.skipped, *plan.skipped)
     images = sum(entry.modality == "image" for entry, _ in plan.embed)
     notes = (*found.notes, photo_line(plan.photos, images)) if plan.photos else found.notes
     return BuildReport(added, len(embedded) - added, len(plan.gone), plan.unchanged + len(plan.restamp), skipped, notes)
+
+
+def _encoded(
+    index: Index, parts: Iterator[Sequence[Pair]], how: Encoding, ray: RayRunner | None
+) -> Generator[tuple[Sequence[Pair], EncodedPart], None, None]:
+    """Yield every part with its rows, encoded in this process or on a Ray cluster."""
+    if ray is not None:
+        with closing(encode_on_ray(index, parts, how, ray)) as stream:
+            yield from stream
+        return
+    for part in parts:
+        yield part, encode_part(index.model, part, how)
 
 
 def _plan(stamps: dict[str, Stamp], found: Found, own: set[str], digest_of: Callable[[Entry], str]) -> _Plan:

@@ -20,7 +20,7 @@ from csaligner.types import Modality
 from .feature_cache import FeatureCache, size_and_time
 from .fused import captions_of, kind_of, text_part
 from .index import Index
-from .lance_table import FUSED, Row
+from .lance_table import FUSED, ItemKind, Row
 from .manifest import write_manifest
 from .vector_spaces import raw_vectors
 
@@ -48,38 +48,65 @@ class Encoded:
     photos: int = 0
 
 
-def encode_entries(index: Index, part: Sequence[Pair], new: set[str], how: Encoding) -> Encoded:
-    """Encode and write one batch of one kind. new: ids that the index does not have."""
+@dataclass
+class EncodedPart:
+    """The rows of one batch of one kind and their encoder features (N, d_encoder); of fused items also the aligned
+    vectors of the captions (N, d). failed: ids and reasons of the entries that could not be read; photos: see
+    Encoded."""
+
+    kind: ItemKind
+    modality: Modality
+    rows: list[Row] = field(default_factory=list)
+    features: Tensor | None = None
+    captions: Tensor | None = None
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    photos: int = 0
+
+
+def encode_part(model: AlignedModel, part: Sequence[Pair], how: Encoding) -> EncodedPart:
+    """Encode one batch of one kind, and write nothing."""
     kind, modality = kind_of(part[0][0]), part[0][0].modality
-    known = _cached(index, part, how.cache)
+    known = _cached(model, part, how.cache)
     with ThreadPoolExecutor(how.workers) as pool:
-        ready = list(pool.map(lambda pair: _prepare(index.model, pair[0]) if pair[1] not in known else None, part))
-    done = Encoded()
-    rows: list[Row] = []
+        ready = list(pool.map(lambda pair: _prepare(model, pair[0]) if pair[1] not in known else None, part))
+    done = EncodedPart(kind, modality)
     fresh: list[Any] = []
     for (entry, digest), value in zip(part, ready, strict=True):
         if isinstance(value, ImageError):
-            done.skipped.append(str(value))
-            how.skip(str(value))
-            if entry.id not in new:  # its index entry is out of date
-                index.items.delete([entry.id])
-                done.gone.append(entry.id)
+            done.failed.append((entry.id, str(value)))
             continue
         if digest not in known:
             fresh.append(value)
         words = (entry.text, entry.caption, entry.owner, how.source)
-        rows.append(Row(entry.id, entry.modality, entry.place, *words, *size_and_time(entry), digest))
-    if rows:
-        encoded = iter(index.model.encode_prepared(modality, fresh)) if fresh else iter(())
-        features = torch.stack([known[row.sha256] if row.sha256 in known else next(encoded) for row in rows])
+        done.rows.append(Row(entry.id, entry.modality, entry.place, *words, *size_and_time(entry), digest))
+    if done.rows:
+        encoded = iter(model.encode_prepared(modality, fresh)) if fresh else iter(())
+        done.features = torch.stack([known[row.sha256] if row.sha256 in known else next(encoded) for row in done.rows])
         if modality == "image":
-            done.photos = _count_photos(index, features)
-        all_new = all(row.id in new for row in rows)
+            done.photos = count_photos(model.aligner.image_adapter, done.features)
         if kind == FUSED:
-            _put_fused(index, rows, features, new=all_new)
+            done.captions = text_part(model, [captions_of(row.text) for row in done.rows])
+    return done
+
+
+def write_part(index: Index, part: EncodedPart, new: set[str], how: Encoding) -> Encoded:
+    """Align and write one encoded batch. new: ids that the index does not have."""
+    done = Encoded({row.id for row in part.rows}, photos=part.photos)
+    for item, reason in part.failed:
+        done.skipped.append(reason)
+        how.skip(reason)
+        if item not in new:  # its index entry is out of date
+            index.items.delete([item])
+            done.gone.append(item)
+    if part.photos and not index.manifest.photos:
+        index.manifest = replace(index.manifest, photos=True)
+        write_manifest(index.path, index.manifest)
+    if part.features is not None:
+        all_new = all(row.id in new for row in part.rows)
+        if part.captions is not None:
+            _put_fused(index, part.rows, part.features, part.captions, new=all_new)
         else:
-            put_features(index, modality, rows, features, new=all_new)
-    done.ids = {row.id for row in rows}
+            put_features(index, part.modality, part.rows, part.features, new=all_new)
     return done
 
 
@@ -91,27 +118,17 @@ def put_features(index: Index, modality: Modality, rows: list[Row], features: Te
     index.items.put(modality, rows, aligned, raw, new=new)
 
 
-def _put_fused(index: Index, rows: list[Row], features: Tensor, *, new: bool) -> None:
-    """Write fused items by the features of their images (N, d_encoder); their captions are encoded here."""
+def _put_fused(index: Index, rows: list[Row], features: Tensor, text: Tensor, *, new: bool) -> None:
+    """Write fused items by the features of their images (N, d_encoder) and the aligned vectors of their captions."""
     assert index.manifest.fused is not None
     image = index.model.align("image", features.float())
-    text = text_part(index.model, [captions_of(row.text) for row in rows])
     fused = fuse(image, text, index.manifest.fused)
     index.items.put(FUSED, rows, fused, None, new=new, parts={"image": image, "text": text})
 
 
-def _count_photos(index: Index, features: Tensor) -> int:
-    """Return the number of photos, and record in the manifest that there are some."""
-    photos = count_photos(index.model.aligner.image_adapter, features)
-    if photos and not index.manifest.photos:
-        index.manifest = replace(index.manifest, photos=True)
-        write_manifest(index.path, index.manifest)
-    return photos
-
-
-def _cached(index: Index, part: Sequence[Pair], cache: FeatureCache | None) -> dict[str, Tensor]:
+def _cached(model: AlignedModel, part: Sequence[Pair], cache: FeatureCache | None) -> dict[str, Tensor]:
     """Return the features of a batch that are in the cache, by digest; none of encoders with weights of the run."""
-    modality, model = part[0][0].modality, index.model
+    modality = part[0][0].modality
     if cache is None or modality in model.lora or (modality == "text" and model.aligner.reads_states):
         return {}
     info = model.info(modality)

@@ -22,10 +22,11 @@ from csaligner.datasets.documents import INDEX_FILE
 from csaligner.datasets.images.source import file_of, from_uri
 from csaligner.integrity import check_checksums, read_checksums, write_sealed
 from csaligner.model import AlignedModel, fingerprint_of
+from csaligner.remote import copy_of, is_url
 from csaligner.types import Encoder, EncoderInfo, Modality
 
 from .calibration import MODALITIES, Calibration, bias_of, read_measures
-from .lance_table import FUSED, PARTS, ItemKind, Items, Row
+from .lance_table import FUSED, PARTS, READ_DIRECTLY, ItemKind, Items, Row, is_table
 from .manifest import OWNER, IndexManifest, read_manifest
 from .memory_ivf import KIND, MemoryIVF, open_lists
 from .query import Encoded, FusedQuery, Query
@@ -107,11 +108,20 @@ class Index:
     def open(cls, path: Path | str, encoders: Iterable[Encoder] = (), *, trust: bool = False) -> Index:
         """Open an index folder, or the folder of `csaligner quickstart` that contains one.
 
+        path: a folder, or the URL of an index on object storage: LanceDB reads the tables of s3:// where they are, and
+        the other files are copied into the cache (see remote.py); such an index is only read.
         encoders: query encoders instead of those recorded in the index; fingerprints must match. trust: consent to what
         an index that this user did not make on this machine names: images to show, encoders to download.
 
         Raises InputError for a folder that is not an index, a damaged index, and an encoder that does not match.
         """
+        url = str(path) if is_url(path) else None
+        if url is not None:
+            direct = url.startswith(READ_DIRECTLY)
+            path, url = (
+                copy_of(url, INDEX_FILE, skip=is_table if direct else lambda name: False),
+                url if direct else None,
+            )
         path = Path(path)
         if not (path / INDEX_FILE).exists() and (path / "index" / INDEX_FILE).exists():
             path = path / "index"
@@ -124,9 +134,10 @@ class Index:
         own, name = trust or manifest.is_own, f"the index {path}"
         model = AlignedModel(aligner, encoders, infos=infos, folder=path / ALIGNER, name=name, downloads=own)
         try:
-            items = Items.open(path)
+            items = Items.open(path) if url is None else Items.open_url(path, url, fused=manifest.fused is not None)
         except InputError:
-            check_checksums(path, OWNER)  # names the damaged file
+            if url is None:
+                check_checksums(path, OWNER)  # names the damaged file
             raise
         index = cls(path, manifest, items, model)
         index.consent = trust
@@ -146,7 +157,8 @@ class Index:
         """
         listed = read_checksums(self.path, OWNER)
         if listed is not None and listed["version"] == self.items.version:
-            check_checksums(self.path, OWNER, above=above, up_to=up_to)
+            skip = is_table if self.items.is_remote else lambda name: False
+            check_checksums(self.path, OWNER, above=above, up_to=up_to, skip=skip)
 
     def __len__(self) -> int:
         return self.items.count()

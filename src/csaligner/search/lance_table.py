@@ -31,6 +31,7 @@ KEEP_VERSIONS = timedelta(days=1)  # readers can use an older version for this l
 INDEX_TYPES = ("ivf_sq", "ivf_pq", "ivf_rq", "hnsw")
 AT_ONCE = 1000  # ids per condition
 BATCH = 8192  # rows read at once
+READ_DIRECTLY = "s3://"  # tables that LanceDB reads where they are
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class Items:
     def __init__(self, folder: Path, tables: Mapping[ItemKind, Any] | None, snapshot: Snapshot | None = None) -> None:
         """Use Items.create or Items.open. tables: None for those of the folder, opened on first use."""
         self._folder, self._opened, self._snapshot = folder, tables, snapshot
+        self.is_remote = False  # whether the tables are on object storage
 
     @classmethod
     def create(cls, folder: Path, dim: int, raw_dim: int | None, *, fused: bool = False) -> Items:
@@ -118,17 +120,31 @@ class Items:
         snapshot = open_snapshot(folder)
         return cls(folder, None if snapshot else cls._open_tables(folder), snapshot)
 
+    @classmethod
+    def open_url(cls, folder: Path, url: str, *, fused: bool) -> Items:
+        """Open the tables at a URL to read them. folder: the other files of the index; fused: whether it has a table of
+        fused items. Raises InputError if a table is missing or damaged."""
+        items = cls(folder, cls._opened_tables(url, fused=fused))
+        items.is_remote = True
+        return items
+
+    @classmethod
+    def _open_tables(cls, folder: Path) -> Mapping[ItemKind, Any]:
+        return cls._opened_tables(folder, fused=(folder / f"{FUSED}.lance").is_dir())
+
     @staticmethod
-    def _open_tables(folder: Path) -> Mapping[ItemKind, Any]:
-        database = _connect(folder)
+    def _opened_tables(where: Path | str, *, fused: bool) -> Mapping[ItemKind, Any]:
         names: dict[ItemKind, str] = {m: name for m, name in TABLES.items()}  # noqa: C416  (the keys are wider)
-        if (folder / f"{FUSED}.lance").is_dir():
+        if fused:
             names[FUSED] = FUSED
         try:
+            database = _connect(where)
             return {kind: database.open_table(name) for kind, name in names.items()}
+        except InputError:
+            raise
         except Exception as error:  # ValueError, RuntimeError or OSError, depending on the damage
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"index: {folder} cannot be opened ({reason}); delete it and index again") from None
+            raise InputError(f"index: {where} cannot be opened ({reason}); delete it and index again") from None
 
     @property
     def _tables(self) -> Mapping[ItemKind, Any]:
@@ -138,7 +154,9 @@ class Items:
 
     @property
     def _written(self) -> Mapping[ItemKind, Any]:
-        """The tables, for a write: the snapshot counts no more."""
+        """The tables, for a write: the snapshot counts no more. Raises InputError if they are on object storage."""
+        if self.is_remote:
+            raise InputError("index: is open at its URL to be read; change it with `csaligner index --out URL`")
         tables, self._snapshot = self._tables, None
         return tables
 
@@ -364,9 +382,18 @@ def require_lancedb() -> None:
         raise InputError(f"index: needs LanceDB; {install_command('search')}")
 
 
-def _connect(folder: Path) -> Any:
+def is_table(name: str) -> bool:
+    """Whether a file of an index, by its name in the folder, is of the tables or their snapshot."""
+    top = name.partition("/")[0]
+    return top.endswith(".lance") or top == SNAPSHOT
+
+
+def _connect(folder: Path | str) -> Any:
     require_lancedb()
     import lancedb
 
     os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")  # else every tidy() warns
-    return cast(Any, lancedb.connect(str(folder)))
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    plain = endpoint.startswith("http://") and str(folder).startswith(READ_DIRECTLY)
+    options = {"aws_endpoint": endpoint, "allow_http": "true"} if plain else None
+    return cast(Any, lancedb.connect(str(folder), storage_options=options))

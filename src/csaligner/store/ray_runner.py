@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,21 +39,29 @@ def embed_on_ray(
 
     Raises the errors of embed, and CSAlignerError if a shard's workers keep dying.
     """
-    ray = _ray()
+    _ray()
     settings = settings or ExtractSettings()
     job = Job.of(dataset, make_encoders(), Path(out).absolute(), settings)
+    with running_ray() as ray, job.claimed() as todo:
+        if todo:
+            _run(ray, job, make_encoders, todo, actors or count_actors(ray, settings.workers), progress)
+        job.finish()
+    return Store.open(out)
+
+
+@contextmanager
+def running_ray() -> Iterator[Any]:
+    """Give the module ray, connected to the cluster of RAY_ADDRESS or to a local one; disconnects if it was not
+    connected before. Raises InputError if Ray is not installed."""
+    ray = _ray()
     started = not ray.is_initialized()
     if started:
         ray.init(log_to_driver=False, include_dashboard=False, configure_logging=False)
     try:
-        with job.claimed() as todo:
-            if todo:
-                _run(ray, job, make_encoders, todo, actors or _actors(ray, settings.workers), progress)
-            job.finish()
+        yield ray
     finally:
         if started:
             ray.shutdown()
-    return Store.open(out)
 
 
 class Maker:
@@ -110,7 +119,8 @@ def _result(ray: Any, finished: Any, number: int) -> Part:
     return part
 
 
-def _actors(ray: Any, workers: int) -> int:
+def count_actors(ray: Any, workers: int) -> int:
+    """Return the default number of actors: one per GPU, or one per group of `workers` + 1 CPU cores."""
     resources = ray.cluster_resources()
     return max(1, int(resources.get("GPU", 0)) or int(resources.get("CPU", 1)) // (1 + workers))
 

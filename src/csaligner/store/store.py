@@ -18,6 +18,7 @@ from csaligner.datasets.images.source import from_uri
 from csaligner.datasets.split import split_of
 from csaligner.files import sha256_of, write_folder
 from csaligner.paired_features import checked_owners
+from csaligner.remote import copy_of, is_url
 from csaligner.types import SPLITS, EncoderInfo, ImageSource, Modality, PairedFeatures, Split
 from csaligner.wording import count_of
 
@@ -66,12 +67,14 @@ class Store:
     def open(cls, path: Path | str, *, verify: bool = True) -> Store:
         """Open a folder written by `embed` or write_store, or one of clip-retrieval (see clip_retrieval.py).
 
+        path: a folder, or the URL of one on object storage, which is copied into the cache (see remote.py).
+
         verify: compare the SHA-256 of each file with the manifest's: of metadata now, of features on first use.
 
         Raises InputError if the manifest is missing, incomplete or of another format version, or if a file is missing,
         damaged, or has another shape than in the manifest.
         """
-        path = Path(path)
+        path = copy_of(path, MANIFEST) if isinstance(path, str) and is_url(path) else Path(path)
         if not path.is_dir():
             raise InputError(f"store: no such folder: {path}")
         if not (path / MANIFEST).is_file():
