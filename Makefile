@@ -48,6 +48,8 @@ bench: $(STAMP)
 		--out benchmarks/results/loss_16384.json
 	$(BIN)/python benchmarks/scaling.py --out benchmarks/results/scaling.json --figure docs/scaling.svg
 	$(BIN)/python benchmarks/numerics.py --out benchmarks/results/numerics.json
+	$(BIN)/python benchmarks/search.py scale --rows 1000000 --approximate faiss exact ivf_rq
+	$(BIN)/python benchmarks/growth.py
 
 # on a machine with CUDA, torch and pytest; the tests of the trainer also need `pip install --editable .`
 PYTHON_GPU ?= python3

@@ -1,6 +1,6 @@
 """Benchmarks of the mixed index: time and memory at scale, concurrent clients, and retrieval quality.
 
-    python benchmarks/search.py scale --rows 100000     # one size per process, to measure memory
+    python benchmarks/search.py scale --rows 100000 --approximate exact faiss ivf_rq
     python benchmarks/search.py clients --seconds 60
     python benchmarks/search.py clip --features shared/data/clip_coco_500.npy
     python benchmarks/search.py quality --store STORE --run CS_ALIGNER_RUN --infonce INFONCE_RUN [--run ... for seeds]
@@ -38,7 +38,7 @@ from csaligner.evaluation.mixed_search import mixed_search_of, modality_bias
 from csaligner.evaluation.ranking import ranks
 from csaligner.model import BUNDLED, AlignedModel
 from csaligner.paired_features import pair_features
-from csaligner.run_folder import model_folder
+from csaligner.run_folder import model_folder, provenance
 from csaligner.search.build import create_index, finish
 from csaligner.search.calibration import MODALITIES, Calibration
 from csaligner.search.index import Index
@@ -72,9 +72,12 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     scale = commands.add_parser("scale")
     scale.add_argument("--rows", type=int, default=100_000)
-    scale.add_argument("--approximate", default="exact")
+    scale.add_argument("--approximate", nargs="+", default=["exact"], help="one after another on the same rows")
     scale.add_argument("--folder", type=Path, help="folder for the index; deleted at the end")
-    ask = commands.add_parser("ask", help="the part of scale that runs in a separate process")
+    build = commands.add_parser("build", help="the part of scale that builds, in a separate process")
+    build.add_argument("index", type=Path)
+    build.add_argument("approximate")
+    ask = commands.add_parser("ask", help="the part of scale that searches, in a separate process")
     ask.add_argument("index", type=Path)
     clients = commands.add_parser("clients")
     clients.add_argument("--rows", type=int, default=100_000)
@@ -88,21 +91,30 @@ def main() -> None:
     clip.add_argument("--features", type=Path, required=True)
     clip.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
+    if arguments.command == "build":
+        print(json.dumps(measure_building(arguments.index, arguments.approximate)))
+        return
     if arguments.command == "ask":
         print(json.dumps(measure_asking(arguments.index)))
         return
     if arguments.command == "scale":
-        name = f"scale/{arguments.rows}/{arguments.approximate}"
-        found = measure_scale(arguments.rows, arguments.approximate, arguments.folder)
-    elif arguments.command == "clients":
+        measure_scale(arguments.rows, arguments.approximate, arguments.folder)
+        return
+    if arguments.command == "clients":
         name, found = "clients", measure_clients(arguments.rows, arguments.clients, arguments.seconds)
     elif arguments.command == "clip":
         name, found = "clip", measure_clip(arguments.features, arguments.seeds)
     else:
         name, found = "quality", measure_quality(arguments.store, arguments.run, arguments.infonce)
+    record(name, found)
+
+
+def record(name: str, found: dict[str, Any]) -> None:
+    """Write one part of the results, with the machine, its load now, and the commit."""
     known = json.loads(OUT.read_text()) if OUT.exists() else {}
-    machine.write(OUT, known | {name: {"machine": machine.describe()} | found})
-    print(json.dumps({name: found}, indent=1))
+    part = {"machine": machine.describe(), "commit": provenance(0)["commit"]} | found
+    machine.write(OUT, known | {name: part})
+    print(json.dumps({name: part}, indent=1), flush=True)
 
 
 def vectors_like(modality: Modality, rows: int, seed: int, dim: int = 384) -> torch.Tensor:
@@ -119,19 +131,22 @@ def vectors_like(modality: Modality, rows: int, seed: int, dim: int = 384) -> to
 
 
 def filled_index(folder: Path, rows: int, approximate: str) -> tuple[Index, dict[str, float]]:
-    """Half images, half texts. Times: `insert` into the tables, `finish` the rest."""
+    """Half images, half texts. Times: `insert` into the tables, `finish` the rest (not with approximate "none")."""
     create_index(folder, AlignedModel.open(BUNDLED), raw=False)
     index = Index.open(folder)
-    seconds = {"insert_s": 0.0}
+    seconds = {"insert_s": 0.0, "insert_cpu_s": 0.0}
     for modality in MODALITIES:
         for start in range(0, rows // 2, PART):
             count = min(PART, rows // 2 - start)
             vectors = vectors_like(modality, count, start, index.manifest.dim)
             names = [f"{modality}-{start + n}" for n in range(count)]
             items = [Row(name, modality, "", f"item {name}", "", "", "synthetic", -1, -1, "") for name in names]
-            began = time.perf_counter()
+            began, began_cpu = time.perf_counter(), time.process_time()
             index.items.put(modality, items, vectors, None, new=True)
             seconds["insert_s"] += time.perf_counter() - began
+            seconds["insert_cpu_s"] += time.process_time() - began_cpu
+    if approximate == "none":
+        return index, seconds
     began = time.perf_counter()
     for modality in MODALITIES:
         index.model.encoder(modality)  # open, as after indexing
@@ -139,31 +154,48 @@ def filled_index(folder: Path, rows: int, approximate: str) -> tuple[Index, dict
     return index, seconds | {"finish_s": time.perf_counter() - began}
 
 
-def measure_scale(rows: int, approximate: str, folder: Path | None) -> dict[str, Any]:
-    """Build here and search in a separate process, whose memory is that of the search."""
+def measure_scale(rows: int, kinds: list[str], folder: Path | None) -> None:
+    """Insert the rows here; build and search each kind in processes of their own, whose memory is that of the task."""
     where = folder or Path(tempfile.mkdtemp())
     try:
-        index, seconds = filled_index(where / "index", rows, approximate)
-        how = index.manifest.approximate
-        command = [sys.executable, __file__, "ask", str(where / "index")]
-        asked = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        return _rounded(
-            seconds
-            | asked
-            | {
-                "rows": rows,
-                "dim": index.manifest.dim,
-                "recall@10": how.recall if how else 1.0,
-                "nprobes": how.nprobes if how else None,
-                "disk_mb": sum(f.stat().st_size for f in (where / "index").rglob("*") if f.is_file()) / 1e6,
-                "peak_while_building_mb": machine.peak_rss_mb(),
-            }
-        )
+        index, seconds = filled_index(where / "index", rows, "none")
+        for kind in kinds:
+            built, asked = (
+                in_own_process(*task) for task in (("build", where / "index", kind), ("ask", where / "index"))
+            )
+            size = sum(f.stat().st_size for f in (where / "index").rglob("*") if f.is_file()) / 1e6
+            about = {"rows": rows, "dim": index.manifest.dim, "disk_mb": size}
+            record(f"scale/{rows}/{kind}", _rounded(seconds | built | asked | about))
     finally:
         shutil.rmtree(where, ignore_errors=True)
 
 
+def in_own_process(*arguments: object) -> dict[str, Any]:
+    command = [sys.executable, __file__, *map(str, arguments)]
+    found: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    return found
+
+
+def measure_building(folder: Path, approximate: str) -> dict[str, Any]:
+    """Build the approximate index of rows that are there, calibrate, and write the snapshot; on one thread."""
+    torch.set_num_threads(1)
+    index = Index.open(folder)
+    for modality in MODALITIES:
+        index.model.encoder(modality)  # open, as after indexing
+    began, began_cpu = time.perf_counter(), time.process_time()
+    finish(index, approximate)
+    how = index.manifest.approximate
+    return {
+        "finish_s": time.perf_counter() - began,
+        "finish_cpu_s": time.process_time() - began_cpu,
+        "recall@10": how.recall if how else 1.0,
+        "nprobes": how.nprobes if how else None,
+        "peak_while_building_mb": machine.peak_rss_mb(),
+    }
+
+
 def measure_asking(folder: Path) -> dict[str, Any]:
+    torch.set_num_threads(1)
     index = Index.open(folder)
     for modality in MODALITIES:
         index.model.encoder(modality)
@@ -188,14 +220,14 @@ def words(n: int) -> str:
 
 
 def latency(ask: Callable[[int], Any]) -> dict[str, float]:
-    """Return wall milliseconds, and processor milliseconds of this thread, which are robust to other load; the
-    first few calls are excluded."""
+    """Return wall milliseconds, and processor milliseconds of this process (all threads, system calls included), which
+    are robust to other load; the first few calls are excluded."""
     clock, processor = [], []
     for n in range(QUERIES):
-        began, began_cpu = time.perf_counter(), time.thread_time()
+        began, began_cpu = time.perf_counter(), time.process_time()
         ask(n)
         clock.append(1e3 * (time.perf_counter() - began))
-        processor.append(1e3 * (time.thread_time() - began_cpu))
+        processor.append(1e3 * (time.process_time() - began_cpu))
     found: dict[str, float] = {}
     for name, times in (("", clock[10:]), ("cpu_", processor[10:])):
         found |= {f"{name}p50_ms": float(np.median(times)), f"{name}p95_ms": float(np.quantile(times, 0.95))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from table_text import load, table
 
@@ -29,20 +30,29 @@ def quality_table(name: str) -> str:
 
 
 def scale_table() -> str:
+    """Return a table for each commit that was measured."""
+    records = {name: r for name, r in load("search").items() if name.startswith("scale/")}
+    commits = list(dict.fromkeys(r.get("commit") for r in records.values()))
+    parts = [_scale({n: r for n, r in records.items() if r.get("commit") == commit}) for commit in commits]
+    return "\n\n".join(parts) + _clients() + _started()
+
+
+def _scale(records: dict[str, Any]) -> str:
     rows, about = [], ""
-    for name, r in load("search").items():
-        if not name.startswith("scale/"):
-            continue
-        m = r["machine"]
-        about = f"{m['cpu']}, {m['threads']} thread, load {m['load']:.1f} while measured; dimension {r['dim']}.\n\n"
+    for name, r in records.items():
+        m, now = r["machine"], "commit" in r
+        built = r["insert_cpu_s"] + r["finish_cpu_s"] if now else r["insert_s"] + r["finish_s"]
+        time = f"commit {r['commit'][:7]}; build and queries in processor time of all threads, with " if now else ""
+        about = f"{m['cpu']}, 1 thread, dimension {r['dim']}; csaligner {m['versions']['csaligner']}; {time}"
+        about += f"wall time{' in brackets' if now else ''} at a load of {m['load']:.1f}.\n\n"
         rows.append(
             [
                 f"{r['rows']:,}",
                 name.rpartition("/")[2],
-                f"{r['insert_s'] + r['finish_s']:.0f}",
+                f"{built:.0f}",
                 f"{r['recall@10']:.3f}",
-                f"{r['vectors_only']['p50_ms']:.0f} / {r['vectors_only']['p95_ms']:.0f}",
-                f"{r['with_text_encoder']['p50_ms']:.0f} / {r['with_text_encoder']['p95_ms']:.0f}",
+                _latency(r["vectors_only"], now),
+                _latency(r["with_text_encoder"], now),
                 f"{r['resident_mb']:.0f} ({r['encoders_mb']:.0f})",
                 f"{r['disk_mb']:.0f}",
             ]
@@ -57,7 +67,7 @@ def scale_table() -> str:
         "memory MB (before vectors)",
         "disk MB",
     ]
-    return about + table(head, rows) + _clients() + _started()
+    return about + table(head, rows)
 
 
 def _clients() -> str:
@@ -82,8 +92,10 @@ def _started() -> str:
     )
 
 
-def _latency(r: dict[str, float]) -> str:
-    return f"{r['p50_ms']:.0f} / {r['p95_ms']:.0f} ({r['cpu_p50_ms']:.0f} / {r['cpu_p95_ms']:.0f})"
+def _latency(r: dict[str, float], processor: bool) -> str:
+    """Format processor time and wall time, or wall time alone."""
+    wall = f"{r['p50_ms']:.0f} / {r['p95_ms']:.0f}"
+    return f"{r['cpu_p50_ms']:.1f} / {r['cpu_p95_ms']:.1f} ({wall})" if processor else wall
 
 
 def ten_queries_table() -> str:

@@ -16,6 +16,7 @@ from typing import Any
 from default_tables import TABLES as DEFAULT_TABLES
 from fault_tables import TABLES as FAULT_TABLES
 from generation_tables import TABLES as GENERATION_TABLES
+from growth_tables import TABLES as GROWTH_TABLES
 from input_tables import TABLES as INPUT_TABLES
 from learning_tables import TABLES as LEARNING_TABLES
 from measures import Changes, differences, measures_table
@@ -245,6 +246,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **GENERATION_TABLES,
     **DEFAULT_TABLES,
     **FAULT_TABLES,
+    **GROWTH_TABLES,
     **INPUT_TABLES,
     **LEARNING_TABLES,
     **PAPER_TABLES,
