@@ -150,7 +150,8 @@ def exponents(records: list[dict[str, Any]]) -> dict[str, float]:
     """Return the fitted exponent of each step, and of N log N over the same sizes."""
     found = {}
     for name in STEPS:
-        rows = [{"rows": r["items"], "seconds": r["seconds"]} for r in records if r["step"] == name]
+        same = (r for r in records if r["step"] == name and not (name == "search" and "from" in r))  # exact alone
+        rows = [{"rows": r["items"], "seconds": r["seconds"]} for r in same]
         large = [r for r in rows if r["rows"] >= FITTED_FROM or name == "embed"]
         if len(large) > 1:
             found[name] = round(slope(large, "seconds"), 2)

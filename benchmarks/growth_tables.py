@@ -26,7 +26,8 @@ def growth_table() -> str:
         fitted = ["" if slope is None else f"{slope:.2f}" for slope in slopes]
         rows.append([NAMES.get(name, name), *cells, *fitted, f"{mine[max(mine)]['peak_mb']:,.0f}"])
     m = content["machine"]
-    about = f"{m['cpu']}, one thread, load {m['load']:.0f}; processor seconds; commit {records[0]['commit'][:7]}.\n\n"
+    commits = ", ".join(dict.fromkeys(r["commit"][:7] for r in records))
+    about = f"{m['cpu']}, one thread; processor seconds; commits {commits}.\n\n"
     head = ["step", *(f"{n:,}" for n in sizes), "exponent", "of N log N", "MB at the largest"]
     skipped = (f"{NAMES.get(name, name).split(',')[0]} ({why})" for name, why in content["skipped"].items())
     left = ", ".join(skipped)
