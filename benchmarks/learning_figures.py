@@ -58,7 +58,7 @@ def draw_curves(records: Sequence[Record], path: Path) -> None:
                 axes.set_xlabel(label, fontsize=9)
         axes_row[0].set_ylabel(f"{TITLES[name]}: {key}", fontsize=9)
     handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, 1 + len(curves)), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, 2 + len(curves)), frameon=False)
     _save(figure, path)
 
 
