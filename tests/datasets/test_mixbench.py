@@ -34,6 +34,15 @@ def test_the_judgements_of_2025_complete_the_tables_of_2026(tmp_path: Path) -> N
     assert len(read_mixbench(tmp_path)) == 1
 
 
+def test_the_header_of_judgements_may_have_hyphens(tmp_path: Path) -> None:
+    write_2025(tmp_path)
+    path = tmp_path / "MSCOCO" / "qrels" / "qrels.tsv"
+    before = read_mixbench(tmp_path)[0].qrels
+    path.write_text(path.read_text().replace("query_id\tcorpus_id", "query-id\tcorpus-id"))
+    assert "query-id" in path.read_text()
+    assert read_mixbench(tmp_path)[0].qrels == before
+
+
 def test_the_folder_of_one_set_is_read_alone(tmp_path: Path) -> None:
     for name in SETS:
         write_2025(tmp_path, name)

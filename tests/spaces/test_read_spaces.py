@@ -132,6 +132,17 @@ def test_pickled_points_are_not_read(tmp_path: Path) -> None:
         read_spaces([tmp_path / "local"])
 
 
+@pytest.mark.parametrize("names", [["EEG", "image"], ["eeg", "smell"], ["eeg"]])
+def test_names_that_fit_in_part_are_refused(tmp_path: Path, names: list[str]) -> None:
+    np.save(tmp_path / "eeg.npy", X)
+    np.save(tmp_path / "image.npy", Y)
+    for sources in ([tmp_path], [tmp_path / "eeg.npy"] * 3):
+        with pytest.raises(InputError, match=r"names: .*give"):
+            read_spaces(sources, names)
+    assert [s.name for s in read_spaces([tmp_path], ["image", "eeg"])] == ["image", "eeg"]
+    assert [s.name for s in read_spaces([tmp_path], ["brain", "photo"])] == ["brain", "photo"]
+
+
 def test_one_space_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", X)
     with pytest.raises(InputError, match="second source"):

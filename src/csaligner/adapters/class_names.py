@@ -111,7 +111,8 @@ def count_photos(adapter: nn.Module, image: Tensor) -> int:
 
 def photo_line(photos: int, images: int) -> str:
     """Return one line on how photos and the other images are found."""
-    line = f"{photos:,} of {count_of(images, 'image')} look like photos, {PHOTOS}"
+    looks = "looks like a photo" if photos == 1 else "look like photos"
+    line = f"{photos:,} of {count_of(images, 'image')} {looks}, {PHOTOS}"
     if photos == images:
         return line
     return f"{line}; the {'other one' if images - photos == 1 else f'other {images - photos:,}'}, {DRAWINGS}"

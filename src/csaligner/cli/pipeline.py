@@ -44,6 +44,16 @@ def demo(
     console.print(f"report: {out / 'report.html'}", highlight=False)
 
 
+def _names_setting(names: str, data: str) -> str:
+    """Return the setting of the names of a store. Raises InputError for more than two."""
+    if names.count(",") > 1:
+        raise InputError(
+            f"names: got {names} for {data}, which holds no spaces; give a folder with one NAME.npy for each, an .npz "
+            "or a .parquet file"
+        )
+    return f"names=[{names}]"
+
+
 @app.command(rich_help_panel=TRAIN)
 def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     train_data: Annotated[
@@ -130,7 +140,7 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     words = [f"{k}={v}" for k, v in (flags | {"precision": precision}).items() if v is not None]
     several = holds_spaces(source := folder_to_read(train_data, MANIFEST))
     if names is not None and not several:
-        words.append(f"names=[{names}]")
+        words.append(_names_setting(names, train_data))
     if resume_from is not None and config is None:
         config = resume_from / CONFIG
     settings = load_config(TrainConfig, config, [*words, *(overrides or [])])

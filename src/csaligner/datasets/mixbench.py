@@ -26,6 +26,7 @@ from .images.parquet_cell import Cell, holds_images
 from .records import BadRecord, image_at, json_lines
 from .text_files import TextFiles, shown
 
+QREL_COLUMNS = ("query_id", "corpus_id", "score")  # or with hyphens, as in BEIR
 IDS = ("id", "query_id", "corpus_id", "_id")
 QUERIES, CORPUS = ("queries",), ("mixed_corpus", "corpus")
 QRELS = ("qrels/qrels.tsv", "qrels.tsv", "qrels.parquet")
@@ -182,11 +183,14 @@ def _read_qrels(folder: Path) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for number, row in enumerate(_qrel_rows(path), start=2):
         try:
-            query, item, gain = str(row["query_id"]), str(row["corpus_id"]), int(row["score"])
+            query, item, gain = (row[key] if key in row else row[key.replace("_", "-")] for key in QREL_COLUMNS)
+            gain = int(gain)
         except (KeyError, TypeError, ValueError):
-            raise InputError(f"mixbench: {path}: row {number}: wanted query_id, corpus_id and a whole score") from None
+            raise InputError(
+                f"mixbench: {path}: row {number}: wanted the columns {', '.join(QREL_COLUMNS)} and a whole score"
+            ) from None
         if gain > 0:
-            found.setdefault(query, {})[item] = gain
+            found.setdefault(str(query), {})[str(item)] = gain
     return found
 
 

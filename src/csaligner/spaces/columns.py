@@ -99,6 +99,12 @@ def named(spaces: Sequence[Space], names: Sequence[str], source: str) -> list[Sp
     by_name = {space.name: space for space in spaces}
     if all(name in by_name for name in names):
         return [by_name[name] for name in names]
+    known = {name.casefold() for name in by_name}
+    if other := [name for name in names if name not in by_name] if known & {n.casefold() for n in names} else []:
+        raise InputError(
+            f"names: {source} holds {', '.join(by_name)}, but not {', '.join(other)}; give names that it holds, or "
+            "other names for all"
+        )
     if len(names) != len(spaces):
         raise InputError(f"names: got {', '.join(names)} for {', '.join(by_name)} of {source}; give one name per space")
     return [Space(name, s.rows, s.ids, s.source, s.dtype) for name, s in zip(names, spaces, strict=True)]

@@ -43,6 +43,8 @@ def read_spaces(sources: Sequence[str | Path], names: Sequence[str] = (), keys: 
                 f"{sources[0]}: holds one space, {found[0].name}; give a second source, or --kind-key, the column that "
                 "names the space of each row"
             )
+        if len(names) == 1:
+            raise InputError(f"names: got {names[0]}; give at least two of {', '.join(space.name for space in found)}")
         return named(found, names, str(sources[0]))
     found = []
     for source in sources:
@@ -51,8 +53,11 @@ def read_spaces(sources: Sequence[str | Path], names: Sequence[str] = (), keys: 
             raise InputError(f"{source}: holds {', '.join(s.name for s in parts)}; choose one with --vector-key")
         found.append(parts[0])
     default = _file_names(sources)
-    found = [replace(space, name=(*names, *default[len(names) :])[number]) for number, space in enumerate(found)]
-    return named(found, list(names) or [space.name for space in found], "the sources")
+    if names and len(names) != len(sources):
+        raise InputError(f"names: got {', '.join(names)} for {', '.join(default)}; give one name per source")
+    if len(set(names)) < len(names):
+        raise InputError(f"names: {', '.join(names)} has one name twice; give different names")
+    return [replace(space, name=name) for space, name in zip(found, names or default, strict=True)]
 
 
 def read_space(source: str | Path, name: str, key: str | None = None) -> Space:
@@ -108,7 +113,7 @@ def _of_folder(path: Path, keys: Keys) -> list[Space]:
     if len(tables) == 1:
         return _of_folder(tables[0], keys)
     names = f"; choose one of {', '.join(t.name for t in tables)}" if tables else ""
-    raise InputError(f"sources: {path} is no LanceDB table and no index{names}")
+    raise InputError(f"sources: {path} holds no .npy file, and is no LanceDB table and no index{names}")
 
 
 def _ids_of(array: Path) -> list[str] | None:
