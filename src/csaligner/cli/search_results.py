@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from csaligner.search.cards import Card
 
 SHOWN_CHARACTERS = 160
-WEAK = "weak from here: a query without an answer scores as high"
+WEAK = "weak results from here on: queries without an answer often score as high"
 
 
 def table_of(cards: list[Card], weak: float) -> Any:
