@@ -43,7 +43,15 @@ from tests.ranks import on_ranks
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # reasons for which a block cannot run here, and how many blocks have each
-NOT_RUN = {"minutes": 1, "model hub": 6, "model hub and a GPU": 4, "open_clip": 1, "several machines": 4}
+NOT_RUN = {
+    "minutes": 1,
+    "an hour": 1,
+    "model hub": 6,
+    "model hub and a GPU": 4,
+    "object storage": 1,
+    "open_clip": 1,
+    "several machines": 4,
+}
 OWN_TEST = ("bring_your_vectors", "query_side")  # run by a test of their own
 BLOCK = re.compile(r"^(?:<!-- not run: (.*?) -->\n)?```(\w+(?: ranks)?)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 GIVEN = {  # what readers of a page are supposed to have

@@ -228,7 +228,7 @@ def test_a_rewritten_index_is_opened_by_itself(world: World) -> None:
     assert client.get("/api/about").json()["counts"]["image"] == 4
 
 
-@pytest.mark.parametrize("harm", ["deleted", "damaged", "tables deleted"])
+@pytest.mark.parametrize("harm", ["deleted", "damaged"])
 def test_an_index_that_cannot_be_read_is_one_sentence(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, harm: str
 ) -> None:
@@ -240,7 +240,7 @@ def test_an_index_that_cannot_be_read_is_one_sentence(
     if harm == "damaged":
         (index.path / "index.json").write_text("{}")
     else:
-        shutil.rmtree(index.path / ("images.lance" if harm == "tables deleted" else ""))
+        shutil.rmtree(index.path)
     with caplog.at_level(logging.ERROR, "csaligner.app"):
         found = [search(client) for _ in range(5)]
     assert {response.status_code for response in found} == {503}
@@ -252,6 +252,14 @@ def test_an_index_that_cannot_be_read_is_one_sentence(
     shutil.rmtree(index.path, ignore_errors=True)
     shutil.copytree(kept, index.path)
     assert search(client).status_code == 200
+
+
+def test_an_open_index_goes_on_while_its_tables_are_gone(world: World) -> None:
+    index = build(world)
+    client = client_of(index)
+    before = search(client).json()["results"]
+    shutil.rmtree(index.path / "images.lance")
+    assert [search(client).json()["results"] for _ in range(3)] == [before] * 3
 
 
 def test_an_image_that_is_gone_names_no_path(world: World) -> None:

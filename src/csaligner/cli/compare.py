@@ -89,7 +89,7 @@ def compare(  # noqa: PLR0913, PLR0917  (options of a command)
             found = compare_and_write(train_data, names, budget, out, report, test_images)
     _print_methods(found)
     name = "suite" if suite else "compare"
-    err.print(f"results: {out / f'{name}.json'}, page: {out / f'{name}.html'}", highlight=False)
+    err.print(f"results: {out / f'{name}.json'}, page: {out / f'{name}.html'}", highlight=False, soft_wrap=True)
 
 
 def _print_methods(found: Comparison) -> None:
@@ -130,7 +130,7 @@ def sweep(
     with progress(err, "sweep", quiet) as update:
         sweep_and_write(train_data, grids.split(","), budget, out, lambda done, total, what: update(done, total, {}))
     _print_points(out / JSON)
-    err.print(f"results: {out / 'sweep.json'}, page: {out / 'sweep.html'}", highlight=False)
+    err.print(f"results: {out / 'sweep.json'}, page: {out / 'sweep.html'}", highlight=False, soft_wrap=True)
 
 
 def _print_points(path: Path) -> None:

@@ -145,7 +145,8 @@ def _open_part(folder: Path, kind: str) -> _Part:
         rows = pa.ipc.open_file(file).read_all()
     # c: torch wants arrays that can be written. Arrow's own to_numpy would import pandas
     vectors, order, numbers = (
-        np.load(folder / f"{kind}{name}.npy", mmap_mode="c" if len(rows) else None) for name in ("", "-order", "-rows")
+        np.load(folder / f"{kind}{name}.npy", mmap_mode="c" if len(rows) else None, allow_pickle=False)
+        for name in ("", "-order", "-rows")
     )
     if not len(rows) == len(vectors) == len(order) == len(numbers):
         raise ValueError("the files differ in length")
