@@ -61,7 +61,7 @@ def steps(features: Path) -> list[Step]:
         _demo("openmoji", 2),
         _demo("all", 5),
         _suite(features),
-        Step("suite_families", 0.5, _benchmark("suite_families", "--run", str(RUNS / "suite"))),
+        Step("suite_details", 0.5, _benchmark("suite_details", "--run", str(RUNS / "suite"))),
         Step("search_clip", 2, _benchmark("search", "clip", "--features", str(features), "--seeds", "1")),
         Step("search_quality", 1, _benchmark("search", "quality", "--store", every, *_runs_of_demo())),
         Step("balance", 2, _benchmark("balance", "--features", str(features), "--out", str(RESULTS / "balance.json"))),

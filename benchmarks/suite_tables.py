@@ -54,7 +54,7 @@ def rank_text() -> str:
 
 
 def family_text() -> str:
-    """Return the mean rank of each row of CS-Aligner alone among the other methods (benchmarks/suite_families.py)."""
+    """Return the mean rank of each row of CS-Aligner alone among the other methods (benchmarks/suite_details.py)."""
     rows = []
     for r in load(NAME)["families"]:
         value, low, high = r["minus_other"]
@@ -62,6 +62,21 @@ def family_text() -> str:
         scores = f"{r['score_rank']:.1f} / {r['best_score_rank_of_others']:.1f}"
         rows.append([r["method"], f"{r['mean_rank']:.1f}", other, f"{value:+.1f} ({low:+.1f} to {high:+.1f})", scores])
     return table(["row", "mean rank", "best other method", "minus that (95 %)", "rank by score / best of others"], rows)
+
+
+def minus_default_text(metric: str) -> str:
+    """Return a metric of every method minus that of the default, in points; intervals that exclude 0 are in bold."""
+    content = load(NAME)
+    cells = {(r["method"], r["dataset"]): r[metric] for r in content["minus_default"]}
+    rows = []
+    for method in (rank["method"] for rank in content["ranks"] if rank["method"] != "defaults"):
+        row = [method]
+        for dataset in content["datasets"]:
+            value, low, high = (100 * x for x in cells.get((method, dataset), (0, 0, 0)))
+            text = f"{value:+.1f} ({low:+.1f} to {high:+.1f})" if (method, dataset) in cells else ""
+            row.append(f"**{text}**" if low > 0 or high < 0 else text)
+        rows.append(row)
+    return table(["method", *map(title, content["datasets"])], rows)
 
 
 def data_text() -> str:
@@ -159,6 +174,8 @@ def _tables() -> dict[str, Callable[[], str]]:
         "suite_ranks": rank_text,
         "suite_data": data_text,
         "suite_families": family_text,
+        "suite_score_minus_default": partial(minus_default_text, SCORE),
+        "suite_recall_minus_default": partial(minus_default_text, MEAN_RECALL),
     }
     found |= {f"suite_{name}": partial(dataset_text, name) for name in content["datasets"]}
     swept = dict.fromkeys(point["dataset"] for point in content["points"])

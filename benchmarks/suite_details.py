@@ -1,8 +1,9 @@
-"""Ranks of the suite with one row of CS-Aligner at a time, added to its JSON.
+"""Ranks of the suite with one row of CS-Aligner at a time, and every method minus the default, added to its JSON.
 
-    python benchmarks/suite_families.py --run runs/suite --out benchmarks/results/suite.json
+    python benchmarks/suite_details.py --run runs/suite --out benchmarks/results/suite.json
 
-Seven rows of the suite are variants of csaligner, and similar rows that are all better than a method push its rank
+Differences from the default are paired: both methods are measured on the same bootstrap samples of test images. Seven
+rows of the suite are variants of csaligner, and similar rows that are all better than a method push its rank
 down. Each of them is therefore ranked alone among the methods of others. --run: the folder of `csaligner compare
 --suite`, whose finished tasks hold the values of every test query.
 """
@@ -14,12 +15,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from csaligner.comparison.differences import FoldQueries
 from csaligner.comparison.ranks import Values, rank_methods, resampled_values
 from csaligner.comparison.suite import TASKS, one_line_per_item
+from csaligner.evaluation.score import MEAN_RECALL, SCORE
 from csaligner.files import write_text
 
-OURS = ("defaults", "chosen start", "cs-auto", "cs-aligner-weight", "cs-aligner-default", "cs-aligner", "cs-alone")
+DEFAULT = "defaults"
+OURS = (DEFAULT, "chosen start", "cs-auto", "cs-aligner-weight", "cs-aligner-default", "cs-aligner", "cs-alone")
 
 
 def read_queries(tasks: Path, datasets: dict[str, Any]) -> dict[str, dict[str, list[FoldQueries]]]:
@@ -64,6 +69,19 @@ def family_records(values: Values) -> list[dict[str, Any]]:
     return records
 
 
+def minus_default(values: Values) -> list[dict[str, Any]]:
+    """Return one record per dataset and method: score and R@1 minus those of the default, with 95 % intervals."""
+    records = []
+    for dataset, methods in values.items():
+        for method, own in methods.items():
+            if method != DEFAULT:
+                found = {m: own[m] - methods[DEFAULT][m] for m in (SCORE, MEAN_RECALL)}
+                ends = {m: (x[0], *np.quantile(x[1:], (0.025, 0.975))) for m, x in found.items()}
+                rounded = {m: [round(float(v), 5) for v in x] for m, x in ends.items()}
+                records.append({"dataset": dataset, "method": method} | rounded)
+    return records
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/tables/suite"))
@@ -71,7 +89,10 @@ def main() -> None:
     options = parser.parse_args()
     content = json.loads(options.out.read_text(encoding="utf-8"))
     values = resampled_values(read_queries(options.run / TASKS, content["datasets"]))
-    write_text(options.out, one_line_per_item(content | {"families": family_records(values)}))
+    write_text(
+        options.out,
+        one_line_per_item(content | {"families": family_records(values), "minus_default": minus_default(values)}),
+    )
 
 
 if __name__ == "__main__":
