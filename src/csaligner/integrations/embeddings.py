@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
+
+import numpy as np
 
 from csaligner.adapters.aligner import Aligner
 from csaligner.model import AlignedModel
 from csaligner.types import Encoder
 
 Vectors = list[list[float]]
+
+
+def mapped(rows: Vectors, transform: Callable[[Any], Any] | None) -> Vectors:
+    """Return transform(rows) as lists; without a transform, or rows, the rows themselves."""
+    if transform is None or not rows:
+        return rows
+    return cast(Vectors, np.asarray(transform(np.asarray(rows, dtype=np.float32))).tolist())
 
 
 class AlignedEmbeddings:

@@ -6,17 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from csaligner.checks import InputError
 from csaligner.extras import install_command
+
+from .embeddings import Vectors, mapped
 
 try:
     from langchain_core.embeddings import Embeddings
 except ImportError:
     raise InputError(f"LangChainEmbeddings needs langchain-core; {install_command('langchain')}") from None
-
-Vectors = list[list[float]]
 
 
 class LangChainEmbeddings(Embeddings):  # type: ignore[misc]  # untyped base
@@ -37,12 +35,12 @@ class LangChainEmbeddings(Embeddings):  # type: ignore[misc]  # untyped base
         self._model, self._transform, self._documents = model, transform, documents
 
     def embed_query(self, text: str) -> list[float]:
-        return self._mapped([self._model.embed_query(text)])[0]
+        return mapped([self._model.embed_query(text)], self._transform)[0]
 
     def embed_documents(self, texts: list[str]) -> Vectors:
         if self._documents is not None:
             return list(self._documents.embed_documents(texts))
-        return self._mapped(self._model.embed_documents(texts))
+        return mapped(self._model.embed_documents(texts), self._transform)
 
     def embed_image(self, uris: Sequence[Path | str]) -> Vectors:
         """Embed image files with `documents`, or else with `model`, as they are. Raises InputError if it cannot."""
@@ -50,9 +48,3 @@ class LangChainEmbeddings(Embeddings):  # type: ignore[misc]  # untyped base
         if not hasattr(model, "embed_image"):
             raise InputError(f"embed_image: {type(model).__name__} does not embed images; give AlignedEmbeddings")
         return list(model.embed_image(uris))
-
-    def _mapped(self, rows: Vectors) -> Vectors:
-        if self._transform is None or not rows:
-            return rows
-        mapped: Vectors = np.asarray(self._transform(np.asarray(rows, dtype=np.float32))).tolist()
-        return mapped

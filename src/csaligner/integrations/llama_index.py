@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from csaligner.checks import InputError
 from csaligner.extras import install_command
+
+from .embeddings import Vectors, mapped
 
 try:
     from llama_index.core.base.embeddings.base import BaseEmbedding
     from llama_index.core.bridge.pydantic import PrivateAttr
 except ImportError:
     raise InputError(f"LlamaIndexEmbedding needs llama-index-core; {install_command('llama-index')}") from None
-
-Vectors = list[list[float]]
 
 
 class LlamaIndexEmbedding(BaseEmbedding):  # type: ignore[misc]  # untyped base
@@ -51,12 +49,12 @@ class LlamaIndexEmbedding(BaseEmbedding):  # type: ignore[misc]  # untyped base
         return "LlamaIndexEmbedding"
 
     def _get_query_embedding(self, query: str) -> list[float]:
-        return self._mapped([self._model.get_query_embedding(query)])[0]
+        return mapped([self._model.get_query_embedding(query)], self._transform)[0]
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
         if not hasattr(self._model, "aget_query_embedding"):
             return self._get_query_embedding(query)
-        return self._mapped([await self._model.aget_query_embedding(query)])[0]
+        return mapped([await self._model.aget_query_embedding(query)], self._transform)[0]
 
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]
@@ -64,10 +62,4 @@ class LlamaIndexEmbedding(BaseEmbedding):  # type: ignore[misc]  # untyped base
     def _get_text_embeddings(self, texts: list[str]) -> Vectors:
         if self._documents is not None:
             return list(self._documents.get_text_embedding_batch(texts))
-        return self._mapped(self._model.get_text_embedding_batch(texts))
-
-    def _mapped(self, rows: Vectors) -> Vectors:
-        if self._transform is None or not rows:
-            return rows
-        mapped: Vectors = np.asarray(self._transform(np.asarray(rows, dtype=np.float32))).tolist()
-        return mapped
+        return mapped(self._model.get_text_embedding_batch(texts), self._transform)

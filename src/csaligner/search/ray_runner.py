@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from csaligner.checks import CSAlignerError
 from csaligner.model import AlignedModel
-from csaligner.store.ray_runner import RESTARTS, RETRIES, count_actors, running_ray
+from csaligner.store.ray_runner import RESTARTS, RETRIES, count_actors, result_of, running_ray
 from csaligner.types import Encoder
 
 from .encode_entries import EncodedPart, Encoding, Pair, encode_part
 from .index import Index
 
 AHEAD = 2  # parts per actor that are encoded or wait to be written
+DIED = ("index: a Ray worker died", "what was written is")  # see result_of
 
 
 @dataclass(frozen=True)
@@ -62,24 +62,7 @@ def encode_on_ray(
         for number, part in enumerate(parts):
             if len(waiting) == AHEAD * len(actors):
                 first, result = waiting.pop(0)
-                yield first, _result(ray, result)
+                yield first, result_of(ray, result, *DIED)
             waiting.append((part, actors[number % len(actors)].encode.remote(part, how)))
         for part, result in waiting:
-            yield part, _result(ray, result)
-
-
-def _result(ray: Any, result: Any) -> EncodedPart:
-    try:
-        part: EncodedPart = ray.get(result)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, CSAlignerError):
-            raise error.cause from None
-        raise
-    except ray.exceptions.RayActorError as error:
-        if isinstance(cause := getattr(error, "cause", None), CSAlignerError):
-            raise cause from None
-        reason = str(error).splitlines()[0]
-        raise CSAlignerError(
-            f"index: a Ray worker died {RETRIES + 1} times ({reason}); what was written is kept, run it again to resume"
-        ) from None
-    return part
+            yield part, result_of(ray, result, *DIED)

@@ -96,27 +96,32 @@ def _run(
         (finished,), _ = ray.wait(list(running))
         maker, number = running.pop(finished)
         idle.append(maker)
-        bad += _result(ray, finished, number).skipped
+        part: Part = result_of(
+            ray, finished, f"embed: the Ray workers that made shard {number} died", "finished shards are"
+        )
+        bad += part.skipped
         job.check_bad(bad)
         done += len(job.work.range_of(number))
         if report is not None:
             report(done, total)
 
 
-def _result(ray: Any, finished: Any, number: int) -> Part:
+def result_of(ray: Any, finished: Any, died: str, kept: str) -> Any:
+    """Return what a worker made. died, kept: parts of the message if workers died more often than is retried.
+
+    Raises CSAlignerError of the worker, from its start too, or if it died."""
     try:
-        part: Part = ray.get(finished)
+        return ray.get(finished)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, CSAlignerError):
             raise error.cause from None
         raise
     except ray.exceptions.RayActorError as error:
+        if isinstance(cause := getattr(error, "cause", None), CSAlignerError):
+            raise cause from None
         reason = str(error).splitlines()[0]
-        raise CSAlignerError(
-            f"embed: the Ray workers that made shard {number} died {RETRIES + 1} times ({reason}); finished shards "
-            "are kept, run it again to resume"
-        ) from None
-    return part
+        message = f"{died} {RETRIES + 1} times ({reason}); {kept} kept, run it again to resume"
+        raise CSAlignerError(message) from None
 
 
 def count_actors(ray: Any, workers: int) -> int:
