@@ -23,6 +23,7 @@ from measures import Changes, differences, measures_table
 from mixed_tables import TABLES as MIXED_TABLES
 from paper_tables import TABLES as PAPER_TABLES
 from readme_tables import TABLES as README_TABLES
+from scale_tables import TABLES as SCALE_TABLES
 from search_tables import TABLES as SEARCH_TABLES
 from space_tables import TABLES as SPACE_TABLES
 from suite_tables import TABLES as SUITE_TABLES
@@ -251,6 +252,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **LEARNING_TABLES,
     **PAPER_TABLES,
     **README_TABLES,
+    **SCALE_TABLES,
     **SEARCH_TABLES,
     **MIXED_TABLES,
     **SPACE_TABLES,
