@@ -84,6 +84,17 @@ def test_the_command_exports_what_maps_queries(tmp_path: Path) -> None:
     assert csaligner("migrate", *files, "--out", tmp_path / "out").returncode == 1
 
 
+def test_rows_that_cannot_be_used_are_counted(tmp_path: Path) -> None:
+    new, old = (x.numpy() for x in models(400, 24, 16, 0.2))
+    new[0], new[1] = np.nan, 0
+    np.save(tmp_path / "new.npy", new)
+    np.save(tmp_path / "old.npy", old)
+    done = csaligner("migrate", tmp_path / "new.npy", tmp_path / "old.npy", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "new: ignored 2 rows" in done.stderr
+    assert "old: ignored" not in done.stderr
+
+
 def test_a_sentence_transformer_maps_texts_onto_the_old_index(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 

@@ -64,6 +64,8 @@ def migrate(  # noqa: PLR0913, PLR0917  (options of a command)
     check_choice("pairs", pairs, ("auto", "rows", "ids", "none"))
     formats = _formats(format, encoder, out)
     spaces = read_spaces(sources, listed(names), Keys(kind_key, listed(vector_key), id_key))
+    for line in filter(None, (space.ignored for space in spaces)):
+        err.print(line, highlight=False, soft_wrap=True, markup=False)
     if len(spaces) != 2:
         raise InputError(f"names: {', '.join(s.name for s in spaces)}; choose two, the new model first")
     found = _found((spaces[0], spaces[1]), index, pairs, seed)

@@ -250,7 +250,7 @@ class Index:
         """Return the k best items of each query, best first."""
         if options.space not in self.spaces:
             raise InputError(
-                f"space: {options.space!r} is not available; index images and texts with raw vectors, or use aligned"
+                f"space: got {options.space!r}, but this index has {', '.join(self.spaces)}; choose one of them"
             )
         use = self.manifest.approximate is not None if options.approximate is None else options.approximate
         if use and self.manifest.approximate is None:

@@ -64,10 +64,8 @@ class Items:
         rows, ids = {}, {}
         for space in spaces:
             usable = space.usable
-            if not bool(usable.all()):
-                warnings.warn(
-                    f"{space.name}: {int((~usable).sum())} rows are zero or not finite; ignored", stacklevel=3
-                )
+            if (line := space.ignored) is not None:
+                warnings.warn(line, stacklevel=3)
             numbered = torch.tensor([number.setdefault(key, len(number)) for key in own[space.name]])
             rows[space.name], ids[space.name] = space.rows[usable].float(), numbered[usable]
         return cls(rows, ids, tuple(number))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from csaligner.checks import InputError, packed_bits
 from csaligner.evaluation.gap import effective_rank
+from csaligner.wording import count_of
 
 from .permutation import nearest_rows, unit
 
@@ -48,6 +49,14 @@ class Space:
     def usable(self) -> Tensor:
         """(N,) bool: rows that are finite and not zero."""
         return torch.isfinite(self.rows).all(dim=1) & self.rows.any(dim=1)
+
+    @property
+    def ignored(self) -> str | None:
+        """How many rows are not usable, in one line; None if all are."""
+        count = int((~self.usable).sum())
+        return (
+            f"{self.name}: ignored {count_of(count, 'row')} with NaN or infinity, or of zeros only" if count else None
+        )
 
 
 @dataclass(frozen=True)
