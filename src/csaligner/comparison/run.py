@@ -12,7 +12,6 @@ from csaligner.files import recover, write_json
 from csaligner.parsing import parse_json
 from csaligner.reporting.comparison import DatasetComparison, Interval, write_comparison
 from csaligner.reporting.record import MethodResult
-from csaligner.reporting.summary import Summary, summarise
 from csaligner.run_folder import provenance
 from csaligner.wording import count_of
 
@@ -122,11 +121,6 @@ def results_of(measured: Sequence[Measured]) -> list[MethodResult]:
             metrics = {k: cells[name, method][seed] for k, cells in table.items() if (name, method) in cells}
             results.append(MethodResult(method, seed, metrics))
     return results
-
-
-def summary_of(measured: Sequence[Measured]) -> Summary:
-    """Return means and standard deviations over the seeds of one dataset."""
-    return summarise(results_of(measured))
 
 
 def _range(key: str, values: Sequence[float]) -> str:
