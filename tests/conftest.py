@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 
+# gRPC, which clients of databases load, writes to stderr at every fork of the process, also in the tests after theirs.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 if "PYTEST_XDIST_WORKER" in os.environ:  # before importing torch: workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
