@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from table_text import load, table
+from table_text import load, table, title_of
 
-TITLES = {"clip_coco_500": "CLIP, COCO", "convirt_500": "radiology", "videoclip_100": "video"}
 TWO_SIDES = ("old default", "default")
 TEXT_SIDE = ("text side only, old default", "text side only", "text side only, prefer captions")
 
@@ -35,14 +34,14 @@ def _two_sides(cell: dict[str, Any]) -> list[list[Any]]:
             ["", "", ""] if name == cell["free"] else [_gain(m[f"{of} - free"]) for of in ("recall@1", "ndcg", "score")]
         )
         rows.append(
-            [TITLES[cell["data"]], cell["pairs"], name, f"{recall:.1f}", f"{ndcg:.1f}", *gains, f"{m['seconds']:.1f}"]
+            [title_of(cell["data"]), cell["pairs"], name, f"{recall:.1f}", f"{ndcg:.1f}", *gains, f"{m['seconds']:.1f}"]
         )
     return rows
 
 
 def _text_side(cell: dict[str, Any]) -> list[list[Any]]:
     return [
-        [TITLES[cell["data"]], cell["pairs"], name.removeprefix("text side only, ")]
+        [title_of(cell["data"]), cell["pairs"], name.removeprefix("text side only, ")]
         + [f"{cell['methods'][name][key]:.1f}" for key in cell["methods"]["raw"] if key.endswith(("@1", "query"))]
         for name in ("raw", *TEXT_SIDE)
     ]
@@ -59,7 +58,7 @@ def few_pairs_text() -> str:
         own = ways["default"]
         gains = [_gain(own["minus pairs alone"]) if unpaired else "", _gain(own["minus start"])]
         gains += [_gain(ways[way]["minus start"]) for way in ("InfoNCE", "CS-Aligner")]
-        rows.append([TITLES[data], pairs, unpaired, f"{own['recall']:.1f}", f"{own['ndcg']:.1f}", *gains])
+        rows.append([title_of(data), pairs, unpaired, f"{own['recall']:.1f}", f"{own['ndcg']:.1f}", *gains])
     head = ["data", "pairs", "unpaired images, texts", "R@1", "nDCG@10", "default - start of pairs alone"]
     head += ["default - its start", "InfoNCE, no gate - start", "CS-Aligner, no gate - start"]
     return f"{content['splits']} split(s), 100 test pairs each.\n\n" + table(head, rows)
