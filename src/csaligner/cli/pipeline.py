@@ -261,6 +261,8 @@ def _mixbench(run: Path, data: Path, image_weight: float, *, quiet: bool, as_jso
     from csaligner.run_folder import RECORD, training_store
     from csaligner.search.mixbench import calibration_pairs, measure_mixbench, mixbench_record
 
+    if is_joint(run):
+        raise InputError(f"run: {run} is a run of named spaces, which have no encoders; give a run of a store")
     sets, model = read_mixbench(data), AlignedModel.open(run)
     try:
         pairs = calibration_pairs(model, training_store(run)) if (run / RECORD).is_file() else None

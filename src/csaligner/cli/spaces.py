@@ -16,7 +16,7 @@ from rich.text import Text
 
 from csaligner.checks import InputError, check_choice
 
-from .common import MEASURE, Json, app, print_json
+from .common import MEASURE, Json, app, err, print_json
 
 if TYPE_CHECKING:
     from csaligner.reporting.diagnosis import TextTable
@@ -90,6 +90,7 @@ def _diagnosed(
     spaces: tuple[Space, Space], pairs: str, bandwidth: float, seed: int, files: tuple[Path | None, Path | None]
 ) -> Diagnosis:
     """Diagnose two spaces and write the files: of the shift, and the folder of the spaces."""
+    from csaligner.spaces.diagnosis import SHIFT
     from csaligner.spaces.diagnosis import diagnose as run_diagnosis
     from csaligner.spaces.mend import save_spaces, write_shift
     from csaligner.spaces.space import pair_rows
@@ -98,6 +99,14 @@ def _diagnosed(
     found = run_diagnosis(*spaces, pairing=pairs, bandwidth=bandwidth, seed=seed)  # type: ignore[arg-type]
     if shift:
         write_shift(found, shift)
+        if found.verdict != SHIFT:
+            err.print(
+                f"shift: {shift} is written, but subtracting the means alone does not mend these spaces",
+                style="yellow",
+                highlight=False,
+                soft_wrap=True,
+                markup=False,
+            )
     if save:
         at = pair_rows(*spaces, pairs)  # type: ignore[arg-type]
         save_spaces(spaces, (None, None) if at is None else (at[0].tolist(), at[1].tolist()), save)
