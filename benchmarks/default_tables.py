@@ -47,6 +47,19 @@ def _text_side(cell: dict[str, Any]) -> list[list[Any]]:
     ]
 
 
+def prefer_text() -> str:
+    """Return the setting start.prefer of the text side, at the largest number of pairs of each data set."""
+    largest = {cell["data"]: cell for cell in load("defaults")["cells"]}
+    names = dict(zip(("raw", *TEXT_SIDE[1:]), ("raw features", "`both`", "`captions`"), strict=True))
+    rows = []
+    for cell in largest.values():
+        for name, label in names.items():
+            found = cell["methods"][name]
+            values = [f"{found[key]:.1f}" for key in cell["methods"]["raw"] if key.endswith(("@1", "query"))]
+            rows.append([title_of(cell["data"]), cell["pairs"], label, *values])
+    return table(TEXT_HEAD, rows)
+
+
 def few_pairs_text() -> str:
     """Return one row per number of pairs and of unpaired rows (benchmarks/unpaired.py, few pairs)."""
     content = load("unpaired")["few pairs"]
@@ -65,12 +78,10 @@ def few_pairs_text() -> str:
 
 
 HEAD = ["data", "pairs", "method", "R@1", "nDCG@10"]
+TEXT_HEAD = ["data", "pairs", "method", "R@1, image query", "R@1, caption", "nDCG, image query", "nDCG, caption"]
 TABLES: dict[str, Callable[[], str]] = {
     "few_pairs": few_pairs_text,
     "defaults": partial(_text, _two_sides, [*HEAD, "R@1 - free", "nDCG - free", "score - free", "seconds"]),
-    "defaults_text_side": partial(
-        _text,
-        _text_side,
-        ["data", "pairs", "method", "R@1, image query", "R@1, caption", "nDCG, image query", "nDCG, caption"],
-    ),
+    "defaults_text_side": partial(_text, _text_side, TEXT_HEAD),
+    "prefer": prefer_text,
 }
