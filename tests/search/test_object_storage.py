@@ -198,7 +198,7 @@ def test_the_commands_take_urls(world: Any, server: str) -> None:
     )
     found = csaligner("search", "s3://bucket/ix", "a colour", "--only", "images", "--json")
     assert found.stdout.count('"image"') == 3
-    refused = csaligner("index", "--data", str(world.folder), "--out", "s3://bucket/ix", "--runner", "ray")
+    refused = csaligner("embed", "--data", str(world.folder), "--out", "s3://bucket/other", "--runner", "ray")
     assert refused.returncode
     assert "share" in refused.stderr
 

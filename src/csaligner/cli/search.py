@@ -88,7 +88,7 @@ def index(  # noqa: PLR0913, PLR0917  (options of a command)
     skip = SkipLines(_warn)
     ray = RayRunner(partial(_opened, names), ray_actors) if runner == "ray" else None
     settings = BuildSettings(entries, approximate, workers, skip=skip, trust=trust, fuse=parse_fuse(fuse), ray=ray)
-    with folder_to_write(out, INDEX_FILE, shared=ray is not None) as folder, progress(err, "index", quiet) as update:
+    with folder_to_write(out, INDEX_FILE) as folder, progress(err, "index", quiet) as update:
         made, report = build_index(data, folder, model, encoders=encoders, settings=settings, progress=update)
     skip.finish()
     for note in report.notes:
