@@ -235,7 +235,6 @@ def serve(  # noqa: PLR0913, PLR0917  (options of a command)
 ) -> None:
     """Search an index in the browser."""
     with _working(f"Opening the index {index} ..."):
-        from csaligner.app.draw import drawer
         from csaligner.app.server import ServeSettings
         from csaligner.datasets.documents import INDEX_FILE
         from csaligner.remote import is_url
@@ -244,7 +243,11 @@ def serve(  # noqa: PLR0913, PLR0917  (options of a command)
         opened = Index.open(folder_to_read(index, INDEX_FILE) if is_url(index) else _index_of(index), trust=trust)
     if opened.note:
         _print(opened.note)
-    draw = drawer(opened.model, decoder, _print) if decoder else None
+    draw = None
+    if decoder:
+        from csaligner.app.draw import drawer
+
+        draw = drawer(opened.model, decoder, _print)
     _serve(opened, ServeSettings(host, port, password, draw, name, tuple(allow_host or ()), root_path))
 
 
