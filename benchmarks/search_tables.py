@@ -85,10 +85,12 @@ def _started() -> str:
     r = load("search").get("start")
     if r is None:
         return ""
+    page, search = (f"{r[f'{name}_cpu_s']:.1f} s of processor time" for name in ("page", "first_search"))
     return (
-        f"\n\n`csaligner serve` over {r['rows']:,} items: the page answers {r['page_s']:.1f} s after the start and the "
-        f"first search {r['search_s']:.1f} s, with {r['page_cpu_s']:.1f} s and {r['search_cpu_s']:.1f} s of processor "
-        f"time (median of {r['times']}, load {r['machine']['load']:.1f})."
+        f"\n\n`csaligner serve` over {r['rows']:,} items, csaligner {r['machine']['versions']['csaligner']}, commit "
+        f"{r['commit'][:7]}: the page answers after {page} ({r['page_s']:.1f} s by the clock), and a search that is "
+        f"asked at once after a further {search} ({r['first_search_s']:.1f} s; median of {r['times']}, load "
+        f"{r['machine']['load']:.1f})."
     )
 
 

@@ -172,7 +172,11 @@ class AlignedModel:
             return tuple(self._encoders.values())
 
     def encoder(self, side: Modality) -> Encoder:
-        """Return the encoder of a modality, with its LoRA weights. Raises InputError if it cannot be opened."""
+        """Return the encoder of a modality, with its LoRA weights. Raises InputError if it cannot be opened.
+
+        Encoders are opened one after another; one that is open can be used while the other is being opened."""
+        if (found := self._encoders.get(side)) is not None:
+            return found
         with self._opening:
             if side not in self._encoders:
                 self._encoders[side] = self._open(side)

@@ -235,7 +235,6 @@ def serve(  # noqa: PLR0913, PLR0917  (options of a command)
 ) -> None:
     """Search an index in the browser."""
     with _working(f"Opening the index {index} ..."):
-        from csaligner.app.draw import drawer
         from csaligner.app.server import ServeSettings
         from csaligner.remote import local
         from csaligner.search.index import Index
@@ -243,7 +242,11 @@ def serve(  # noqa: PLR0913, PLR0917  (options of a command)
         opened = Index.open(local(_index_of(index)), trust=trust)
     if opened.note:
         _print(opened.note)
-    draw = drawer(opened.model, decoder, _print) if decoder else None
+    draw = None
+    if decoder:
+        from csaligner.app.draw import drawer
+
+        draw = drawer(opened.model, decoder, _print)
     _serve(opened, ServeSettings(host, port, password, draw, name, tuple(allow_host or ()), root_path))
 
 
