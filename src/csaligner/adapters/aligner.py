@@ -22,9 +22,9 @@ from .folder import check_size, read_config, read_weights, write_model
 from .hub import HubMixin
 from .mlp import MLPAdapter
 from .prior import PriorAdapter, settings_of_checkpoint
+from .span import fit_family
 from .standardise import CentreAdapter, StandardiseAdapter
 from .start import Affine, Unpaired, blank, fit_starts
-from .untrained import PairMoments, untrained_family
 
 CHUNK = 8192
 STATES_AT_ONCE = 256  # texts with hidden states per forward pass
@@ -98,7 +98,7 @@ class Aligner(nn.Module, HubMixin):
         text = standardise["text"](text) if text is not None and "text" in standardise else text
         fixed = fixed_modality(config)
         if starts is None and config.chooses_start:
-            family = untrained_family(PairMoments.of(seen).with_unpaired(image, text), config.dim, fixed)
+            family = fit_family(seen, (image, text), config.dim, fixed)
             starts = family.candidates[family.prior]
         starts = starts or fit_starts(seen, config.start, config.dim, fixed, (image, text))
         scale = config.objective.logit_scale

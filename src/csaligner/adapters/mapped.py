@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import normalize
+from torch.nn.functional import gelu, normalize
 
 from .aligner import CHUNK, Aligner
 from .linear import LinearAdapter
@@ -63,7 +63,7 @@ class MappedAligner(nn.Module):
             else:
                 start: LinearAdapter = adapter.start
                 shift = (mean.to(rows.device) - start.mean) @ start.map + start.offset
-                found.append(adapter.refine(rows + shift))
+                found.append(_refined(adapter, rows, shift))
         return unit_rows(found[0]), unit_rows(found[1])
 
     def save(self, folder: Path) -> None:
@@ -73,6 +73,45 @@ class MappedAligner(nn.Module):
 def _is_mapped(adapter: nn.Module) -> bool:
     """Whether the adapter is an MLP whose map is fixed, without a fixed target modality."""
     return isinstance(adapter, MLPAdapter) and adapter.start.log_spread is None and not adapter.start.map.requires_grad
+
+
+def _refined(adapter: MLPAdapter, rows: Tensor, shift: Tensor) -> Tensor:
+    """Return adapter.refine(rows + shift), (n, d), for rows that need no gradient."""
+    if adapter.training and adapter.dropout > 0:
+        return adapter.refine(rows + shift)
+    shifts: tuple[Tensor, ...] = (shift,)
+    for block in adapter.blocks:
+        assert isinstance(block, nn.Sequential)
+        first, *_, last = block
+        rows = _Block.apply(rows, *shifts, first.weight, first.bias, last.weight, last.bias)  # type: ignore[no-untyped-call]
+        shifts = ()
+    return rows + shift if shifts else rows
+
+
+class _Block(torch.autograd.Function):
+    """z + W' gelu(W z + b) + b' with z = rows + shift. Where the rows need no gradient, that of the shift, a sum over
+    rows, costs a product with a vector instead of one with all rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, *inputs: Tensor) -> Tensor:
+        *shift, w, b, v, c = inputs
+        z = rows + shift[0] if shift else rows
+        h = torch.addmm(b, z, w.T)
+        a = gelu(h)
+        ctx.save_for_backward(z, h, a, w, v)
+        ctx.shifted = bool(shift)
+        return torch.addmm(z, a, v.T).add_(c)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        z, h, a, w, v = ctx.saved_tensors
+        grad_c = grad.sum(dim=0)
+        grad_h = torch.ops.aten.gelu_backward(grad @ v, h)
+        grad_b = grad_h.sum(dim=0)
+        grad_rows = torch.addmm(grad, grad_h, w) if ctx.needs_input_grad[0] else None
+        grad_shift = (torch.addmv(grad_c, w.T, grad_b),) if ctx.shifted else ()
+        return grad_rows, *grad_shift, grad_h.T @ z, grad_b, grad.T @ a, grad_c
 
 
 def unit_rows(x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class MLPAdapter(nn.Module):
         super().__init__()
         self.start = LinearAdapter(start, config)
         self.start.map.requires_grad_(False)
-        dim = len(start.offset)
+        self.dropout, dim = config.dropout, len(start.offset)
         self.blocks = nn.ModuleList(_block(dim, config) for _ in range(config.blocks))
 
     def randomise(self) -> None:

@@ -23,15 +23,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from csaligner.types import PairedFeatures
+
+from .moments import unit
 from .pair_moments import Moments
 from .pair_moments import PairMoments as PairMoments  # noqa: PLC0414  (exported)
-from .start import Affine, power
+from .start import Affine
 
 MIX_WEIGHTS, MIX_PRIOR = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0), 0.25
 CCA_SHRINKAGE, CCA_POWERS, CCA_PRIOR, CCA_FEW = (12.0, 36.0, 100.0), (0.5, 1.0, 2.0), (36.0, 1.0), (12.0, 1.0)
@@ -63,7 +67,7 @@ def untrained_family(
     a fixed modality, mix for equal dimensions, else cca. few: whether there are fewer than FEW_PAIRS pairs (in folds:
     of all pairs); None: by these moments.
     """
-    d_image, d_text = moments.cross.shape
+    d_image, d_text = moments.features
     same = d_image == d_text and dim in (None, d_image)
     if fixed is not None:
         return onto_family(moments, fixed) if same else ridge_family(moments, fixed)
@@ -84,26 +88,29 @@ def mix_family(moments: PairMoments) -> Family:
 
     P R is computed without singular vectors. With W_s = S_s'^(-1/2), T = W_x' S_xy W_y = U diag(r) V' and |T| =
     (T'T)^(1/2): P_x = W_x T V, P_y = W_y |T| V, and polar(V' B) = V' polar(B), so P_x R = W_x T Q and
-    P_y R = W_y |T| Q with Q = polar(T' W_x' S_x M_x + |T| W_y' S_y M_y).
+    P_y R = W_y |T| Q with Q = polar(T' W_x' S_x M_x + |T| W_y' S_y M_y). |T| and the polar factor are float64 also of
+    moments in float32: squares lose half of the digits.
     """
     sides, pairs = moments.everything, (moments.image, moments.text)
-    shrinkage = 20 / math.sqrt(moments.n + moments.unpaired)
-    half = power((sides[0].cov + sides[1].cov) / 2, 0.25, shrinkage)
-    white = [_white(side, 36 / math.sqrt(moments.n)) for side in pairs]
-    t = white[0].T @ moments.cross_cov @ white[1]
-    roots = [t, _root(t.T @ t)]
-    m, b = [], torch.zeros(t.shape[1], len(half), dtype=t.dtype)
-    for number, (side, paired) in enumerate(zip(sides, pairs, strict=True)):
-        map_, along = side.power_times(-0.5, shrinkage, half)
-        size = (side.spectrum[0] @ along.square().sum(dim=1)).clamp_min(1e-24).sqrt()
-        seen = along if side is paired else paired.spectrum[1].T @ map_
-        roots[number] = roots[number] / _size(white[number] @ roots[number], side.cov)
-        weights, kept = paired.spectrum[0] * paired.powers(-0.5, 36 / math.sqrt(moments.n)), _kept(paired)
-        b += roots[number].T @ (weights[kept, None] * (seen[kept] / size))
-        m.append(map_ / size)
+    shrinkage, own = 20 / math.sqrt(moments.n + moments.unpaired), 36 / math.sqrt(moments.n)
+    half = _pooled_root(sides, shrinkage)
+    t = moments.white_cross((pairs[0].powers(-0.5, own), pairs[1].powers(-0.5, own)))
+    maps, b = [], torch.zeros(t.shape[1], len(half), dtype=t.dtype)
+    for side, paired, root in zip(sides, pairs, (t, _root(t)), strict=True):
+        first = _Whitening(side, shrinkage, half)
+        kept, white = paired.kept, paired.powers(-0.5, own)
+        values = paired.spectrum[0] * white
+        if side is paired:  # both sizes are sums over eigenvectors
+            seen = first.along
+            last = root / _norm((values * white)[kept, None] * root.square())
+        else:
+            seen = paired.spectrum[1].T @ first.map
+            last = root / _size((paired.spectrum[1] * white)[:, kept] @ root, side.cov)
+        size = _norm(side.spectrum[0][:, None] * first.along.square())
+        b.addmm_(last.T, (values / size)[kept, None] * seen[kept])
+        maps.append((first, size, (paired.spectrum[1] * white)[:, kept], last))
     turned = _polar(b)
-    p = [w @ (root @ turned) for w, root in zip(white, roots, strict=True)]
-    return Family(Mixes(sides, m, p), f"mix {MIX_PRIOR:g}")
+    return Family(Mixes(sides, [_Mixed(*parts, turned) for parts in maps]), f"mix {MIX_PRIOR:g}")
 
 
 def cca_family(moments: PairMoments, dim: int | None = None, *, few: bool | None = None) -> Family:
@@ -146,16 +153,57 @@ def onto_family(moments: PairMoments, fixed: str) -> Family:
     return Family(found, f"onto {ONTO_PRIOR:g}")
 
 
-class Mixes(Mapping[str, Starts]):
-    """The starts of (1 - w) m + w p by label, computed when they are read; ends: those of w = 0 and of w = 1."""
+class _Whitening:
+    """S'^(-1/2) H of a covariance S and a matrix H (d, k), as a product of factors.
 
-    def __init__(self, sides: tuple[Moments, Moments], m: list[Tensor], p: list[Tensor]) -> None:
-        self._sides, self._maps = sides, list(zip(m, p, strict=True))
+    along: its coordinates along the eigenvectors of S, (r, k)."""
+
+    def __init__(self, side: Moments, shrinkage: float, half: Tensor) -> None:
+        powers, self._rest = side.powers(-0.5, shrinkage), side.rest(-0.5, shrinkage)
+        self._vectors, self._half = side.spectrum[1], half
+        coordinates = self._vectors.T @ half
+        self.along, self._more = powers[:, None] * coordinates, (powers - self._rest)[:, None] * coordinates
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Return the rows x (n, d), mapped."""
+        found = (x @ self._vectors) @ self._more
+        return found if self._rest == 0 else found.add_(x @ self._half, alpha=self._rest)
+
+    @cached_property
+    def map(self) -> Tensor:
+        found = self._vectors @ self._more
+        return found if self._rest == 0 else found.add_(self._half, alpha=self._rest)
+
+
+@dataclass(frozen=True)
+class _Mixed:
+    """Both maps of a modality: m = first / size and p = white @ last @ turned."""
+
+    first: _Whitening
+    size: Tensor
+    white: Tensor
+    last: Tensor
+    turned: Tensor
+
+    def rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the centred rows (n, d), mapped by m and by p, (n, d) each; the maps are not computed."""
+        return self.first.rows(x) / self.size, (x @ self.white) @ self.last @ self.turned
+
+    @cached_property
+    def maps(self) -> tuple[Tensor, Tensor]:
+        return self.first.map / self.size, self.white @ (self.last @ self.turned)
+
+
+class Mixes(Mapping[str, Starts]):
+    """The starts of (1 - w) m + w p by label, computed when they are read."""
+
+    def __init__(self, sides: tuple[Moments, Moments], mixed: list[_Mixed]) -> None:
+        self._sides, self._mixed = sides, mixed
         self.weights = {f"mix {w:g}": w for w in MIX_WEIGHTS}
 
     def __getitem__(self, label: str) -> Starts:
         w = self.weights[label]
-        return _starts(self._sides, [(1 - w) * a + w * b for a, b in self._maps])
+        return _starts(self._sides, [_lerp(*mixed.maps, w) for mixed in self._mixed])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.weights)
@@ -163,9 +211,13 @@ class Mixes(Mapping[str, Starts]):
     def __len__(self) -> int:
         return len(self.weights)
 
-    @property
-    def ends(self) -> tuple[Starts, Starts]:
-        first, last = (_starts(self._sides, [maps[end] for maps in self._maps]) for end in (0, 1))
+    def ends(self, features: PairedFeatures) -> tuple[PairedFeatures, PairedFeatures]:
+        """Return the pairs mapped by the starts of w = 0 and of w = 1."""
+        image, text = (
+            mixed.rows((unit(x) - side.mean).to(side.dtype))
+            for mixed, side, x in zip(self._mixed, self._sides, (features.image, features.text), strict=True)
+        )
+        first, last = (replace(features, image=image[end].float(), text=text[end].float()) for end in (0, 1))
         return first, last
 
 
@@ -177,10 +229,12 @@ class _Canonical:
     """
 
     def __init__(self, moments: PairMoments, c: float, dim: int | None = None) -> None:
-        white = [_white(side, c / math.sqrt(moments.n)) for side in (moments.image, moments.text)]
-        u, self._r, vh = torch.linalg.svd(white[0].T @ moments.cross_cov @ white[1], full_matrices=False)
+        sides = (moments.image, moments.text)
+        weights = [side.powers(-0.5, c / math.sqrt(moments.n)) for side in sides]
+        u, self._r, vh = torch.linalg.svd(moments.white_cross((weights[0], weights[1])), full_matrices=False)
+        white = [(side.spectrum[1] * w)[:, side.kept] for side, w in zip(sides, weights, strict=True)]
         self._u, self._v = white[0] @ u, white[1] @ vh.T
-        self._dim = min(moments.cross.shape) if dim is None else dim
+        self._dim = min(moments.features) if dim is None else dim
 
     def maps(self, exponent: float) -> tuple[Tensor, Tensor]:
         k = min(self._dim, len(self._r))
@@ -189,31 +243,38 @@ class _Canonical:
         return pad(self._u[:, :k] * weights, (0, more)), pad(self._v[:, :k] * weights, (0, more))
 
 
-def _white(side: Moments, shrinkage: float) -> Tensor:
-    """Return V diag(s'^(-1/2)), (d, r), without eigenvalues of 0."""
-    kept = _kept(side)
-    return side.spectrum[1][:, kept] * side.powers(-0.5, shrinkage)[kept]
-
-
-def _kept(side: Moments) -> Tensor:
-    """Return which eigenvalues of the covariance are not 0, (r,) bool."""
-    values = side.spectrum[0]
-    return values > 1e-12 * values.max()
-
-
-def _root(square: Tensor) -> Tensor:
-    """Return the square root of a symmetric positive semi-definite matrix."""
-    values, vectors = torch.linalg.eigh(square)
-    root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+def _pooled_root(sides: tuple[Moments, Moments], shrinkage: float) -> Tensor:
+    """Return the mean of both covariances to the power 1/4, (d, d)."""
+    pooled, dim = torch.lerp(sides[0].cov, sides[1].cov, 0.5), sides[0].dim or len(sides[0].first)
+    values, vectors = torch.linalg.eigh(pooled)
+    values = values.clamp_min(0)
+    root: Tensor = (vectors * (values + (shrinkage * values.sum() / dim).clamp_min(1e-12)) ** 0.25) @ vectors.T
     return root
+
+
+def _root(t: Tensor) -> Tensor:
+    """Return (t't)^(1/2)."""
+    wide = t.double()
+    values, vectors = torch.linalg.eigh(wide.T @ wide)
+    root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    return root.to(t.dtype)
 
 
 def _polar(b: Tensor) -> Tensor:
     """Return (b b')^(-1/2) b, the orthonormal factor of b (r, d) with r <= d; 0 along singular values of 0."""
-    values, vectors = torch.linalg.eigh(b @ b.T)
+    wide = b.double()
+    values, vectors = torch.linalg.eigh(wide @ wide.T)
     inverse = torch.where(values > 1e-15 * values.max(), values, torch.inf).rsqrt()
-    found: Tensor = (vectors * inverse) @ (vectors.T @ b)
+    found: Tensor = ((vectors * inverse) @ vectors.T @ wide).to(b.dtype)
     return found
+
+
+def _norm(squares: Tensor) -> Tensor:
+    return squares.sum().clamp_min(1e-24).sqrt()
+
+
+def _lerp(a: Tensor, b: Tensor, w: float) -> Tensor:
+    return (1 - w) * a + w * b
 
 
 def _scaled(map_: Tensor, cov: Tensor) -> Tensor:

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from csaligner.adapters.aligner import FITTED, Aligner, fixed_modality
 from csaligner.adapters.mapped import MappedAligner
+from csaligner.adapters.span import fit_family
 from csaligner.adapters.start import fit_starts
-from csaligner.adapters.untrained import PairMoments, Starts, untrained_family
+from csaligner.adapters.untrained import Starts
 from csaligner.config import TrainConfig
 from csaligner.paired_features import rows_of, spaced
 from csaligner.training.samplers import PairSampler
-from csaligner.training.trainer import Hooks, Report, Trainer, silent
+from csaligner.training.trainer import Hooks, Report, RunOptions, Trainer, silent
 from csaligner.training.training_data import with_unpaired
 from csaligner.types import PairedFeatures
 
@@ -116,8 +117,8 @@ class Selecting:
         """Return the choice with the candidate fitted to other pairs."""
         if choice is None or choice.label == CLASS_NAMES:
             return choice
-        moments = PairMoments.of(self._few(pairs)).with_unpaired(*self._unpaired)
-        family = untrained_family(moments, self.config.dim, fixed_modality(self.config), few=choice.few)
+        c = self.config
+        family = fit_family(self._few(pairs), self._unpaired, c.dim, fixed_modality(c), few=choice.few)
         return replace(choice, starts=family.candidates[choice.label])
 
     def _train(self, model: Aligner, features: PairedFeatures, hooks: Hooks) -> None:
@@ -130,4 +131,6 @@ class Selecting:
             unpaired = mapped.map_rows(0, unpaired[0]), mapped.map_rows(1, unpaired[1])
         pairs = PairSampler(features, c.batch_size, c.captions, c.seed)
         sampler = with_unpaired(pairs, *unpaired, c.unpaired, c.seed)
-        Trainer(module, sampler, c, hooks=hooks).fit()
+        Trainer(
+            module, sampler, c, hooks=hooks, options=RunOptions(workers=0)
+        ).fit()  # rows in memory: nothing to wait for

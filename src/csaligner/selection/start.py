@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from csaligner.adapters.aligner import Aligner, align, fixed_modality
+from csaligner.adapters.span import Lifted, Span
 from csaligner.adapters.start import Affine
 from csaligner.adapters.untrained import FEW_PAIRS, Family, Mixes, PairMoments, Starts, untrained_family
 from csaligner.config import TrainConfig
@@ -82,8 +83,9 @@ def choose_start(
     def fit(moments: PairMoments) -> Family:
         return untrained_family(moments, config.dim, fixed, few=few)
 
-    whole = PairMoments.of(features)
-    complete = whole.with_unpaired(*unpaired)
+    span = Span.of(features, unpaired, config.dim, fixed)
+    pairs = features if span is None else span.coordinates(features)
+    complete = PairMoments.of(pairs).with_unpaired(*unpaired) if span is None else span.moments(features, unpaired)
     family = fit(complete)
     n = len(features.image)
     units = n if groups is None else len(set(groups))
@@ -93,9 +95,12 @@ def choose_start(
         count, repeats = (2, 2) if n <= FEW else (5, 1) if n < MANY else (3, 1)
         for repeat in range(repeats):
             for held in group_folds(n, count, seed + repeat, groups):
-                inside = _without(complete, features, held)
-                seen = rows_of(features, held[evenly(len(held), HELD_IMAGES)])
-                scores.append(_scores(fit(inside), bundled, seen, config.start.prefer))
+                inside = fit(_without(complete, pairs, held).in_single())
+                seen = held[evenly(len(held), HELD_IMAGES)]
+                scores.append(_scores(inside, rows_of(pairs, seen), config.start.prefer))
+                if bundled is not None:
+                    shown = align(bundled, rows_of(features, seen))
+                    scores[-1][CLASS_NAMES] = float(score_per_image(shown, config.start.prefer).mean())
     gains = {
         label: Difference.of(torch.tensor([s[label] - s[family.prior] for s in scores], dtype=torch.float64))
         for label in labels
@@ -104,23 +109,21 @@ def choose_start(
     best = max(gains, key=lambda label: gains[label].mean, default=family.prior)
     label = best if gains and gains[best].mean > gains[best].error else family.prior
     spent = time.perf_counter() - began
-    return StartChoice(label, family.candidates.get(label), family.prior, gains, len(scores), spent, few)
+    candidates = family.candidates if span is None else Lifted(family.candidates, span)
+    return StartChoice(label, candidates.get(label), family.prior, gains, len(scores), spent, few)
 
 
 def _without(complete: PairMoments, features: PairedFeatures, held: Tensor) -> PairMoments:
     """Return the moments without the held images: from the rows if they are fewer than dimensions, which makes spectra
     cheap, else as a difference."""
-    if min(len(features.image), len(features.text)) >= min(complete.cross.shape):
+    if min(len(features.image), len(features.text)) >= min(complete.dims):
         return complete.without(PairMoments.of(rows_of(features, held)))
-    rest = PairMoments.of(rows_of(features, complement(len(features.image), held)))
+    rest = PairMoments.of(rows_of(features, complement(len(features.image), held)), complete.features)
     return replace(rest, unpaired_image=complete.unpaired_image, unpaired_text=complete.unpaired_text)
 
 
-def _scores(family: Family, bundled: Aligner | None, held: PairedFeatures, prefer: Prefer) -> dict[str, float]:
-    found = {label: float(score_per_image(pairs, prefer).mean()) for label, pairs in _mapped(family, held)}
-    if bundled is not None:
-        found[CLASS_NAMES] = float(score_per_image(align(bundled, held), prefer).mean())
-    return found
+def _scores(family: Family, held: PairedFeatures, prefer: Prefer) -> dict[str, float]:
+    return {label: float(score_per_image(pairs, prefer).mean()) for label, pairs in _mapped(family, held)}
 
 
 def _mapped(family: Family, held: PairedFeatures) -> Iterator[tuple[str, PairedFeatures]]:
@@ -128,7 +131,7 @@ def _mapped(family: Family, held: PairedFeatures) -> Iterator[tuple[str, PairedF
     if not isinstance(family.candidates, Mixes):
         yield from ((label, apply_starts(starts, held)) for label, starts in family.candidates.items())
         return
-    first, last = (apply_starts(starts, held) for starts in family.candidates.ends)
+    first, last = family.candidates.ends(held)
     for label, w in family.candidates.weights.items():
         image, text = torch.lerp(first.image, last.image, w), torch.lerp(first.text, last.text, w)
         yield label, replace(first, image=image, text=text)
