@@ -315,8 +315,7 @@ def _fingerprints(encoders: Mapping[Modality, Encoder]) -> list[str]:
 def _entry_settings(data: str, entries: EntrySettings, say: Say) -> EntrySettings:
     """Return the options of the reader; the columns of a table are found unless they are given."""
     require_local("data", data)
-    path = Path(data)
-    if not path.exists():
+    if not (path := Path(data)).exists():
         raise InputError(f"data: no such file or folder: {data}")
     given = entries.image_key or entries.text_key or entries.data_format
     if path.is_dir() or given or format_of(path) != "table":
