@@ -102,11 +102,10 @@ def trained_on(impl: str, rows: RowInfo) -> Step:
 @pytest.mark.parametrize(
     ("impl", "make", "dtype", "backend"),
     [
-        ("triton", loss_of, torch.float32, "eager"),
         ("triton", loss_of, torch.float32, "aot_eager"),
         ("triton", loss_of, torch.bfloat16, "aot_eager"),
         ("triton", loss_of, torch.float16, "aot_eager"),
-        ("triton", trained_on, torch.bfloat16, "eager"),
+        ("triton", trained_on, torch.float32, "eager"),
         ("triton", trained_on, torch.bfloat16, "aot_eager"),
         ("reference", trained_on, torch.float64, "aot_eager"),
     ],
@@ -134,11 +133,11 @@ def assert_equal(compiled: Step, plain: Step, leaves: list[Tensor], *, exact: bo
 
 def test_other_numbers_of_rows_reuse_the_compiled_code() -> None:
     def step(x: Tensor, y: Tensor, scale: Tensor, ids_x: Tensor, ids_y: Tensor) -> Tensor:
-        return loss_of("triton", RowInfo(ids_x, ids_y))(x, y, scale)
+        return trained_on("triton", RowInfo(ids_x, ids_y))(x, y, scale)
 
     counter = torch._dynamo.testing.CompileCounter()
     compiled = torch.compile(step, backend=counter, fullgraph=True, dynamic=True)
-    for n in (20, 40, 70):
+    for n in (20, 40):
         x, y, scale, rows = batch(torch.bfloat16, n, n + 13)
         assert compiled(x, y, scale, rows.ids_x, rows.ids_y) == step(x, y, scale, rows.ids_x, rows.ids_y)
     assert counter.frame_count == 1
