@@ -60,7 +60,7 @@ def _check_number(name: str, value: Any, *, minimum_excluded: bool) -> float:
         number = float(value)
     except (TypeError, ValueError):
         raise InputError(f"{name}: got {value!r}, wanted {wanted}") from None
-    if not math.isfinite(number) or number < 0 or (minimum_excluded and number == 0):
+    if not 0 <= number < math.inf or (minimum_excluded and number == 0):  # torch.compile cannot trace isfinite
         raise InputError(f"{name}: got {number:g}, wanted {wanted}")
     return number
 

@@ -25,13 +25,13 @@ TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 @pytest.fixture
 def ops(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """ops.triton with small blocks and tiles that do not divide the sizes."""
-    from csaligner.ops import triton
+    """The operators, with small blocks and tiles that do not divide the sizes."""
+    from csaligner.ops import triton, triton_operators
 
     monkeypatch.setattr(triton, "BLOCK", 16)
     monkeypatch.setattr(triton, "CHUNK_ENTRIES", 32 * 48)
     monkeypatch.setattr(triton, "GROUP_ENTRIES", 4 * 48 // 16 * 32)
-    return triton
+    return triton_operators
 
 
 def cloud(rows: int, dtype: torch.dtype, seed: int = 0) -> Tensor:

@@ -98,11 +98,14 @@ class Objective:
     def of_checked(self, x: Tensor, y: Tensor, scale: Tensor, ids_x: Tensor, ids_y: Tensor) -> LossTerms:
         """Return the loss terms without checks, and on a GPU without waiting for it: for the batches of a trainer.
 
+        torch.compile traces it without a graph break for the implementations in dispatch.TRACED.
+
         x: (N, d), y: (M, d), finite, of one dtype and device. scale: a positive scalar. ids: int64, at least -1, some
         of them equal. Other arguments as in the call.
         """
         weights = (id_weights(ids, self.unpaired_weight) for ids in (ids_x, ids_y))
-        rows = RowInfo(ids_x, ids_y, *(w if w.is_cuda else _unless_equal(w) for w in weights))
+        as_they_are = x.is_cuda or torch.compiler.is_compiling()
+        rows = RowInfo(ids_x, ids_y, *(w if as_they_are else _unless_equal(w) for w in weights))
         batch = self._batch(Samples(x, y), scale.to(x.device), rows)
         return weighted(_values(active_terms(self.terms), batch), self.terms, batch.samples)
 

@@ -7,7 +7,6 @@ Arguments are checked by arguments.py.
 
 from __future__ import annotations
 
-import importlib
 import os
 import warnings
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from csaligner.checks import InputError, check_choice
 
-from . import dense, reference, tiled, tiled_contrastive
+from . import dense, reference, tiled, tiled_contrastive, triton_operators
 from .arguments import Samples
 from .contrastive import RowInfo
 from .kernels import Gaussian, Kernel
@@ -32,6 +31,7 @@ IMPLEMENTATIONS = ("auto", "reference", "dense", "tiled", "mixed", "triton")
 # Up to this many entries of the N x M matrix, on a CPU, whole matrices are faster than tiles.
 DENSE_ENTRIES = 1024 * 1024
 GPU_REFERENCE_ENTRIES = 4096 * 4096
+TRITON_INSTALLED = find_spec("triton") is not None
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Implementation:
 
     log_kernel_mean: Callable[..., Tensor]
     info_nce: Callable[[Tensor, Tensor, Tensor, RowInfo], Tensor]
-    fused: Callable[[Tensor, Tensor, Tensor, RowInfo, Kernel], tuple[Tensor, Tensor]]
+    fused: Callable[[Tensor, Tensor, Tensor, RowInfo, Any], tuple[Tensor, Tensor]]
     joint: Callable[[Tensor, Tensor, Tensor, RowInfo, Kernel], tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
 
 
@@ -75,7 +75,10 @@ TABLE = {
         partial(tiled_contrastive.info_nce, mixed=True),
         partial(tiled_contrastive.fused, mixed=True),
     ),
+    "triton": Implementation(triton_operators.log_kernel_mean, triton_operators.info_nce, triton_operators.fused),
 }
+# torch.compile traces these; it would unroll the loops over tiles of the others, which end its graph instead.
+TRACED = ("reference", "triton")
 
 
 def choose(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None) -> str:
@@ -112,15 +115,15 @@ def bfloat16_products() -> bool:
 def implementation(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None) -> Implementation:
     """Return the operations for these samples. Raises InputError if the requested implementation cannot run.
 
-    torch.compile does not trace them: it would unroll the loops over tiles.
+    torch.compile traces those in TRACED only.
     """
     name = choose(impl, x, y, kernel)
     if name == "triton" and (reason := _triton_limitation(x, kernel)) is not None:
         raise InputError(f'impl: "triton" {reason}')
     if name == "mixed" and x.dtype == torch.float64:
         raise InputError('impl: "mixed" rounds to bfloat16, but the features are float64; use "tiled"')
-    found = _triton() if name == "triton" else TABLE[name]
-    if torch.compiler.is_compiling():  # not at import: disable() imports the compiler
+    found = TABLE[name]
+    if name not in TRACED and torch.compiler.is_compiling():  # not at import: disable() imports the compiler
         disable: Callable[[Any], Any] = torch.compiler.disable
         found = replace(found, **{f.name: disable(g) for f in fields(found) if (g := getattr(found, f.name))})
     return found
@@ -154,12 +157,6 @@ def _triton_limitation(x: Tensor, kernel: Kernel | None) -> str | None:
         return 'computes in float32, but the features are float64; use "tiled"'
     if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         return f'requires a GPU, but the features are on {x.device}; use "auto" or "tiled"'
-    if find_spec("triton") is None:
+    if not TRITON_INSTALLED:
         return 'requires the package triton; install it, or use "tiled"'
     return None
-
-
-@cache
-def _triton() -> Implementation:
-    module = importlib.import_module("csaligner.ops.triton")
-    return Implementation(module.log_kernel_mean, module.info_nce, module.fused)
