@@ -56,10 +56,10 @@ class MemoryBank:
         if not self.size:
             return
         for name, new, ids in (("image", rows.image, rows.image_ids), ("text", rows.text, rows.text_ids)):
-            found, steps, old = new.detach(), (step,) * len(ids), self._sides.get(name)
+            found, own, steps, old = new.detach(), ids, (step,) * len(ids), self._sides.get(name)
             if old is not None:
-                found, ids, steps = torch.cat([old.rows, found]), torch.cat([old.ids, ids]), old.steps + steps
-            self._sides[name] = _Side(found, ids, steps).without(len(steps) - self.size)
+                found, own, steps = torch.cat([old.rows, found]), torch.cat([old.ids, own]), old.steps + steps
+            self._sides[name] = _Side(found, own, steps).without(len(steps) - self.size)
 
     def with_memory(self, rows: Embeddings, step: int) -> Embeddings:
         """Return the rows followed by the stored rows; drops rows older than max_age at that step."""
