@@ -3,10 +3,10 @@
     python benchmarks/fit.py --before COMMIT --out benchmarks/results/fit.json [--work fit:400x512 ...] [--rounds 3]
 
 The earlier commit is checked out by `git worktree` into a temporary folder. Every fit runs in a process of its own with
-one thread, so imports at the first fit count; the two commits take turns. Pairs are linear in 64 common directions, with
-noise. Work: `fit` is CSAligner() as it is, where the gate rejects training after one fold; `folds` is the same on pairs
-that are not linear, where it takes all three; `auto` has a fixed start and no gate, which is 40 epochs of training;
-`untrained` chooses the start alone. Ratios are those of each round, before / now.
+one thread, so imports at the first fit count; the two commits take turns. Pairs are linear in 64 common directions,
+with noise. Work: `fit` is CSAligner() as it is, where the gate rejects training after one fold; `folds` is the same on
+pairs that are not linear, where it takes all three; `auto` has a fixed start and no gate, which is 40 epochs of
+training; `untrained` chooses the start alone. Ratios are those of each round, before / now.
 """
 
 from __future__ import annotations
