@@ -41,6 +41,7 @@ def one_fit(work: str) -> dict[str, Any]:
     from machine import peak_rss_mb
 
     from csaligner import CSAligner
+    from csaligner.config import TrainConfig
 
     torch.set_num_threads(1)
     kind, _, size = work.partition(":")
@@ -54,9 +55,10 @@ def one_fit(work: str) -> dict[str, Any]:
     noise = 8.0 if kind == "folds" else 3.0
     image, text = ((rows + noise * generator.standard_normal(rows.shape)).astype(np.float32) for rows in (image, text))
     before, rss = resource.getrusage(resource.RUSAGE_SELF), peak_rss_mb()
-    aligner = CSAligner(verbose=False, **SETTINGS[kind]).fit(image[:pairs], text[:pairs])
+    known = {name: value for name, value in SETTINGS[kind].items() if name in TrainConfig.model_fields}
+    aligner = CSAligner(**known).fit(image[:pairs], text[:pairs])
     after = resource.getrusage(resource.RUSAGE_SELF)
-    selection = aligner.selection_
+    selection = getattr(aligner, "selection_", None)  # earlier versions have neither choice nor gate
     return {
         "seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
         "peak_mb": peak_rss_mb(),
@@ -64,7 +66,7 @@ def one_fit(work: str) -> dict[str, Any]:
         "start": selection.start.label if selection and selection.start else None,
         "scale": selection.gate.scale if selection and selection.gate else None,
         "gate_images": selection.gate.images if selection and selection.gate else None,
-        "mean_recall@1": round(aligner.score(image[pairs:], text[pairs:]), 4),
+        "mean_recall@1": round(aligner.evaluate(image[pairs:], text[pairs:])["mean_recall@1"], 4),
     }
 
 
