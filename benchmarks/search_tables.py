@@ -75,7 +75,8 @@ def _clients() -> str:
     if r is None:
         return ""
     return (
-        f"\n\n{r['clients']} concurrent clients over {r['rows']:,} items for {r['seconds']:.0f} s on loopback: "
+        f"\n\n{r['clients']} concurrent clients over {r['rows']:,} items for {r['seconds']:.0f} s on loopback, csaligner "
+        f"{r['machine']['versions']['csaligner']}, commit {r['commit'][:7]}: "
         f"{r['answers']:,} answers, {r['errors']} errors, {r['answers_a_second']:.0f} per second, "
         f"p95 {r['p95_ms']:.0f} ms (load {r['machine']['load']:.1f})."
     )
@@ -85,12 +86,10 @@ def _started() -> str:
     r = load("search").get("start")
     if r is None:
         return ""
-    page, search = (f"{r[f'{name}_cpu_s']:.1f} s of processor time" for name in ("page", "first_search"))
     return (
         f"\n\n`csaligner serve` over {r['rows']:,} items, csaligner {r['machine']['versions']['csaligner']}, commit "
-        f"{r['commit'][:7]}: the page answers after {page} ({r['page_s']:.1f} s by the clock), and a search that is "
-        f"asked at once after a further {search} ({r['first_search_s']:.1f} s; median of {r['times']}, load "
-        f"{r['machine']['load']:.1f})."
+        f"{r['commit'][:7]}: the page answers after {r['page_cpu_s']:.1f} s of processor time, and a search that is "
+        f"asked at once after a further {r['first_search_cpu_s']:.1f} s (median of {r['times']})."
     )
 
 
