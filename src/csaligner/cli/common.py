@@ -16,7 +16,6 @@ from typer.core import TyperCommand
 
 import csaligner
 from csaligner.checks import InputError
-from csaligner.remote import is_url, require_local, working_copy
 
 DATA, SEARCH, TRAIN, MEASURE, GENERATE, EXPORT = PANELS = ("Data", "Search", "Train", "Measure", "Generate", "Export")
 
@@ -70,6 +69,8 @@ def with_local_paths(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def checked(**given: Any) -> None:
+        from csaligner.remote import require_local
+
         for name, value in given.items():
             for each in value if isinstance(value, list) else [value]:
                 if isinstance(each, Path):
@@ -94,6 +95,8 @@ def as_text(words: str) -> str:
 def folder_to_write(out: str, manifest: str, *, shared: bool = False, new: bool = False) -> Iterator[Path]:
     """Give the folder to write to; of a URL a copy, which is uploaded at the end. shared: other processes write to it
     too, or read it. new: there must be nothing at the URL."""
+    from csaligner.remote import is_url, working_copy
+
     if not is_url(out):
         yield Path(out)
         return
