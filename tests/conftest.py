@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import os
 
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+import typer.main
 from filelock import FileLock
 from markupsafe import Markup
 
@@ -27,6 +29,9 @@ from csaligner import registry
 from tests.support.colours import World, make_world
 from tests.support.encoders import FakeImageEncoder, FakeTextEncoder, Listed, MakeItems, make_items
 from tests.support.models import make_model
+
+# Typer builds all commands at each call of the program, which takes longer than to refuse wrong arguments.
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 # the slowest folders and modules start first, so that the workers end at the same time
 FIRST = (
