@@ -17,10 +17,10 @@ from torch.multiprocessing.spawn import start_processes
 def on_ranks(size: int, worker: Callable[..., None], *args: Any) -> None:
     """Run worker(*args) on `size` processes of one group; an error of any process is raised here.
 
-    worker: a module-level function. Processes are forked from a server that has imported csaligner and torch._dynamo,
-    which takes seconds.
+    worker: a module-level function. Processes are forked from a server that has imported csaligner, which takes
+    seconds.
     """
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["torch._dynamo", "csaligner.training.trainer"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["csaligner.training.trainer"])
     with tempfile.TemporaryDirectory() as folder:
         start = (size, Path(folder) / "meeting-point", worker, args)
         start_processes(_enter, start, nprocs=size, start_method="forkserver")  # type: ignore[no-untyped-call]
