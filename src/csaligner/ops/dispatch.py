@@ -20,16 +20,14 @@ from torch import Tensor
 
 from csaligner.checks import InputError, check_choice
 
-from . import dense, reference, tiled, tiled_contrastive, triton_operators
+from . import dense, joint, reference, tiled, tiled_contrastive, triton_operators
 from .arguments import Samples
 from .contrastive import RowInfo
 from .kernels import Gaussian, Kernel
-from .tiles import no_autocast
+from .tiles import DENSE_ENTRIES, no_autocast
 
 IMPLEMENTATIONS = ("auto", "reference", "dense", "tiled", "mixed", "triton")
 
-# Up to this many entries of the N x M matrix, on a CPU, whole matrices are faster than tiles.
-DENSE_ENTRIES = 1024 * 1024
 GPU_REFERENCE_ENTRIES = 4096 * 4096
 TRITON_INSTALLED = find_spec("triton") is not None
 
@@ -40,14 +38,15 @@ class Implementation:
 
     log_kernel_mean(x, y or None, kernel, weights_x, weights_y, diagonal): within x, or between x and y. info_nce(x, y,
     scale, rows). fused(x, y, scale, rows, kernel): info_nce and log_kernel_mean of the same points, from shared
-    products if possible. joint: fused, and log_kernel_mean within x and within y, in one operation; None if there is
-    none. Formulas: reference.log_kernel_mean, reference.info_nce.
+    products if possible. joint(x, y, scale, rows, kernel, weights): a weighted sum of InfoNCE, D_CS and MMD, and its
+    terms, in one operation that returns None where it cannot be used; None if there is no such operation. Formulas:
+    reference.log_kernel_mean, reference.info_nce.
     """
 
     log_kernel_mean: Callable[..., Tensor]
     info_nce: Callable[[Tensor, Tensor, Tensor, RowInfo], Tensor]
     fused: Callable[[Tensor, Tensor, Tensor, RowInfo, Any], tuple[Tensor, Tensor]]
-    joint: Callable[[Tensor, Tensor, Tensor, RowInfo, Kernel], tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
+    joint: Callable[..., tuple[Tensor, dict[str, Tensor]] | None] | None = None
 
 
 def _reference_kernel_mean(x: Tensor, *arguments: Any, **more: Any) -> Tensor:
@@ -68,7 +67,7 @@ def _reference_fused(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel:
 
 TABLE = {
     "reference": Implementation(_reference_kernel_mean, _reference_info_nce, _reference_fused),
-    "dense": Implementation(dense.log_kernel_mean, dense.info_nce, dense.fused, dense.joint),
+    "dense": Implementation(dense.log_kernel_mean, dense.info_nce, dense.fused, joint.joint),
     "tiled": Implementation(tiled.log_kernel_mean, tiled_contrastive.info_nce, tiled_contrastive.fused),
     "mixed": Implementation(
         partial(tiled.log_kernel_mean, mixed=True),
@@ -95,7 +94,7 @@ def choose(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None) -> str
     if impl != "auto":
         return impl
     if not x.is_cuda:
-        return "dense" if len(x) * len(y) <= DENSE_ENTRIES else "tiled"
+        return "dense" if x.shape[0] * y.shape[0] <= DENSE_ENTRIES else "tiled"
     if len(x) * len(y) <= GPU_REFERENCE_ENTRIES:
         return "reference"
     limitation = _triton_limitation(x, kernel)

@@ -17,6 +17,9 @@ from csaligner.checks import InputError
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+# Up to this many entries of the N x M matrix, on a CPU, whole matrices are faster than tiles.
+DENSE_ENTRIES = 1024 * 1024
+
 # Largest number of rows in a tile. CPU tiles fit in the cache; a GPU is more efficient with large products.
 CPU_BLOCK = 512
 GPU_BLOCK = 4096
