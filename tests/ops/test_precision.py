@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from inspect import signature
 
 import pytest
@@ -21,6 +22,7 @@ from csaligner.ops.kernels import Gaussian
 from csaligner.registry import DIVERGENCES, load
 
 ROWS, DIM, SCALE = 400, 64, 20.0
+DETECTED = dispatch.bfloat16_products
 
 
 def clouds(kind: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -97,11 +99,14 @@ def _a_processor_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "bfloat16_products", lambda: True)
 
 
-def test_mixed_mode_without_bfloat16_products_is_tiled_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "bfloat16_products", lambda: False)
+def test_mixed_mode_without_bfloat16_products_is_tiled_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "bfloat16_products", cache(DETECTED.__wrapped__))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
     x, y = (t.requires_grad_() for t in clouds("unit", torch.float32))
-    with pytest.warns(UserWarning, match=r"mixed.*tiled"):
+    with pytest.warns(UserWarning, match=r"mixed.*tiled") as found:
         mixed = CSAlignerLoss(impl="mixed")(x, y, SCALE).total
+        Objective({"energy": 1.0, "hoelder": 1.0}, impl="mixed")(x.detach(), y.detach(), SCALE)
+    assert len(found) == 1
     pairs = (torch.autograd.grad(total, (x, y)) for total in (mixed, CSAlignerLoss(impl="tiled")(x, y, SCALE).total))
     assert all(torch.equal(a, b) for a, b in zip(*pairs, strict=True))
 

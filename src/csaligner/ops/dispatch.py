@@ -89,7 +89,6 @@ def choose(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None) -> str
     """
     check_choice("impl", impl, IMPLEMENTATIONS)
     if impl == "mixed" and x.device.type == "cpu" and not bfloat16_products():
-        warnings.warn('impl: "mixed" is slower on this processor (no bfloat16 products); using "tiled"', stacklevel=2)
         return "tiled"
     if impl != "auto":
         return impl
@@ -106,9 +105,15 @@ def choose(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None) -> str
 
 @cache
 def bfloat16_products() -> bool:
-    """Return whether the processor multiplies bfloat16 matrices in hardware; True if torch does not know."""
+    """Return whether the processor multiplies bfloat16 matrices in hardware; True if torch does not know.
+
+    Warns, once per process, that "mixed" is replaced if it does not.
+    """
     found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return not found or any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
+    supported = not found or any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
+    if not supported:
+        warnings.warn('impl: "mixed" is slower on this processor (no bfloat16 products); using "tiled"', stacklevel=4)
+    return supported
 
 
 def implementation(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None) -> Implementation:
