@@ -1,6 +1,6 @@
 """GPU benchmark of the loss and its gradients against dense autograd, torch.compile and the products alone.
 
-    python benchmarks/gpu.py --out benchmarks/results/gpu.json [--sizes 1024 8192] [--dims 512] [--seconds 300]
+    python benchmarks/gpu.py --out benchmarks/results/gpu.json [--sizes 1024 8192] [--dims 512] [--seconds 270]
     python benchmarks/gpu.py --dry-run --out /tmp/gpu.json
 
 InfoNCE + D_CS with its gradients in both samples. Times: CUDA events after warm-up, median of the rounds.
@@ -316,7 +316,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sizes", type=int, nargs="+", help="default: depends on the dimensions, see SIZES")
     parser.add_argument("--dims", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--seconds", type=float, default=300, help="start no measurement after this time")
+    parser.add_argument("--seconds", type=float, default=270, help="start no measurement after this time")
     parser.add_argument("--dry-run", action="store_true", help="check every line at small sizes, on a CPU if need be")
     options = parser.parse_args()
     sizes: dict[int, tuple[int, ...]] = {dim: options.sizes or SIZES.get(dim, SIZES[768]) for dim in options.dims}

@@ -28,7 +28,7 @@ SCRIPT = Path(__file__).parents[1] / "support" / "compile_kernels.py"
 TARGETS = (80, 90, 100)  # A100, H100 and H200, B200
 DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 TYPES = {**DTYPES, torch.int64: "i64"}
-REGISTERS = {4: 224, 8: 128}  # of a thread, by the number of warps; a multiprocessor has 65,536
+REGISTERS = {4: 192, 8: 128}  # of a thread, by the number of warps; a multiprocessor has 65,536
 
 Launch = dict[str, Any]
 

@@ -2,7 +2,8 @@
 
 csaligner::within, csaligner::between and csaligner::between_backward: the compiler sees each as one node with known
 shapes, so that code that calls the functions of this module compiles without a graph break. Their implementation,
-triton.py, is imported at the first call. They have no second derivative.
+triton.py, is imported at the first call. They have no second derivative. For a CUDA graph, the scale must be on the
+device of the samples.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def _implementation() -> Any:
     return importlib.import_module("csaligner.ops.triton")
 
 
-@torch.library.impl("csaligner::within", "CompositeExplicitAutograd")
+@torch.library.impl("csaligner::within", "default")
 def _within_run(x: Tensor, weights: Tensor | None, sigma: float) -> tuple[Tensor, Tensor]:
     found: tuple[Tensor, Tensor] = _implementation().within(x, weights, sigma)
     return found
@@ -97,7 +98,7 @@ def _within_backward(ctx: Any, grad_value: Tensor | None, _: Tensor | None) -> t
 torch.library.register_autograd("csaligner::within", _within_backward, setup_context=_within_setup)
 
 
-@torch.library.impl("csaligner::between", "CompositeExplicitAutograd")
+@torch.library.impl("csaligner::between", "default")
 def _between_run(x: Tensor, y: Tensor, scale: Tensor, *rows: Any) -> tuple[Tensor, ...]:
     ids_x, ids_y, weights_x, weights_y, sigma = rows
     ids = None if ids_x is None else (ids_x, ids_y)
@@ -142,7 +143,7 @@ def _between_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, .
 torch.library.register_autograd("csaligner::between", _between_backward, setup_context=_between_setup)
 
 
-@torch.library.impl("csaligner::between_backward", "CompositeExplicitAutograd")
+@torch.library.impl("csaligner::between_backward", "default")
 def _between_backward_run(
     grad_nce: Tensor, grad_log_mean: Tensor, scale: Tensor, state: list[Tensor], n: int, m: int, sigma: float | None
 ) -> tuple[Tensor, Tensor, Tensor]:
