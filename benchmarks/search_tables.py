@@ -96,8 +96,8 @@ def _clients() -> str:
     return (
         f"\n\n{r['clients']} concurrent clients over {r['rows']:,} items for {r['seconds']:.0f} s on loopback, "
         f"{version}: "
-        f"{r['answers']:,} answers, {r['errors']} errors, {r['answers_a_second']:.0f} per second, "
-        f"p95 {r['p95_ms']:.0f} ms (load {r['machine']['load']:.1f})."
+        f"{r['answers']:,} answers, {r['errors']} errors, {r['cpu_ms_an_answer']:.0f} ms of processor time per answer, "
+        f"the client's share included (load {r['machine']['load']:.0f})."
     )
 
 
