@@ -324,7 +324,9 @@ def main() -> int:
     if options.dry_run:
         if not ON_GPU:
             os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
-            importlib.import_module("csaligner.ops.triton").BLOCK = 64
+            from csaligner.ops import triton
+
+            triton.BLOCK = 64
         sizes, shapes, beside = {16: (64,)}, ((64, 16),), (64, 24)
         errors_at = options_at = 64
         compiler = "aot_eager"
