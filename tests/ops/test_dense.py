@@ -18,6 +18,8 @@ BOTH = {"info_nce": 1.0, "cauchy_schwarz": 0.7}
 ALL = {"info_nce": 0.5, "cauchy_schwarz": 2.0, "mmd": 3.0}
 NONE = torch.arange(5), torch.arange(5)
 SHUFFLED = torch.tensor([4, 0, 2, 9, 1]), torch.tensor([4, 0, 2, 9, 1])
+REPEATED = torch.tensor([3, 1, 1, 2, 0]), torch.tensor([3, 1, 1, 2, 0])
+UNPAIRED = torch.tensor([3, 1, -1, 2, 0]), torch.tensor([3, 1, -1, 2, 0])
 SEVERAL = torch.tensor([3, 1, 2, -1, 0]), torch.tensor([0, 1, 1, 7, -1, 3, 3])
 
 
@@ -39,7 +41,9 @@ def objective(impl: str, ids: tuple[Tensor, Tensor], weight: float, inputs: list
     return [total.detach(), *torch.autograd.grad(total, leaves)]
 
 
-@pytest.mark.parametrize("ids", [NONE, SHUFFLED, SEVERAL], ids=["none", "shuffled", "several"])
+@pytest.mark.parametrize(
+    "ids", [NONE, SHUFFLED, REPEATED, UNPAIRED, SEVERAL], ids=["none", "shuffled", "repeated", "unpaired", "several"]
+)
 @pytest.mark.parametrize("weight", [1.0, 0.3])
 def test_the_objective_equals_the_reference(ids: tuple[Tensor, Tensor], weight: float) -> None:
     inputs = [cloud(len(ids[0]), 0), cloud(len(ids[1]), 1) + 0.5, torch.tensor(3.0, dtype=torch.float64)]
