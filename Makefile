@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 DEMO := $(VENV)/.demo
 GENERATE := $(VENV)/.generate
 STAMP := $(VENV)/.installed
+# Tests start many processes; without bytecode each compiles what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo generate test dist lock nightly coverage lint bench gpu tables docs site extras faults mutants clean fuzz audit
 demo: $(DEMO)
@@ -91,22 +93,19 @@ site: $(STAMP)
 extras: $(STAMP)
 	$(BIN)/python benchmarks/install.py --out benchmarks/results/install.json
 
-$(DEMO): pyproject.toml constraints.txt
+$(DEMO): EXTRAS := bundled,search,app
+$(GENERATE): EXTRAS := bundled
+$(STAMP): EXTRAS := all,dev,docs
+
+# One call of pip for each, as every call resolves all versions again; $(STAMP) has what the other two install.
+$(DEMO) $(GENERATE) $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: found no Python 3.10 or newer with venv and ensurepip on the PATH" \
 		"(python3: $$(python3 --version 2>/dev/null || echo none)); install one (Debian: python3 and python3-venv)" \
 		"or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bundled,search,app]'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
-
-$(GENERATE): $(DEMO)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bundled]'
-	touch $@
-
-$(STAMP): $(DEMO)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev,docs]'
-	touch $@
+	@test $@ != $(STAMP) || touch $(DEMO) $(GENERATE)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from table_text import title_of
 
 from csaligner.adapters.aligner import align
 from csaligner.adapters.start import fit_starts
@@ -42,7 +43,6 @@ DATA = {
     "convirt_500": (20, 50, 100, 200, 400),
     "videoclip_100": (20, 50, 80),
 }
-TITLES = {"clip_coco_500": "CLIP, COCO", "convirt_500": "radiology", "videoclip_100": "video"}
 OLD: dict[str, Any] = {"start": {"kind": "auto"}, "gate": False}
 TEXT_ONLY: dict[str, Any] = {"image_adapter": "identity"}
 MEASURES = ("image_to_text_recall@1", "text_to_image_recall@1", "ndcg_image_query", "ndcg_text_query")
@@ -158,7 +158,7 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
             ("default", "#00796b", lambda c: "default"),
         ):
             panel.plot(x, [c["methods"][of(c)]["score"] for c in here], "o-", color=colour, label=label, markersize=3)
-        panel.set(title=TITLES[name], xlabel="training pairs", xscale="log", xticks=x, xticklabels=x)
+        panel.set(title=title_of(name), xlabel="training pairs", xscale="log", xticks=x, xticklabels=x)
         panel.minorticks_off()
     panels[0][0].set_ylabel("score")
     panels[0][0].legend(frameon=False, fontsize=8)

@@ -1,9 +1,9 @@
-"""Time and memory of evaluate and of the fit of the start, on random features; writes results/evaluation.json.
+"""Time and memory of evaluate and of fit, on random features; writes results/evaluation.json.
 
     python benchmarks/evaluation.py [--out FILE] [--only NAME]
 
 Each case runs in its own process on one thread. seconds: processor time; data_gib: resident memory once the features
-are made; peak_gib: its maximum during the call.
+are made; peak_gib: its maximum during the call. A case that FILE holds with its commit is not measured again.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from machine import describe
 
 from csaligner.adapters.aligner import Aligner
 from csaligner.config import TrainConfig
 from csaligner.estimator import CSAligner
 from csaligner.evaluation.evaluate import evaluate
 from csaligner.evaluation.gap import gap_of
+from csaligner.run_folder import provenance
 from csaligner.types import PairedFeatures
 
 OUT = Path(__file__).parent / "results" / "evaluation.json"
@@ -35,6 +37,7 @@ CASES: dict[str, tuple[int, int, Callable[[PairedFeatures], object]]] = {
     "gap_metrics_of_all": (200_000, 512, gap_of),
     "start_of_all": (200_000, 768, lambda f: Aligner.fit_start(f, TrainConfig())),
     "fit_untrained": (200_000, 768, lambda f: CSAligner(epochs=0, gate=False, verbose=False).fit_features(f)),
+    "fit_one_epoch": (200_000, 768, lambda f: CSAligner(epochs=1, verbose=False).fit_features(f)),
 }
 
 
@@ -69,10 +72,12 @@ def main() -> None:
     if args.only:
         print(json.dumps(measure(args.only)))
         return
-    found = {}
-    for name in CASES:
+    commit = provenance(0)["commit"]
+    known = json.loads(args.out.read_text()) if args.out.exists() else {}
+    found = {name: case for name, case in known.items() if "commit" in case}
+    for name in [name for name in CASES if name not in found]:
         done = subprocess.run([sys.executable, __file__, "--only", name], capture_output=True, text=True, check=True)
-        found[name] = json.loads(done.stdout)
+        found[name] = json.loads(done.stdout) | {"commit": commit, "machine": describe()}
         print(name, found[name], flush=True)
         args.out.write_text(json.dumps(found, indent=1) + "\n")
 

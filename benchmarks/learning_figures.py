@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from table_text import title_of
 
 from csaligner.files import write_atomically
 
@@ -21,7 +22,6 @@ COLOURS = {
     "defaults": "#222222",
 }
 STYLES = {"chosen start": ":", "defaults": "--"}
-TITLES = {"clip_coco_500": "CLIP, COCO", "convirt_500": "radiology", "videoclip_100": "video"}
 AXES = {
     "pairs": "training pairs",
     "pairs, 100 unpaired": "training pairs, and 100 + 100 unpaired rows",
@@ -56,7 +56,7 @@ def draw_curves(records: Sequence[Record], path: Path) -> None:
                 axes.set_ylim(bottom=0)
             if (name, key) == rows[-1]:
                 axes.set_xlabel(label, fontsize=9)
-        axes_row[0].set_ylabel(f"{TITLES[name]}: {key}", fontsize=9)
+        axes_row[0].set_ylabel(f"{title_of(name)}: {key}", fontsize=9)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(6, 2 + len(curves)), frameon=False)
     _save(figure, path)
@@ -83,7 +83,7 @@ def draw_collapse(courses: Sequence[Record], path: Path) -> None:
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(labelsize=8)
             axes.set_xlabel("epoch", fontsize=9)
-        axes_row[0].set_ylabel(TITLES[name], fontsize=9)
+        axes_row[0].set_ylabel(title_of(name), fontsize=9)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     _save(figure, path)

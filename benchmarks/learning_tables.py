@@ -7,12 +7,11 @@ from functools import partial
 from statistics import mean
 from typing import Any
 
-from table_text import load, table
+from table_text import load, table, title_of
 
 Record = Mapping[str, Any]
 INFONCE, CS, START, DEFAULTS = "InfoNCE", "InfoNCE + D_CS", "chosen start", "defaults"
 TERMS = (CS, "InfoNCE + L2", "InfoNCE + MMD")
-DATA = {"clip_coco_500": "CLIP, COCO", "convirt_500": "radiology", "videoclip_100": "video"}
 CURVES = {
     "pairs": "training pairs",
     "pairs, 100 unpaired": "training pairs, with unpaired rows",
@@ -28,10 +27,6 @@ MEASURES = (
     ("ndcg", "nDCG", 100, 1, 1),
     ("gap", "gap", 1, 3, -1),
 )
-
-
-def _name(data: str) -> str:
-    return DATA.get(data, data)
 
 
 def _change(values: Sequence[float], factor: float, digits: int) -> str:
@@ -53,7 +48,7 @@ def curve_table(curve: str) -> str:
     rows = []
     for (data, place), methods in _cells(load("learning_curves")["records"], curve).items():
         nce, ours = methods[INFONCE], methods[CS]["minus InfoNCE"]
-        row = [_name(data), place, f"{100 * nce['score']:.1f}", f"{nce['gap']:.3f}"]
+        row = [title_of(data), place, f"{100 * nce['score']:.1f}", f"{nce['gap']:.3f}"]
         row += [_change(ours["score"], 100, 1), _change(ours["ndcg"], 100, 1), _change(ours["gap"], 1, 3)]
         for method in (*TERMS[1:], START, DEFAULTS):
             row.append(_change(methods[method]["minus InfoNCE"]["score"], 100, 1) if method in methods else "")
@@ -98,7 +93,7 @@ def collapse_table() -> str:
             widest = [max(p["gap"] for p in c[method]) for c in here]
             reach = f"{min(widest):.3f} to {max(widest):.3f}"
             cells = (text("cs", 1, 2), text("recall", 100, 1), text("ndcg", 100, 1))
-            rows.append([_name(data), method, text("gap", 1, 3), reach, *cells])
+            rows.append([title_of(data), method, text("gap", 1, 3), reach, *cells])
     head = ["data", "objective", "gap", "widest gap, by split", "D_CS", "R@1 %", "nDCG@10 %"]
     return "Before training, after 20, 40 and 80 epochs:\n\n" + table(head, rows)
 

@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from training_tables import NAMES, by_setting
+from table_text import title_of
+from training_tables import DATA, by_setting
 
 from csaligner.adapters.aligner import align
 from csaligner.estimator import CSAligner
@@ -143,9 +144,9 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
 
     mpl.rcParams |= {"svg.hashsalt": "csaligner", "svg.fonttype": "none"}
     figure = Figure(figsize=(11, 6), layout="constrained")
-    grid = figure.subplots(2, len(NAMES))
+    grid = figure.subplots(2, len(DATA))
     for row, (key, factor, form) in enumerate((("score", 100, "{:.1f}"), ("margin", 1, "{:.2f}"))):
-        for axes, (name, title) in zip(grid[row], NAMES.items(), strict=True):
+        for axes, name in zip(grid[row], DATA, strict=True):
             cells = by_setting(records, adapters="linear", data=name)
             found = np.array(
                 [[factor * np.mean([r["val"][key] for r in cells[s, w]]) for w in WEIGHTS] for s in SIGMAS]
@@ -156,9 +157,9 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
                 text = form.format(value)
                 axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
             axes.set_xticks(range(len(WEIGHTS)), WEIGHTS, fontsize=8)
-            first = name == next(iter(NAMES))
+            first = name == DATA[0]
             axes.set_yticks(range(len(SIGMAS)), SIGMAS if first else [], fontsize=8)
-            axes.set_title(f"{title}: {'score' if key == 'score' else 'pair margin'}", fontsize=9)
+            axes.set_title(f"{title_of(name)}: {'score' if key == 'score' else 'pair margin'}", fontsize=9)
             axes.set_xlabel("lambda" if row else "", fontsize=8)
         grid[row][0].set_ylabel("sigma", fontsize=8)
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="svg", metadata={"Date": None}))

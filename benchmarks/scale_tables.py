@@ -60,7 +60,7 @@ def measured_text() -> str:
         figures = evaluation[name]
         size = f"{figures['pairs']:,} pairs, {figures['dimensions']} dimensions"
         text = f"{figures['seconds']:.1f} s, peak memory {figures['peak_gib']:.2f} GiB with the data"
-        rows.append(_row(label, size, text, "evaluation", evaluation))
+        rows.append(_row(label, size, text, "evaluation", figures))
     return table(["step", "size", "figure", "source", "version, day"], rows)
 
 

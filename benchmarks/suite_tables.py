@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from measures import differences, measures_table
-from table_text import RESULTS, load, table
+from table_text import RESULTS, load, table, title_of
 
 from csaligner.comparison.sweep import Point, best
 from csaligner.evaluation.score import MEAN_NDCG, MEAN_RECALL, SCORE
@@ -17,26 +17,14 @@ from csaligner.reporting.record import MethodResult
 from csaligner.reporting.summary import summarise
 
 NAME = "suite"
-TITLES = {
-    "clip_coco_500": "CLIP",
-    "convirt_500": "radiology",
-    "videoclip_100": "video",
-    "openmoji": "OpenMoji",
-    "tuxpaint": "Tux Paint",
-    "openclipart": "Open Clip Art",
-}
 SWEEP = ((SCORE, 100, 1), (MEAN_RECALL, 100, 1), (MEAN_NDCG, 100, 1), ("gap/centroid", 1, 3))
-
-
-def title(dataset: str) -> str:
-    return TITLES.get(dataset, dataset)
 
 
 def rank_text() -> str:
     """Return the table of ranks over all data; methods that cannot be told apart from the first are in bold."""
     content = load(NAME)
     names = list(content["datasets"])
-    head = ["method", "mean rank (95 %)", *map(title, names), "minus the first (95 %)", "rank by score"]
+    head = ["method", "mean rank (95 %)", *map(title_of, names), "minus the first (95 %)", "rank by score"]
     rows = []
     for rank in content["ranks"]:
         method = rank["method"]
@@ -76,7 +64,7 @@ def minus_default_text(metric: str) -> str:
             text = f"{value:+.1f} ({low:+.1f} to {high:+.1f})" if (method, dataset) in cells else ""
             row.append(f"**{text}**" if low > 0 or high < 0 else text)
         rows.append(row)
-    return table(["method", *map(title, content["datasets"])], rows)
+    return table(["method", *map(title_of, content["datasets"])], rows)
 
 
 def data_text() -> str:
@@ -93,7 +81,7 @@ def data_text() -> str:
     note = f"Commit {commit}; {versions}. {trials}; {budget['seeds']} training seeds.\n\n"
     rows = [
         [
-            title(name),
+            title_of(name),
             f"`{name}`",
             about["train_images"],
             about["test_images"],

@@ -9,6 +9,20 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 
+# titles of the data sets and stores
+TITLES = {
+    "clip_coco_500": "CLIP, COCO",
+    "convirt_500": "radiology",
+    "videoclip_100": "video",
+    "openmoji": "OpenMoji",
+    "tuxpaint": "Tux Paint",
+    "openclipart": "Open Clip Art",
+}
+
+
+def title_of(data: str) -> str:
+    return TITLES.get(data, data)
+
 
 def load(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))

@@ -22,6 +22,7 @@ from learning_tables import TABLES as LEARNING_TABLES
 from measures import Changes, differences, measures_table
 from mixed_tables import TABLES as MIXED_TABLES
 from paper_tables import TABLES as PAPER_TABLES
+from photo_tables import TABLES as PHOTO_TABLES
 from readme_tables import TABLES as README_TABLES
 from scale_tables import TABLES as SCALE_TABLES
 from search_tables import TABLES as SEARCH_TABLES
@@ -251,6 +252,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **INPUT_TABLES,
     **LEARNING_TABLES,
     **PAPER_TABLES,
+    **PHOTO_TABLES,
     **README_TABLES,
     **SCALE_TABLES,
     **SEARCH_TABLES,

@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from measures import measures_table
-from table_text import load, table, table_of
+from table_text import load, table, table_of, title_of
 
 
 def big_store_table() -> str:
@@ -78,7 +78,7 @@ def embed_table() -> str:
 
 
 Record = dict[str, Any]
-NAMES = {"clip_coco_500": "CLIP, COCO", "convirt_500": "radiology", "videoclip_100": "video", "openmoji": "OpenMoji"}
+DATA = ("clip_coco_500", "convirt_500", "videoclip_100", "openmoji")
 # heading, metric, factor, digits
 SHOWN = (
     ("score", "score", 100, 1),
@@ -109,12 +109,17 @@ def random_start_table() -> str:
     """Return one row per data set and sigma, at the lambda with the best validation score: test metrics."""
     content = load("random_start")
     rows = []
-    for data, title in NAMES.items():
+    for data in DATA:
         cells = by_setting(content["records"], adapters="linear", data=data)
         for sigma in dict.fromkeys(s for s, _ in cells):
             best = max((w for s, w in cells if s == sigma), key=lambda w: validated(cells[sigma, w]))
             rows.append(
-                [title, sigma or "InfoNCE alone", best if sigma else "", *_test(cells[sigma, best], cells["", "0"])]
+                [
+                    title_of(data),
+                    sigma or "InfoNCE alone",
+                    best if sigma else "",
+                    *_test(cells[sigma, best], cells["", "0"]),
+                ]
             )
     return table(["data", "sigma", "lambda", *HEAD], rows)
 
@@ -122,7 +127,7 @@ def random_start_table() -> str:
 def random_mean_table() -> str:
     """Return the validation score by sigma and lambda, mean over data sets, and the same of the pair margin."""
     content = load("random_start")
-    of_data = [by_setting(content["records"], adapters="linear", data=data) for data in NAMES]
+    of_data = [by_setting(content["records"], adapters="linear", data=data) for data in DATA]
     weights = list(dict.fromkeys(w for s, w in of_data[0] if s))
     rows = []
     for sigma in dict.fromkeys(s for s, _ in of_data[0] if s):
@@ -130,17 +135,19 @@ def random_mean_table() -> str:
         margins = [mean(mean(r["val"]["margin"] for r in cells[sigma, w]) for cells in of_data) for w in weights]
         rows.append([sigma, *(f"{s:.1f} / {m:.3f}" for s, m in zip(scores, margins, strict=True))])
     alone = 100 * mean(validated(cells["", "0"]) for cells in of_data)
-    note = f"Validation score / pair margin, mean of {len(NAMES)} data sets; InfoNCE alone: {alone:.1f}.\n\n"
+    note = f"Validation score / pair margin, mean of {len(DATA)} data sets; InfoNCE alone: {alone:.1f}.\n\n"
     return note + table(["sigma", *(f"lambda {w}" for w in weights)], rows)
 
 
 def frozen_side_table() -> str:
     """Return every setting of the text side: test metrics, means over seeds."""
     rows = []
-    for data, title in NAMES.items():
+    for data in DATA:
         cells = by_setting(load("random_start")["records"], adapters="text side", data=data)
         for (sigma, weight), mine in cells.items():
-            rows.append([title, sigma or "InfoNCE alone", weight if sigma else "", *_test(mine, cells["", "0"])])
+            rows.append(
+                [title_of(data), sigma or "InfoNCE alone", weight if sigma else "", *_test(mine, cells["", "0"])]
+            )
     return table(["data", "sigma", "lambda", *HEAD], rows)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import gc
 import os
 
 # gRPC, which clients of databases load, writes to stderr at every fork of the process, also in the tests after theirs.
@@ -10,13 +12,15 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 if "PYTEST_XDIST_WORKER" in os.environ:  # before importing torch: workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import typer.main
 from filelock import FileLock
+from markupsafe import Markup
 
 if not torch.cuda.is_available():  # before importing triton, whose functions are built for one of the two
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -26,12 +30,60 @@ from tests.support.colours import World, make_world
 from tests.support.encoders import FakeImageEncoder, FakeTextEncoder, Listed, MakeItems, make_items
 from tests.support.models import make_model
 
-FIRST = ("faults", "docs", "fuzz", "security", "recipes", "examples")  # slow folders first, to balance the workers
+# Typer builds all commands at each call of the program, which takes longer than to refuse wrong arguments.
+typer.main.get_command = functools.cache(typer.main.get_command)
+
+# the slowest folders and modules start first, so that the workers end at the same time
+FIRST = (
+    "faults/",
+    "docs/",
+    "store/test_parallel",
+    "comparison/",
+    "test_demo",
+    "recipes/",
+    "security/",
+    "training/",
+    "spaces/",
+    "selection/",
+    "search/",
+    "test_model",
+    "integrations/",
+    "examples/",
+    "export/",
+    "encoders/",
+    "fuzz/",
+    "app/",
+    "distributed/",
+    "inputs/",
+    "test_",
+)
+TESTS = Path(__file__).parent
 TOGETHER = ("faults",)  # folders whose modules share costly fixtures
+UNDRAWN = ("docs", "encoders", "export", "recipes", "search", "selection", "spaces", "store", "training")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage among the modules that are imported, now or later: it takes a quarter of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Let the interpreter free the modules at its end: what stays frozen, triton reports as leaked."""
+    gc.unfreeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: FIRST.index(room) if (room := item.path.parent.name) in FIRST else len(FIRST))
+    items.sort(key=lambda item: _place(item.path.relative_to(TESTS).as_posix()))
+
+
+def _place(module: str) -> int:
+    return next((n for n, start in enumerate(FIRST) if module.startswith(start)), len(FIRST))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -45,6 +97,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Run each module, and each folder in TOGETHER, on one worker, so that shared fixtures are created once."""
     from xdist.scheduler import LoadScopeScheduling
+
+    config.option.loadscopereorder = False  # it would put the modules with the fewest tests last, which are the slowest
 
     class ByModule(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
@@ -78,6 +132,16 @@ def tiny_model(once: Callable[[str, Callable[[Path], object]], Path]) -> Callabl
     """Family -> folder of a small model, created on first use."""
     pytest.importorskip("transformers")
     return lambda family: once(family, lambda folder: make_model(family, folder))
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports of the tests in UNDRAWN have no figures, which take half a second each; the other tests draw them."""
+    if request.path.parent.name in UNDRAWN:
+        drawing = Markup("<svg></svg>")
+        monkeypatch.setattr("csaligner.reporting.figures.map_panels", lambda maps, *_: [drawing] * len(maps))
+        monkeypatch.setattr("csaligner.reporting.figures.cosine_panels", lambda samples, _: {})
+        monkeypatch.setattr("csaligner.reporting.figures.curve_panels", lambda *_: {})
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from .checks import CSAlignerError
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 REPLACED = ".replaced"
+CHECKSUMS = "checksums.json"
 UNIQUE = "[0-9a-f]" * 8  # pattern of the random part of a temporary name
 
 

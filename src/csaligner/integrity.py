@@ -18,12 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .checks import InputError
-from .files import sha256_of, write_json
+from .files import CHECKSUMS, sha256_of, write_json
 from .parsing import parse_json
 
 T = TypeVar("T")
 SEAL = "sha256"
-CHECKSUMS = "checksums.json"
 
 
 @dataclass(frozen=True)

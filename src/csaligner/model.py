@@ -31,9 +31,10 @@ from csaligner.store.tokens import MAX_STATES, token_encoder
 
 from .checks import InputError
 from .config import AdapterConfig
-from .files import move_up, sha256_of, write_folder, write_text
-from .integrity import CHECKSUMS, ErrorContext, read_sealed, write_sealed
+from .files import CHECKSUMS, move_up, sha256_of, write_folder, write_text
+from .integrity import ErrorContext, read_sealed, write_sealed
 from .parsing import checked
+from .remote import address, is_url, local
 from .run_folder import RECORD, encoders_of, model_folder
 from .types import Encoder, EncoderInfo, ImageSource, Modality, TokenSets
 
@@ -103,9 +104,9 @@ class AlignedModel:
     def open(cls, name: str | Path | tuple[str, str], encoders: Iterable[Encoder | str] = ()) -> AlignedModel:
         """Open a model by name.
 
-        name: a run folder; a folder written by `save` or Aligner.save (also downloaded from the hub); "bundled"; or,
-        without an aligner, the name of an encoder with two towers or the names of an image and a text encoder of equal
-        dimension. encoders: open encoders or their names, instead of those recorded in the folder.
+        name: a run folder, or its URL; a folder written by `save` or Aligner.save (also downloaded from the hub);
+        "bundled"; or, without an aligner, the name of an encoder with two towers or the names of an image and a text
+        encoder of equal dimension. encoders: open encoders or their names, instead of those recorded in the folder.
 
         Raises InputError for any other folder, a damaged folder, and encoders that the aligner was not trained with.
         """
@@ -115,9 +116,10 @@ class AlignedModel:
         if is_encoder_name(str(name := encoder_name(str(name)))):
             sides = MODALITIES if has_two_towers(str(name)) else (None,)
             return cls.of_encoders(*(open_encoder(str(name), side) for side in sides), name=str(name))
+        source = BUNDLED if name == BUNDLED else address(name)
+        name = local(name) if is_url(name) else name
         folder, infos = _folder(name), dict(_infos(name))
         infos |= {encoder.info.modality: encoder.info for encoder in given}
-        source = BUNDLED if name == BUNDLED else str(Path(name).resolve())
         return cls(Aligner.load(folder), given, infos=infos, folder=folder, name=source, use_bundled=True)
 
     @classmethod
@@ -170,7 +172,11 @@ class AlignedModel:
             return tuple(self._encoders.values())
 
     def encoder(self, side: Modality) -> Encoder:
-        """Return the encoder of a modality, with its LoRA weights. Raises InputError if it cannot be opened."""
+        """Return the encoder of a modality, with its LoRA weights. Raises InputError if it cannot be opened.
+
+        Encoders are opened one after another; one that is open can be used while the other is being opened."""
+        if (found := self._encoders.get(side)) is not None:
+            return found
         with self._opening:
             if side not in self._encoders:
                 self._encoders[side] = self._open(side)

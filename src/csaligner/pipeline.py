@@ -38,6 +38,7 @@ from .datasets import open_dataset
 from .encoders import IMAGE_ENCODER, TEXT_ENCODER, open_encoder
 from .model import AlignedModel
 from .names import Names
+from .remote import is_url
 from .run_folder import (
     CHECKPOINTS,
     OURS,
@@ -220,12 +221,12 @@ def evaluate_run(run: Path, split: Split, store: Store | None = None, *, full: b
     Of more than 20,000 images, that many are measured, evenly spaced; full: all. Writes results.json and report.html
     in the run folder; both state a sample."""
     record = {k: v for k, v in read_record(run).items() if k not in {"encoders", "data", "metrics", "seconds"}}
-    trained_on = Path(record["store"])
     store = store or training_store(run)
     config = read_config(run)
     most = None if full else MAX_IMAGES
     model, features = load_run(run, store, split, most)
-    own = Store.open(trained_on) if trained_on.exists() else store  # `store` may have only a test split
+    there = is_url(record["store"]) or Path(record["store"]).exists()
+    own = Store.open(record["store"]) if there else store  # `store` may have only a test split
     train_features = some_pairs(own, "train", config.start.images, config.reads_states)
     test = some_pairs(store, split, most, config.reads_states)
     start = start_of(run, train_features, config)

@@ -38,6 +38,7 @@ from csaligner.types import Encoder, Item, Modality, PairedFeatures
 from csaligner.wording import count_of
 
 from .model import BUNDLED, AlignedModel
+from .remote import require_local
 from .run_folder import RECORD, REPORT, START, read_config, read_record
 from .search.build import BuildReport, BuildSettings, SkipLines, build_index, is_of
 from .search.feature_cache import FeatureCache, embed_entries
@@ -313,8 +314,8 @@ def _fingerprints(encoders: Mapping[Modality, Encoder]) -> list[str]:
 
 def _entry_settings(data: str, entries: EntrySettings, say: Say) -> EntrySettings:
     """Return the options of the reader; the columns of a table are found unless they are given."""
-    path = Path(data)
-    if not path.exists():
+    require_local("data", data)
+    if not (path := Path(data)).exists():
         raise InputError(f"data: no such file or folder: {data}")
     given = entries.image_key or entries.text_key or entries.data_format
     if path.is_dir() or given or format_of(path) != "table":

@@ -1,6 +1,6 @@
-"""Folders on object storage: copies in the local cache, and their upload.
+"""Files and folders on object storage: copies in the local cache, and their upload.
 
-A folder at a URL is copied into $XDG_CACHE_HOME/csaligner/remote (default: ~/.cache), one copy to read and one to
+What is at a URL is copied into $XDG_CACHE_HOME/csaligner/remote (default: ~/.cache), one copy to read and one to
 write. Only files that changed since the last copy, by size and time, are transferred. `s3://` is read by pyarrow, other
 schemes by pyarrow or, if it does not know them, by fsspec.
 
@@ -20,18 +20,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from .checks import CSAlignerError, InputError
-from .files import write_atomically, write_json
-from .integrity import CHECKSUMS
+from .files import CHECKSUMS, write_atomically, write_json
 from .locks import only_writer
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+URL_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[\\/]")  # what Path makes of a URL
+MANIFESTS = ("csaligner.json", "index.json", "run.json", "spaces.json")  # of a store, an index and two kinds of runs
 COPY, RECORD, UPLOADING = "copy", "files.json", "uploading"  # in the cache, for each URL and use
 TRIES, AT_ONCE = 3, 8  # copies while somebody writes; transfers at once
 RECENT = 3_000_000_000  # ns
@@ -39,8 +40,43 @@ Stamps = dict[str, list[int]]  # name -> [bytes, time in ns]
 
 
 def is_url(path: object) -> bool:
-    """Whether this is the URL of a folder, such as s3://bucket/name."""
+    """Whether this is a URL, such as s3://bucket/name."""
     return isinstance(path, str) and URL.match(path) is not None
+
+
+def address(source: Path | str) -> str:
+    """Return what identifies a source wherever the program runs: its URL, or its absolute path."""
+    return str(source).rstrip("/") if is_url(source) else str(Path(source).resolve())
+
+
+def require_local(name: str, path: Path | str) -> None:
+    """Raise InputError for a URL where only a path on this machine is possible. name: of the option."""
+    if is_url(path) or (isinstance(path, Path) and URL_AS_PATH.match(str(path))):
+        url = path if is_url(path) else re.sub(r":[\\/]", "://", str(path), count=1)
+        raise InputError(
+            f"{name}: got the URL {url}, wanted a path on this machine; copy the file or folder yourself "
+            "(docs/scale.md lists what is read and written at URLs)"
+        )
+
+
+def local(source: Path | str, manifests: Sequence[str] = ()) -> Path:
+    """Return the path to read a source from: itself or, of a URL, its copy in the cache.
+
+    A URL is that of a file, of a folder written by csaligner or, without `manifests`, of any folder; a file and any
+    other folder keep their names. manifests: names of files, one of which the folder must contain. Raises InputError
+    if there is no such file or folder, and CSAlignerError if it cannot be read or is being written.
+    """
+    if not is_url(source):
+        return Path(source)
+    remote = RemoteFolder.open(str(source))
+    manifest = remote.manifest(manifests or MANIFESTS)
+    if manifest is not None:
+        return copy_of(remote.url, manifest)
+    if manifests:
+        raise InputError(
+            f"{remote.url}: contains no {' or '.join(manifests)}; give the URL of a folder written by csaligner"
+        )
+    return _copy_of_any(remote)
 
 
 @dataclass(frozen=True)
@@ -76,9 +112,29 @@ class RemoteFolder:
             ) from None
         return cls(url, fs.PyFileSystem(fs.FSSpecHandler(files)), root)
 
-    def stamps(self) -> Stamps:
-        """Return the size in bytes and the time in ns of each file, by name."""
+    def manifest(self, names: Sequence[str]) -> str | None:
+        """Return the first of these files that the folder contains."""
+        with _transfer(self.url, "read"):
+            found = self.files.get_file_info([f"{self.root}/{name}" for name in names])
+        return next((name for name, info in zip(names, found, strict=True) if info.is_file), None)
+
+    def parent(self) -> tuple[RemoteFolder, str]:
+        """Return the folder that contains this file or folder, and the name in it."""
+        outer, _, name = self.root.rpartition("/")
+        return replace(self, url=self.url.rpartition("/")[0], root=outer), name
+
+    def stamps(self, name: str = "") -> Stamps:
+        """Return the size in bytes and the time in ns of each file, by name. name: only of this file, or of the files
+        in this folder."""
         from pyarrow import fs
+
+        if name:
+            with _transfer(f"{self.url}/{name}", "read"):
+                info = self.files.get_file_info(f"{self.root}/{name}")
+            if info.is_file:
+                return {name: [info.size, info.mtime_ns or 0]}
+            inner = replace(self, url=f"{self.url}/{name}", root=f"{self.root}/{name}")
+            return {f"{name}/{each}": stamp for each, stamp in inner.stamps().items()}
 
         with _transfer(self.url, "read"):
             found = self.files.get_file_info(fs.FileSelector(self.root, recursive=True, allow_not_found=True))
@@ -135,21 +191,41 @@ def copy_of(url: str, manifest: str, *, skip: Callable[[str], bool] = lambda nam
     raise CSAlignerError(f"{url}: is being written by another process; try again when it has ended")
 
 
+def _copy_of_any(remote: RemoteFolder) -> Path:
+    """Copy a file, or a folder without a manifest, under its name."""
+    outer, name = remote.parent()
+    place = _cache(remote.url, "read")
+    with FileLock(place / ".lock"):
+        for _ in range(TRIES):
+            stamps = outer.stamps(name)
+            if not stamps:
+                raise InputError(f"{remote.url}: no such file or folder; check the URL")
+            _fetch(outer, place, stamps)
+            if outer.stamps(name) == stamps:
+                return place / COPY / name
+    raise CSAlignerError(f"{remote.url}: is being written by another process; try again when it has ended")
+
+
 @contextmanager
-def working_copy(url: str, manifest: str) -> Iterator[Path]:
+def working_copy(url: str, manifest: str, *, new: bool = False, resume: bool = True) -> Iterator[Path]:
     """Give a copy to change, or a path for a new folder if there is nothing at the URL, and upload it at the end.
 
-    After an error nothing is uploaded and the copy is kept, so that the next call resumes. Raises InputError if another
-    process writes to the copy or wrote to the URL since it was made, and CSAlignerError if a transfer fails.
+    new: there must be nothing at the URL. After an error nothing is uploaded and the copy is kept, so that the next
+    call resumes; resume=False: it starts from what is at the URL. Raises InputError if another process writes to the
+    copy or wrote to the URL since it was made, and CSAlignerError if a transfer fails.
     """
     remote, place = RemoteFolder.open(url), _cache(url, "write")
     uploading = place / UPLOADING
     with only_writer(place, "out"):
         stamps = remote.stamps()
+        if new and manifest in stamps:
+            raise InputError(f"out: {url} exists; choose another folder or delete it")
         if stamps and manifest not in stamps and not uploading.exists():
             raise InputError(f"out: {url} has files but no {manifest}; choose an empty or a new folder")
         before = remote.state(stamps, manifest)
-        if before != _recorded(place).get("state"):  # not what this copy was made of
+        if new:
+            shutil.rmtree(place / COPY, ignore_errors=True)
+        elif not resume or before != _recorded(place).get("state"):  # not what this copy was made of
             _fetch(remote, place, stamps, before)
         yield place / COPY
         if remote.state(remote.stamps(), manifest) != before:
@@ -157,6 +233,20 @@ def working_copy(url: str, manifest: str) -> Iterator[Path]:
         uploading.touch()
         _publish(remote, place, manifest)
         uploading.unlink()
+
+
+@contextmanager
+def changed(source: Path | str) -> Iterator[Path]:
+    """Give a folder written by csaligner that exists, to add files to it or replace them; of a URL a copy, from which
+    they are uploaded at the end. Raises what working_copy raises."""
+    if not is_url(source):
+        yield Path(source)
+        return
+    manifest = RemoteFolder.open(str(source)).manifest(MANIFESTS)
+    if manifest is None:
+        raise InputError(f"{source}: contains no {' or '.join(MANIFESTS)}; give the URL of a folder that does")
+    with working_copy(str(source), manifest, resume=False) as folder:
+        yield folder
 
 
 def _publish(remote: RemoteFolder, place: Path, manifest: str) -> None:

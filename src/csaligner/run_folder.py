@@ -23,6 +23,7 @@ from .integrity import ErrorContext, damaged, read_sealed, write_sealed
 from .locks import NAMES as LOCKS
 from .locks import only_writer
 from .parsing import checked
+from .remote import is_url
 from .types import EncoderInfo, Modality
 
 CONFIG, RECORD, RESULTS, REPORT = "config.yaml", "run.json", "results.json", "report.html"
@@ -93,12 +94,14 @@ def _encoders(record: Mapping[str, Any]) -> Mapping[Modality, EncoderInfo]:
 
 
 def training_store(run: Path) -> Store:
-    """Open the store of a run: where it was, or moved together with the run, recognised by its SHA-256.
+    """Open the store of a run: where it was, at its URL, or moved together with the run, recognised by its SHA-256.
 
     Moved with the run: next to the run folder, or next to the folder that contains it. Raises InputError if there is
     none.
     """
     record = read_record(run)
+    if is_url(record["store"]):
+        return Store.open(record["store"])
     recorded = Path(record["store"])
     if recorded.is_dir():
         return Store.open(recorded)

@@ -5,8 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import os
+import signal
 import socket
 import struct
+import subprocess
+import sys
+import threading
 import time
 import zlib
 from pathlib import Path
@@ -113,24 +117,76 @@ def test_it_becomes_ready_and_names_the_collection(index: Index, world: Any) -> 
     client = client_of(index)
     assert client.get("/api/about").json()["name"] == world.folder.name
     assert f"<title>{world.folder.name}</title>" in client.get("/").text
-    until = time.monotonic() + 20
-    while not client.get("/api/status").json()["ready"]:
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    assert ready(client)["error"] == ""
     assert "<title>&lt;b&gt;mine</title>" in client_of(index, ServeSettings(name="<b>mine")).get("/").text
 
 
-def test_an_encoder_that_cannot_be_loaded_is_told(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
-        raise OSError("no model")
-
-    monkeypatch.setattr(index, "warm", fail)
-    client = client_of(index)
+def ready(client: Any) -> dict[str, Any]:
+    """Return the status of the server when its encoders are loaded."""
     until = time.monotonic() + 20
     while not (status := client.get("/api/status").json())["ready"]:
         assert time.monotonic() < until
         time.sleep(0.05)
-    assert "no model" in status["error"]
+    return dict(status)
+
+
+def opened_with(index: Index, encoder: Any, open_other: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a client of the index, of which one encoder is given and the other is opened by a function."""
+    monkeypatch.setattr("csaligner.model.open_encoder", open_other)
+    return client_of(Index.open(index.path, [encoder]))
+
+
+def test_a_search_by_text_does_not_wait_for_the_image_encoder(
+    index: Index, world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, text = sorted(world.encoders, key=lambda encoder: encoder.info.modality)
+    go_on = threading.Event()
+    client = opened_with(index, text, lambda *_: go_on.wait(20) and image, monkeypatch)
+    assert client.get("/api/about").status_code == 200  # loading begins
+    found = client.get("/api/search", params={"q": "200 30 90", "k": 5}).json()["results"]
+    assert len(found) == 5
+    assert not client.get("/api/status").json()["ready"]
+    go_on.set()
+    assert ready(client)["error"] == ""
+    assert client.post("/api/search/image", content=png((200, 30, 90))).status_code == 200
+
+
+@pytest.mark.parametrize("broken", ["image", "text"])
+def test_an_encoder_that_cannot_be_loaded_is_told(
+    index: Index, world: Any, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("no model")
+
+    (works,) = (encoder for encoder in world.encoders if encoder.info.modality != broken)
+    client = opened_with(index, works, fail, monkeypatch)
+    assert "no model" in ready(client)["error"]
+    by_text = client.get("/api/search", params={"q": "200 30 90"})
+    by_image = client.post("/api/search/image", content=png((200, 30, 90)))
+    answers = {"text": by_text.status_code, "image": by_image.status_code}
+    assert {modality for modality, status in answers.items() if status == 200} == {works.info.modality}
+
+
+def test_the_server_stops_while_encoders_are_loaded(index: Index) -> None:
+    script = (
+        "import sys, time, csaligner.model\n"
+        "from csaligner.app.server import ServeSettings, serve\n"
+        "from csaligner.search.index import Index\n"
+        "csaligner.model.open_encoder = lambda *_: time.sleep(60)\n"
+        "serve(Index.open(sys.argv[1]), ServeSettings(port=0), lambda url: print(url, flush=True))\n"
+    )
+    command = [sys.executable, "-c", script, str(index.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().strip()
+            until = time.monotonic() + 20
+            while httpx.get(f"{url}api/status").status_code != 200:
+                assert time.monotonic() < until
+            process.send_signal(signal.SIGINT)
+            process.wait(20)
+        finally:
+            process.kill()
 
 
 def test_the_original_is_the_file(client: Any, world: Any) -> None:

@@ -20,7 +20,7 @@ import re
 import shlex
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,9 +118,28 @@ def draw(shape: str, colour: str, size: int) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def opened_once() -> dict[str, Any]:
-    """What makes the bundled encoders, by its place: commands share what each of them would load again."""
+    """What makes the bundled encoders, by its place: commands share what each of them would load and compute again."""
     places = [place for name, place in registry.ENCODERS.items() if name.startswith("bundled:")]
-    return {place: functools.cache(pkgutil.resolve_name(place)) for place in places}
+    return {place: functools.cache(remembering(pkgutil.resolve_name(place))) for place in places}
+
+
+def remembering(make: Callable[..., Any]) -> Callable[..., Any]:
+    """The encoder that `make` returns, which computes the features of an image once: all pages have the same images."""
+
+    def opened(*settings: Any, **named: Any) -> Any:
+        encoder = make(*settings, **named)
+        if encoder.info.modality == "image":
+            encoder.encode = functools.partial(encode_new, encoder.encode, {})
+        return encoder
+
+    return opened
+
+
+def encode_new(encode: Callable[..., Any], known: dict[bytes, Any], prepared: Sequence[torch.Tensor]) -> torch.Tensor:
+    keys = [image.numpy().tobytes() for image in prepared]
+    if new := {key: image for key, image in zip(keys, prepared, strict=True) if key not in known}:
+        known.update(zip(new, encode(list(new.values())), strict=True))
+    return torch.stack([known[key] for key in keys])
 
 
 def make_materials(folder: Path) -> None:
@@ -218,6 +237,8 @@ def run_shell(text: str) -> None:
         smaller = SMALLER.get(words[0], [])
         if words[0] == "compare" and "--methods" not in words:
             smaller = [*smaller, "--methods", "none,infonce"]
+        if words[0] == "eval" and "generation" in words:
+            smaller = ["--steps", "2", "--limit", "3"]
         with patch.dict(os.environ, (setting.split("=", 1) for setting in settings.split())):
             status, output = call([*words, *smaller])
         assert status == 0, f"{line}\n{output}"

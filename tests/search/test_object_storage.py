@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -15,18 +16,22 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from csaligner.checks import CSAlignerError, InputError
 from csaligner.datasets.documents import INDEX_FILE
-from csaligner.remote import RemoteFolder, copy_of, working_copy
+from csaligner.remote import RemoteFolder, copy_of, local, working_copy
+from csaligner.run_folder import read_record
 from csaligner.search.build import BuildSettings, build_index, delete
 from csaligner.search.index import Index
+from csaligner.spaces.read import read_spaces
 from csaligner.store.embed import embed
 from csaligner.store.manifest import MANIFEST
 from csaligner.store.store import Store
 from tests.support.commands import csaligner
+from tests.support.features import make_arrays, make_pairs, make_store
 
 
 @pytest.fixture(autouse=True)
@@ -193,6 +198,189 @@ def test_the_commands_take_urls(world: Any, server: str) -> None:
     )
     found = csaligner("search", "s3://bucket/ix", "a colour", "--only", "images", "--json")
     assert found.stdout.count('"image"') == 3
-    refused = csaligner("index", "--data", str(world.folder), "--out", "s3://bucket/ix", "--runner", "ray")
+    refused = csaligner("embed", "--data", str(world.folder), "--out", "s3://bucket/other", "--runner", "ray")
     assert refused.returncode
     assert "share" in refused.stderr
+
+
+def upload(path: Path, url: str) -> str:
+    """Upload a file or a folder, with what its links lead to, as `aws s3 sync` does."""
+    if path.is_file():
+        folder, _, name = url.rpartition("/")
+        RemoteFolder.open(folder).upload(path, name)
+    for place, _, names in os.walk(path, followlinks=True):
+        for name in names:
+            RemoteFolder.open(url).upload(Path(place, name), Path(place, name).relative_to(path).as_posix())
+    return url
+
+
+def ran(*words: object) -> str:
+    done = csaligner(*words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def gap(image: object, text: object) -> str:
+    return ran("gap", "--image-features", image, "--text-features", text, "--json")
+
+
+QUICK = ["epochs=2", "image_adapter.hidden=8", "text_adapter.hidden=8", "start.kind=projection", "gate=false"]
+SHARED = "memory://shared"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of stores at SHARED, trained on another machine; it is at SHARED/run as well, the store at SHARED/store."""
+    pytest.importorskip("fsspec")
+    here = tmp_path_factory.mktemp("other machine")
+    store = upload(make_store(here / "store", 60, held_out=20), f"{SHARED}/store")
+    val = upload(make_store(here / "val", 30, seed=1), f"{SHARED}/val")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(here / "cache"))
+        words = ["--val-data", val, "--unpaired-images", val, "--unpaired-texts", val, "-q", *QUICK]
+        ran("train", "--train-data", store, "--out", here / "run", *words)
+    upload(here / "run", f"{SHARED}/run")
+    return here / "run"
+
+
+def test_train_records_the_urls_of_its_stores(run: Path) -> None:
+    record = read_record(run)
+    assert record["store"] == f"{SHARED}/store"
+    assert [record[name][0]["store"] for name in ("val", "unpaired_images", "unpaired_texts")] == [f"{SHARED}/val"] * 3
+
+
+def test_eval_writes_the_results_to_the_url_of_the_run_and_nothing_else_is_lost(run: Path, tmp_path: Path) -> None:
+    url = upload(run, f"{SHARED}/evaluated")
+    ours = json.loads(ran("eval", "--run", url, "--split", "val", "--json"))  # on the store at its URL
+    assert ours == json.loads(ran("eval", "--run", run, "--split", "val", "--val-data", f"{SHARED}/store", "--json"))
+    note = tmp_path / "note.txt"
+    note.write_text("of somebody else", encoding="utf-8")
+    upload(note, f"{url}/note.txt")
+    again = json.loads(ran("eval", "--run", url, "--json"))
+    assert again != ours
+    there = local(url)
+    assert json.loads((there / "results.json").read_text(encoding="utf-8")) == again
+    assert {"note.txt", "report.html", "checkpoints"} <= {path.name for path in there.iterdir()}
+    assert (there / "checkpoints/latest/model.safetensors").is_file()
+
+
+def test_export_and_a_warm_fit_start_from_a_run_at_a_url(run: Path, tmp_path: Path) -> None:
+    ran("export", "--run", f"{SHARED}/run", "--out", tmp_path / "exported")
+    assert list((tmp_path / "exported").iterdir())
+    more = make_store(tmp_path / "more", 40, seed=2)
+    words = ["--resume-from", f"{SHARED}/run", "--out", tmp_path / "again", "-q", *QUICK]
+    ran("train", "--train-data", more, *words)
+    assert Store.open(tmp_path / "again-pairs").n_images == 100
+
+
+def test_new_rows_are_compared_with_a_run_at_a_url(run: Path, tmp_path: Path) -> None:
+    new = make_pairs(40, seed=3)
+    for name, rows in (("image", new.image), ("text", new.text)):
+        np.save(tmp_path / f"{name}.npy", rows.numpy())
+    image, text = (upload(tmp_path / f"{name}.npy", f"{SHARED}/new/{name}.npy") for name in ("image", "text"))
+    found = json.loads(ran("diagnose", image, text, "--against", f"{SHARED}/run", "--json"))
+    assert found == json.loads(ran("diagnose", image, text, "--against", run, "--json"))
+
+
+def test_a_run_of_named_spaces_at_a_url_is_evaluated_on_a_file_at_a_url(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=(120, 4))
+    arrays = {name: (shared @ rng.normal(size=(4, 8))).astype(np.float32) for name in ("eeg", "image", "audio")}
+    np.savez(tmp_path / "spaces.npz", **arrays)  # type: ignore[arg-type]
+    several, out = upload(tmp_path / "spaces.npz", f"{SHARED}/spaces.npz"), tmp_path / "joint"
+    ran("train", "--train-data", several, "--out", out, "-q", "epochs=1")
+    url = upload(out, f"{SHARED}/joint")
+    ours = json.loads(ran("eval", "--run", out, "--json"))
+    assert json.loads(ran("eval", "--run", url, "--json")) == ours
+
+
+@pytest.fixture
+def arrays(tmp_path: Path) -> dict[str, Path]:
+    """Files of 300 pairs and their ids, by name."""
+    image, text = make_arrays(300, (8, 8))
+    for name, rows in (("image", image), ("text", text), ("both", np.stack([image, text]))):
+        np.save(tmp_path / f"{name}.npy", rows)
+    (tmp_path / "ids.txt").write_text("\n".join(map(str, range(300))), encoding="utf-8")
+    return {path.name: path for path in tmp_path.iterdir() if path.is_file()}
+
+
+def test_feature_files_at_urls_are_imported_to_a_url_and_checked_there(
+    folder: str, arrays: dict[str, Path], tmp_path: Path
+) -> None:
+    image, text, ids = (upload(arrays[each], f"{folder}/{each}") for each in ("image.npy", "text.npy", "ids.txt"))
+    store = f"{folder}/store"
+    words = ["import", "--image-features", image, "--text-features", text, "--image-ids", ids, "--text-image-ids", ids]
+    ran(*words, "--out", store)
+    assert Store.open(store).n_images == 300
+    again = csaligner(*words, "--out", store)
+    assert again.returncode == 1
+    assert f"{store} exists" in again.stderr
+
+    assert json.loads(ran("check-data", store, "--json"))["problems"] == []
+    name = next(each for each in RemoteFolder.open(store).stamps() if each.endswith(".npy"))
+    (tmp_path / "damaged").write_bytes((local(store) / name).read_bytes()[:-1] + b"x")
+    upload(tmp_path / "damaged", f"{store}/{name}")
+    assert name in csaligner("check-data", store).stderr
+
+
+def test_feature_files_at_urls_are_measured_like_local_ones(arrays: dict[str, Path], tmp_path: Path) -> None:
+    url = "memory://measured"
+    image, text, both = (upload(arrays[f"{each}.npy"], f"{url}/{each}.npy") for each in ("image", "text", "both"))
+    files = (arrays["image.npy"], arrays["text.npy"])
+    assert gap(image, text) == gap(*files)
+    found = ran("diagnose", image, text, "--json")
+    assert found == ran("diagnose", *files, "--json").replace(f"{tmp_path}", url)
+    assert image in json.loads(found)["command"]  # the next command names the URL
+    assert ran("migrate", image, text, "--json") == ran("migrate", *files, "--json")
+    out = tmp_path / "compared"
+    ran("compare", "--train-data", both, "--methods", "none", "--seeds", "1", "--jobs", "1", "--out", out, "-q")
+    assert json.loads((out / "compare.json").read_text(encoding="utf-8"))["measured"][0]["dataset"] == "both"
+
+
+def test_a_folder_of_arrays_at_a_url_keeps_its_names(folder: str, arrays: dict[str, Path]) -> None:
+    for name in ("image.npy", "text.npy"):
+        upload(arrays[name], f"{folder}/spaces/{name}")
+    assert [space.name for space in read_spaces([f"{folder}/spaces"])] == ["image", "text"]
+    assert local(f"{folder}/spaces").name == "spaces"
+    with pytest.raises(InputError, match="no such"):
+        local(f"{folder}/spaces/audio.npy")
+
+
+def test_an_index_at_a_url_is_checked_and_diagnosed(world: Any, folder: str, tmp_path: Path) -> None:
+    world.many(30)
+    build(world, folder)
+    assert json.loads(ran("check-data", folder, "--json"))["problems"] == []
+    assert [space.name for space in read_spaces([folder])] == ["image", "text"]
+    listed = RemoteFolder.open(folder).stamps()
+    table = next(name.partition("/")[0] for name in listed if ".lance/" in name)
+    assert local(f"{folder}/{table}").name == table
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--train-data", "store", "--out", "memory://run"],
+        ["eval", "--run", "run", "--mixbench", "memory://mixbench"],
+        ["embed", "--data", "memory://photos", "--out", "store"],
+        ["check-data", "memory://photos"],
+        ["index", "--data", "memory://photos", "--run", "bundled", "--out", "index"],
+        ["quickstart", "memory://photos"],
+        ["search", "index", "--image", "memory://a.png"],
+        ["index-export", "index", "--out", "memory://export"],
+        ["export", "--run", "run", "--out", "memory://export"],
+        ["compare", "--train-data", "a.npy", "--out", "memory://compared"],
+        ["migrate", "a.npy", "b.npy", "--out", "memory://adapter"],
+        ["diagnose", "a.npy", "b.npy", "--html", "memory://page.html"],
+        ["generate", "a cat", "--out", "memory://cat.png"],
+        ["recipe", "memory://recipe.yaml"],
+        ["demo", "--out", "memory://demo"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_command_that_needs_a_path_says_so_in_one_line(words: list[str], tmp_path: Path) -> None:
+    done = csaligner(*words, folder=tmp_path)
+    assert done.returncode == 1
+    assert next(word for word in words if "://" in word) in done.stderr
+    assert "traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.glob("memory*"))

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from csaligner.checks import CSAlignerError
+from csaligner.datasets.documents import INDEX_FILE
+from csaligner.remote import working_copy
 from csaligner.search.build import BuildSettings, build_index
 from csaligner.search.index import Index
 from csaligner.search.ray_runner import RayRunner
@@ -46,8 +48,13 @@ def rows(index: Index) -> list[Any]:
     return list(found.to_pylist())
 
 
-def test_an_index_of_ray_workers_equals_that_of_one_process(world: Any, write: Any, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
+def test_an_index_of_ray_workers_at_a_url_equals_that_of_one_process(
+    world: Any, write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ray", "fsspec"):
+        pytest.importorskip(name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    url = f"memory://{tmp_path.name}"
     for n in range(70):  # two parts of images
         world.picture(f"{n:03}.png", (n, 255 - n, 3 * n % 256), f"{n} {255 - n} 0")
     (world.folder / "bad.png").write_bytes(b"not an image")
@@ -57,14 +64,16 @@ def test_an_index_of_ray_workers_equals_that_of_one_process(world: Any, write: A
     mark = tmp_path / "mark"
     runner = RayRunner(make_encoders(str(SUPPORT), str(mark)), actors=2)
     settings, seen = BuildSettings(ray=runner), list[tuple[int, int]]()
-    several, report = build_index(
-        str(world.folder),
-        tmp_path / "several",
-        str(world.run),
-        encoders=world.encoders,
-        settings=settings,
-        progress=lambda done, total: seen.append((done, total)),
-    )
+    with working_copy(url, INDEX_FILE) as out:
+        _, report = build_index(
+            str(world.folder),
+            out,
+            str(world.run),
+            encoders=world.encoders,
+            settings=settings,
+            progress=lambda done, total: seen.append((done, total)),
+        )
+    several = Index.open(url, world.encoders)
     assert mark.exists()  # a worker was killed, and its part encoded again
     assert (report, seen[-1][0]) == (alone, seen[-1][1])
     assert report.skipped

@@ -11,7 +11,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from csaligner.adapters.fusion import fuse
-from csaligner.search.build import build_index
+from csaligner.search import unanswered as module
+from csaligner.search.build import build_index, finish
+from csaligner.search.calibration import MODALITIES
+from csaligner.search.index import Index
+from csaligner.search.lance_table import Items as Tables
 from csaligner.search.query import Kind
 from csaligner.search.unanswered import LEVEL, Items, Unanswered, best_without_answer, chance, limit
 from csaligner.search.weak import WEAK_CHANCE, WeakLimits
@@ -80,3 +84,45 @@ def test_nothing_is_said_with_few_captions(world: Any, tmp_path: Path) -> None:
     world.many(30)
     index = build_index(str(world.folder), tmp_path / "ix", str(world.run), encoders=world.encoders)[0]
     assert Unanswered(index).chance(0.5, "text") is None
+
+
+def test_a_small_update_asks_no_queries_again(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    measured = module.best_cosines
+    monkeypatch.setattr(module, "best_cosines", lambda *a: asked.append(1) or measured(*a))
+
+    def update() -> Index:
+        asked.clear()
+        return build_index(str(world.folder), tmp_path / "ix", str(world.run), encoders=world.encoders)[0]
+
+    world.many(120)
+    whole = update()
+    assert asked
+    before = [Unanswered(whole).limit(kind) for kind in MODALITIES]
+    world.picture("another.png", (1, 2, 3))  # one of 241 items
+    index = update()
+    assert not asked
+    again = [Unanswered(index).limit(kind) for kind in MODALITIES]
+    (tmp_path / "ix" / "unanswered.safetensors").unlink()
+    finish(index, "exact", None)
+    assert asked
+    for old, kept, now in zip(before, again, [Unanswered(index).limit(kind) for kind in MODALITIES], strict=True):
+        assert kept == pytest.approx(now, abs=0.02)
+        assert old == pytest.approx(now, abs=0.02)
+    for n in range(3):  # with the first, more than 1 %
+        world.picture(f"{n}.png", (n, 2, 3))
+    update()
+    assert asked
+
+
+def test_an_update_after_a_write_from_elsewhere_asks_again(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.many(120)
+    index = build_index(str(world.folder), tmp_path / "ix", str(world.run), encoders=world.encoders)[0]
+    Tables.open(index.path).delete(["000"])  # interrupted: nothing is measured
+    asked: list[int] = []
+    measured = module.best_cosines
+    monkeypatch.setattr(module, "best_cosines", lambda *a: asked.append(1) or measured(*a))
+    build_index(str(world.folder), tmp_path / "ix", str(world.run), encoders=world.encoders)
+    assert asked

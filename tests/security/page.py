@@ -37,10 +37,10 @@ def serving(index: Path, log: Path, *, headers: float = 1.0, files: int = FILES)
     code = f"""if True:
         import resource, torch
         from tests.support.colours import ColourImages, ColourTexts
-        from csaligner.app import connections, server
+        from csaligner.app import protocol, server
         from csaligner.search.index import Index
         torch.set_num_threads(1)
-        connections.HEADERS = {headers}
+        protocol.HEADERS = {headers}
         index = Index.open({str(index)!r}, (ColourImages(), ColourTexts()))
         resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))
         server.serve(index, server.ServeSettings(port=0), lambda url: print(url, flush=True))

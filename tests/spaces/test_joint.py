@@ -108,6 +108,8 @@ def test_the_commands_train_and_evaluate_three_named_spaces(tmp_path: Path, form
     values = json.loads(again.stdout)["pairs"]["eeg-image"]["aligned"]
     assert values == pytest.approx(found["pairs"]["eeg-image"]["aligned"])
     assert MultiAligner.load(run / "aligner").config.dims == WIDTHS
+    refused = csaligner("eval", "--run", run, "--mixbench", tmp_path)
+    assert "named spaces" in refused.stderr
 
 
 def test_two_spaces_are_imported_and_wrong_names_are_refused(tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ def test_the_command_leads_to_a_mended_collection(tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert found["verdict"] == "shift"
     assert found["command"].endswith("--shift shift.npz")
+    assert "does not mend" not in done.stderr
     means = np.load(tmp_path / "shift.npz")
     np.save(tmp_path / "eeg.npy", shifted[:150] - means["eeg"])
     np.save(tmp_path / "image.npy", shifted[150:] + 1 - means["image"])
@@ -177,6 +178,8 @@ def test_saved_spaces_can_be_imported_and_trained(tmp_path: Path) -> None:
     assert "train on your 200 pairs" in done.stdout
     assert "&& csaligner train" in done.stdout
     assert "--names old,new" in done.stdout
+    done = csaligner("diagnose", str(tmp_path / "p.json"), "--shift", str(tmp_path / "shift.npz"))
+    assert "does not mend" in done.stderr
     files = {name: str(tmp_path / "vectors" / f"{name}.npy") for name in ("old", "new")}
     out = str(tmp_path / "store")
     done = csaligner("import", "--image-features", files["old"], "--text-features", files["new"], "--out", out)

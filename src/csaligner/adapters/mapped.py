@@ -51,9 +51,10 @@ class MappedAligner(nn.Module):
         adapter, mean = self._adapters[side], self._means[side]
         if x is None or mean is None:
             return x
-        return torch.cat(
-            [(normalize(part.float(), dim=1) - mean) @ adapter.start.map for part in torch.split(x, CHUNK)]
-        )
+        mapped = torch.empty(len(x), adapter.start.map.shape[1], device=x.device)
+        for rows, part in zip(torch.split(mapped, CHUNK), torch.split(x, CHUNK), strict=True):
+            torch.mm(normalize(part.float(), dim=1).sub_(mean), adapter.start.map, out=rows)
+        return mapped
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         found = []

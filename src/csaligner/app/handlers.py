@@ -24,6 +24,7 @@ from csaligner.search.lance_table import FUSED, Row
 from csaligner.search.query import Encoded, FusedQuery
 from csaligner.search.unanswered import Unanswered
 from csaligner.search.weak import WeakLimits
+from csaligner.types import Modality
 
 from .collection import collection_map, collection_name, example_texts, file_within
 from .guard import LOOPBACK_NAMES, host_name, is_loopback
@@ -58,13 +59,16 @@ class Handlers:
             threading.Thread(target=self._load, daemon=True).start()
 
     def _load(self) -> None:
-        try:
-            self.index.warm()
-            for modality in MODALITIES:
-                self._limits.limit(modality)
-        except Exception as error:  # an encoder may raise any exception; a search raises it again
-            self._trouble = " ".join(str(error).split())[:500]
+        for modality in MODALITIES[::-1]:  # texts first: faster to load, and more frequent
+            self._warm(modality)
         self.ready.set()
+
+    def _warm(self, modality: Modality) -> None:
+        try:
+            self.index.warm(modality)
+            self._limits.limit(modality)
+        except Exception as error:  # an encoder may raise any exception; a search raises it again
+            self._trouble = self._trouble or " ".join(str(error).split())[:500]
 
     def about(self, _: Any) -> dict[str, Any]:
         """Describe the collection."""

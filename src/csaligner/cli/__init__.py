@@ -16,7 +16,7 @@ from csaligner.checks import CSAlignerError
 from csaligner.files import disk_trouble
 
 from . import compare, data, export, generate, migrate, pipeline, recipe, search, spaces
-from .common import PANELS, app, err
+from .common import PANELS, app, err, with_local_paths
 
 __all__ = ["app", "compare", "data", "export", "generate", "main", "migrate", "pipeline", "recipe", "search", "spaces"]
 
@@ -24,6 +24,9 @@ INTERRUPTED = 130  # the exit code after Ctrl-C
 WrongUsage: Any = typer.BadParameter.__base__  # click's UsageError, or typer's own copy of it
 
 app.registered_commands.sort(key=lambda command: PANELS.index(str(command.rich_help_panel)))
+for registered in app.registered_commands:
+    assert registered.callback is not None
+    registered.callback = with_local_paths(registered.callback)
 
 
 def main() -> None:

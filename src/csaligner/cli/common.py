@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,6 +64,22 @@ def _with_new_name(word: str, new_names: dict[str, str]) -> str:
     return new_names.get(name, name) + equals + value
 
 
+def with_local_paths(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that refuses a URL in each option that is a Path; those that take one are strings."""
+
+    @functools.wraps(command)
+    def checked(**given: Any) -> None:
+        from csaligner.remote import require_local
+
+        for name, value in given.items():
+            for each in value if isinstance(value, list) else [value]:
+                if isinstance(each, Path):
+                    require_local(name, each)
+        command(**given)
+
+    return checked
+
+
 def print_json(value: Any, indent: int | None = 2) -> None:
     """Print `value` as JSON; escape non-ASCII characters unless the terminal uses UTF."""
     encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower()
@@ -75,9 +92,9 @@ def as_text(words: str) -> str:
 
 
 @contextmanager
-def folder_to_write(out: str, manifest: str, *, shared: bool) -> Iterator[Path]:
+def folder_to_write(out: str, manifest: str, *, shared: bool = False, new: bool = False) -> Iterator[Path]:
     """Give the folder to write to; of a URL a copy, which is uploaded at the end. shared: other processes write to it
-    too, or read it."""
+    too, or read it. new: there must be nothing at the URL."""
     from csaligner.remote import is_url, working_copy
 
     if not is_url(out):
@@ -85,12 +102,5 @@ def folder_to_write(out: str, manifest: str, *, shared: bool) -> Iterator[Path]:
         return
     if shared:
         raise InputError(f"out: several processes cannot make {out}; give a folder that they share, and copy it there")
-    with working_copy(out, manifest) as folder:
+    with working_copy(out, manifest, new=new) as folder:
         yield folder
-
-
-def folder_to_read(path: str, manifest: str) -> Path:
-    """Return the folder to read; of a URL a copy in the cache."""
-    from csaligner.remote import copy_of, is_url
-
-    return copy_of(path, manifest) if is_url(path) else Path(path)

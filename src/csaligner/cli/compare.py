@@ -22,7 +22,8 @@ SHOWN_POINTS = 12  # of a sweep, in the terminal
 @app.command(cls=renamed({"--data": "--train-data"}), rich_help_panel=MEASURE)
 def compare(  # noqa: PLR0913, PLR0917  (options of a command)
     train_data: Annotated[
-        list[Path], typer.Option(help="A store, or an .npy file of paired features (2, N, d); repeatable.")
+        list[str],
+        typer.Option(help="A store, or an .npy file of paired features (2, N, d), or its URL; repeatable."),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings of `train` shared by all runs.")
@@ -54,7 +55,7 @@ def compare(  # noqa: PLR0913, PLR0917  (options of a command)
     grids: Annotated[
         str, typer.Option(help="Grids of --suite, as of `csaligner sweep`; none: no sweeps.")
     ] = "bandwidth,temperature,batch,adapter",
-    sweep_data: Annotated[list[Path] | None, typer.Option(help="Data of the sweeps of --suite; default: all.")] = None,
+    sweep_data: Annotated[list[str] | None, typer.Option(help="Data of the sweeps of --suite; default: all.")] = None,
     other_commit: Annotated[
         bool, typer.Option("--other-commit", help="Resume a --suite that another version of the code started.")
     ] = False,
@@ -68,6 +69,7 @@ def compare(  # noqa: PLR0913, PLR0917  (options of a command)
     from csaligner.comparison.suite import Suite, run_suite
     from csaligner.config import TrainConfig, load_config
     from csaligner.progress import progress
+    from csaligner.remote import local
 
     words = [f"{k}={v}" for k, v in {"epochs": epochs, "batch_size": batch_size}.items() if v is not None]
     names = methods.split(",") if methods else list(QUICK if quick_ else (*FREE, *TRAINED))
@@ -75,6 +77,7 @@ def compare(  # noqa: PLR0913, PLR0917  (options of a command)
     trials, seeds = (min(trials, 3), 1) if quick_ else (trials, seeds)
     known = read_settings(settings) if settings else {}
     budget = Budget(base, trials, seeds, jobs, inner, trial_images, known)
+    data = list(map(local, train_data))
     with progress(err, "compare", quiet) as update:
 
         def report(done: int, total: int, what: str) -> None:
@@ -83,10 +86,11 @@ def compare(  # noqa: PLR0913, PLR0917  (options of a command)
         if suite:
             swept = [] if grids == "none" else grids.split(",")
             every = names if methods else []
-            asked = Suite(train_data, budget, out, every, swept, sweep_data or [], test_images, other_commit)
+            of = list(map(local, sweep_data or ()))
+            asked = Suite(data, budget, out, every, swept, of, test_images, other_commit)
             found = run_suite(asked, report)
         else:
-            found = compare_and_write(train_data, names, budget, out, report, test_images)
+            found = compare_and_write(data, names, budget, out, report, test_images)
     _print_methods(found)
     name = "suite" if suite else "compare"
     err.print(f"results: {out / f'{name}.json'}, page: {out / f'{name}.html'}", highlight=False, soft_wrap=True)
@@ -106,7 +110,8 @@ def _print_methods(found: Comparison) -> None:
 @app.command(cls=renamed({"--data": "--train-data"}), rich_help_panel=MEASURE)
 def sweep(
     train_data: Annotated[
-        list[Path], typer.Option(help="A store, or an .npy file of paired features (2, N, d); repeatable.")
+        list[str],
+        typer.Option(help="A store, or an .npy file of paired features (2, N, d), or its URL; repeatable."),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings of `train` shared by all runs.")
@@ -123,12 +128,14 @@ def sweep(
     from csaligner.comparison.sweep import JSON, sweep_and_write
     from csaligner.config import TrainConfig, load_config
     from csaligner.progress import progress
+    from csaligner.remote import local
 
     words = [f"epochs={epochs}"] if epochs else []
     base = load_config(TrainConfig, None, [*UNSELECTED, *words, *(overrides or [])])
     budget = Budget(base, seeds=seeds, jobs=jobs)
     with progress(err, "sweep", quiet) as update:
-        sweep_and_write(train_data, grids.split(","), budget, out, lambda done, total, what: update(done, total, {}))
+        data = list(map(local, train_data))
+        sweep_and_write(data, grids.split(","), budget, out, lambda done, total, what: update(done, total, {}))
     _print_points(out / JSON)
     err.print(f"results: {out / 'sweep.json'}, page: {out / 'sweep.html'}", highlight=False, soft_wrap=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -133,7 +132,10 @@ def embed(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
 @app.command("check-data", rich_help_panel=DATA)
 def check_data(  # noqa: PLR0913, PLR0917  (options of a command)
     data: Annotated[
-        str, typer.Argument(help="A dataset (openmoji, tuxpaint, openclipart, all, or a path), a store or an index.")
+        str,
+        typer.Argument(
+            help="A dataset (openmoji, tuxpaint, openclipart, all, or a path), or a store, an index or its URL."
+        ),
     ],
     data_format: Format = None,
     csv_separator: Separator = None,
@@ -155,7 +157,7 @@ def check_data(  # noqa: PLR0913, PLR0917  (options of a command)
 
     The exit code is 1 if problems were found.
     """
-    if _verified(Path(data)):
+    if _verified(data):
         if as_json:
             print_json({"dataset": data, "problems": []}, indent=None)
         err.print(f"all files match their checksums: {data}", highlight=False, soft_wrap=True, markup=False)
@@ -182,8 +184,12 @@ def check_data(  # noqa: PLR0913, PLR0917  (options of a command)
         raise typer.Exit(1)
 
 
-def _verified(path: Path) -> bool:
-    """Return whether `path` is a store or an index. Raises InputError if one of its files is damaged."""
+def _verified(data: str) -> bool:
+    """Return whether this is a store or an index, or the URL of one. Raises InputError if one of its files is damaged,
+    and for any other URL."""
+    from csaligner.remote import local
+
+    path = local(data, ("csaligner.json", "index.json"))
     if (path / "csaligner.json").is_file():
         from csaligner.store.store import Store
 
@@ -204,17 +210,18 @@ def _options(image: str | None, caption: str | None, image_id: str | None, split
 
 @app.command("import", cls=renamed({"--captions": "--caption-file"}), rich_help_panel=DATA)
 def import_features(  # noqa: PLR0913, PLR0917  (options of a command)
-    out: Annotated[Path, typer.Option(help="Folder of the store.")],
+    out: Annotated[str, typer.Option(help="Folder or s3:// URL of the store.")],
     image_features: Annotated[
-        Path | None, typer.Option(help="Feature file, (N, d): .npy, .npz, .safetensors, .parquet, .json or .jsonl.")
+        str | None,
+        typer.Option(help="Feature file or its URL, (N, d): .npy, .npz, .safetensors, .parquet, .json or .jsonl."),
     ] = None,
-    text_features: Annotated[Path | None, typer.Option(help="Feature file, (M, d).")] = None,
+    text_features: Annotated[str | None, typer.Option(help="Feature file, (M, d).")] = None,
     image_name: Annotated[str, typer.Option(help="Name of the model that made the image features.")] = "image",
     text_name: Annotated[str, typer.Option(help="Name of the model that made the text features.")] = "text",
-    image_ids: Annotated[Path | None, typer.Option(help="Text file: the id of each image row, one per line.")] = None,
-    text_image_ids: Annotated[Path | None, typer.Option(help="Text file: the image id of each text row.")] = None,
+    image_ids: Annotated[str | None, typer.Option(help="Text file: the id of each image row, one per line.")] = None,
+    text_image_ids: Annotated[str | None, typer.Option(help="Text file: the image id of each text row.")] = None,
     captions: Annotated[
-        Path | None, typer.Option("--caption-file", help="Text file: the captions, one per line.")
+        str | None, typer.Option("--caption-file", help="Text file: the captions, one per line.")
     ] = None,
     image_key: ImageArray = None,
     text_key: TextArray = None,
@@ -225,6 +232,7 @@ def import_features(  # noqa: PLR0913, PLR0917  (options of a command)
 ) -> None:
     """Make a store from existing features; without ids row i pairs with row i."""
     from csaligner.store import import_features as feature_files
+    from csaligner.store.manifest import MANIFEST
 
     files = feature_files.FeatureFiles(
         image_features,
@@ -237,5 +245,6 @@ def import_features(  # noqa: PLR0913, PLR0917  (options of a command)
         (image_cut, text_cut),
         (image_dtype, text_dtype),
     )
-    store = feature_files.import_features(files, out)
+    with folder_to_write(out, MANIFEST, new=True) as folder:
+        store = feature_files.import_features(files, folder)
     err.print(f"{images_and_captions(store.n_images, store.n_captions)}: {out}", highlight=False)

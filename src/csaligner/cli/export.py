@@ -12,7 +12,7 @@ from .common import EXPORT, app, err
 
 @app.command(rich_help_panel=EXPORT)
 def export(
-    run: Annotated[Path, typer.Option(help="A run folder.")],
+    run: Annotated[str, typer.Option(help="A run folder or its URL.")],
     out: Annotated[Path, typer.Option(help="New folder.")],
     format: Annotated[
         str,
@@ -22,6 +22,7 @@ def export(
 ) -> None:
     """Export the adapters of a run as safetensors, ONNX, NumPy arrays, a SentenceTransformer or a hub folder."""
     from csaligner.export.export import export as run_export
+    from csaligner.remote import local
 
-    for path in run_export(run, out, format, licence):
+    for path in run_export(local(run), out, format, licence):
         err.print(str(path), highlight=False)

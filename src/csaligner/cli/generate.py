@@ -19,7 +19,9 @@ def generate(  # noqa: PLR0913, PLR0917  (options of a command)
         list[str] | None,
         typer.Argument(metavar="[PROMPT]...", help="Texts to draw; mixtures are written 'an apple::0.7 a pear::0.3'."),
     ] = None,
-    run: Annotated[Path | None, typer.Option(help="A run folder of `train`; default: the bundled aligner.")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="A run folder of `train`, or its URL; default: the bundled aligner.")
+    ] = None,
     decoder: Annotated[
         str, typer.Option(help="micro, kandinsky-2.2, karlo, stable-unclip, or a diffusers folder.")
     ] = "micro",
@@ -36,10 +38,11 @@ def generate(  # noqa: PLR0913, PLR0917  (options of a command)
     from csaligner.decoders.decoder import default_sampling
     from csaligner.generation.generate import GenerationRequest, save_pictures
     from csaligner.generation.generate import generate as run_generate
+    from csaligner.remote import local
 
     wish = GenerationRequest(tuple(map(as_text, prompts or ())), image, as_text(negative) if negative else None)
     sampling = default_sampling(decoder, n=n, seed=seed, steps=steps, guidance=guidance)
-    rows = run_generate(wish, run=run, decoder=decoder, sampling=sampling)
+    rows = run_generate(wish, run=None if run is None else local(run), decoder=decoder, sampling=sampling)
     for path in save_pictures([picture for row in rows for picture in row], out, pixels):
         err.print(str(path), highlight=False)
 

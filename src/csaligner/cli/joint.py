@@ -32,10 +32,11 @@ def is_joint(run: Path) -> bool:
     return (run / RECORD).is_file()
 
 
-def train_spaces(data: Path, names: str | None, config: TrainConfig, out: Path, *, quiet: bool) -> None:
+def train_spaces(data: str, names: str | None, config: TrainConfig, out: Path, *, quiet: bool) -> None:
     """Align the named spaces of a source and write aligner/, spaces.json, results.json and report.html to `out`."""
     from csaligner.files import write_json
     from csaligner.progress import progress
+    from csaligner.remote import address
     from csaligner.run_folder import provenance
     from csaligner.spaces.joint import align_spaces
 
@@ -46,23 +47,24 @@ def train_spaces(data: Path, names: str | None, config: TrainConfig, out: Path, 
         found = align_spaces(spaces, config, update)
     found.model.save(out / ALIGNER)
     settings = config.model_dump(mode="json", exclude_unset=True)
-    about = {"data": str(data.resolve()), "names": [space.name for space in spaces], "settings": settings}
+    about = {"data": address(data), "names": [space.name for space in spaces], "settings": settings}
     write_json(out / RECORD, provenance(config.seed) | about)
     _report(found.record(), out)
     err.print(found.sentence, highlight=False, soft_wrap=True)
     err.print(f"report: {out / REPORT}", highlight=False, soft_wrap=True)
 
 
-def evaluate_spaces(run: Path, split: str, data: Path | None, *, as_json: bool) -> None:
+def evaluate_spaces(run: Path, split: str, data: str | None, *, as_json: bool) -> None:
     """Measure a run again, on a split of its data or of `data`; writes results.json and report.html."""
     from csaligner.adapters.multi import MultiAligner
     from csaligner.parsing import parse_json
+    from csaligner.remote import is_url
     from csaligner.spaces.joint import ALIGNED, Items, measure
 
     about = parse_json((run / RECORD).read_text(encoding="utf-8"))
     model = MultiAligner.load(run / ALIGNER)
-    source = data or Path(about["data"])
-    if not source.exists():
+    source = data or about["data"]
+    if not is_url(source) and not Path(source).exists():
         raise InputError(f"run: the data of {run}, {source}, do not exist; give them with --val-data")
     spaces = _read(source, ",".join(about["names"]))
     for space in spaces:
@@ -77,7 +79,7 @@ def evaluate_spaces(run: Path, split: str, data: Path | None, *, as_json: bool) 
         print_json(json.loads((run / RESULTS).read_text(encoding="utf-8")))
 
 
-def _read(data: Path, names: str | None) -> Sequence[Space]:
+def _read(data: str, names: str | None) -> Sequence[Space]:
     from csaligner.spaces.read import read_spaces
 
     spaces = read_spaces([data], listed(names))

@@ -14,11 +14,12 @@ from rich.console import Console
 from csaligner.checks import InputError, check_choice
 from csaligner.names import Names
 
-from .common import MEASURE, TRAIN, Json, Quiet, app, err, folder_to_read, print_json
+from .common import MEASURE, TRAIN, Json, Quiet, app, err, print_json
 from .joint import evaluate_spaces, holds_spaces, is_joint, train_spaces
 from .reader_options import ImageArray, TextArray
 
 if TYPE_CHECKING:
+    from csaligner.pipeline import Run
     from csaligner.reporting.record import MethodResult
     from csaligner.store.store import Store
 
@@ -59,8 +60,8 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     train_data: Annotated[
         str,
         typer.Option(
-            help="The store to train on, a folder or its s3:// URL; or three or more named spaces: a .npz or .parquet "
-            "file, or a folder of .npy files with ids in NAME.txt (docs/diagnose.md)."
+            help="The store to train on, a folder or its s3:// URL, as for all stores; or three or more named spaces: "
+            "a .npz or .parquet file, or a folder of .npy files with ids in NAME.txt (docs/diagnose.md)."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Run folder; an interrupted run in it resumes.")],
@@ -72,13 +73,13 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
         str | None, typer.Option(help="Names of the spaces, separated by commas; default: image,text, or the source's.")
     ] = None,
     val_data: Annotated[
-        Path | None, typer.Option(help="Validate on all pairs of this store; default: the val split.")
+        str | None, typer.Option(help="Validate on all pairs of this store; default: the val split.")
     ] = None,
     unpaired_images: Annotated[
-        list[Path] | None, typer.Option(help="A store of images without captions to train on; repeatable.")
+        list[str] | None, typer.Option(help="A store of images without captions to train on; repeatable.")
     ] = None,
     unpaired_texts: Annotated[
-        list[Path] | None, typer.Option(help="A store of texts without images to train on; repeatable.")
+        list[str] | None, typer.Option(help="A store of texts without images to train on; repeatable.")
     ] = None,
     weight: Annotated[
         str | None, typer.Option(help="Weight lambda of the Cauchy-Schwarz divergence: a number or auto; default: 1.")
@@ -112,10 +113,10 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     workers: Annotated[int, typer.Option(min=0, help="Number of batches to read ahead.")] = 2,
     resume: Annotated[str, typer.Option(help="latest, or a checkpoint folder to start from.")] = "latest",
     resume_from: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="A run folder: add these pairs to its pairs and fit its choices again, without trials. The joined "
-            "pairs are written to OUT-pairs."
+            help="A run folder or its URL: add these pairs to its pairs and fit its choices again, without trials. The "
+            "joined pairs are written to OUT-pairs."
         ),
     ] = None,
     report_to: Annotated[str, typer.Option(help="Loggers: tensorboard, wandb, trackio; comma-separated.")] = "",
@@ -123,13 +124,11 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
 ) -> None:
     """Train adapters on a store and evaluate them on its test split; also under torchrun and accelerate launch."""
     from csaligner.config import TrainConfig, load_config
-    from csaligner.distributed.processes import is_main, join_processes, world_size
-    from csaligner.pipeline import evaluate_run, held_out
+    from csaligner.distributed.processes import is_main, join_processes
     from csaligner.pipeline import train as run_train
     from csaligner.progress import progress
-    from csaligner.reporting.tables import print_table
-    from csaligner.run_folder import CONFIG, REPORT, training_store
-    from csaligner.store.manifest import MANIFEST
+    from csaligner.remote import local
+    from csaligner.run_folder import CONFIG
     from csaligner.store.store import Store
     from csaligner.training.trainer import RunOptions
     from csaligner.training.training_data import TrainingData
@@ -138,54 +137,69 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     flags |= {"weight": weight, "bandwidth": bandwidth, "logit_scale": logit_scale}
     flags |= {"seed": seed, "lora.sides": lora, "lora.rank": lora_rank, "impl": impl}
     words = [f"{k}={v}" for k, v in (flags | {"precision": precision}).items() if v is not None]
-    several = holds_spaces(source := folder_to_read(train_data, MANIFEST))
+    several = holds_spaces(local(train_data))
     if names is not None and not several:
         words.append(_names_setting(names, train_data))
-    if resume_from is not None and config is None:
-        config = resume_from / CONFIG
+    earlier = None if resume_from is None else local(resume_from)
+    if earlier is not None and config is None:
+        config = earlier / CONFIG
     settings = load_config(TrainConfig, config, [*words, *(overrides or [])])
     if several:
         given = {"val_data": val_data, "unpaired_images": unpaired_images, "unpaired_texts": unpaired_texts}
         for name, value in (given | {"resume_from": resume_from}).items():
             if value is not None:
                 raise InputError(f"{name}: needs a store as --train-data, and {train_data} is none; import it first")
-        train_spaces(source, names, settings, out, quiet=quiet)
+        train_spaces(train_data, names, settings, out, quiet=quiet)
         return
     images, texts = (tuple(map(Store.open, paths or ())) for paths in (unpaired_images, unpaired_texts))
-    val = Store.open(val_data) if val_data else None
-    store = Store.open(source)
+    store, val = Store.open(train_data), Store.open(val_data) if val_data else None
     join_processes()
-    if resume_from is not None:
-        if world_size() > 1:
-            raise InputError("resume_from: runs on one process; start it without torchrun")
-        from csaligner.spaces.joined import join_stores
-
-        store = join_stores(training_store(resume_from), store, out.with_name(f"{out.name}-pairs"))
+    if earlier is not None:
+        store = _joined(earlier, store, out)
     data = TrainingData(store, val, images, texts)
     trackers = tuple(name.strip() for name in report_to.split(",") if name.strip())
     options = RunOptions(workers, trackers, None if resume == "latest" else Path(resume))
     with progress(err, "train", quiet or not is_main()) as update:
-        run = run_train(data, settings, out, update, options, resume_from)
+        run = run_train(data, settings, out, update, options, earlier)
     if is_main():
-        chosen = Names.of(settings.names)
-        if run.selection is not None and not quiet:
-            err.print(run.selection.line_of(chosen), highlight=False, soft_wrap=True)
-        results = evaluate_run(out, "test", data.pairs)
-        print_table(results, Console(), chosen)
-        _say_sample(results, data.pairs)
-        for line in held_out(results, data.pairs.counts["test"][0], run).lines_of(chosen):
-            err.print(line, highlight=False, soft_wrap=True)
-        err.print(f"report: {out / REPORT}", highlight=False, soft_wrap=True)
+        _print_run(run, out, store, Names.of(settings.names), quiet=quiet)
+
+
+def _joined(earlier: Path, store: Store, out: Path) -> Store:
+    """Return the pairs of an earlier run and of a store as a new store, OUT-pairs."""
+    from csaligner.distributed.processes import world_size
+    from csaligner.run_folder import training_store
+    from csaligner.spaces.joined import join_stores
+
+    if world_size() > 1:
+        raise InputError("resume_from: runs on one process; start it without torchrun")
+    return join_stores(training_store(earlier), store, out.with_name(f"{out.name}-pairs"))
+
+
+def _print_run(run: Run, out: Path, pairs: Store, names: Names, *, quiet: bool) -> None:
+    """Print what was chosen on the training pairs, the metrics of the test split and what they mean."""
+    from csaligner.pipeline import evaluate_run, held_out
+    from csaligner.reporting.tables import print_table
+    from csaligner.run_folder import REPORT
+
+    if run.selection is not None and not quiet:
+        err.print(run.selection.line_of(names), highlight=False, soft_wrap=True)
+    results = evaluate_run(out, "test", pairs)
+    print_table(results, Console(), names)
+    _say_sample(results, pairs)
+    for line in held_out(results, pairs.counts["test"][0], run).lines_of(names):
+        err.print(line, highlight=False, soft_wrap=True)
+    err.print(f"report: {out / REPORT}", highlight=False, soft_wrap=True)
 
 
 @app.command("eval", rich_help_panel=MEASURE)
 def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
     run: Annotated[
-        Path, typer.Option(help="A run folder; with --mixbench also a saved aligner, bundled or an encoder.")
+        str, typer.Option(help="A run folder or its URL; with --mixbench also a saved aligner, bundled or an encoder.")
     ],
     split: Annotated[str, typer.Option(help="Split to evaluate.", metavar="[train|val|test]")] = "test",
     val_data: Annotated[
-        Path | None, typer.Option(help="Evaluate on this store of the same encoders; default: the training store.")
+        str | None, typer.Option(help="Evaluate on this store of the same encoders; default: the training store.")
     ] = None,
     task: Annotated[
         str, typer.Option(help="generation: images from captions.", metavar="[retrieval|generation]")
@@ -220,30 +234,41 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
 ) -> None:
     """Evaluate a run: recall, mixed search and modality gap, beside untrained baselines; or its generated images; or
     its search in MixBench."""
+    from csaligner.remote import changed, local
+
     if mixbench is not None:
-        _mixbench(run, mixbench, image_weight, quiet=quiet, as_json=as_json)
+        _mixbench(local(run), mixbench, image_weight, quiet=quiet, as_json=as_json)
         return
+    from csaligner.types import SPLITS
+
+    check_choice("split", split, SPLITS)
+    check_choice("task", task, ("retrieval", "generation"))
+    with changed(run) as folder:  # results.json and report.html are written there
+        if is_joint(folder):
+            check_choice("task", task, ("retrieval",))
+            evaluate_spaces(folder, split, val_data, as_json=as_json)
+        elif task == "retrieval":
+            _retrieval(folder, split, val_data, full=full, as_json=as_json)
+        else:
+            from csaligner.decoders.decoder import default_sampling
+            from csaligner.generation.evaluate import MeasuringProtocol, evaluate_run_generation
+            from csaligner.store.store import Store
+
+            protocol = MeasuringProtocol(split, limit, dims or None, force)  # type: ignore[arg-type]
+            sampling = default_sampling(decoder, seed=seed, steps=steps, guidance=guidance)
+            store = Store.open(val_data) if val_data else None
+            found = evaluate_run_generation(folder, decoder, feature_encoder, protocol, sampling, store)
+            print(json.dumps(found, indent=2) if as_json else "\n".join(f"{k:28} {v}" for k, v in found.items()))
+
+
+def _retrieval(run: Path, split: str, val_data: str | None, *, full: bool, as_json: bool) -> None:
+    """Measure retrieval and gap of a run, write both files and print the results."""
     from csaligner.pipeline import evaluate_run
     from csaligner.reporting.tables import print_table
     from csaligner.run_folder import RESULTS, read_config, training_store
     from csaligner.store.store import Store
-    from csaligner.types import SPLITS
 
-    check_choice("split", split, SPLITS)
-    if is_joint(run):
-        check_choice("task", task, ("retrieval",))
-        evaluate_spaces(run, split, val_data, as_json=as_json)
-        return
     store = Store.open(val_data) if val_data else None
-    if check_choice("task", task, ("retrieval", "generation")) == "generation":
-        from csaligner.decoders.decoder import default_sampling
-        from csaligner.generation.evaluate import MeasuringProtocol, evaluate_run_generation
-
-        protocol = MeasuringProtocol(split, limit, dims or None, force)  # type: ignore[arg-type]
-        sampling = default_sampling(decoder, seed=seed, steps=steps, guidance=guidance)
-        found = evaluate_run_generation(run, decoder, feature_encoder, protocol, sampling, store)
-        print(json.dumps(found, indent=2) if as_json else "\n".join(f"{k:28} {v}" for k, v in found.items()))
-        return
     results = evaluate_run(run, split, store, full=full)  # type: ignore[arg-type]
     _say_sample(results, store or training_store(run))
     if as_json:
@@ -261,6 +286,8 @@ def _mixbench(run: Path, data: Path, image_weight: float, *, quiet: bool, as_jso
     from csaligner.run_folder import RECORD, training_store
     from csaligner.search.mixbench import calibration_pairs, measure_mixbench, mixbench_record
 
+    if is_joint(run):
+        raise InputError(f"run: {run} is a run of named spaces, which have no encoders; give a run of a store")
     sets, model = read_mixbench(data), AlignedModel.open(run)
     try:
         pairs = calibration_pairs(model, training_store(run)) if (run / RECORD).is_file() else None
@@ -288,8 +315,10 @@ def _say_sample(results: Sequence[MethodResult], store: Store) -> None:
 
 @app.command(rich_help_panel=MEASURE, hidden=True)
 def gap(
-    image_features: Annotated[Path, typer.Option(help="Feature file, (N, d): .npy, .npz, .safetensors or .parquet.")],
-    text_features: Annotated[Path, typer.Option(help="Feature file, (N, d); row i pairs with row i.")],
+    image_features: Annotated[
+        str, typer.Option(help="Feature file or its URL, (N, d): .npy, .npz, .safetensors or .parquet.")
+    ],
+    text_features: Annotated[str, typer.Option(help="Feature file, (N, d); row i pairs with row i.")],
     image_key: ImageArray = None,
     text_key: TextArray = None,
     bandwidth: Annotated[float, typer.Option(help="Kernel bandwidth sigma, on unit vectors.")] = 0.5,

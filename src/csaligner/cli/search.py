@@ -16,7 +16,7 @@ from rich.markup import escape
 from csaligner.checks import InputError, check_choice
 from csaligner.wording import count_of
 
-from .common import EXPORT, SEARCH, Json, Quiet, app, as_text, err, folder_to_read, folder_to_write, print_json
+from .common import EXPORT, SEARCH, Json, Quiet, app, as_text, err, folder_to_write, print_json
 from .reader_options import CaptionKey, Encoding, FollowLinks, Format, FuseWeight, IdKey, ImgKey, Root, Separator
 from .search_options import Encoder, Host, ImageEncoder, Password, Port, TextEncoder, Trust
 from .search_results import plain, table_of
@@ -88,7 +88,7 @@ def index(  # noqa: PLR0913, PLR0917  (options of a command)
     skip = SkipLines(_warn)
     ray = RayRunner(partial(_opened, names), ray_actors) if runner == "ray" else None
     settings = BuildSettings(entries, approximate, workers, skip=skip, trust=trust, fuse=parse_fuse(fuse), ray=ray)
-    with folder_to_write(out, INDEX_FILE, shared=ray is not None) as folder, progress(err, "index", quiet) as update:
+    with folder_to_write(out, INDEX_FILE) as folder, progress(err, "index", quiet) as update:
         made, report = build_index(data, folder, model, encoders=encoders, settings=settings, progress=update)
     skip.finish()
     for note in report.notes:
@@ -147,7 +147,8 @@ def search(  # noqa: PLR0913, PLR0917  (options of a command)
         else:
             cards = cards_of_encoded(opened, encoded, k, options)
             unanswered = Unanswered(opened)
-            table = table_of(cards, WeakLimits(opened, unanswered).limit(encoded.kind, options))
+            limit = WeakLimits(opened, unanswered).limit(encoded.kind, options)
+            table = table_of(cards, limit)
             chance = unanswered.chance(cards[0].score, encoded.kind, options) if cards else None
     if as_json:
         print_json([asdict(hit) for hit in hits])
@@ -156,7 +157,7 @@ def search(  # noqa: PLR0913, PLR0917  (options of a command)
     if chance is not None and chance > LEVEL:
         doubt = "No" if chance > WEAK_CHANCE else "Possibly no"
         Console().print(f"{doubt} good match: {chance:.0%} of queries without an answer find something as close.")
-    if opened.note and space == "aligned":
+    if opened.note and space == "aligned" and not any(card.score > limit for card in cards):
         _print(opened.note)
 
 
@@ -235,16 +236,18 @@ def serve(  # noqa: PLR0913, PLR0917  (options of a command)
 ) -> None:
     """Search an index in the browser."""
     with _working(f"Opening the index {index} ..."):
-        from csaligner.app.draw import drawer
         from csaligner.app.server import ServeSettings
-        from csaligner.datasets.documents import INDEX_FILE
-        from csaligner.remote import is_url
+        from csaligner.remote import local
         from csaligner.search.index import Index
 
-        opened = Index.open(folder_to_read(index, INDEX_FILE) if is_url(index) else _index_of(index), trust=trust)
+        opened = Index.open(local(_index_of(index)), trust=trust)
     if opened.note:
         _print(opened.note)
-    draw = drawer(opened.model, decoder, _print) if decoder else None
+    draw = None
+    if decoder:
+        from csaligner.app.draw import drawer
+
+        draw = drawer(opened.model, decoder, _print)
     _serve(opened, ServeSettings(host, port, password, draw, name, tuple(allow_host or ()), root_path))
 
 

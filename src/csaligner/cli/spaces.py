@@ -16,7 +16,7 @@ from rich.text import Text
 
 from csaligner.checks import InputError, check_choice
 
-from .common import MEASURE, Json, app, print_json
+from .common import MEASURE, Json, app, err, print_json
 
 if TYPE_CHECKING:
     from csaligner.reporting.diagnosis import TextTable
@@ -38,7 +38,7 @@ def diagnose(  # noqa: PLR0913, PLR0917  (options of a command)
         list[str],
         typer.Argument(
             help="One source with all spaces or one per space: .npy, .npz, .safetensors, .parquet, Qdrant points "
-            "(.json, .jsonl), a LanceDB table (NAME.lance) or an index.",
+            "(.json, .jsonl), a LanceDB table (NAME.lance), an index, or the URL of one of these.",
         ),
     ],
     names: Names = None,
@@ -60,7 +60,7 @@ def diagnose(  # noqa: PLR0913, PLR0917  (options of a command)
         typer.Option(help="Also write the spaces as feature files for `csaligner import`, to a new folder."),
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(help="A run folder: say whether these new rows still fit its aligner.")
+        str | None, typer.Option(help="A run folder or its URL: say whether these new rows still fit its aligner.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -90,6 +90,7 @@ def _diagnosed(
     spaces: tuple[Space, Space], pairs: str, bandwidth: float, seed: int, files: tuple[Path | None, Path | None]
 ) -> Diagnosis:
     """Diagnose two spaces and write the files: of the shift, and the folder of the spaces."""
+    from csaligner.spaces.diagnosis import SHIFT
     from csaligner.spaces.diagnosis import diagnose as run_diagnosis
     from csaligner.spaces.mend import save_spaces, write_shift
     from csaligner.spaces.space import pair_rows
@@ -98,6 +99,14 @@ def _diagnosed(
     found = run_diagnosis(*spaces, pairing=pairs, bandwidth=bandwidth, seed=seed)  # type: ignore[arg-type]
     if shift:
         write_shift(found, shift)
+        if found.verdict != SHIFT:
+            err.print(
+                f"shift: {shift} is written, but subtracting the means alone does not mend these spaces",
+                style="yellow",
+                highlight=False,
+                soft_wrap=True,
+                markup=False,
+            )
     if save:
         at = pair_rows(*spaces, pairs)  # type: ignore[arg-type]
         save_spaces(spaces, (None, None) if at is None else (at[0].tolist(), at[1].tolist()), save)
@@ -116,12 +125,13 @@ def _show(records: Sequence[dict[str, Any]], html: Path | None, *, as_json: bool
         _print(record, Console())
 
 
-def _drift(run: Path, spaces: Sequence[Space], pairs: str, seed: int, *, as_json: bool) -> None:
+def _drift(run: str, spaces: Sequence[Space], pairs: str, seed: int, *, as_json: bool) -> None:
+    from csaligner.remote import local
     from csaligner.spaces.drift import drift
 
     if len(spaces) != 2:
         raise InputError(f"names: {', '.join(s.name for s in spaces)}; choose two for --against, in the run's order")
-    found = drift(run, *spaces, pairing=pairs, seed=seed)  # type: ignore[arg-type]
+    found = drift(local(run), *spaces, pairing=pairs, seed=seed)  # type: ignore[arg-type]
     if as_json:
         print_json(finite(found.record()))
         return

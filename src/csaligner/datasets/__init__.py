@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from csaligner._lazy import lazy_exports
 from csaligner.checks import InputError, check_choice, nearest
 from csaligner.registry import DATASETS, load
+from csaligner.remote import require_local
 from csaligner.types import Dataset, Item, notes_of
 
 from .formats import format_of
@@ -96,6 +97,7 @@ def open_dataset(spec: str, data_format: str | None = None, **options: Any) -> D
         return Joined([_make(name, (), options) for name in ALL])
     elif spec in ALL:
         return _make(spec, (), options)
+    require_local("dataset", spec)
     path = Path(spec)
     pattern = "{" in path.name and path.suffix == ".tar"
     if spec and (path.exists() or pattern):

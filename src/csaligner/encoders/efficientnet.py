@@ -16,7 +16,7 @@ from csaligner.extras import install_command
 from csaligner.files import sha256_of
 from csaligner.types import EncodedTokens, EncoderInfo
 
-from .onnx_graph import open_graph
+from .onnx_graph import POOLED, open_graph
 from .pixels import fit_square, to_tensor
 
 SIZE = 224
@@ -62,7 +62,7 @@ class EfficientNetLite0:
         """B tensors from `prepare` -> (B, 1280) float32."""
         if self._graph is None:
             return torch.cat([chunk.mean((2, 3)) for chunk in self._maps(prepared)])
-        return torch.cat([self._run("pooled", chunk) for chunk in _chunks(prepared)])
+        return torch.cat([self._run(POOLED, chunk) for chunk in _chunks(prepared)])
 
     @torch.inference_mode()
     def encode_tokens(self, prepared: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

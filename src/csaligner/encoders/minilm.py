@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from csaligner.checks import InputError
@@ -18,7 +19,7 @@ from csaligner.files import sha256_of
 from csaligner.types import EncoderInfo
 
 from .loading import quiet_loading, resolve_device
-from .onnx_graph import open_graph
+from .onnx_graph import POOLED, Arrays, open_graph
 from .spec import TextOptions, changed_options, name_with
 from .text import MODEL_INPUTS, States, TextEncoder, Tokenization, Tower
 from .towers import SentenceTower
@@ -46,7 +47,7 @@ class MiniLM(TextEncoder):
         weights = folder / "model.safetensors"
         digest, max_tokens = sha256_of(weights), options.max_tokens or MAX_TOKENS
         portable = device == "cpu" and options.dtype == "float32" and find_spec("tokenizers") is not None
-        self._graph = open_graph("minilm", digest, partial(load_file, weights)) if portable else None
+        self._graph = open_graph("minilm", digest, partial(_mapped, weights)) if portable else None
         tower = None if self._graph else _tower(folder, options.dtype, device)
         self._open_tower = partial(_tower, folder, options.dtype, device)
         how = Tokenization(
@@ -74,6 +75,22 @@ class MiniLM(TextEncoder):
             self._tower, self._graph = self._open_tower(), None
         return self._tower
 
+    @torch.inference_mode()
+    def encode(self, prepared: Sequence[str]) -> Tensor:
+        """B texts -> (B, dim) float32 on the CPU. One short text, a query, needs neither sorting nor padding."""
+        graph, pieces = self._graph, self.how.tokenizer
+        if graph is None or len(prepared) != 1 or (ids := pieces.ids(self.how.prompt + prepared[0])) is None:
+            return super().encode(prepared)
+        row = np.array([ids], np.int64)
+        inputs = dict(zip(MODEL_INPUTS, (row, np.ones_like(row), np.zeros_like(row)), strict=True))
+        return torch.from_numpy(graph.run(inputs, POOLED)[0])
+
+    def _pooled(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        graph = self._graph
+        if graph is None:
+            return super()._pooled(inputs)
+        return torch.from_numpy(graph.run({key: inputs[key].numpy() for key in MODEL_INPUTS}, POOLED)[0])
+
     def _states(self, inputs: Mapping[str, Tensor]) -> States:
         graph = self._graph
         if graph is None:
@@ -87,6 +104,11 @@ class MiniLM(TextEncoder):
     @property
     def _device(self) -> torch.device:
         return torch.device("cpu") if self._graph is not None else super()._device
+
+
+def _mapped(weights: Path) -> Arrays:
+    """Return the arrays of a safetensors file, which stay in the file until they are used."""
+    return {name: tensor.numpy() for name, tensor in load_file(weights).items()}
 
 
 def _tower(folder: Path, dtype: str, device: str) -> SentenceTower:

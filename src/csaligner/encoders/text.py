@@ -98,7 +98,7 @@ class TextEncoder:
         pieces = self._pieces(prepared)
         pooled = torch.zeros(len(pieces), self._info.dim)
         for rows, inputs, _ in self._batches(pieces):
-            pooled[rows] = self._states(inputs).pooled.to("cpu", torch.float32)
+            pooled[rows] = self._pooled(inputs).to("cpu", torch.float32)
         return self._joined(pieces, pooled, len(prepared))
 
     @torch.inference_mode()
@@ -132,6 +132,9 @@ class TextEncoder:
 
     def _states(self, inputs: Mapping[str, Tensor]) -> States:
         return self.tower(inputs)
+
+    def _pooled(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return self._states(inputs).pooled
 
     def _projected(self, tokens: Tensor) -> Tensor:
         return project_tokens(self.tower, tokens)

@@ -45,6 +45,11 @@ class WordPieces:
         }
         return rows | {"overflow_to_sample_mapping": [owner for owner, _ in pieces]}
 
+    def ids(self, text: str) -> list[int] | None:
+        """Return the token ids of a text; None if it has several pieces or no token."""
+        found = self._tokenizer.encode(text)
+        return None if found.overflowing or not found.ids else list(found.ids)
+
     def pad(self, inputs: Mapping[str, Sequence[Sequence[int]]], **_: Any) -> dict[str, Tensor]:
         """Pad to the longest row. inputs: lists by input -> (B, T) int64."""
         longest = max(map(len, inputs["input_ids"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -50,10 +52,16 @@ def _labels(points: Tensor) -> Tensor:
     return torch.arange(2).repeat_interleave(points.shape[1]).to(points.dtype)
 
 
+class _LBFGS(torch.optim.LBFGS):
+    """torch.optim.LBFGS without the wrapper that imports torch.compile; see training.optimizer.AdamW."""
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+
+
 def fit_logistic(x: Tensor, labels: Tensor, c: float = 1.0) -> tuple[Tensor, Tensor]:
     """argmin over (w, b) of 1/2 |w|^2 + c * sum of logistic losses; equals scikit-learn's LogisticRegression(C=c)."""
     weight, bias = x.new_zeros(x.shape[1]), x.new_zeros(1)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe", tolerance_grad=1e-4)
+    optimizer = _LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe", tolerance_grad=1e-4)
 
     def closure() -> Tensor:
         logits = x @ weight + bias

@@ -139,14 +139,12 @@ def curve_panels(results: Sequence[MethodResult], colours: Mapping[str, int], pr
     """Return one SVG per key, with one line per run."""
     panels = {}
     for i, key in enumerate(curve_keys(results)):
+        curves = {n: points for n, r in enumerate(results) if (points := _points(r, key))}
+        if not curves:
+            continue
         figure, axes = new_figure(PANEL)
-        drawn = 0
-        for r in results:
-            points = [(row["step"], row[key]) for row in r.history if "step" in row and key in row]
-            points = [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
-            if not points:
-                continue
-            which = colours[r.name] % len(METHOD_COLOURS)
+        for n, points in curves.items():
+            which = colours[results[n].name] % len(METHOD_COLOURS)
             axes.plot(
                 *zip(*points, strict=True),
                 color=LIGHT[METHOD_COLOURS[which]],
@@ -156,14 +154,17 @@ def curve_panels(results: Sequence[MethodResult], colours: Mapping[str, int], pr
                 marker="o" if len(points) == 1 else None,
                 markersize=4,
             )
-            drawn += 1
-        if drawn:
-            axes.set_xlabel("step")
-            axes.locator_params(axis="x", nbins=5, integer=True)
-            axes.grid(axis="y", color=LIGHT["rule"], linewidth=0.7)
-            label = f"{key} against the training step, {count_of(drawn, 'run')}"
-            panels[key] = inline_svg(figure, f"{prefix}{i}", label)
+        axes.set_xlabel("step")
+        axes.locator_params(axis="x", nbins=5, integer=True)
+        axes.grid(axis="y", color=LIGHT["rule"], linewidth=0.7)
+        label = f"{key} against the training step, {count_of(len(curves), 'run')}"
+        panels[key] = inline_svg(figure, f"{prefix}{i}", label)
     return panels
+
+
+def _points(result: MethodResult, key: str) -> list[tuple[float, float]]:
+    points = [(row["step"], row[key]) for row in result.history if "step" in row and key in row]
+    return [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])]
 
 
 def figure_before_after(maps: Sequence[FeatureMap], path: str | Path) -> None:

@@ -13,7 +13,7 @@ from .memory_ivf import KIND, MemoryIVF, require_faiss, write_lists
 
 TARGET, TARGET_IN_MEMORY = 0.95, 0.99  # recall@10 to reach with as few partitions as possible
 K, QUERIES = 10, 32  # queries per kind of item
-REFINE = 10  # candidates re-scored with uncompressed vectors, as a multiple of k
+REFINE, REFINE_IN_MEMORY = 10, 4  # candidates re-scored with uncompressed vectors, as a multiple of k
 
 
 def build_approximate(index: Index, kind: str) -> Approximate:
@@ -28,11 +28,12 @@ def build_approximate(index: Index, kind: str) -> Approximate:
             here = max(1, min(round(math.sqrt(count)), count // 64))
             index.items.build_approximate(items, kind, here)
             partitions = max(partitions, here)
-    nprobes, target = min(8, partitions), TARGET_IN_MEMORY if kind == KIND else TARGET
+    nprobes = min(8, partitions)
+    target, refine = (TARGET_IN_MEMORY, REFINE_IN_MEMORY) if kind == KIND else (TARGET, REFINE)
     while True:
-        recall = measured_recall(index, nprobes, REFINE)
+        recall = measured_recall(index, nprobes, refine)
         if recall >= target or nprobes >= partitions:
-            return Approximate(kind, nprobes, REFINE, round(recall, 4), rows)
+            return Approximate(kind, nprobes, refine, round(recall, 4), rows)
         nprobes = min(2 * nprobes, partitions)
 
 

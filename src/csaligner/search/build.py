@@ -36,7 +36,7 @@ from .manifest import IndexManifest, write_manifest
 from .memory_ivf import KIND, files_of_lists, has_faiss, remove_lists
 from .ray_runner import RayRunner, encode_on_ray
 from .trust import mark_of
-from .unanswered import Unanswered
+from .unanswered import Change, Unanswered
 from .vector_spaces import raw_dim
 
 # entries per write: at most this many are lost on a kill
@@ -147,10 +147,11 @@ def build_index(
             raise InputError(
                 f"run: the index at {out} was made with another run ({index.manifest.run}); choose another out"
             )
-        report = _sync(index, found, settings, progress)
+        before = index.items.version
+        report, changed = _sync(index, found, settings, progress)
         if index.manifest.sources == (found.source,):  # every row is of this data now
             index.manifest = replace(index.manifest, mark=_mark(index.model))
-        finish(index, settings.approximate)
+        finish(index, settings.approximate, Change(before, changed))
     return index, report
 
 
@@ -218,9 +219,11 @@ def delete(index: Index, ids: Sequence[str]) -> int:
     """Delete items by id and recalibrate; returns the number deleted."""
     with writing(index.path):
         index.items = Items.open(index.path)
+        before = index.items.version
         present = [row.id for row in index.items.by_id(ids)]
         index.items.delete(present)
-        finish(index, "exact" if index.manifest.approximate is None else index.manifest.approximate.kind)
+        how = "exact" if index.manifest.approximate is None else index.manifest.approximate.kind
+        finish(index, how, Change(before, len(present)))
     return len(present)
 
 
@@ -252,8 +255,9 @@ def add_features(
     index.forget()
 
 
-def finish(index: Index, approximate: str) -> None:
-    """Compact the tables, build the approximate index if requested, and calibrate: completes an update."""
+def finish(index: Index, approximate: str, change: Change | None = None) -> None:
+    """Compact the tables, build the approximate index if requested, and calibrate: completes an update. change: what
+    it did, None: not known."""
     index.items.tidy()
     index.forget()
     many = KIND if has_faiss() else "ivf_sq"
@@ -266,7 +270,7 @@ def finish(index: Index, approximate: str) -> None:
         how = build_approximate(index, wanted)
     index.manifest = replace(index.manifest, pending="", approximate=how)
     index.measure(write=True)
-    Unanswered(index).write()
+    Unanswered(index).write(change)
     index.items.write_snapshot(keep=how is None or how.kind == KIND)
     if how is None or how.kind != KIND:
         remove_lists(index.path)
@@ -276,7 +280,8 @@ def finish(index: Index, approximate: str) -> None:
     )
 
 
-def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progress | None) -> BuildReport:
+def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progress | None) -> tuple[BuildReport, int]:
+    """Bring the tables up to date; returns the report and the number of items that changed."""
     stamps = index.items.stamps()
     of_file = settings.cache.digest if settings.cache else digest_of
     read = lambda entry: with_text(entry, of_file(entry))  # noqa: E731
@@ -310,7 +315,8 @@ def _sync(index: Index, found: Found, settings: BuildSettings, progress: Progres
     skipped = (*found.skipped, *plan.skipped)
     images = sum(entry.modality == "image" for entry, _ in plan.embed)
     notes = (*found.notes, photo_line(plan.photos, images)) if plan.photos else found.notes
-    return BuildReport(added, len(embedded) - added, len(plan.gone), plan.unchanged + len(plan.restamp), skipped, notes)
+    unchanged, changed = plan.unchanged + len(plan.restamp), len(plan.embed) + len(plan.restamp) + len(plan.gone)
+    return BuildReport(added, len(embedded) - added, len(plan.gone), unchanged, skipped, notes), changed
 
 
 def _encoded(

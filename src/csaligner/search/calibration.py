@@ -21,11 +21,13 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from csaligner.evaluation.mixed_search import K, modality_bias
@@ -77,12 +79,20 @@ class Calibration:
         if item not in self.curves[query]:
             return cosines
         x = cosines.numpy()
-        xp, fp = np.array(self.curves[query][item])[::-1], np.array(self.shared[query])[::-1]
+        xp, fp = self._points[query][item]
         y = np.interp(x, xp, fp)
         y = np.where(x > xp[-1], x - xp[-1] + fp[-1], np.where(x < xp[0], x - xp[0] + fp[0], y))
         if item == own_kind(query, self.curves[query]):
             y = y + self.offset[query]
         return torch.from_numpy(y.astype(np.float32))
+
+    @cached_property
+    def _points(self) -> Mapping[str, Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]]]:
+        """Return the points of the curves by query and kind of item: increasing cosines and what they are mapped to."""
+        return {
+            query: {item: (np.array(curve)[::-1], np.array(self.shared[query])[::-1]) for item, curve in curves.items()}
+            for query, curves in self.curves.items()
+        }
 
     def apply_shares(self, shares: Mapping[Modality, float], item: ItemKind, cosines: Tensor) -> Tensor:
         """Calibrate cosines of a query of both modalities: the mean of `apply`, weighted by the shares, which sum to 1.
@@ -211,7 +221,7 @@ class _Sample:
 
 def _mean_curve(scores: Tensor, levels: Tensor) -> Tensor:
     """Map (Q, N) to (K,): the cosine reached by a fraction levels[k] of the N items, averaged over the queries."""
-    ordered = scores.sort(dim=1, descending=True).values
+    ordered = torch.from_numpy(np.sort(scores.numpy(), axis=1)).flip(1)  # torch sorts positions as well
     last = ((ordered > -torch.inf).sum(dim=1) - 1)[:, None]  # (Q, 1)
     place = levels * last
     below = place.floor().long()

@@ -14,6 +14,7 @@ CODED_AFTER, CODED_ROWS = 8, 20_000  # queries after which, and rows above which
 TIMED = 20_000  # rows on which the scan by codes is compared with the scan in single precision
 LEVELS = 127
 MOST = 8  # candidates above 1/8 of the rows: the scan in single precision is faster
+RUN = 64  # scores of which the largest bounds the k-th largest of all from below
 BLOCK = 64_000_000  # cosines of several queries in memory at once
 RESCORED = 65_536  # candidates in double precision at once
 UNIT = 2.0**-24  # rounding of single precision
@@ -42,10 +43,10 @@ class ExactSearch:
         k = min(k, len(self._vectors))
         codes = self._coded()
         if codes is not None:
-            found = _candidates(codes.scores(query), k, codes.error(query))
+            found = _candidates(*codes.scan(query), k)
             if MOST * len(found) <= len(self._vectors):
                 return self.best(query, found, k)
-        return self.best(query, _candidates(self._vectors @ query, k, self._rounding), k)
+        return self.best(query, _candidates(self._vectors @ query, self._rounding, k), k)
 
     def nearest_all(self, queries: Tensor, k: int) -> list[tuple[Tensor, Tensor]]:
         """Return `nearest` of each of Q queries (Q, d), by one product for many queries."""
@@ -53,7 +54,7 @@ class ExactSearch:
         for some in torch.split(queries, max(1, BLOCK // max(1, len(self._vectors)))):
             scores = some @ self._vectors.T
             found += [
-                self.best(query, _candidates(row, k, self._rounding), k)
+                self.best(query, _candidates(row, self._rounding, k), k)
                 for query, row in zip(some, scores, strict=True)
             ]
         return found
@@ -99,7 +100,7 @@ class Codes:
         some = vectors[:TIMED]
         trial = cls.of(some)
         try:
-            coded = _seconds(lambda: trial.scores(some[0]))
+            coded = _seconds(lambda: trial.scan(some[0]))
         except (AttributeError, RuntimeError, NotImplementedError):
             return None
         return cls.of(vectors) if coded < _seconds(lambda: some @ some[0]) else None
@@ -116,17 +117,13 @@ class Codes:
             codes[rows[0] : rows[-1] + 1], steps[rows[0] : rows[-1] + 1] = code.to(torch.int8), step
         return cls(codes, steps, residual)
 
-    def scores(self, query: Tensor) -> Tensor:
-        """Return x'.q', (N,), for q' = coarse + fine / 254 steps."""
+    def scan(self, query: Tensor) -> tuple[Tensor, float]:
+        """Return x'.q', (N,), for q' = coarse + fine / 254 steps, and the bound e of its error."""
         parts, step = _parts(query)
-        found = torch._int_mm(self.codes, parts)
-        return (found[:, 0] + found[:, 1] / (2.0 * LEVELS)) * (self.steps * step)
-
-    def error(self, query: Tensor) -> float:
-        parts, step = _parts(query)
-        seen = (parts[:, 0] + parts[:, 1] / (2.0 * LEVELS)) * step
-        missed = float((query - seen).norm())
-        return self.residual * float(query.norm()) + missed * (1 + self.residual) + 4 * UNIT * len(query)
+        levels = torch.tensor([step, step / (2.0 * LEVELS)])
+        scores = (torch._int_mm(self.codes, parts).float() @ levels).mul_(self.steps)
+        missed = float((query - parts.float() @ levels).norm())
+        return scores, self.residual * float(query.norm()) + missed * (1 + self.residual) + 4 * UNIT * len(query)
 
 
 def _parts(query: Tensor) -> tuple[Tensor, float]:
@@ -137,12 +134,18 @@ def _parts(query: Tensor) -> tuple[Tensor, float]:
     return torch.stack([coarse, fine], dim=1).to(torch.int8), step
 
 
-def _candidates(scores: Tensor, k: int, error: float) -> Tensor:
+def _candidates(scores: Tensor, error: float, k: int) -> Tensor:
     """Return the positions of the scores that are not below the k-th largest by more than 2 errors, increasing."""
     if k >= len(scores):
         return torch.arange(len(scores))
-    least = float(scores.topk(k).values[-1]) - 2 * error
-    return (scores >= least).nonzero()[:, 0]
+    runs = len(scores) // RUN
+    largest = scores if runs < k else scores[: runs * RUN].view(runs, RUN).amax(dim=1)
+    least = float(largest.topk(k).values[-1]) - 2 * error
+    found = (scores >= least).nonzero()[:, 0]
+    if runs < k:
+        return found
+    near = scores[found]
+    return found[near >= float(near.topk(k).values[-1]) - 2 * error]
 
 
 def _seconds(call: Callable[[], object], times: int = 5) -> float:

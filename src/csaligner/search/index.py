@@ -295,16 +295,16 @@ class Index:
         """What to know about its results, in one line: how photos are found if class names find them, else ""."""
         return PHOTO_NOTE if self.manifest.photos else ""
 
-    def warm(self) -> None:
-        """Load everything the first query needs: the aligned vectors, the calibration, both encoders; that of texts
-        first, which is faster to load and the more frequent."""
-        self.model.encoder("text")
-        _ = self.calibration
-        how = self.manifest.approximate
-        if how is None or how.kind == KIND:
-            self._lists()
-            self.space("aligned")
-        self.model.encoder("image")
+    def warm(self, modality: Modality | None = None) -> None:
+        """Load everything that the first query of a modality needs, or of both, texts first: its encoder, the
+        calibration, the aligned vectors."""
+        for each in MODALITIES[::-1] if modality is None else (modality,):
+            self.model.encoder(each)
+            _ = self.calibration
+            how = self.manifest.approximate
+            if how is None or how.kind == KIND:
+                self._lists()
+                self.space("aligned")
 
     def measure(self, *, write: bool) -> None:
         """Calibrate and measure biases. write: save to calibration.json; requires the lock of the folder."""

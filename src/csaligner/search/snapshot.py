@@ -10,6 +10,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,18 @@ class _Part:
     numbers: NDArray[np.int64]
     order: NDArray[np.int64]
 
+    @cached_property
+    def columns(self) -> dict[str, Any]:
+        """The columns of an item by name: Arrow arrays, of one chunk as they are written."""
+        return {
+            name: self.rows[name].chunk(0) if self.rows[name].num_chunks == 1 else self.rows[name]
+            for name in self.rows.column_names
+            if name != ROW
+        }
+
     def position(self, item_id: str) -> int | None:
         """Return the position of the item with this id."""
-        ids = self.rows["id"]
+        ids = self.columns["id"]
         place = bisect_left(self.order, item_id, key=lambda position: ids[int(position)].as_py())
         found = int(self.order[place]) if place < len(self.order) else None
         return found if found is not None and ids[found].as_py() == item_id else None
@@ -154,11 +164,5 @@ def _open_part(folder: Path, kind: str) -> _Part:
 
 
 def _taken(part: _Part, places: NDArray[np.int64]) -> list[dict[str, Any]]:
-    import pyarrow as pa
-
-    if not len(places):
-        return []
-    buffers = [None, pa.py_buffer(np.ascontiguousarray(places, np.int64))]  # pa.array would import pandas
-    wanted = pa.Array.from_buffers(pa.int64(), len(places), buffers)
-    found: list[dict[str, Any]] = part.rows.take(wanted).drop_columns([ROW]).to_pylist()
-    return found
+    # value by value: Arrow's take would import pyarrow.compute, which costs a tenth of a second
+    return [{name: values[place].as_py() for name, values in part.columns.items()} for place in places.tolist()]

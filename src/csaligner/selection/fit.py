@@ -123,7 +123,7 @@ class Selecting:
 
     def _train(self, model: Aligner, features: PairedFeatures, hooks: Hooks) -> None:
         c, unpaired, module = self.config, self.unpaired, cast(nn.Module, model)
-        plain = c.precision == "fp32" and features.tokens is None and features.states is None
+        plain = c.epochs != 0 and c.precision == "fp32" and features.tokens is None and features.states is None
         if plain and MappedAligner.saves_time(model, features.image, features.text, *unpaired):
             module = mapped = MappedAligner(model)
             image, text = mapped.map_rows(0, features.image), mapped.map_rows(1, features.text)

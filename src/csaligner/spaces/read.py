@@ -14,6 +14,7 @@ from csaligner.datasets.documents import INDEX_FILE
 from csaligner.datasets.text_files import TextFiles, split_lines
 from csaligner.parquet import open_parquet
 from csaligner.parsing import parse_json
+from csaligner.remote import local
 from csaligner.store.read_features import READERS, read_array
 
 from .columns import Columns, Keys, Vectors, as_vectors, named
@@ -27,17 +28,16 @@ def read_spaces(sources: Sequence[str | Path], names: Sequence[str] = (), keys: 
     """Read at least two spaces, from one source that holds all of them or from one source each.
 
     A source is a feature file (.npy, .npz, .safetensors), a folder of .npy files, which may have the id of each row in
-    NAME.txt, a .parquet file, exported points of Qdrant (.json, .jsonl), a
-    folder NAME.lance of a LanceDB database, or an index of csaligner. names: of the spaces, in order; names that the
-    source uses itself select its spaces. Default: the source's names, or
-    those of the files. Nothing is unpickled.
+    NAME.txt, a .parquet file, exported points of Qdrant (.json, .jsonl), a folder NAME.lance of a LanceDB database, an
+    index of csaligner, or the URL of one of these. names: of the spaces, in order; names that the source uses itself
+    select its spaces. Default: the source's names, or those of the files. Nothing is unpickled.
     Raises InputError for a source that is missing, unreadable, or holds fewer than two spaces.
     """
     keys = keys or Keys()
     if not sources:
         raise InputError("sources: got none, wanted one that holds all spaces or one for each")
     if len(sources) == 1:
-        found = _spaces(Path(sources[0]), keys)
+        found = _spaces(local(sources[0]), keys)
         if len(found) < 2:
             raise InputError(
                 f"{sources[0]}: holds one space, {found[0].name}; give a second source, or --kind-key, the column that "
@@ -48,7 +48,7 @@ def read_spaces(sources: Sequence[str | Path], names: Sequence[str] = (), keys: 
         return named(found, names, str(sources[0]))
     found = []
     for source in sources:
-        parts = _spaces(Path(source), keys)
+        parts = _spaces(local(source), keys)
         if len(parts) > 1:
             raise InputError(f"{source}: holds {', '.join(s.name for s in parts)}; choose one with --vector-key")
         found.append(parts[0])
@@ -62,7 +62,7 @@ def read_spaces(sources: Sequence[str | Path], names: Sequence[str] = (), keys: 
 
 def read_space(source: str | Path, name: str, key: str | None = None) -> Space:
     """Read one space from a source that holds one, or the vectors `key` of one that holds more. Raises InputError."""
-    found = _spaces(Path(source), Keys(vectors=(key,) if key else ()))
+    found = _spaces(local(source), Keys(vectors=(key,) if key else ()))
     if len(found) > 1:
         raise InputError(f"{source}: holds {', '.join(s.name for s in found)}; choose one with --{name}-key")
     return replace(found[0], name=name)

@@ -14,6 +14,7 @@ from csaligner.checks import InputError, check_length
 from csaligner.datasets.split import split_of
 from csaligner.datasets.text_files import TextFiles, split_lines
 from csaligner.paired_features import pair_features
+from csaligner.remote import local
 from csaligner.types import EncoderInfo, Modality, PairedFeatures
 
 from .number_formats import AUTO, check_dtype
@@ -28,14 +29,15 @@ class FeatureFiles:
     distinguish stores. image_ids, text_image_ids, captions: text files with one entry per line: the id of each
     image row, the image id of each text row, the texts. Without ids row i pairs with row i. keys: the arrays in files
     that hold several (see load_features). cuts: numbers of leading dimensions to keep, for models trained so that these
-    suffice (Matryoshka embeddings); None: all. dtypes: number formats of integers and base64 (see load_features)."""
+    suffice (Matryoshka embeddings); None: all. dtypes: number formats of integers and base64 (see load_features).
+    All files may be at URLs."""
 
-    image: Path | None = None
-    text: Path | None = None
+    image: Path | str | None = None
+    text: Path | str | None = None
     names: tuple[str, str] = ("image", "text")
-    image_ids: Path | None = None
-    text_image_ids: Path | None = None
-    captions: Path | None = None
+    image_ids: Path | str | None = None
+    text_image_ids: Path | str | None = None
+    captions: Path | str | None = None
     keys: tuple[str | None, str | None] = (None, None)
     cuts: tuple[int | None, int | None] = (None, None)
     dtypes: tuple[str, str] = (AUTO, AUTO)
@@ -108,5 +110,5 @@ def _info(name: str, side: Modality, x: Tensor) -> EncoderInfo:
     return precomputed_info(name, side, x.shape[1], normalized=unit)
 
 
-def _lines(path: Path | None) -> list[str] | None:
-    return None if path is None else split_lines(TextFiles("utf-8-sig").read_all(path))
+def _lines(path: Path | str | None) -> list[str] | None:
+    return None if path is None else split_lines(TextFiles("utf-8-sig").read_all(local(path)))

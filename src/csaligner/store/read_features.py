@@ -13,6 +13,7 @@ from torch import Tensor
 
 from csaligner.checks import InputError, check_rows, nearest
 from csaligner.parquet import open_parquet
+from csaligner.remote import local
 from csaligner.types import EncoderInfo, Modality
 
 from .json_vectors import Choice, read_json_vectors
@@ -24,6 +25,7 @@ SMALL, MAX_RATIO = 64 << 20, 50  # bytes up to which the compression of .npz is 
 def load_features(path: Path | str, key: str | None = None, option: str = "key", dtype: str = AUTO) -> Tensor:
     """Read (N, d) floating features in the precision of the file; integers and JSON become float32.
 
+    path: a file, or the URL of one on object storage (see remote.py).
     key: name of the array in .npz and .safetensors, of the column in .parquet, of the field or Cohere's type in .json
     and .jsonl, or the number of a part (N, d) of a .npy of shape (parts, N, d); required if there are several.
     option: the name of `key` in messages. dtype: number format of integers and base64, see
@@ -36,7 +38,7 @@ def load_features(path: Path | str, key: str | None = None, option: str = "key",
 
 def read_array(path: Path | str, key: str | None = None, option: str = "key", dtype: str = AUTO) -> Any:
     """Read the array of load_features without a check of its rows; .parquet gives an array of rows, JSON a list."""
-    path = Path(path)
+    path = local(path)
     check_dtype("dtype", dtype)
     if not path.is_file():
         raise InputError(f"features: no such file: {path}")

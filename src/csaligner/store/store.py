@@ -18,7 +18,7 @@ from csaligner.datasets.images.source import from_uri
 from csaligner.datasets.split import split_of
 from csaligner.files import sha256_of, write_folder
 from csaligner.paired_features import checked_owners
-from csaligner.remote import copy_of, is_url
+from csaligner.remote import address, copy_of, is_url
 from csaligner.types import SPLITS, EncoderInfo, ImageSource, Modality, PairedFeatures, Split
 from csaligner.wording import count_of
 
@@ -60,6 +60,7 @@ class Store:
     ) -> None:
         """Use Store.open. metadata: see Metadata."""
         self.path, self.manifest = path, manifest
+        self.address = address(path)  # or the URL that it was opened from
         self._readers = {side: RowReader(path, manifest, side, verify) for side in manifest.encoders}
         self._metadata = Metadata(path, manifest, verify, metadata)
 
@@ -74,7 +75,7 @@ class Store:
         Raises InputError if the manifest is missing, incomplete or of another format version, or if a file is missing,
         damaged, or has another shape than in the manifest.
         """
-        path = copy_of(path, MANIFEST) if isinstance(path, str) and is_url(path) else Path(path)
+        opened, path = path, copy_of(path, MANIFEST) if isinstance(path, str) and is_url(path) else Path(path)
         if not path.is_dir():
             raise InputError(f"store: no such folder: {path}")
         if not (path / MANIFEST).is_file():
@@ -86,6 +87,7 @@ class Store:
         if not manifest.complete:
             raise InputError(f"store: {path} is not finished; run the same `csaligner embed` again to resume")
         store = cls(path, manifest, verify=verify)
+        store.address = address(opened)
         store.check()
         return store
 

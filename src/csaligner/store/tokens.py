@@ -17,15 +17,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from csaligner.checks import InputError
-from csaligner.files import write_atomically
-from csaligner.integrity import (
-    CHECKSUMS,
-    ErrorContext,
-    check_checksums,
-    read_checksums,
-    save_tensors,
-    write_checksums,
-)
+from csaligner.files import CHECKSUMS, write_atomically
+from csaligner.integrity import ErrorContext, check_checksums, read_checksums, save_tensors, write_checksums
 from csaligner.types import EncodedTokens, Encoder, EncoderInfo, Modality, TokenRows, TokenSets
 
 from .decode_workers import prepared

@@ -71,13 +71,13 @@ class TrainingData:
         return some_pairs(self.pairs, "val", config.val_images, config.reads_states)
 
     def record(self) -> dict[str, Any]:
-        """Return the provenance of the stores for the run folder: their paths and checksums."""
+        """Return the provenance of the stores for the run folder: their paths or URLs, and checksums."""
         more = {
             "val": _entries([self.val] if self.val else []),
             "unpaired_images": _entries(self.unpaired_images),
             "unpaired_texts": _entries(self.unpaired_texts),
         }
-        pairs = {"store": str(self.pairs.path.resolve()), "store_sha256": self.pairs.sha256}
+        pairs = {"store": self.pairs.address, "store_sha256": self.pairs.sha256}
         return pairs | {name: entries for name, entries in more.items() if entries}
 
 
@@ -161,4 +161,4 @@ def joined_states(stores: Iterable[Store]) -> JoinedStates | None:
 
 
 def _entries(stores: Iterable[Store]) -> list[dict[str, str]]:
-    return [{"store": str(store.path.resolve()), "sha256": store.sha256} for store in stores]
+    return [{"store": store.address, "sha256": store.sha256} for store in stores]
