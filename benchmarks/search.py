@@ -250,7 +250,7 @@ def measure_clients(rows: int, clients: int, seconds: float) -> dict[str, Any]:
         while not address:
             time.sleep(0.05)
         port = int(address[0].rstrip("/").rpartition(":")[2])
-        stop = time.monotonic() + seconds
+        stop, began_cpu = time.monotonic() + seconds, time.process_time()
         errors: list[str] = []
 
         def client(number: int) -> list[float]:
@@ -273,6 +273,7 @@ def measure_clients(rows: int, clients: int, seconds: float) -> dict[str, Any]:
 
         with ThreadPoolExecutor(clients) as pool:
             times = [t for part in pool.map(client, range(clients)) for t in part]
+        spent = time.process_time() - began_cpu
         return _rounded(
             {
                 "rows": rows,
@@ -282,6 +283,7 @@ def measure_clients(rows: int, clients: int, seconds: float) -> dict[str, Any]:
                 "errors": len(errors),
                 "first_error": errors[0] if errors else None,
                 "answers_a_second": len(times) / seconds,
+                "cpu_ms_an_answer": 1e3 * spent / max(1, len(times)),
                 "p50_ms": float(np.median(times)),
                 "p95_ms": float(np.quantile(times, 0.95)),
             }

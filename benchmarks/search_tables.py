@@ -34,7 +34,7 @@ def scale_table() -> str:
     records = {name: r for name, r in load("search").items() if name.startswith("scale/")}
     commits = list(dict.fromkeys(r.get("commit") for r in records.values()))
     parts = [_scale({n: r for n, r in records.items() if r.get("commit") == commit}) for commit in commits]
-    return "\n\n".join(parts) + _clients() + _started()
+    return "\n\n".join(parts) + _versions() + _clients() + _started()
 
 
 def _scale(records: dict[str, Any]) -> str:
@@ -70,14 +70,34 @@ def _scale(records: dict[str, Any]) -> str:
     return about + table(head, rows)
 
 
+def _versions() -> str:
+    r = load("search").get("versions")
+    if r is None:
+        return ""
+    rows = []
+    for kind, parts in r["kinds"].items():
+        for what, x in parts.items():
+            times = (f"{x[f'{name}_p50_ms']:.1f} / {x[f'{name}_p95_ms']:.1f}" for name in ("before", "now"))
+            rows.append([kind, what.replace("_", " "), *times, f"{x['ratio']:.2f}", str(x["different_answers"])])
+    about = (
+        f"\n\n{r['rows']:,} rows, each query asked of commits {r['before'][:7]} and {r['commit'][:7]} in turns, in "
+        f"processor time at a load of {r['machine']['load']:.0f}, which lengthens both alike:\n\n"
+    )
+    return about + table(
+        ["kind", "query", "before, p50 / p95 ms", "now", "before / now, median", "different answers"], rows
+    )
+
+
 def _clients() -> str:
     r = load("search").get("clients")
     if r is None:
         return ""
+    version = f"csaligner {r['machine']['versions']['csaligner']}, commit {r['commit'][:7]}"
     return (
-        f"\n\n{r['clients']} concurrent clients over {r['rows']:,} items for {r['seconds']:.0f} s on loopback: "
-        f"{r['answers']:,} answers, {r['errors']} errors, {r['answers_a_second']:.0f} per second, "
-        f"p95 {r['p95_ms']:.0f} ms (load {r['machine']['load']:.1f})."
+        f"\n\n{r['clients']} concurrent clients over {r['rows']:,} items for {r['seconds']:.0f} s on loopback, "
+        f"{version}: "
+        f"{r['answers']:,} answers, {r['errors']} errors, {r['cpu_ms_an_answer']:.0f} ms of processor time per answer, "
+        f"the client's share included (load {r['machine']['load']:.0f})."
     )
 
 
@@ -85,12 +105,10 @@ def _started() -> str:
     r = load("search").get("start")
     if r is None:
         return ""
-    page, search = (f"{r[f'{name}_cpu_s']:.1f} s of processor time" for name in ("page", "first_search"))
     return (
         f"\n\n`csaligner serve` over {r['rows']:,} items, csaligner {r['machine']['versions']['csaligner']}, commit "
-        f"{r['commit'][:7]}: the page answers after {page} ({r['page_s']:.1f} s by the clock), and a search that is "
-        f"asked at once after a further {search} ({r['first_search_s']:.1f} s; median of {r['times']}, load "
-        f"{r['machine']['load']:.1f})."
+        f"{r['commit'][:7]}: the page answers after {r['page_cpu_s']:.1f} s of processor time, and a search that is "
+        f"asked at once after a further {r['first_search_cpu_s']:.1f} s (median of {r['times']})."
     )
 
 

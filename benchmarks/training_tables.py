@@ -25,6 +25,37 @@ def big_store_table() -> str:
     return f"{m['cpu']}, {m['threads']} thread(s), load {m['load']} at the end.\n\n" + table_of([cells])
 
 
+FITS = {
+    "fit": "`CSAligner()`, the first fold rejects training",
+    "folds": "`CSAligner()`, three folds reject it",
+    "auto": "fixed start, no gate: 40 epochs",
+    "untrained": "untrained (`epochs=0`)",
+}
+
+
+def fit_table() -> str:
+    rows = []
+    for record in load("fit")["records"]:
+        kind, _, size = record["work"].partition(":")
+        pairs, dim = map(int, size.split("x"))
+        before, now = record["before"], record["now"]
+        rows.append(
+            [
+                FITS[kind],
+                f"{pairs:,} x {dim:,}",
+                record["before_commit"][:7],
+                f"{before['median_seconds']:.1f}",
+                f"{now['median_seconds']:.1f}",
+                f"{record['ratio']:.2f}",
+                record["rounds"],
+                f"{before['peak_mb']:,.0f}",
+                f"{now['peak_mb']:,.0f}",
+            ]
+        )
+    head = ["fit", "pairs x dimensions", "before", "s before", "s now", "times faster", "rounds", "MB before", "MB now"]
+    return table(head, rows)
+
+
 def balance_table() -> str:
     records = load("balance")["records"]
     rows = {r["weight"]: {k: v for k, v in r.items() if isinstance(v, float)} for r in records}
@@ -135,6 +166,7 @@ def _test(records: Sequence[Record], alone: Sequence[Record]) -> list[str]:
 HEAD = ["score", "- InfoNCE", *(heading for heading, *_ in SHOWN[1:])]
 TABLES: dict[str, Callable[[], str]] = {
     "big_store": big_store_table,
+    "fit": fit_table,
     "balance": balance_table,
     "embed": embed_table,
     "random_mean": random_mean_table,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import os
 
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+import typer.main
 from filelock import FileLock
 from markupsafe import Markup
 
@@ -28,7 +30,34 @@ from tests.support.colours import World, make_world
 from tests.support.encoders import FakeImageEncoder, FakeTextEncoder, Listed, MakeItems, make_items
 from tests.support.models import make_model
 
-FIRST = ("faults", "docs", "fuzz", "security", "recipes", "examples")  # slow folders first, to balance the workers
+# Typer builds all commands at each call of the program, which takes longer than to refuse wrong arguments.
+typer.main.get_command = functools.cache(typer.main.get_command)
+
+# the slowest folders and modules start first, so that the workers end at the same time
+FIRST = (
+    "faults/",
+    "docs/",
+    "store/test_parallel",
+    "comparison/",
+    "test_demo",
+    "recipes/",
+    "security/",
+    "training/",
+    "spaces/",
+    "selection/",
+    "search/",
+    "test_model",
+    "integrations/",
+    "examples/",
+    "export/",
+    "encoders/",
+    "fuzz/",
+    "app/",
+    "distributed/",
+    "inputs/",
+    "test_",
+)
+TESTS = Path(__file__).parent
 TOGETHER = ("faults",)  # folders whose modules share costly fixtures
 UNDRAWN = ("docs", "encoders", "export", "recipes", "search", "selection", "spaces", "store", "training")
 
@@ -44,8 +73,17 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+def pytest_unconfigure() -> None:
+    """Let the interpreter free the modules at its end: what stays frozen, triton reports as leaked."""
+    gc.unfreeze()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: FIRST.index(room) if (room := item.path.parent.name) in FIRST else len(FIRST))
+    items.sort(key=lambda item: _place(item.path.relative_to(TESTS).as_posix()))
+
+
+def _place(module: str) -> int:
+    return next((n for n, start in enumerate(FIRST) if module.startswith(start)), len(FIRST))
 
 
 @pytest.hookimpl(optionalhook=True)

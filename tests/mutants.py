@@ -140,6 +140,8 @@ MUTANTS = [
         "sample.square_norms * (-0.5",
         "sample.square_norms * (-0.4",
     ),
+    Mutant("mixed: kept without bfloat16 products", "ops/dispatch.py", "and not bfloat16_products()", "and False"),
+    Mutant("mixed: raw features rounded", "ops/tiles.py", "if mixed and points.dtype != torch.float64", "if mixed"),
     Mutant("mixed: tiles with positives rounded", "ops/tiles.py", "is not None and not exact", "is not None"),
     Mutant("token: between as within", "ops/token.py", "a[v:] * (-factor / between)", "a[v:] * (factor / between)"),
     Mutant("siglip: bias at the prior", "losses/siglip.py", "_NEWTON_STEPS = 20", "_NEWTON_STEPS = 0"),

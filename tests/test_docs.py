@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
-import subprocess
+import runpy
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_tables_are_those_of_the_json() -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "tables.py"), "--check"]
-    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+def test_the_tables_are_those_of_the_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a fork: the modules of benchmarks have general names."""
+    command = ROOT / "benchmarks" / "tables.py"
+    monkeypatch.setattr(sys, "argv", [str(command), "--check"])
+    monkeypatch.syspath_prepend(str(command.parent))
+    monkeypatch.chdir(ROOT)
+    options = {"run_name": "__main__"}
+    process = multiprocessing.get_context("fork").Process(target=runpy.run_path, args=[str(command)], kwargs=options)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 
 
 def test_links_between_the_pages_lead_somewhere() -> None:

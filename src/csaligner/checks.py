@@ -60,16 +60,16 @@ def _check_number(name: str, value: Any, *, minimum_excluded: bool) -> float:
         number = float(value)
     except (TypeError, ValueError):
         raise InputError(f"{name}: got {value!r}, wanted {wanted}") from None
-    if not math.isfinite(number) or number < 0 or (minimum_excluded and number == 0):
+    if not 0 <= number < math.inf or (minimum_excluded and number == 0):  # torch.compile cannot trace isfinite
         raise InputError(f"{name}: got {number:g}, wanted {wanted}")
     return number
 
 
-def as_features(name: str, value: Any) -> Tensor:
+def as_features(name: str, value: Any, finite: bool = True) -> Tensor:
     """Convert an array-like of shape (N, d) to a finite floating-point tensor; integers become float32.
 
     Raises InputError for a wrong number of dimensions, no rows, no columns, and NaN or infinity (with the first such
-    row and their number).
+    row and their number). finite=False: NaN and infinity are left to check_finite.
     """
     import torch
 
@@ -82,14 +82,22 @@ def as_features(name: str, value: Any) -> Tensor:
         raise InputError(f"{name}: got shape {tuple(x.shape)}, wanted (rows, dimensions) with at least one of each")
     if not x.is_floating_point() or x.dtype.itemsize == 1:
         x = x.to(torch.float32)
+    if finite:
+        check_finite(name, x)
+    return x
+
+
+def check_finite(name: str, x: Tensor) -> None:
+    """Raise InputError if a row of x, (N, d), contains NaN or infinity."""
+    import torch
+
     if math.isfinite(float(x.detach().sum())):  # a sum that overflows is checked row by row
-        return x
+        return
     finite = torch.isfinite(x).all(dim=1)
     if not bool(finite.all()):
         bad = int((~finite).sum())
         first = int((~finite).nonzero()[0])
         raise InputError(f"{name}: {bad} of {len(x)} rows contain NaN or infinity (first: row {first}); remove them")
-    return x
 
 
 def check_same_dim(names: tuple[str, str], x: Tensor, y: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.nn.functional import normalize
 
@@ -18,8 +19,9 @@ def aligner(**config: object) -> tuple[Aligner, torch.Tensor, torch.Tensor]:
     return Aligner.fit_start(pair_features(image, text), TrainConfig.model_validate(config)), image, text
 
 
-def test_outputs_and_gradients_are_those_of_the_aligner() -> None:
-    model, image, text = aligner()
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_outputs_and_gradients_are_those_of_the_aligner(blocks: int) -> None:
+    model, image, text = aligner(image_adapter={"blocks": blocks}, text_adapter={"blocks": 1})
     mapped = MappedAligner(model)
     rows = mapped.map_rows(0, image), mapped.map_rows(1, text)
     with torch.no_grad():
@@ -33,6 +35,18 @@ def test_outputs_and_gradients_are_those_of_the_aligner() -> None:
         found.append((*outputs, *torch.autograd.grad(value, learnt)))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5 * max(1.0, float(a.detach().abs().max())), rtol=0)
+
+
+def test_dropout_is_applied_in_training() -> None:
+    model, image, text = aligner(image_adapter={"dropout": 0.5})
+    mapped = MappedAligner(model)
+    rows = mapped.map_rows(0, image), mapped.map_rows(1, text)
+    with torch.no_grad():
+        for p in model.image_adapter.parameters():
+            p.add_(0.1)
+    found = [mapped.train(mode)(*rows)[0] for mode in (False, False, True, True)]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[2], found[3])
 
 
 def test_only_fixed_maps_are_applied_once() -> None:

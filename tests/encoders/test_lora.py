@@ -134,7 +134,7 @@ def test_the_loss_goes_down(run: tuple[Path, LoRAAligner, dict[Any, dict[str, An
 def test_heads_may_start_from_random_weights(store: Store, tmp_path: Path) -> None:
     prior = {"name": "prior", "hidden": 32, "blocks": 1}
     adapters = {"image_adapter": "linear", "text_adapter": prior}
-    settings = config("text", start={"kind": "random"}, epochs=30, evaluate_every=15, **adapters)
+    settings = config("text", start={"kind": "random"}, epochs=12, evaluate_every=6, **adapters)
     found = train(store, settings, tmp_path / "run")
     assert found.lora is not None
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

@@ -50,6 +50,13 @@ def test_both_runtimes_give_the_same_features_and_fingerprint(name: str, items: 
     assert torch.equal(copy.encode(items), fast.encode(items))
 
 
+@pytest.mark.parametrize("options", ["", "?prompt=a photo of ", "?long_text=split", "?max_tokens=8"])
+def test_one_text_has_the_features_that_it_has_in_the_code_for_batches(options: str) -> None:
+    encoder = open_encoder(f"bundled:all-MiniLM-L6-v2{options}")
+    for text in TEXTS:
+        assert torch.equal(encoder.encode([text]), encoder.encode_with_tokens([text]).features)  # type: ignore[attr-defined]
+
+
 def test_the_same_token_ids_as_transformers() -> None:
     from transformers import AutoTokenizer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -12,9 +12,10 @@ import pytest
 EXAMPLE = Path(__file__).parents[2] / "examples" / "toy.py"
 
 
-def test_divergence_sees_the_shift_and_information_does_not(tmp_path: Path) -> None:
+def test_divergence_sees_the_shift_and_information_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, record = tmp_path / "toy.svg", tmp_path / "toy.json"
-    subprocess.run([sys.executable, str(EXAMPLE), "--out", str(out), "--json", str(record)], check=True)
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), "--out", str(out), "--json", str(record)])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
     found = json.loads(record.read_text(encoding="utf-8"))
     for r in found["records"]:
         assert r["mutual_information"] == pytest.approx(found["mutual_information_exact"], rel=0.05)

@@ -18,8 +18,7 @@ from tests.support.commands import csaligner
 
 from .arrays import few
 
-PROGRAM = typer.main.get_command(cli.app)
-COMMANDS: Any = PROGRAM.commands  # type: ignore[attr-defined]
+COMMANDS: Any = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 ALONE = {"demo": "--data", "generate": "--decoder", "generate-grid": ""}  # always invalid, else the commands run
 # no valid inputs, and no paths outside the working folder; arguments of programs cannot contain null bytes
 STRANGE = st.one_of(
@@ -59,12 +58,6 @@ def run(given_: list[str], folder: Path) -> tuple[int, str, str]:
     """Run `csaligner` in `folder`; returns exit code and output."""
     done = csaligner(*given_, folder=folder)
     return done.returncode, done.stdout, done.stderr
-
-
-@pytest.fixture(autouse=True)
-def built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Typer builds all commands at each call, which takes longer than to refuse wrong words."""
-    monkeypatch.setattr(typer.main, "get_command", lambda app: PROGRAM)
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ def test_the_norm_runs_over_all_inputs_together() -> None:
     y = torch.tensor([[0.0, 2.0]], requires_grad=True)
     unused = torch.ones(2, 2, requires_grad=True)
     value = 0.5 * x.square().sum() + y.square().sum()  # gradients x and 2 y
-    assert gradient_norm(value, (x, y, unused)) == pytest.approx(5.0)  # sqrt(3^2 + 4^2)
-    assert gradient_norm(unused.sum() * 1.0, (x,)) == 0.0
+    assert float(gradient_norm(value, (x, y, unused))) == pytest.approx(5.0)  # sqrt(3^2 + 4^2)
+    assert float(gradient_norm(unused.sum() * 1.0, (x,))) == 0.0
 
 
 @pytest.mark.parametrize("fraction", [0.25, 1.0])
@@ -30,12 +30,12 @@ def test_weighted_gradients_have_the_stated_length(fraction: float) -> None:
         "cs": lambda: 0.5 * 7 * (x - c).square().sum(),
     }
     balance = GradientBalance("info_nce", fraction, momentum=0.9, max_weight=100.0)
-    norms = {name: gradient_norm(term(), (x,)) for name, term in terms.items()}
+    norms = {name: float(gradient_norm(term(), (x,))) for name, term in terms.items()}
     assert norms == pytest.approx({"info_nce": 12.0, "cs": 14.0})
     balance.update(norms)
     assert balance.weight("cs") == pytest.approx(fraction * 12 / 14)
     weighted = balance.weight("cs") * terms["cs"]()
-    assert gradient_norm(weighted, (x,)) == pytest.approx(fraction * 12, rel=1e-6)
+    assert float(gradient_norm(weighted, (x,))) == pytest.approx(fraction * 12, rel=1e-6)
 
 
 def test_averages_move_and_the_weight_is_capped() -> None:

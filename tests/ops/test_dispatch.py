@@ -95,7 +95,7 @@ def test_on_a_gpu_the_kernels_start_above_the_crossover() -> None:
 
 @pytest.mark.parametrize(("dtype", "word"), [(torch.float64, "float64"), (torch.float32, "package triton")])
 def test_on_a_gpu_the_fallback_is_reported(dtype: torch.dtype, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "find_spec", lambda name: None)
+    monkeypatch.setattr(dispatch, "TRITON_INSTALLED", False)
     with pytest.warns(UserWarning, match=word):
         assert chosen_on_a_gpu(8192, dtype) == "tiled"
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from inspect import signature
+
 import pytest
 import torch
 from torch import Tensor
@@ -16,8 +19,10 @@ from csaligner.losses.token import token_cauchy_schwarz
 from csaligner.ops import dispatch, reference, tiled, tiled_contrastive, tiles
 from csaligner.ops.contrastive import RowInfo
 from csaligner.ops.kernels import Gaussian
+from csaligner.registry import DIVERGENCES, load
 
 ROWS, DIM, SCALE = 400, 64, 20.0
+DETECTED = dispatch.bfloat16_products
 
 
 def clouds(kind: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -94,11 +99,14 @@ def _a_processor_with_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "bfloat16_products", lambda: True)
 
 
-def test_mixed_mode_without_bfloat16_products_is_tiled_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "bfloat16_products", lambda: False)
+def test_mixed_mode_without_bfloat16_products_is_tiled_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "bfloat16_products", cache(DETECTED.__wrapped__))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
     x, y = (t.requires_grad_() for t in clouds("unit", torch.float32))
-    with pytest.warns(UserWarning, match=r"mixed.*tiled"):
+    with pytest.warns(UserWarning, match=r"mixed.*tiled") as found:
         mixed = CSAlignerLoss(impl="mixed")(x, y, SCALE).total
+        Objective({"energy": 1.0, "hoelder": 1.0}, impl="mixed")(x.detach(), y.detach(), SCALE)
+    assert len(found) == 1
     pairs = (torch.autograd.grad(total, (x, y)) for total in (mixed, CSAlignerLoss(impl="tiled")(x, y, SCALE).total))
     assert all(torch.equal(a, b) for a, b in zip(*pairs, strict=True))
 
@@ -130,13 +138,37 @@ def test_mixed_mode_is_not_for_float64() -> None:
         CSAlignerLoss(impl="mixed")(x, y, SCALE)
 
 
-@pytest.mark.parametrize("far", [100.0, 400.0])
-@pytest.mark.parametrize("impl", ["auto", "tiled"])
-def test_raw_features_and_a_narrow_kernel_keep_their_precision(impl: str, far: float) -> None:
+def raw(far: float) -> tuple[Tensor, Tensor]:
     """|x| / sigma in the hundreds, neighbours within sigma: products of float32 rows would lose the distances."""
     g = torch.Generator().manual_seed(0)
     centres = normalize(torch.randn(4, 32, generator=g), dim=1) * far / 2
     x, y = (centres.repeat(20, 1) + torch.randn(80, 32, generator=g) / 8 for _ in range(2))
+    return x, y
+
+
+@pytest.mark.parametrize("far", [100.0, 400.0, 1000.0])
+@pytest.mark.parametrize("impl", ["auto", "tiled", "mixed"])
+@pytest.mark.parametrize("name", sorted(DIVERGENCES))
+def test_divergences_of_raw_features_keep_their_precision(name: str, impl: str, far: float) -> None:
+    divergence = load("divergence", DIVERGENCES, name)
+    known = {"impl": impl, "bandwidth": 0.5}
+    given = {key: value for key, value in known.items() if key in signature(divergence).parameters}
+    rows = [side.requires_grad_() for side in raw(far)]
+    exact = [side.detach().double().requires_grad_() for side in rows]
+    value, wanted = (
+        divergence(*rows, **given),
+        divergence(*exact, **given | ({"impl": "tiled"} if "impl" in given else {})),
+    )
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(wanted.item(), rel=1e-4)
+    for got, true in zip(*(torch.autograd.grad(v, r) for v, r in ((value, rows), (wanted, exact))), strict=True):
+        assert (got - true).abs().max() <= 1e-3 * true.abs().max()
+
+
+@pytest.mark.parametrize("far", [100.0, 400.0])
+@pytest.mark.parametrize("impl", ["auto", "tiled", "mixed"])
+def test_raw_features_and_a_narrow_kernel_keep_their_precision(impl: str, far: float) -> None:
+    x, y = raw(far)
     exact = [side.double().requires_grad_() for side in (x, y)]
     wanted = cauchy_schwarz_divergence(exact[0], exact[1], bandwidth=0.5, impl="reference")
     wanted_grads = torch.autograd.grad(wanted, exact)

@@ -25,13 +25,13 @@ TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 
 @pytest.fixture
 def ops(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """ops.triton with small blocks and tiles that do not divide the sizes."""
-    from csaligner.ops import triton
+    """The operators, with small blocks and tiles that do not divide the sizes."""
+    from csaligner.ops import triton, triton_operators
 
     monkeypatch.setattr(triton, "BLOCK", 16)
     monkeypatch.setattr(triton, "CHUNK_ENTRIES", 32 * 48)
     monkeypatch.setattr(triton, "GROUP_ENTRIES", 4 * 48 // 16 * 32)
-    return triton
+    return triton_operators
 
 
 def cloud(rows: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
@@ -115,6 +115,26 @@ def test_within(ops: ModuleType, rows: int, weighted: bool, dtype: torch.dtype) 
         dtype,
         cloud(rows, dtype),
     )
+
+
+def test_small_float16_coefficients_keep_their_digits(ops: ModuleType) -> None:
+    """Rows of length 100: coefficients of 1e-7 and less, which float16 has no digits for, and gradients that it has."""
+    x, y = (100 * cloud(n, torch.float16, seed) for n, seed in ((20, 0), (33, 1)))
+    rows, scale, kernel = RowInfo(ids(20, 1), ids(33, 2)), torch.tensor(1e-5, device=DEVICE), Gaussian(70.0)
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        within, between = (ops.log_kernel_mean(x, other, kernel) for other in (None, y))
+        total: Tensor = ops.info_nce(x, y, scale, rows) + 0.5 * within - between
+        return total
+
+    def truth(x: Tensor, y: Tensor) -> Tensor:
+        within, between = (reference.log_kernel_mean(x, other, kernel) for other in (None, y))
+        return reference.info_nce(x, y, scale.double(), rows.ids_x, rows.ids_y) + 0.5 * within - between
+
+    leaves, exact = ([side.detach().to(d).requires_grad_() for side in (x, y)] for d in (x.dtype, torch.float64))
+    grads, wanted_grads = torch.autograd.grad(loss(*leaves), leaves), torch.autograd.grad(truth(*exact), exact)
+    for got, wanted in zip(grads, wanted_grads, strict=True):
+        assert (got.double() - wanted).norm() <= 2e-3 * wanted.norm()
 
 
 def test_narrow_kernel_far_clouds_and_sharp_softmax_are_finite(ops: ModuleType) -> None:

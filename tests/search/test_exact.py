@@ -22,19 +22,19 @@ def coded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact.Codes, "if_faster", exact.Codes.of)
 
 
-@pytest.mark.parametrize("spread", [1.0, 0.05])
-def test_the_scan_does_not_change_the_answer(coded: None, spread: float) -> None:
+@pytest.mark.parametrize(("spread", "k"), [(1.0, 1), (1.0, 10), (0.05, 10), (0.05, 46), (1.0, 47), (1.0, 2999)])
+def test_the_scan_does_not_change_the_answer(coded: None, spread: float, k: int) -> None:
     centre = rows(1, 9)
     vectors = normalize(centre + spread * rows(3000, 1), dim=1)
     queries = normalize(centre + spread * rows(40, 2), dim=1)
     plain, fast = ExactSearch(vectors), ExactSearch(vectors)
     fast.prepare()
-    together = plain.nearest_all(queries, 10)
+    together = plain.nearest_all(queries, k)
     wanted = (vectors.double() @ queries.double().T).T.float().sort(dim=1, descending=True, stable=True)
     for n, query in enumerate(queries[: exact.CODED_AFTER]):  # before `plain` uses codes as well
-        for positions, cosines in (plain.nearest(query, 10), fast.nearest(query, 10), together[n]):
-            assert torch.equal(positions, wanted.indices[n, :10])
-            assert torch.equal(cosines, wanted.values[n, :10])
+        for positions, cosines in (plain.nearest(query, k), fast.nearest(query, k), together[n]):
+            assert torch.equal(positions, wanted.indices[n, :k])
+            assert torch.equal(cosines, wanted.values[n, :k])
 
 
 def test_equal_rows_are_in_their_order(coded: None) -> None:

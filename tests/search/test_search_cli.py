@@ -182,11 +182,19 @@ def test_the_terminal_shows_the_scores_of_the_page_and_marks_weak_ones(world: An
     assert len(shown) == sum(not result["weak"] for result in page)
 
 
-def test_search_says_how_photos_are_found(world: Any, run: Any, tmp_path: Path) -> None:
+def test_search_says_how_photos_are_found_if_all_results_are_weak(
+    world: Any, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.picture("red.png", (255, 0, 0), "255 0 0")
     index(world, run, tmp_path / "ix")
-    assert "photos" not in run("search", tmp_path / "ix", "red").stderr
+
+    def said(limit: float, *options: str) -> str:
+        monkeypatch.setattr("csaligner.search.weak.WeakLimits.limit", lambda *_: limit)
+        return str(run("search", tmp_path / "ix", "255 0 0", *options).output)
+
+    assert "people" not in said(2.0)
     made = Index.open(tmp_path / "ix", world.encoders)
     write_manifest(made.path, replace(made.manifest, photos=True))
-    assert "people" in run("search", tmp_path / "ix", "red").stderr
-    assert "people" not in run("search", tmp_path / "ix", "red", "--json").output
+    assert "people" in said(2.0)
+    assert "people" not in said(-2.0)
+    assert "people" not in said(2.0, "--json")

@@ -27,7 +27,8 @@ from csaligner.search.weak import FEATURES, nonsense_images, nonsense_texts
 index = Index.open(sys.argv[1])
 index.search_features(index.space("aligned").vectors["text"].new_ones(int(sys.argv[2])), "text", 5)
 index.row("0"), index.counts, index.bias, index.items.first_texts(3)
-print(sorted(name for name in ("lancedb", "transformers", "sklearn", "pandas") if name in sys.modules))
+unwanted = ("lancedb", "transformers", "sklearn", "pandas", "pyarrow.compute")
+print(sorted(name for name in unwanted if name in sys.modules))
 """
 
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from csaligner import CSAligner, train, write_store
+from csaligner.adapters.untrained import PairMoments
 from csaligner.config import TrainConfig, build_config
 from csaligner.paired_features import rows_of
 from csaligner.selection.folds import group_folds
-from csaligner.selection.score import score_per_image
+from csaligner.selection.score import score_and_recall, score_per_image
 from csaligner.selection.start import choose_start
 from csaligner.types import EncoderInfo, PairedFeatures, Split
 
@@ -36,6 +37,25 @@ def test_correlations_are_chosen_where_they_alone_find_the_pairs() -> None:
     assert choice.gains[choice.label].mean > choice.gains[choice.label].error
     assert choice.record()["kind"] == choice.label
     assert choice.folds == 5
+
+
+@pytest.mark.parametrize("rows", [12, 60, 300])
+@pytest.mark.parametrize("more", [0, 30])
+@pytest.mark.parametrize(
+    "settings", [{}, {"image_adapter": "identity"}, {"text_adapter": "identity"}, {"dim": 8}], ids=str
+)
+def test_folds_in_float32_score_as_in_float64(
+    rows: int, more: int, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every family, with fewer rows than dimensions and with more, with and without unpaired rows."""
+    features, config = rotated(rows, 0.4), build_config(TrainConfig, settings)
+    unpaired = (rotated(more, 0.4, 1).image, None) if more else (None, None)
+    found = choose_start(features, config, unpaired=unpaired)
+    monkeypatch.setattr(PairMoments, "in_single", lambda moments: moments)
+    wanted = choose_start(features, config, unpaired=unpaired)
+    assert found.label == wanted.label
+    for label, gain in wanted.gains.items():
+        assert found.gains[label].mean == pytest.approx(gain.mean, abs=0.1)
 
 
 def test_noise_keeps_the_prior() -> None:
@@ -136,3 +156,20 @@ def test_train_records_the_choice(tmp_path: Path) -> None:
     assert wanted.starts is not None
     expected = torch.nn.functional.normalize(wanted.starts[0](inside.image), dim=1)
     torch.testing.assert_close(run.model.encode_image(inside.image), expected)
+
+
+@pytest.mark.parametrize("n", [2, 9, 40])
+@pytest.mark.parametrize("tied", [False, True])
+def test_single_captions_score_as_captions_of_many(n: int, tied: bool) -> None:
+    """Where caption i is that of image i, hits are counted without a search."""
+    g = torch.Generator().manual_seed(n)
+    z = torch.randn(n, 6, generator=g)
+    image, text = (z + torch.randn(n, 6, generator=g) for _ in range(2))
+    if tied:
+        image, text = image.sign(), text.sign()
+    names = tuple(map(str, range(n)))
+    found, recall = score_and_recall(PairedFeatures(image, text, torch.arange(n), names))
+    order = torch.arange(n).flip(0)  # captions in another order: searched
+    wanted, searched = score_and_recall(PairedFeatures(image, text[order], order, names))
+    torch.testing.assert_close(found, wanted)
+    assert recall == pytest.approx(searched)

@@ -27,8 +27,8 @@ def turned(x: Tensor) -> Tensor:
 
 
 def test_one_cloud_split_at_random_has_no_gap() -> None:
-    found = [of(cloud(60, 8, seed)[:30], cloud(60, 8, seed)[30:], seed=seed).verdict for seed in range(100)]
-    assert found.count("no_gap") >= 95
+    found = [of(cloud(60, 8, seed)[:30], cloud(60, 8, seed)[30:], seed=seed).verdict for seed in range(40)]
+    assert found.count("no_gap") >= 38
 
 
 def test_a_pure_shift_needs_only_centring() -> None:
@@ -43,8 +43,8 @@ def test_a_pure_shift_needs_only_centring() -> None:
 
 
 def test_a_pure_shift_of_pairs_needs_only_centring() -> None:
-    x = cloud(300, 32, 0)
-    found = of(x, x + 0.5 + 0.01 * torch.randn(300, 32, generator=torch.Generator().manual_seed(1)), "rows")
+    x = cloud(200, 32, 0)
+    found = of(x, x + 0.5 + 0.01 * torch.randn(200, 32, generator=torch.Generator().manual_seed(1)), "rows")
     assert found.verdict == "shift"
     assert found.matching is not None
     assert found.matching.found["centred"].value > 0.9
@@ -52,28 +52,28 @@ def test_a_pure_shift_of_pairs_needs_only_centring() -> None:
 
 @pytest.mark.parametrize("paired", [False, True])
 def test_a_shift_and_a_rotation_need_training(paired: bool) -> None:
-    x, other = torch.split(cloud(600, 32, 0), 300)
+    x, other = torch.split(cloud(400, 32, 0), 200)
     found = of(x, turned((x if paired else other) + 0.5), "rows" if paired else "none")
     assert found.verdict == "train"
-    assert ("your 300 pairs" if paired else "pairs are needed") in found.sentence
+    assert ("your 200 pairs" if paired else "pairs are needed") in found.sentence
 
 
 def test_a_rotation_of_a_ball_is_found_by_its_pairs_alone() -> None:
-    x = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(240, 16, generator=torch.Generator().manual_seed(0))
     rotation = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(1)))[0]
     assert of(x, x @ rotation).verdict == "no_gap"
     assert of(x, x @ rotation, "rows").verdict == "train"
 
 
 def test_shuffled_pairs_share_no_meaning() -> None:
-    x = cloud(300, 16, 0)
-    found = of(x, x[torch.randperm(300, generator=torch.Generator().manual_seed(1))], "rows")
+    x = cloud(200, 16, 0)
+    found = of(x, x[torch.randperm(200, generator=torch.Generator().manual_seed(1))], "rows")
     assert found.verdict == "no_shared_meaning"
     assert "do not share meaning" in found.sentence
 
 
 def test_different_dimensions() -> None:
-    x = cloud(300, 16, 0)
+    x = cloud(200, 16, 0)
     wide = x @ torch.randn(16, 24, generator=torch.Generator().manual_seed(1))
     assert of(x, wide).verdict == "unknown"
     found = of(x, wide, "rows")
@@ -117,11 +117,11 @@ def test_errors_name_the_space() -> None:
 
 
 def test_ids_pair_rows_in_any_order() -> None:
-    x = cloud(300, 16, 0)
-    order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
-    first = Space.of("old", x, list(range(300)))
-    assert diagnose(first, Space.of("new", turned(x)[order], order.tolist())).verdict == "train"
-    assert diagnose(first, Space.of("new", turned(x)[order], order.tolist())).pairs == 300
+    x = cloud(200, 16, 0)
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(1))
+    found = diagnose(Space.of("old", x, list(range(200))), Space.of("new", turned(x)[order], order.tolist()))
+    assert found.verdict == "train"
+    assert found.pairs == 200
 
 
 def test_the_map_of_the_diagnosis_is_chosen_among_the_candidates() -> None:

@@ -42,7 +42,7 @@ def work(do: Callable[[], object]) -> int:
 
 
 def test_a_fifth_of_new_pairs_recovers_a_full_fit_with_a_tenth_of_the_work() -> None:
-    old, new, test = pairs(3200, 1, shifted=False), pairs(800, 2, shifted=True), pairs(500, 3, shifted=True)
+    old, new, test = pairs(1600, 1, shifted=False), pairs(400, 2, shifted=True), pairs(300, 3, shifted=True)
     aligner, full = CSAligner(seed=0).fit(*old), CSAligner(seed=0)
     before, both = aligner.score(*test), joined(old, new)
     most = work(lambda: full.fit(*both))

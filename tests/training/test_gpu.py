@@ -18,14 +18,19 @@ for package in ("pydantic", "accelerate"):  # a CUDA image may have torch and tr
 
 from csaligner.adapters.aligner import Aligner
 from csaligner.config import TrainConfig, build_config
+from csaligner.distributed.loss import ExchangedObjective
+from csaligner.distributed.processes import average_gradients, on_main, rank, wait_for_all, world_size
+from csaligner.losses.objective import Objective
 from csaligner.ops import dispatch
 from csaligner.training.samplers import PairSampler
 from csaligner.training.trainer import Hooks, Trainer
+from tests.ranks import on_ranks
 from tests.support.features import make_pairs
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 PAIRS = make_pairs(600, (48, 32), captions=2, noise=0.5)
+TERMS = {"info_nce": 1.0, "cauchy_schwarz": 0.7}
 STEPS = {"epochs": 4, "batch_size": 256, "start": {"kind": "auto"}}
 
 
@@ -106,3 +111,32 @@ def test_an_interrupted_run_ends_at_the_same_bits(tmp_path: Path) -> None:
     assert 0 < len(losses) < 12
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def exchange_by_nccl() -> None:
+    """Value and gradients over the ranks of an nccl group, against one process in float64 on the CPU."""
+    g = torch.Generator().manual_seed(0)
+    rows = [torch.nn.functional.normalize(torch.randn(90, 16, generator=g), dim=1) for _ in range(2)]
+    exact = [side.double().requires_grad_() for side in rows]
+    wanted = Objective(TERMS, impl="reference")(*exact, 5.0).total
+    wanted_grads = torch.autograd.grad(wanted, exact)
+    own = slice(90 * rank() // world_size(), 90 * (rank() + 1) // world_size())
+    for exchange in ("gather", "ring"):
+        x, y = (side[own].cuda().requires_grad_() for side in rows)
+        total = ExchangedObjective(Objective(TERMS), exchange)(x, y, 5.0).total
+        torch.testing.assert_close(total.item(), wanted.item(), rtol=1e-5, atol=1e-5)
+        for got, true in zip(torch.autograd.grad(total, (x, y)), wanted_grads, strict=True):
+            torch.testing.assert_close(got.double().cpu() / world_size(), true[own], rtol=1e-3, atol=1e-6)
+    weight = torch.nn.Parameter(torch.zeros(3, device="cuda"))
+    weight.grad = torch.full_like(weight, float(rank()))
+    average_gradients([weight])
+    assert weight.grad.tolist() == [(world_size() - 1) / 2] * 3
+    assert on_main(rank) == 0
+    wait_for_all()
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_exchange_by_nccl(size: int) -> None:
+    if size > torch.cuda.device_count():
+        pytest.skip(f"needs {size} GPUs")
+    on_ranks(size, exchange_by_nccl, backend="nccl")

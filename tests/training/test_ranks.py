@@ -110,7 +110,7 @@ def check_numbers(c: TrainConfig, grads: Mapping[str, Tensor], weights: Mapping[
             torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-9, msg=name)
 
 
-@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("size", [2, 4])
 def test_gradients_of_one_step_are_those_of_one_process(size: int) -> None:
     """Compares gradients, since Adam is invariant to their scale."""
     c = config(1, 11)

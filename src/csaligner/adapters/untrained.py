@@ -139,7 +139,7 @@ def onto_family(moments: PairMoments, fixed: str) -> Family:
     own, target = (text, image) if fixed == "image" else (image, text)
     cross = moments.cross_cov.T if fixed == "image" else moments.cross_cov
     size = target.cov.trace().clamp_min(1e-24).sqrt()
-    along = torch.outer(target.mean, target.mean) / target.mean.square().sum().clamp_min(1e-24)
+    along = (torch.outer(target.mean, target.mean) / target.mean.square().sum().clamp_min(1e-24)).to(own.dtype)
     shrink = 60 / math.sqrt(moments.n + moments.unpaired)
     coral = size * _scaled(own.power(-0.5, shrink) @ target.power(0.5, shrink), own.cov)
     pairs = moments.text if fixed == "image" else moments.image

@@ -19,6 +19,7 @@ from .joint import evaluate_spaces, holds_spaces, is_joint, train_spaces
 from .reader_options import ImageArray, TextArray
 
 if TYPE_CHECKING:
+    from csaligner.pipeline import Run
     from csaligner.reporting.record import MethodResult
     from csaligner.store.store import Store
 
@@ -123,13 +124,11 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
 ) -> None:
     """Train adapters on a store and evaluate them on its test split; also under torchrun and accelerate launch."""
     from csaligner.config import TrainConfig, load_config
-    from csaligner.distributed.processes import is_main, join_processes, world_size
-    from csaligner.pipeline import evaluate_run, held_out
+    from csaligner.distributed.processes import is_main, join_processes
     from csaligner.pipeline import train as run_train
     from csaligner.progress import progress
     from csaligner.remote import local
-    from csaligner.reporting.tables import print_table
-    from csaligner.run_folder import CONFIG, REPORT, training_store
+    from csaligner.run_folder import CONFIG
     from csaligner.store.store import Store
     from csaligner.training.trainer import RunOptions
     from csaligner.training.training_data import TrainingData
@@ -156,26 +155,41 @@ def train(  # noqa: PLR0913, PLR0917  (the names are open_clip's)
     store, val = Store.open(train_data), Store.open(val_data) if val_data else None
     join_processes()
     if earlier is not None:
-        if world_size() > 1:
-            raise InputError("resume_from: runs on one process; start it without torchrun")
-        from csaligner.spaces.joined import join_stores
-
-        store = join_stores(training_store(earlier), store, out.with_name(f"{out.name}-pairs"))
+        store = _joined(earlier, store, out)
     data = TrainingData(store, val, images, texts)
     trackers = tuple(name.strip() for name in report_to.split(",") if name.strip())
     options = RunOptions(workers, trackers, None if resume == "latest" else Path(resume))
     with progress(err, "train", quiet or not is_main()) as update:
         run = run_train(data, settings, out, update, options, earlier)
     if is_main():
-        chosen = Names.of(settings.names)
-        if run.selection is not None and not quiet:
-            err.print(run.selection.line_of(chosen), highlight=False, soft_wrap=True)
-        results = evaluate_run(out, "test", data.pairs)
-        print_table(results, Console(), chosen)
-        _say_sample(results, data.pairs)
-        for line in held_out(results, data.pairs.counts["test"][0], run).lines_of(chosen):
-            err.print(line, highlight=False, soft_wrap=True)
-        err.print(f"report: {out / REPORT}", highlight=False, soft_wrap=True)
+        _print_run(run, out, store, Names.of(settings.names), quiet=quiet)
+
+
+def _joined(earlier: Path, store: Store, out: Path) -> Store:
+    """Return the pairs of an earlier run and of a store as a new store, OUT-pairs."""
+    from csaligner.distributed.processes import world_size
+    from csaligner.run_folder import training_store
+    from csaligner.spaces.joined import join_stores
+
+    if world_size() > 1:
+        raise InputError("resume_from: runs on one process; start it without torchrun")
+    return join_stores(training_store(earlier), store, out.with_name(f"{out.name}-pairs"))
+
+
+def _print_run(run: Run, out: Path, pairs: Store, names: Names, *, quiet: bool) -> None:
+    """Print what was chosen on the training pairs, the metrics of the test split and what they mean."""
+    from csaligner.pipeline import evaluate_run, held_out
+    from csaligner.reporting.tables import print_table
+    from csaligner.run_folder import REPORT
+
+    if run.selection is not None and not quiet:
+        err.print(run.selection.line_of(names), highlight=False, soft_wrap=True)
+    results = evaluate_run(out, "test", pairs)
+    print_table(results, Console(), names)
+    _say_sample(results, pairs)
+    for line in held_out(results, pairs.counts["test"][0], run).lines_of(names):
+        err.print(line, highlight=False, soft_wrap=True)
+    err.print(f"report: {out / REPORT}", highlight=False, soft_wrap=True)
 
 
 @app.command("eval", rich_help_panel=MEASURE)

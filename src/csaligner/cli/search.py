@@ -147,7 +147,8 @@ def search(  # noqa: PLR0913, PLR0917  (options of a command)
         else:
             cards = cards_of_encoded(opened, encoded, k, options)
             unanswered = Unanswered(opened)
-            table = table_of(cards, WeakLimits(opened, unanswered).limit(encoded.kind, options))
+            limit = WeakLimits(opened, unanswered).limit(encoded.kind, options)
+            table = table_of(cards, limit)
             chance = unanswered.chance(cards[0].score, encoded.kind, options) if cards else None
     if as_json:
         print_json([asdict(hit) for hit in hits])
@@ -156,7 +157,7 @@ def search(  # noqa: PLR0913, PLR0917  (options of a command)
     if chance is not None and chance > LEVEL:
         doubt = "No" if chance > WEAK_CHANCE else "Possibly no"
         Console().print(f"{doubt} good match: {chance:.0%} of queries without an answer find something as close.")
-    if opened.note and space == "aligned":
+    if opened.note and space == "aligned" and not any(card.score > limit for card in cards):
         _print(opened.note)
 
 

@@ -6,6 +6,7 @@ import atexit
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -52,15 +53,26 @@ def join_processes() -> None:
     atexit.register(_leave)
 
 
+@dataclass(frozen=True)
+class CPUAlone:
+    """What an Accelerator is to a single process on a CPU without trackers, without the import of accelerate."""
+
+    device: torch.device
+    trackers: tuple[Any, ...] = ()
+
+
 def make_accelerator(**options: Any) -> Any:
     """Return a Hugging Face Accelerator in the group of join_processes: the device of this process, and the trackers.
 
-    Raises InputError if a machine has fewer GPUs than processes, which nccl does not support.
+    CPUAlone for a single process on a CPU without trackers (`log_with`). Raises InputError if a machine has fewer GPUs
+    than processes, which nccl does not support.
     """
-    from accelerate import Accelerator  # slow import
-
     join_processes()
     has_gpu = torch.accelerator.is_available()
+    if not has_gpu and world_size() == 1 and not options.get("log_with"):
+        return CPUAlone(torch.device("cpu"))
+    from accelerate import Accelerator  # slow import
+
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if has_gpu and world_size() > 1 and processes > torch.accelerator.device_count():
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from csaligner.ops.arguments import Samples, samples
 from csaligner.ops.kernels import Gaussian
 from csaligner.ops.reference import log_weights
 from csaligner.ops.row_sums import log_density
-from csaligner.ops.tiles import no_autocast
+from csaligner.ops.tiles import no_autocast, widened
 
 # Cost matrices up to this size are kept between iterations; larger ones are recomputed in each iteration.
 KEPT_BYTES = 64 * 2**20
@@ -47,6 +48,9 @@ def sinkhorn_divergence(
     check_positive("blur", blur)
     if max_iterations < 1:
         raise InputError(f"max_iterations: got {max_iterations}, wanted at least 1")
+    dtype = s.dtype
+    x, y = widened(s.x, s.y, float(blur))
+    s = replace(s, x=x, y=y)
     problem = _Problem(s, float(blur) ** 2, max_iterations, impl)
     f, g = problem.between()
     f_within, g_within = problem.within(s.x, s.weights_x), problem.within(s.y, s.weights_y)
@@ -57,7 +61,7 @@ def sinkhorn_divergence(
     on_y = problem.softmin(s.y, s.x.detach(), f, s.weights_x) - problem.softmin(
         s.y, s.y.detach(), g_within, s.weights_y
     )
-    return (a * on_x).sum() + (b * on_y).sum()
+    return ((a * on_x).sum() + (b * on_y).sum()).to(dtype)
 
 
 class _Problem:

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 
-def gradient_norm(value: Tensor, inputs: Sequence[Tensor]) -> float:
-    """Return the norm of the gradient of a scalar with respect to all inputs; inputs it does not depend on count as 0.
+def gradient_norm(value: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+    """Return the norm of the gradient of a scalar with respect to all inputs, a scalar in float64; inputs it does not
+    depend on count as 0.
 
     The graph of `value` is freed.
     """
     grads = torch.autograd.grad(value, list(inputs), allow_unused=True)
     norms = [torch.linalg.vector_norm(g.double()) for g in grads if g is not None]
-    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+    return torch.linalg.vector_norm(torch.stack(norms)) if norms else value.new_zeros((), dtype=torch.float64)
 
 
 class GradientBalance:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from csaligner.checks import InputError, check_choice, check_non_negative, check_positive
+from csaligner.checks import InputError, check_choice, check_finite, check_non_negative, check_positive
 from csaligner.divergences.cauchy_schwarz import from_log_means as log_cauchy_schwarz
 from csaligner.divergences.mmd import from_log_means as squared_mmd
 from csaligner.ops import dispatch
 from csaligner.ops.arguments import Ids, Samples, pair_ids, samples, scale_of
-from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
-from csaligner.ops.contrastive import RowInfo
+from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth, uses_median
+from csaligner.ops.contrastive import RowInfo, one_to_one
 from csaligner.ops.kernels import KERNELS, Kernel, bandwidths, make_kernel
 from csaligner.ops.reference import id_weights
 from csaligner.registry import DIVERGENCES, PAIRED_LOSSES, load
@@ -89,22 +89,28 @@ class Objective:
             )
         lambdas = self.lambdas(term_weights if weights is None else weights)
         active = active_terms(lambdas)
-        s = samples(image_features, text_features, names=NAMES, half=True)
+        s = samples(image_features, text_features, names=NAMES, half=True, finite=uses_median(self.bandwidth))
         need_pairs = not active.isdisjoint((INFO_NCE, *PAIRED_LOSSES))
         rows = _rows(s, image_ids, text_ids, need_pairs, self.unpaired_weight)
         batch = self._batch(s, scale_of(logit_scale, s.x), rows)
-        return weighted(_values(active, batch), lambdas, batch.samples)
+        return _terms(lambdas, batch, finite=uses_median(self.bandwidth))
 
     def of_checked(self, x: Tensor, y: Tensor, scale: Tensor, ids_x: Tensor, ids_y: Tensor) -> LossTerms:
         """Return the loss terms without checks, and on a GPU without waiting for it: for the batches of a trainer.
 
+        torch.compile traces it without a graph break for the implementations in dispatch.TRACED.
+
         x: (N, d), y: (M, d), finite, of one dtype and device. scale: a positive scalar. ids: int64, at least -1, some
         of them equal. Other arguments as in the call.
         """
-        weights = (id_weights(ids, self.unpaired_weight) for ids in (ids_x, ids_y))
-        rows = RowInfo(ids_x, ids_y, *(w if w.is_cuda else _unless_equal(w) for w in weights))
+        as_they_are = x.is_cuda or torch.compiler.is_compiling()
+        if not as_they_are and one_to_one(ids_x, ids_y):
+            rows = RowInfo(ids_x, ids_y, one_to_one=True)
+        else:
+            weigh = id_weights if as_they_are else _kernel_weights
+            rows = RowInfo(ids_x, ids_y, weigh(ids_x, self.unpaired_weight), weigh(ids_y, self.unpaired_weight))
         batch = self._batch(Samples(x, y), scale.to(x.device), rows)
-        return weighted(_values(active_terms(self.terms), batch), self.terms, batch.samples)
+        return _terms(self.terms, batch, finite=True)
 
     def _batch(self, s: Samples, scale: Tensor, rows: RowInfo) -> _Batch:
         s = Samples(s.x, s.y, rows.weights_x, rows.weights_y)
@@ -127,12 +133,29 @@ def kernel_values(names: set[str], *log_means: Tensor) -> dict[str, Tensor]:
     return {name: KERNEL_TERMS[name](*log_means) for name in sorted(names & set(KERNEL_TERMS))}
 
 
-def weighted(values: Mapping[str, Tensor], lambdas: Mapping[str, float], s: Samples) -> LossTerms:
-    """Return the terms in the dtype of the samples and their weighted sum; without terms, a 0 in the same graph."""
+def weighted(
+    values: Mapping[str, Tensor],
+    lambdas: Mapping[str, float],
+    s: Samples,
+    together: tuple[Tensor, Mapping[str, Tensor]] | None = None,
+) -> LossTerms:
+    """Return the terms in the dtype of the samples and their weighted sum; without terms, a 0 in the same graph.
+
+    together: the weighted sum of other terms, and these, from one operation.
+    """
     values = {name: value.to(s.dtype) for name, value in values.items()}
-    parts = {name: lambdas[name] * value for name, value in values.items()}
-    total = reduce(torch.add, parts.values()) if parts else s.x.sum().to(s.dtype) * 0
+    parts = {name: _times(lambdas[name], value) for name, value in values.items()}
+    summands = list(parts.values())
+    if together is not None:
+        summands.insert(0, together[0])
+        values |= together[1]
+        parts |= {name: _times(lambdas[name], value) for name, value in together[1].items()}
+    total = reduce(torch.add, summands) if summands else s.x.sum().to(s.dtype) * 0
     return LossTerms(total, {name: value.detach() for name, value in values.items()}, lambdas, parts)
+
+
+def _times(weight: float, value: Tensor) -> Tensor:
+    return value if weight == 1 else weight * value
 
 
 @dataclass(frozen=True)
@@ -144,26 +167,42 @@ class _Batch:
     impl: str
 
 
-def _values(names: set[str], batch: _Batch) -> dict[str, Tensor]:
-    """Return the unweighted terms; each product of features is computed once."""
-    s, kernel, impl = batch.samples, batch.kernel, batch.impl
-    values: dict[str, Tensor] = {}
-    kernel_terms = names & set(KERNEL_TERMS)
-    op = dispatch.implementation(impl, s.x, s.y, kernel if kernel_terms else None)
+def _terms(lambdas: Mapping[str, float], batch: _Batch, finite: bool) -> LossTerms:
+    """Return the terms of positive weight; each product of features is computed once.
+
+    finite: whether the rows are known to be finite; op.joint accepts no others, else they are checked here.
+    """
+    s, kernel, names = batch.samples, batch.kernel, active_terms(lambdas)
+    kernel_terms, together = names & set(KERNEL_TERMS), None
+    op = dispatch.implementation(batch.impl, s.x, s.y, kernel if kernel_terms else None)
     if INFO_NCE in names and kernel_terms and op.joint is not None:
-        values[INFO_NCE], between, *within = op.joint(s.x, s.y, batch.scale, batch.rows, kernel)
-        values |= kernel_values(names, *within, between)
+        weights = {name: lambdas[name] for name in (INFO_NCE, *sorted(kernel_terms))}
+        together = op.joint(s.x, s.y, batch.scale, batch.rows, kernel, weights)
+    if together is None and not finite:
+        for name, side in zip(NAMES, (s.x, s.y), strict=True):
+            check_finite(name, side)
+    values: dict[str, Tensor] = {}
+    if together is not None:
+        names -= {INFO_NCE, *KERNEL_TERMS}
     elif INFO_NCE in names and kernel_terms:
         values[INFO_NCE], between = op.fused(s.x, s.y, batch.scale, batch.rows, kernel)
         within = [
-            dispatch.implementation(impl, side, side, kernel).log_kernel_mean(side, None, kernel, weights)
+            dispatch.implementation(batch.impl, side, side, kernel).log_kernel_mean(side, None, kernel, weights)
             for side, weights in ((s.x, s.weights_x), (s.y, s.weights_y))
         ]
         values |= kernel_values(names, *within, between)
     elif INFO_NCE in names:
         values[INFO_NCE] = op.info_nce(s.x, s.y, batch.scale, batch.rows)
     elif kernel_terms:
-        values |= kernel_values(names, *dispatch.log_kernel_means(s, kernel, impl))
+        values |= kernel_values(names, *dispatch.log_kernel_means(s, kernel, batch.impl))
+    if not names.isdisjoint((*PAIRED_LOSSES, *DIVERGENCES)):
+        values |= _registered(names, batch)
+    return weighted(values, lambdas, s, together)
+
+
+def _registered(names: set[str], batch: _Batch) -> dict[str, Tensor]:
+    """Return the paired losses and divergences that are computed by a function of their own."""
+    s, values = batch.samples, {}
     x, y = (side.to(s.dtype) for side in (s.x, s.y))  # registered functions may not support half precision
     for name in sorted(names & set(PAIRED_LOSSES)):
         loss, ids = load("loss", PAIRED_LOSSES, name), {"ids_x": batch.rows.ids_x, "ids_y": batch.rows.ids_y}
@@ -171,23 +210,20 @@ def _values(names: set[str], batch: _Batch) -> dict[str, Tensor]:
     weights = {"weights_x": s.weights_x, "weights_y": s.weights_y}
     for name in sorted(names & set(DIVERGENCES) - set(KERNEL_TERMS)):
         divergence = load("divergence", DIVERGENCES, name)
-        values[name] = divergence(x, y, **weights, impl=impl, bandwidth=bandwidths(kernel))
+        values[name] = divergence(x, y, **weights, impl=batch.impl, bandwidth=bandwidths(batch.kernel))
     return values
 
 
 def _rows(s: Samples, image_ids: Ids | None, text_ids: Ids | None, need_pairs: bool, unpaired: float) -> RowInfo:
     ids_x, ids_y = pair_ids(image_ids, text_ids, s.x, s.y, need_pairs)
-    if image_ids is None:
-        return RowInfo(ids_x, ids_y)
+    if image_ids is None or (not ids_x.is_cuda and one_to_one(ids_x, ids_y)):
+        return RowInfo(ids_x, ids_y, one_to_one=ids_x.shape == ids_y.shape)
     return RowInfo(ids_x, ids_y, _kernel_weights(ids_x, unpaired), _kernel_weights(ids_y, unpaired))
 
 
 def _kernel_weights(ids: Tensor, unpaired: float) -> Tensor | None:
     """Return 1/m for each row, `unpaired` for unpaired rows; None if all are equal."""
-    return _unless_equal(id_weights(ids, unpaired))
-
-
-def _unless_equal(weights: Tensor) -> Tensor | None:
+    weights = id_weights(ids, unpaired)
     return None if bool((weights == weights[0]).all()) else weights
 
 

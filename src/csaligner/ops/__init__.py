@@ -9,10 +9,11 @@ Selection
 Implementations
     reference           dense autograd, O(N M) memory; the definition of every value
     dense               whole matrices, closed-form gradients, for up to about a thousand rows
+    joint               InfoNCE with D_CS or MMD from whole matrices, gradients computed along with the values
     tiled               log kernel means and gradients in O(N d) memory
     tiled_contrastive   InfoNCE, alone or fused with the kernel mean, in O(N d) memory
-    triton              the same operations on a GPU; triton_kernels holds the kernels, block_sums
-                        the merging of their sums
+    triton_operators    the same operations on a GPU, as operators of torch.library; triton runs them, triton_kernels
+                        holds the kernels, block_sums the merging of their sums
     token               D_CS of many small samples (tokens of an image and a caption)
     row_sums            one sum per row (log densities, mean distances) in blocks of rows
 Parts of the tiled implementations

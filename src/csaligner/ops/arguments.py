@@ -42,22 +42,25 @@ def samples(
     weights_y: Any = None,
     names: tuple[str, str] = ("x", "y"),
     half: bool = False,
+    finite: bool = True,
 ) -> Samples:
     """Check two samples and their weights. Raises InputError.
 
     half=True keeps half-precision features, for dispatch.settle; otherwise they are converted to float32. Rows with a
     weight of 0, or False in a boolean mask, are removed before any computation, so their content has no influence.
+    finite=False: the caller checks for NaN and infinity.
     """
-    x, y = as_features(names[0], x), as_features(names[1], y)
+    x, y = as_features(names[0], x, finite), as_features(names[1], y, finite)
     check_same_dim(names, x, y)
     if x.device != y.device:
         raise InputError(f"{names[0]} is on {x.device} and {names[1]} on {y.device}; move both to the same device")
     x, keep_x = _weighted(x, weights_x, names[0])
     y, keep_y = _weighted(y, weights_y, names[1])
-    dtype = torch.promote_types(x.dtype, y.dtype)
-    if not half:
-        dtype = torch.promote_types(dtype, torch.float32)
-    return Samples(x.to(dtype), y.to(dtype), keep_x, keep_y)
+    if x.dtype != y.dtype or not half:
+        dtype = torch.promote_types(x.dtype, y.dtype)
+        dtype = dtype if half else torch.promote_types(dtype, torch.float32)
+        x, y = x.to(dtype), y.to(dtype)
+    return Samples(x, y, keep_x, keep_y)
 
 
 def _weighted(x: Tensor, weights: Any, name: str) -> tuple[Tensor, Tensor | None]:
@@ -92,18 +95,18 @@ def pair_ids(
         raise InputError("image_ids: missing, but text_ids were given; provide both")
     if image_ids is None and not need_pairs:
         return torch.arange(len(x), device=x.device), torch.arange(len(y), device=x.device)
-    if len(x) != len(y) and text_ids is None:
+    if x.shape[0] != y.shape[0] and text_ids is None:
         raise InputError(
             f"{len(x)} image rows and {len(y)} text rows: provide image_ids and text_ids to define the pairs"
         )
     if image_ids is None:
-        ids = torch.arange(len(x), device=x.device)
+        ids = torch.arange(x.shape[0], device=x.device)
         return ids, ids
     text_ids = image_ids if text_ids is None else text_ids
     check_length("image_ids", image_ids, len(x), "image rows")
     check_length("text_ids", text_ids, len(y), "text rows")
     a, b = _integers(image_ids, text_ids, x.device)
-    if need_pairs and not bool(torch.isin(a[a >= 0], b).any()):
+    if need_pairs and not bool(a.max() >= 0 if a is b else torch.isin(a[a >= 0], b).any()):
         raise InputError("no image id occurs among the text ids; the rows of a pair need equal ids")
     return a, b
 
@@ -124,10 +127,13 @@ def whole_numbers(name: str, ids: Ids, features: Tensor) -> Tensor:
 
 
 def _integers(a: Ids, b: Ids, device: torch.device) -> tuple[Tensor, Tensor]:
-    both = [_as_integers(ids) for ids in (a, b)]
-    if all(ids is not None for ids in both):
-        first, second = (torch.as_tensor(ids, device=device) for ids in both)
-        if bool((first < -1).any()) or bool((second < -1).any()):
+    first = _as_integers(a)
+    second = first if b is a else _as_integers(b)
+    if first is not None and second is not None:
+        first, second = first.to(device), second.to(device)
+        if second is not first and torch.equal(first, second):
+            second = first
+        if any(bool(ids.min() < -1) for ids in ((first,) if second is first else (first, second))):
             raise InputError("ids: wanted integers >= 0, or -1 for unpaired rows")
         return first, second
     if isinstance(a, Tensor) or isinstance(b, Tensor):
@@ -154,4 +160,4 @@ def scale_of(logit_scale: Any, x: Tensor) -> Tensor:
     check_positive("logit_scale", logit_scale.detach() if isinstance(logit_scale, Tensor) else logit_scale)
     if isinstance(logit_scale, Tensor):
         return logit_scale.to(x.device).reshape(())
-    return torch.tensor(float(logit_scale), dtype=torch.float64)
+    return torch.scalar_tensor(logit_scale, dtype=torch.float64)

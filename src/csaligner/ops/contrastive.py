@@ -18,13 +18,23 @@ class RowInfo:
     """Ids and weights of the rows of both modalities.
 
     ids_x, ids_y: (N,), (M,) int64, equal for the rows of a pair, -1: unpaired. weights_x, weights_y:
-    (N,), (M,) positive, used by the kernel mean only; None: all equal.
+    (N,), (M,) positive, used by the kernel mean only; None: all equal. one_to_one: True if it is known that row i of
+    both forms a pair, for all i, and that there are no other pairs.
     """
 
     ids_x: Tensor
     ids_y: Tensor
     weights_x: Tensor | None = None
     weights_y: Tensor | None = None
+    one_to_one: bool = False
+
+
+def one_to_one(ids_x: Tensor, ids_y: Tensor) -> bool:
+    """Return whether row i of both modalities forms a pair, for all i, and there are no other pairs."""
+    if not (ids_x is ids_y or torch.equal(ids_x, ids_y)):
+        return False
+    names = ids_x.tolist()
+    return min(names) >= 0 and len(set(names)) == len(names)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import reference, tiled, tiled_contrastive
-from .contrastive import RowInfo
+from .contrastive import RowInfo, one_to_one
 from .kernels import Gaussian, Kernel
 from .tiles import LIMIT, no_autocast, totals_dtype
 
@@ -41,8 +41,8 @@ def log_kernel_mean(
 ) -> Tensor:
     """Return reference.log_kernel_mean, float64 for every dtype of x."""
     with torch.no_grad(), no_autocast(x):
-        a = _Side.of(x, weights_x, kernel) if diagonal else None
-        b = a if y is None else _Side.of(y, weights_y, kernel)
+        a = Side.of(x, weights_x, kernel) if diagonal else None
+        b = a if y is None else Side.of(y, weights_y, kernel)
         found = None if a is None or b is None else _KernelMean.of(a, b)
     if found is None:
         return tiled.log_kernel_mean(x, y, kernel, weights_x, weights_y, diagonal)
@@ -57,7 +57,7 @@ def log_kernel_mean(
 def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo) -> Tensor:
     """Return reference.info_nce, float64 for every dtype of x."""
     with torch.no_grad(), no_autocast(x):
-        softmax = _Softmax.of(x @ y.T, scale, rows)
+        softmax = Softmax.of(x @ y.T, float(scale), rows)
     if softmax is None:
         return tiled_contrastive.info_nce(x, y, scale, rows)
 
@@ -70,72 +70,51 @@ def info_nce(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo) -> Tensor:
 
 def fused(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Kernel) -> tuple[Tensor, Tensor]:
     """Return reference.info_nce and reference.log_kernel_mean of x against y, from one product. Both float64."""
-    values = _together(x, y, scale, rows, kernel, within=False)
-    return tiled_contrastive.fused(x, y, scale, rows, kernel) if values is None else (values[0], values[1])
-
-
-def joint(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Kernel) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the values of `fused`, and reference.log_kernel_mean within x and within y. All float64.
-
-    One operation: for a hundred rows, calls cost more than arithmetic.
-    """
-    values = _together(x, y, scale, rows, kernel, within=True)
-    if values is None:
-        nce, between = tiled_contrastive.fused(x, y, scale, rows, kernel)
-        sides = (x, rows.weights_x), (y, rows.weights_y)
-        within_x, within_y = (log_kernel_mean(side, None, kernel, weights) for side, weights in sides)
-        return nce, between, within_x, within_y
-    nce, between, within_x, within_y = values
-    return nce, between, within_x, within_y
-
-
-def _together(
-    x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel: Kernel, within: bool
-) -> tuple[Tensor, ...] | None:
     with torch.no_grad(), no_autocast(x):
-        a, b = _Side.of(x, rows.weights_x, kernel), _Side.of(y, rows.weights_y, kernel)
-        if a is None or b is None:
-            return None
-        softmax = _Softmax.of(x @ y.T, scale, rows)
-        if softmax is None:
-            return None
-        means = [_KernelMean.of(a, b, softmax.products), *(_KernelMean.of(side, side) for side in (a, b) if within)]
-        if None in means:
-            return None
+        a, b = Side.of(x, rows.weights_x, kernel), Side.of(y, rows.weights_y, kernel)
+        softmax = mean = None
+        if a is not None and b is not None:
+            softmax = Softmax.of(x @ y.T, float(scale), rows)
+            mean = None if softmax is None else _KernelMean.of(a, b, softmax.products)
+    if mean is None:
+        return tiled_contrastive.fused(x, y, scale, rows, kernel)
 
     def again(x: Tensor, y: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
         nce = reference.info_nce(x, y, scale, rows.ids_x, rows.ids_y)
-        pairs = ((x, y, rows.weights_x), (x, None, rows.weights_x), (y, None, rows.weights_y))[: len(means)]
-        return nce, *(reference.log_kernel_mean(p, q, kernel, w, rows.weights_y) for p, q, w in pairs)
+        return nce, reference.log_kernel_mean(x, y, kernel, rows.weights_x, rows.weights_y)
 
-    values: tuple[Tensor, ...] = _Contrastive.apply(x, y, scale, softmax, means, again)  # type: ignore[no-untyped-call]
-    return values
+    nce, between = _Contrastive.apply(x, y, scale, softmax, [mean], again)  # type: ignore[no-untyped-call]
+    return nce, between
 
 
 @dataclass(frozen=True)
-class _Side:
+class Side:
     """One sample of a kernel mean. exponents: (N,), log weight_i - |x_i|^2 / (2 sigma^2); constant: common log weight.
 
-    rate: 1 / sigma^2.
+    column: exponents, (N, 1). rate: 1 / sigma^2. largest: the largest |x_i|^2.
     """
 
     points: Tensor
     exponents: Tensor
+    column: Tensor
     rate: float
     constant: float
+    largest: float
 
     @classmethod
-    def of(cls, x: Tensor, weights: Tensor | None, kernel: Kernel) -> _Side | None:
+    def of(cls, x: Tensor, weights: Tensor | None, kernel: Kernel) -> Side | None:
         """Return None if the kernel is of another kind or the points are too far out."""
         if not isinstance(kernel, Gaussian):
             return None
-        square_norms, rate = (x * x).sum(dim=1), kernel.sigma**-2
-        if float(square_norms.max()) * rate > LARGEST_EXPONENT:
+        norms, rate = torch.linalg.vector_norm(x, dim=1), kernel.sigma**-2
+        largest = float(norms.max()) ** 2
+        if not largest * rate <= LARGEST_EXPONENT:
             return None
-        exponents = square_norms.mul_(-0.5 * rate)
+        exponents = norms.mul_(norms).mul_(-0.5 * rate)
         if weights is not None:
             exponents.add_((weights / weights.sum()).log_())
-        return cls(x.detach(), exponents, rate, -math.log(len(x)) if weights is None else 0.0)
+        constant = -math.log(x.shape[0]) if weights is None else 0.0
+        return cls(x, exponents, exponents[:, None], rate, constant, largest)
 
 
 @dataclass(frozen=True)
@@ -153,9 +132,9 @@ class _KernelMean:
     constant: float
 
     @classmethod
-    def of(cls, a: _Side, b: _Side, products: Tensor | None = None) -> _KernelMean | None:
+    def of(cls, a: Side, b: Side, products: Tensor | None = None) -> _KernelMean | None:
         """products: x y^T, if known. Return None if the mean may leave the float32 range."""
-        outer = torch.add(a.exponents[:, None], b.exponents)
+        outer = torch.add(a.column, b.exponents)
         if products is None:
             k = outer.addmm_(a.points, b.points.T, alpha=a.rate).exp_()
         else:
@@ -183,7 +162,7 @@ class _LogKernelMean(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            return *_differentiable(ctx, (upstream,), 2), None, None
+            return *differentiable(ctx, (upstream,), 2), None, None
         inputs, mean = ctx.saved_tensors, ctx.mean
         x, y, slope = inputs[0], inputs[-1], mean.slope(upstream)
         grad_x = grad_y = None
@@ -198,81 +177,116 @@ class _LogKernelMean(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class _Softmax:
+class Softmax:
     """e_ij = exp(logit_ij - a constant), and the arguments of the loss for its rows and for its columns.
 
-    share: weight in the mean, 0 without a positive. total, positive: sum of w_j e_ij over all j and over the positives.
-    pairing: (w of rows, w of columns, mask of the positives), None if row i and column i form a pair, for all i.
+    totals, positives: sum of w_j e_ij over all j and over the positives. pairing: None if row i and column i form a
+    pair, for all i; else (shares in the mean, w, mask of the positives), the first two for rows and for columns.
     """
 
     products: Tensor
     e: Tensor
-    share: tuple[Tensor, Tensor]
-    total: tuple[Tensor, Tensor]
-    positive: tuple[Tensor, Tensor]
-    pairing: tuple[Tensor, Tensor, Tensor] | None
+    totals: tuple[Tensor, Tensor]
+    positives: tuple[Tensor, Tensor]
+    pairing: _Pairing | None
 
     @classmethod
-    def of(cls, products: Tensor, scale: Tensor, rows: RowInfo) -> _Softmax | None:
-        """Return None if the exponents may leave the float32 range."""
-        times = float(scale)
-        low, high = (times * float(end) for end in torch.aminmax(products))
-        if max(-low, high) > LARGEST_LOGIT:
-            return None
-        e = torch.mul(products, times)
-        if max(-low, high) > LIMIT:
+    def of(
+        cls, products: Tensor, scale: float, rows: RowInfo, bound: float = math.inf, out: Tensor | None = None
+    ) -> Softmax | None:
+        """Return None if the exponents may leave the float32 range. bound: of |logit|, if known; out: memory of e."""
+        high = 0.0
+        if not bound <= LIMIT:
+            low, high = (scale * float(end) for end in torch.aminmax(products))
+            bound = max(-low, high)
+            if not bound <= LARGEST_LOGIT:
+                return None
+        e = torch.mul(products, scale, out=out)
+        if bound > LIMIT:
             e.sub_(high)
         e.exp_()
-        pairing = _pairing(rows, e.dtype)
+        pairing = _Pairing.of(rows, e.dtype)
         if pairing is None:
-            share, diagonal = torch.full_like(e[0], 1 / len(e)), e.diagonal()
-            shares, totals, positives = (share, share), (e.sum(dim=1), e.sum(dim=0)), (diagonal, diagonal)
+            diagonal = e.diagonal()
+            totals, positives = (e.sum(dim=1), e.sum(dim=0)), (diagonal, diagonal)
         else:
-            w_x, w_y, mask = pairing
-            kept = e * mask
-            shares = _share(w_x, mask.any(dim=1)), _share(w_y, mask.any(dim=0))
-            totals = _where(shares, (e @ w_y, e.T @ w_x))
-            positives = _where(shares, (kept @ w_y, kept.T @ w_x))
-        if any(float(sums.min()) < SMALLEST_MASS for sums in positives):
+            totals, positives = pairing.sums(e)
+        if bound > LIMIT and any(float(sums.min()) < SMALLEST_MASS for sums in positives):
             return None
-        return cls(products, e, shares, totals, positives, pairing)
+        return cls(products, e, totals, positives, pairing)
 
-    def info_nce(self) -> Tensor:
-        wide = totals_dtype(self.e)
+    def info_nce(self) -> float:
+        if self.pairing is None:
+            sums = zip(*(each.tolist() for each in (*self.totals, self.positives[0])), strict=True)
+            return sum(math.log(row * column / positive**2) for row, column, positive in sums) / (2 * len(self.e))
+        wide = totals_dtype(self.e)  # the ratio of two sums of e^60 and e^-60 is infinite in float32
         rows, columns = (
-            ((total / positive).log_() * share).sum(dtype=wide)
-            for share, total, positive in zip(self.share, self.total, self.positive, strict=True)
+            float(((total.to(wide) / positive).log_() * share).sum())
+            for share, total, positive in zip(self.pairing.shares, self.totals, self.positives, strict=True)
         )
         return (rows + columns) / 2
 
-    def gradient(self, factor: float) -> Tensor:
+    def gradient(self, factor: float, out: Tensor | None = None) -> Tensor:
         """Return 2 * factor * d info_nce / d logits, (N, M)."""
-        u, v = (factor * share / total for share, total in zip(self.share, self.total, strict=True))
         if self.pairing is None:
-            w = torch.add(u[:, None], v).mul_(self.e)
-            w.diagonal().sub_(2 * factor / len(w))
+            factor /= self.e.shape[0]
+            u, v = (total.reciprocal().mul_(factor) for total in self.totals)
+            w = torch.add(u[:, None], v, out=out).mul_(self.e)
+            w.diagonal().sub_(2 * factor)
             return w
-        w_x, w_y, mask = self.pairing
-        up, vp = (factor * share / positive for share, positive in zip(self.share, self.positive, strict=True))
-        w = (torch.stack([up, w_x], dim=1) @ torch.stack([w_y, vp])).mul_(mask)
+        shares, (w_x, w_y), mask = self.pairing.shares, self.pairing.weights, self.pairing.mask
+        u, v = (factor * share / total for share, total in zip(shares, self.totals, strict=True))
+        up, vp = (factor * share / positive for share, positive in zip(shares, self.positives, strict=True))
+        w = torch.mm(torch.stack([up, w_x], dim=1), torch.stack([w_y, vp]), out=out).mul_(mask)
         return w.addmm_(torch.stack([u, w_x], dim=1), torch.stack([w_y, v]), beta=-1).mul_(self.e)
 
 
+@dataclass(frozen=True)
+class _Pairing:
+    """Several positives or none in a row. shares: weights in the mean, 0 without a positive; weights: 1/m, 0 for
+    unpaired rows, both for rows and for columns; mask: (N, M), the positives.
+    """
+
+    shares: tuple[Tensor, Tensor]
+    weights: tuple[Tensor, Tensor]
+    mask: Tensor
+
+    @classmethod
+    def of(cls, rows: RowInfo, dtype: torch.dtype) -> _Pairing | None:
+        """Return None if row i and column i form a pair, for all i, and there are no other pairs."""
+        ids_x, ids_y = rows.ids_x, rows.ids_y
+        if rows.one_to_one or one_to_one(ids_x, ids_y):
+            return None
+        w_x, w_y = (reference.id_weights(ids).to(dtype) for ids in (ids_x, ids_y))
+        mask = (ids_x[:, None] == ids_y) & (ids_y >= 0)
+        return cls((_share(w_x, mask.any(dim=1)), _share(w_y, mask.any(dim=0))), (w_x, w_y), mask)
+
+    def sums(self, e: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return the sums of w_j e_ij over all j and over the positives; 1 for rows without a positive."""
+        (w_x, w_y), kept = self.weights, e * self.mask
+        return self._where(e @ w_y, e.T @ w_x), self._where(kept @ w_y, kept.T @ w_x)
+
+    def _where(self, *sums: Tensor) -> tuple[Tensor, Tensor]:
+        rows, columns = (torch.where(share > 0, each, 1) for share, each in zip(self.shares, sums, strict=True))
+        return rows, columns
+
+
 class _Contrastive(torch.autograd.Function):
-    """InfoNCE, then the log kernel means: none, between, or between, within x and within y."""
+    """InfoNCE, and the log kernel mean between the samples if `means` holds it."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, softmax: _Softmax, means: list[_KernelMean], again: Again
+        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, softmax: Softmax, means: list[_KernelMean], again: Again
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(x, y, scale)
         ctx.softmax, ctx.means, ctx.again = softmax, means, again
-        return softmax.info_nce(), *(mean.log() for mean in means)
+        nce = torch.scalar_tensor(softmax.info_nce(), dtype=totals_dtype(x), device=x.device)
+        return nce, *(mean.log() for mean in means)
 
     @staticmethod
     def backward(ctx: Any, grad_nce: Tensor, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            return *_differentiable(ctx, (grad_nce, *grads), 3), None, None, None
+            return *differentiable(ctx, (grad_nce, *grads), 3), None, None, None
         (x, y, scale), softmax, grad_scale = ctx.saved_tensors, ctx.softmax, None
         with no_autocast(x):
             w = softmax.gradient(float(grad_nce) * float(scale) / 2)
@@ -280,31 +294,13 @@ class _Contrastive(torch.autograd.Function):
                 total = torch.mul(w, softmax.products).sum(dtype=totals_dtype(w))
                 grad_scale = (total / float(scale)).to(scale.dtype)
             slopes = [mean.slope(grad) for mean, grad in zip(ctx.means, grads, strict=True)]
-            if slopes:
-                w.add_(ctx.means[0].k, alpha=slopes[0])
+            for mean, slope in zip(ctx.means, slopes, strict=True):
+                w.add_(mean.k, alpha=slope)
             grad_x, grad_y = w @ y, w.T @ x
-            if slopes:
-                mass_x, mass_y = (slopes[0] * mass for mass in (ctx.means[0].mass_x, ctx.means[0].mass_y))
-                for grad, side, mass, mean, slope in zip(
-                    (grad_x, grad_y), (x, y), (mass_x, mass_y), ctx.means[1:], slopes[1:], strict=False
-                ):
-                    grad.addmm_(mean.k, side, alpha=2 * slope)
-                    mass.add_(mean.mass_x, alpha=2 * slope)
-                grad_x.addcmul_(x, mass_x[:, None], value=-1)
-                grad_y.addcmul_(y, mass_y[:, None], value=-1)
+            for mean, slope in zip(ctx.means, slopes, strict=True):
+                grad_x.addcmul_(x, mean.mass_x[:, None], value=-slope)
+                grad_y.addcmul_(y, mean.mass_y[:, None], value=-slope)
             return grad_x, grad_y, grad_scale, None, None, None
-
-
-def _pairing(rows: RowInfo, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor] | None:
-    ids_x, ids_y = rows.ids_x, rows.ids_y
-    same = ids_x is ids_y or torch.equal(ids_x, ids_y)
-    if same and int(ids_x[0]) >= 0 and bool((ids_x[1:] > ids_x[:-1]).all()):
-        return None
-    w_x = reference.id_weights(ids_x)
-    w_y = w_x if same else reference.id_weights(ids_y)
-    if same and bool((w_x == 1).all()):
-        return None
-    return w_x.to(dtype), w_y.to(dtype), (ids_x[:, None] == ids_y) & (ids_y >= 0)
 
 
 def _share(w: Tensor, has_positive: Tensor) -> Tensor:
@@ -312,17 +308,13 @@ def _share(w: Tensor, has_positive: Tensor) -> Tensor:
     return w / w.sum()
 
 
-def _where(shares: tuple[Tensor, Tensor], sums: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Replace the sums of rows without a positive by 1: their share is 0."""
-    rows, columns = (torch.where(share > 0, each, 1) for share, each in zip(shares, sums, strict=True))
-    return rows, columns
-
-
-def _differentiable(ctx: Any, upstream: tuple[Tensor, ...], count: int) -> tuple[Tensor | None, ...]:
-    """Return the gradients in `count` inputs by autograd through the reference, for second derivatives."""
+def differentiable(ctx: Any, upstream: tuple[Tensor | None, ...], count: int) -> tuple[Tensor | None, ...]:
+    """Return the gradients in the first `count` inputs by autograd through ctx.again, for second derivatives."""
     inputs, needed = ctx.saved_tensors, ctx.needs_input_grad[:count]
     wanted = [tensor for tensor, need in zip(inputs, needed, strict=False) if need]
     with no_autocast(inputs[0]):
-        values = [value.to(grad.dtype) for value, grad in zip(ctx.again(*inputs), upstream, strict=True)]
-        found = iter(torch.autograd.grad(values, wanted, upstream, create_graph=True, allow_unused=True))
+        pairs = zip(ctx.again(*inputs), upstream, strict=True)
+        used = [(value.to(grad.dtype), grad) for value, grad in pairs if grad is not None]
+        values, grads = [value for value, _ in used], [grad for _, grad in used]
+        found = iter(torch.autograd.grad(values, wanted, grads, create_graph=True, allow_unused=True))
     return tuple(next(found) if need else None for need in needed)

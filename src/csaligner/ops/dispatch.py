@@ -7,7 +7,6 @@ Arguments are checked by arguments.py.
 
 from __future__ import annotations
 
-import importlib
 import os
 import warnings
 from collections.abc import Callable
@@ -21,17 +20,16 @@ from torch import Tensor
 
 from csaligner.checks import InputError, check_choice
 
-from . import dense, reference, tiled, tiled_contrastive
+from . import dense, joint, reference, tiled, tiled_contrastive, triton_operators
 from .arguments import Samples
 from .contrastive import RowInfo
 from .kernels import Gaussian, Kernel
-from .tiles import no_autocast
+from .tiles import DENSE_ENTRIES, no_autocast
 
 IMPLEMENTATIONS = ("auto", "reference", "dense", "tiled", "mixed", "triton")
 
-# Up to this many entries of the N x M matrix, on a CPU, whole matrices are faster than tiles.
-DENSE_ENTRIES = 1024 * 1024
 GPU_REFERENCE_ENTRIES = 4096 * 4096
+TRITON_INSTALLED = find_spec("triton") is not None
 
 
 @dataclass(frozen=True)
@@ -40,14 +38,15 @@ class Implementation:
 
     log_kernel_mean(x, y or None, kernel, weights_x, weights_y, diagonal): within x, or between x and y. info_nce(x, y,
     scale, rows). fused(x, y, scale, rows, kernel): info_nce and log_kernel_mean of the same points, from shared
-    products if possible. joint: fused, and log_kernel_mean within x and within y, in one operation; None if there is
-    none. Formulas: reference.log_kernel_mean, reference.info_nce.
+    products if possible. joint(x, y, scale, rows, kernel, weights): a weighted sum of InfoNCE, D_CS and MMD, and its
+    terms, in one operation that returns None where it cannot be used; None if there is no such operation. Formulas:
+    reference.log_kernel_mean, reference.info_nce.
     """
 
     log_kernel_mean: Callable[..., Tensor]
     info_nce: Callable[[Tensor, Tensor, Tensor, RowInfo], Tensor]
-    fused: Callable[[Tensor, Tensor, Tensor, RowInfo, Kernel], tuple[Tensor, Tensor]]
-    joint: Callable[[Tensor, Tensor, Tensor, RowInfo, Kernel], tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
+    fused: Callable[[Tensor, Tensor, Tensor, RowInfo, Any], tuple[Tensor, Tensor]]
+    joint: Callable[..., tuple[Tensor, dict[str, Tensor]] | None] | None = None
 
 
 def _reference_kernel_mean(x: Tensor, *arguments: Any, **more: Any) -> Tensor:
@@ -68,14 +67,17 @@ def _reference_fused(x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, kernel:
 
 TABLE = {
     "reference": Implementation(_reference_kernel_mean, _reference_info_nce, _reference_fused),
-    "dense": Implementation(dense.log_kernel_mean, dense.info_nce, dense.fused, dense.joint),
+    "dense": Implementation(dense.log_kernel_mean, dense.info_nce, dense.fused, joint.joint),
     "tiled": Implementation(tiled.log_kernel_mean, tiled_contrastive.info_nce, tiled_contrastive.fused),
     "mixed": Implementation(
         partial(tiled.log_kernel_mean, mixed=True),
         partial(tiled_contrastive.info_nce, mixed=True),
         partial(tiled_contrastive.fused, mixed=True),
     ),
+    "triton": Implementation(triton_operators.log_kernel_mean, triton_operators.info_nce, triton_operators.fused),
 }
+# torch.compile traces these; it would unroll the loops over tiles of the others, which end its graph instead.
+TRACED = ("reference", "triton")
 
 
 def choose(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None) -> str:
@@ -87,12 +89,11 @@ def choose(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None) -> str
     """
     check_choice("impl", impl, IMPLEMENTATIONS)
     if impl == "mixed" and x.device.type == "cpu" and not bfloat16_products():
-        warnings.warn('impl: "mixed" is slower on this processor (no bfloat16 products); using "tiled"', stacklevel=2)
         return "tiled"
     if impl != "auto":
         return impl
     if not x.is_cuda:
-        return "dense" if len(x) * len(y) <= DENSE_ENTRIES else "tiled"
+        return "dense" if x.shape[0] * y.shape[0] <= DENSE_ENTRIES else "tiled"
     if len(x) * len(y) <= GPU_REFERENCE_ENTRIES:
         return "reference"
     limitation = _triton_limitation(x, kernel)
@@ -104,23 +105,29 @@ def choose(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None) -> str
 
 @cache
 def bfloat16_products() -> bool:
-    """Return whether the processor multiplies bfloat16 matrices in hardware; True if torch does not know."""
+    """Return whether the processor multiplies bfloat16 matrices in hardware; True if torch does not know.
+
+    Warns, once per process, that "mixed" is replaced if it does not.
+    """
     found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return not found or any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
+    supported = not found or any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))
+    if not supported:
+        warnings.warn('impl: "mixed" is slower on this processor (no bfloat16 products); using "tiled"', stacklevel=4)
+    return supported
 
 
 def implementation(impl: str, x: Tensor, y: Tensor, kernel: Kernel | None = None) -> Implementation:
     """Return the operations for these samples. Raises InputError if the requested implementation cannot run.
 
-    torch.compile does not trace them: it would unroll the loops over tiles.
+    torch.compile traces those in TRACED only.
     """
     name = choose(impl, x, y, kernel)
     if name == "triton" and (reason := _triton_limitation(x, kernel)) is not None:
         raise InputError(f'impl: "triton" {reason}')
     if name == "mixed" and x.dtype == torch.float64:
         raise InputError('impl: "mixed" rounds to bfloat16, but the features are float64; use "tiled"')
-    found = _triton() if name == "triton" else TABLE[name]
-    if torch.compiler.is_compiling():  # not at import: disable() imports the compiler
+    found = TABLE[name]
+    if name not in TRACED and torch.compiler.is_compiling():  # not at import: disable() imports the compiler
         disable: Callable[[Any], Any] = torch.compiler.disable
         found = replace(found, **{f.name: disable(g) for f in fields(found) if (g := getattr(found, f.name))})
     return found
@@ -154,12 +161,6 @@ def _triton_limitation(x: Tensor, kernel: Kernel | None) -> str | None:
         return 'computes in float32, but the features are float64; use "tiled"'
     if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         return f'requires a GPU, but the features are on {x.device}; use "auto" or "tiled"'
-    if find_spec("triton") is None:
+    if not TRITON_INSTALLED:
         return 'requires the package triton; install it, or use "tiled"'
     return None
-
-
-@cache
-def _triton() -> Implementation:
-    module = importlib.import_module("csaligner.ops.triton")
-    return Implementation(module.log_kernel_mean, module.info_nce, module.fused)

@@ -12,18 +12,22 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .dispatch import choose
-from .kernels import Kernel
+from .kernels import Kernel, narrowest
 from .reference import distances, log_weights, squared_distances
-from .tiles import CPU_BLOCK, no_autocast, uncompiled
+from .tiles import CPU_BLOCK, no_autocast, uncompiled, widened
 
 
 def log_density(x: Tensor, y: Tensor, kernel: Kernel, log_b: Tensor, impl: str = "auto") -> Tensor:
     """Return log sum_j exp(log_b_j) k(x_i, y_j) for each i. x: (N, d), y: (M, d), log_b: (M,) -> (N,)."""
+    dtype = x.dtype
+    if choose(impl, x, y) != "reference":
+        x, y = widened(x, y, narrowest(kernel))
+        log_b = log_b.to(x.dtype)
 
     def block(rows: Tensor, others: Tensor, offsets: Tensor) -> Tensor:
         return torch.logsumexp(kernel.log_value(squared_distances(rows, others)) + offsets, dim=1)
 
-    return _by_blocks(block, x, y, log_b, impl)
+    return _by_blocks(block, x, y, log_b, impl).to(dtype)
 
 
 def mean_distance(

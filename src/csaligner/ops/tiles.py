@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from csaligner.checks import InputError
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+# Up to this many entries of the N x M matrix, on a CPU, whole matrices are faster than tiles.
+DENSE_ENTRIES = 1024 * 1024
 
 # Largest number of rows in a tile. CPU tiles fit in the cache; a GPU is more efficient with large products.
 CPU_BLOCK = 512
@@ -77,6 +80,10 @@ def totals_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
+@overload
+def widened(x: Tensor, y: Tensor, sigma: float) -> tuple[Tensor, Tensor]: ...
+@overload
+def widened(x: Tensor, y: Tensor | None, sigma: float) -> tuple[Tensor, Tensor | None]: ...
 def widened(x: Tensor, y: Tensor | None, sigma: float) -> tuple[Tensor, Tensor | None]:
     """Return both samples, in float64 if float32 is too coarse for them; sigma: the smallest bandwidth."""
     if x.dtype != torch.float32 or totals_dtype(x) == torch.float32:
@@ -101,7 +108,8 @@ class PreparedSample:
     points: (N, d), centred. square_norms: (N,). log_weights: (N,) or None if all are equal.
     log_constant: the log weight common to all rows (0 if log_weights are given).
     log_heaviest: the largest log weight, 0 without log_weights. sum_of_squared_weights: sum_i a_i^2. half: points in
-    bfloat16, for the gradients of the mixed mode; None in exact mode.
+    bfloat16, for the gradients of the mixed mode; None in exact mode, and in float64, which `widened` chooses where
+    float32 is too coarse already.
     """
 
     points: Tensor
@@ -114,7 +122,7 @@ class PreparedSample:
 
     @classmethod
     def of(cls, points: Tensor, weights: Tensor | None, mixed: bool) -> PreparedSample:
-        half = points.to(torch.bfloat16) if mixed else None
+        half = points.to(torch.bfloat16) if mixed and points.dtype != torch.float64 else None
         square_norms = torch.linalg.vector_norm(points, dim=1, dtype=compute_dtype(points)).square_()
         if weights is None:
             n = len(points)

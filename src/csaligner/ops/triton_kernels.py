@@ -121,9 +121,10 @@ def sum_kernel(  # noqa: PLR0913, PLR0917
 
 
 @triton.jit
-def _softmax_part(e, planes, stride, index, top_plane, axis: tl.constexpr):
-    """Return factor * exp(e - top); top and factor of each row (axis 1) or column: planes top_plane, top_plane + 1."""
-    top, factor = tl.load(planes + top_plane * stride + index), tl.load(planes + (top_plane + 1) * stride + index)
+def _softmax_part(e, planes, stride, index, top_plane, common, axis: tl.constexpr):
+    """Return common * factor * exp(e - top); top, factor of a row (axis 1) or column: planes top_plane and the next."""
+    top = tl.load(planes + top_plane * stride + index)
+    factor = tl.load(planes + (top_plane + 1) * stride + index) * common
     if axis == 1:
         return tl.exp(e - top[:, None]) * factor[:, None]
     return tl.exp(e - top[None, :]) * factor[None, :]
@@ -139,6 +140,7 @@ def weight_kernel(  # noqa: PLR0913, PLR0917
     ids_x,
     ids_y,
     scale_at,
+    nce_at,
     top_at,
     factor_at,
     w_out,
@@ -160,7 +162,7 @@ def weight_kernel(  # noqa: PLR0913, PLR0917
     OWN: tl.constexpr,
     SIZE: tl.constexpr,
 ):
-    """Compute w = InfoNCE - factor * k of one block, row and column sums of both parts, and sum w s of InfoNCE.
+    """Compute w = InfoNCE * nce - factor * k of one block, row and column sums of both parts, and sum w s of InfoNCE.
 
     The chunk starts at row `first` and column `first_column`. WITHIN: x against itself; columns before `stop` are in
     the diagonal square of the chunk and have no column sums. Sums are those of a group of rows, see sum_kernel.
@@ -176,11 +178,12 @@ def weight_kernel(  # noqa: PLR0913, PLR0917
     if NCE:
         scale = tl.load(scale_at)
         over_x, over_y = tl.load(x + i)[:, None], tl.load(y + j)[None, :]
-        w += _softmax_part(scale * s + over_y, x, rows, i, 1, 1)
-        w += _softmax_part(scale * s + over_x, y, columns, j, 1, 0)
+        common = tl.load(nce_at)
+        w += _softmax_part(scale * s + over_y, x, rows, i, 1, common, 1)
+        w += _softmax_part(scale * s + over_x, y, columns, j, 1, common, 0)
         if _may_be_positive(ids_x, ids_y, block_i * SIZE, block_j * SIZE, SIZE):
-            part = _softmax_part(scale * s + over_y, x, rows, i, 5, 1)
-            part += _softmax_part(scale * s + over_x, y, columns, j, 5, 0)
+            part = _softmax_part(scale * s + over_y, x, rows, i, 5, common, 1)
+            part += _softmax_part(scale * s + over_x, y, columns, j, 5, common, 0)
             w -= tl.where(tl.load(ids_x + i)[:, None] == tl.load(ids_y + j)[None, :], part, 0.0)
         tl.store(dot_out + out_block * count_j + block_j, tl.sum(tl.sum(w * s, 1), 0))
         tl.store(row_out + block_j * group_rows + out_i, tl.sum(w, 1))

@@ -221,7 +221,7 @@ class _Sample:
 
 def _mean_curve(scores: Tensor, levels: Tensor) -> Tensor:
     """Map (Q, N) to (K,): the cosine reached by a fraction levels[k] of the N items, averaged over the queries."""
-    ordered = scores.sort(dim=1, descending=True).values
+    ordered = torch.from_numpy(np.sort(scores.numpy(), axis=1)).flip(1)  # torch sorts positions as well
     last = ((ordered > -torch.inf).sum(dim=1) - 1)[:, None]  # (Q, 1)
     place = levels * last
     below = place.floor().long()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import torch
@@ -23,11 +24,16 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class _Side:
-    """Rows, oldest first, with their ids and the step each was computed in."""
+    """Rows, oldest first, with their ids and the step each was computed in; the steps are known to the host, so that
+    dropping rows does not wait for a device."""
 
     rows: Tensor
     ids: Tensor
-    steps: Tensor
+    steps: tuple[int, ...]
+
+    def without(self, first: int) -> _Side:
+        """Drop the `first` oldest rows."""
+        return self if first <= 0 else _Side(self.rows[first:], self.ids[first:], self.steps[first:])
 
 
 class MemoryBank:
@@ -50,16 +56,15 @@ class MemoryBank:
         if not self.size:
             return
         for name, new, ids in (("image", rows.image, rows.image_ids), ("text", rows.text, rows.text_ids)):
-            fresh = _Side(new.detach(), ids, torch.full_like(ids, step))
-            old = self._sides.get(name)
-            parts = fresh if old is None else _Side(*map(torch.cat, zip(_tensors(old), _tensors(fresh), strict=True)))
-            self._sides[name] = _Side(*(t[-self.size :] for t in _tensors(parts)))
+            found, own, steps, old = new.detach(), ids, (step,) * len(ids), self._sides.get(name)
+            if old is not None:
+                found, own, steps = torch.cat([old.rows, found]), torch.cat([old.ids, own]), old.steps + steps
+            self._sides[name] = _Side(found, own, steps).without(len(steps) - self.size)
 
     def with_memory(self, rows: Embeddings, step: int) -> Embeddings:
         """Return the rows followed by the stored rows; drops rows older than max_age at that step."""
         for name, side in self._sides.items():
-            young = step - side.steps <= self.max_age
-            self._sides[name] = _Side(*(t[young] for t in _tensors(side)))
+            self._sides[name] = side.without(bisect_left(side.steps, step - self.max_age))
         if not len(self):
             return rows
         image, text = self._sides["image"], self._sides["text"]
@@ -75,14 +80,13 @@ class MemoryBank:
         return {
             f"{name}.{part}": tensor.contiguous()
             for name, side in self._sides.items()
-            for part, tensor in zip(("rows", "ids", "steps"), _tensors(side), strict=True)
+            for part, tensor in (("rows", side.rows), ("ids", side.ids), ("steps", torch.tensor(side.steps)))
         }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Restore the result of `tensors`."""
         names = sorted({name.partition(".")[0] for name in tensors})
-        self._sides = {name: _Side(*(tensors[f"{name}.{part}"] for part in ("rows", "ids", "steps"))) for name in names}
-
-
-def _tensors(side: _Side) -> tuple[Tensor, Tensor, Tensor]:
-    return side.rows, side.ids, side.steps
+        self._sides = {
+            name: _Side(tensors[f"{name}.rows"], tensors[f"{name}.ids"], tuple(tensors[f"{name}.steps"].tolist()))
+            for name in names
+        }

@@ -105,8 +105,9 @@ class ScheduledObjective:
             )
             value = self._loss({name: 1.0}, sigma, leaves, more, scale.detach()).total
             norm = gradient_norm(value, (image, text))
-            norms[name] = _over_ranks(norm, value.device) if self._config.exchange == "ring" else norm
-        self._balance.update(on_main(lambda: norms))
+            norms[name] = _over_ranks(norm) if self._config.exchange == "ring" else norm
+        read = torch.stack(list(norms.values())).tolist()  # from the device at once
+        self._balance.update(on_main(lambda: dict(zip(norms, read, strict=True))))
 
     def _weight(self, name: str, progress: float) -> float:
         weight = self._config.terms[name]
@@ -138,10 +139,9 @@ def _by_number(sigma: Sigma) -> dict[str, float]:
     return {f"bandwidth/{number}": each for number, each in enumerate(sigma)}
 
 
-def _over_ranks(norm: float, device: torch.device) -> float:
+def _over_ranks(norm: Tensor) -> Tensor:
     """Return the gradient norm over all ranks from the local one, whose gradient is R times that of the loss."""
-    squares = gather_ids(torch.tensor([norm], dtype=torch.float64, device=device).square())
-    return float(squares.sum().sqrt()) / world_size()
+    return gather_ids(norm.square()[None]).sum().sqrt() / world_size()
 
 
 def _with_tokens(loss: LossTerms, tokens: TokenPairs | None, weight: float, sigma: Sigma) -> LossTerms:

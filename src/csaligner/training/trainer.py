@@ -219,10 +219,8 @@ class Trainer:
     def _embed(self, batch: Batch) -> Embeddings:
         """Return the embeddings of the rows of all ranks, or of the local rows (exchange ring), in the dtype of the
         logit scale or, for the Triton kernels, in bfloat16."""
-        from accelerate.utils import send_to_device
-
         device, dtype = self._accelerator.device, self._model.log_logit_scale.dtype
-        inputs = [_as_dtype(send_to_device(side, device), dtype) for side in (batch.image, batch.text)]
+        inputs = [_sent(side, device, dtype) for side in (batch.image, batch.text)]
         tokens: TokenPairs | None = None
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._config.precision == "bf16"):
             if batch.tokens is None:
@@ -348,9 +346,14 @@ class Trainer:
         write_text(folder / METRICS, "".join(map(json_line, state.history)))
 
 
-def _as_dtype(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    """Convert features to the dtype; encoder inputs are unchanged."""
-    return inputs.to(dtype) if isinstance(inputs, Tensor) else inputs
+def _sent(inputs: Inputs, device: torch.device, dtype: torch.dtype) -> Inputs:
+    """Send the inputs to the device; features are converted to the dtype, encoder inputs are not."""
+    if isinstance(inputs, Tensor):
+        return inputs.to(device).to(dtype)
+    from accelerate.utils import send_to_device
+
+    sent: Inputs = send_to_device(inputs, device)
+    return sent
 
 
 def _gathered(rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
