@@ -24,8 +24,9 @@ from rivals import csaligner_tiled, dense
 from torch import Tensor
 
 from csaligner import CSAlignerLoss
+from csaligner.run_folder import provenance
 
-SIZES = ((32, 512), (128, 512), (256, 512), (512, 512), (512, 768), (1024, 512))
+SIZES = ((1, 512), (8, 512), (32, 512), (64, 512), (128, 512), (256, 512), (512, 512), (512, 768), (1024, 512))
 
 
 def measure(rows: int, dim: int, rounds: int) -> dict[str, Any]:
@@ -72,7 +73,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     records = [measure(*size, arguments.rounds) for size in SIZES]
-    write(arguments.out, {"machine": describe(), "scale": SCALE, "sigma": SIGMA, "records": records})
+    content = {"machine": describe(), "commit": provenance(0)["commit"], "scale": SCALE, "sigma": SIGMA}
+    write(arguments.out, content | {"records": records})
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def pair_ids(
     check_length("image_ids", image_ids, len(x), "image rows")
     check_length("text_ids", text_ids, len(y), "text rows")
     a, b = _integers(image_ids, text_ids, x.device)
-    if need_pairs and not bool(a.max() >= 0 if a is b else torch.isin(a[a >= 0], b).any()):
+    if need_pairs and not bool((a >= 0).any() if a is b else torch.isin(a[a >= 0], b).any()):
         raise InputError("no image id occurs among the text ids; the rows of a pair need equal ids")
     return a, b
 
@@ -133,7 +133,7 @@ def _integers(a: Ids, b: Ids, device: torch.device) -> tuple[Tensor, Tensor]:
         first, second = first.to(device), second.to(device)
         if second is not first and torch.equal(first, second):
             second = first
-        if any(bool(ids.min() < -1) for ids in ((first,) if second is first else (first, second))):
+        if any(bool((ids < -1).any()) for ids in ((first,) if second is first else (first, second))):
             raise InputError("ids: wanted integers >= 0, or -1 for unpaired rows")
         return first, second
     if isinstance(a, Tensor) or isinstance(b, Tensor):

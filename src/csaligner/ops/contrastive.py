@@ -34,7 +34,7 @@ def one_to_one(ids_x: Tensor, ids_y: Tensor) -> bool:
     if not (ids_x is ids_y or torch.equal(ids_x, ids_y)):
         return False
     names = ids_x.tolist()
-    return min(names) >= 0 and len(set(names)) == len(names)
+    return min(names, default=-1) >= 0 and len(set(names)) == len(names)
 
 
 @dataclass(frozen=True)

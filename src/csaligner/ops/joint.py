@@ -30,7 +30,8 @@ _FUNCTIONS: Mapping[str, tuple[Callable[[float], float], Callable[[float], float
     "mmd": (math.exp, math.exp),
 }
 _REFERENCES = {"cauchy_schwarz": reference.cauchy_schwarz, "mmd": reference.mmd}
-# Rows of a strip of a symmetric matrix: narrower strips save more of it, but their products are slower.
+# Rows of a strip of a symmetric matrix: narrower strips save more of it, but their products are slower. A matrix of
+# fewer than three strips is computed whole.
 STRIP = 256
 # Matrices of this many entries and more are reused by the next call: fresh memory costs as much as an exponential.
 SMALLEST_REUSED = 2**16
@@ -176,7 +177,7 @@ def _derivative(weights: Mapping[str, float], log_mean: float) -> float:
 
 
 def _strips(rows: int) -> list[slice]:
-    size = math.ceil(rows / max(1, round(rows / STRIP)))
+    size = math.ceil(rows / round(rows / STRIP)) if rows >= 3 * STRIP else rows
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
