@@ -16,6 +16,7 @@ from csaligner.adapters.aligner import Aligner
 from csaligner.checks import CSAlignerError, InputError
 from csaligner.config import TrainConfig, build_config
 from csaligner.losses import objective
+from csaligner.ops.reference import id_weights
 from csaligner.training.memory import Embeddings
 from csaligner.training.samplers import PairSampler
 from csaligner.training.terms import ScheduledObjective
@@ -160,7 +161,7 @@ def test_a_step_reads_the_device_twice(monkeypatch: pytest.MonkeyPatch, settings
     such copy.
     """
     monkeypatch.setattr(objective, "one_to_one", lambda ids_x, ids_y: False)
-    monkeypatch.setattr(objective, "_kernel_weights", objective.id_weights)
+    monkeypatch.setattr(objective, "_kernel_weights", id_weights)
     reads: Counter[int] = Counter()
     step = 0
 
