@@ -49,11 +49,11 @@ def one_fit(work: str) -> dict[str, Any]:
     generator = np.random.default_rng(2 if kind == "folds" else 0)
     common = generator.standard_normal((pairs + HELD, COMMON))
     maps = [generator.standard_normal((COMMON, dim)) for _ in range(2)]
-    image, text = (common @ each for each in maps)
+    exact = [common @ each for each in maps]
     if kind == "folds":
-        image, text = image.clip(0), text.clip(0)
+        exact = [rows.clip(0) for rows in exact]
     noise = 8.0 if kind == "folds" else 3.0
-    image, text = ((rows + noise * generator.standard_normal(rows.shape)).astype(np.float32) for rows in (image, text))
+    image, text = ((rows + noise * generator.standard_normal(rows.shape)).astype(np.float32) for rows in exact)
     before, rss = resource.getrusage(resource.RUSAGE_SELF), peak_rss_mb()
     known = {name: value for name, value in SETTINGS[kind].items() if name in TrainConfig.model_fields}
     aligner = CSAligner(**known).fit(image[:pairs], text[:pairs])

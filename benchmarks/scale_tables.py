@@ -56,10 +56,12 @@ def measured_text() -> str:
     for name, label in (
         ("evaluate_sampled", "evaluation, sampled"),
         ("gap_metrics_of_all", "gap metrics of all pairs"),
+        ("fit_one_epoch", "`fit`, one epoch, with selection and gate"),
     ):
         figures = evaluation[name]
         size = f"{figures['pairs']:,} pairs, {figures['dimensions']} dimensions"
-        text = f"{figures['seconds']:.1f} s, peak memory {figures['peak_gib']:.2f} GiB with the data"
+        more = figures["peak_gib"] - figures["data_gib"]
+        text = f"{figures['seconds']:.1f} s, peak memory {figures['peak_gib']:.2f} GiB, {more:.2f} above the data"
         rows.append(_row(label, size, text, "evaluation", figures))
     return table(["step", "size", "figure", "source", "version, day"], rows)
 

@@ -81,7 +81,7 @@ def test_a_terminal_of_ascii_does_not_end_the_program(tmp_path: Path) -> None:
 def test_a_terminal_of_another_encoding_does_not_end_the_program(
     encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "日本.txt").write_text("ein Käse\n", encoding="utf-8")
+    (tmp_path / "日本.png").write_bytes(b"no image")
     terminal = Terminal(encoding, monkeypatch)
     for words in (["check-data", str(tmp_path), "-q"], ["eval", "--run", "日本"], ["--help"]):
         assert main(monkeypatch, *words) in (0, 1)

@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 from csaligner.adapters.aligner import Aligner
 from csaligner.adapters.mapped import MappedAligner, unit_rows
 from csaligner.config import TrainConfig
+from csaligner.estimator import CSAligner
 from csaligner.paired_features import pair_features
 
 
@@ -55,6 +56,28 @@ def test_only_fixed_maps_are_applied_once() -> None:
     assert MappedAligner.saves_time(model, image, None)
     assert not MappedAligner.saves_time(aligner(start={"kind": "random"})[0], image)
     assert {id(p) for p in mapped.parameters()} == {id(p) for p in model.parameters()}
+
+
+def test_rows_are_mapped_into_their_own_memory_only_on_request() -> None:
+    model, image, text = aligner()
+    mapped, before = MappedAligner(model), image.clone()
+    rows = mapped.map_rows(0, image)
+    assert rows is not None
+    assert torch.equal(image, before)
+    assert mapped.map_rows(0, image, reuse=True) is image
+    assert torch.equal(image, rows)
+    wide = text.double()
+    assert mapped.map_rows(1, wide, reuse=True) is not wide
+
+
+def test_fit_with_a_gate_leaves_the_features_as_they_are() -> None:
+    g = torch.Generator().manual_seed(0)
+    image = torch.randn(300, 8, generator=g)
+    text = image + 0.3 * torch.randn(300, 8, generator=g)
+    before = image.clone(), text.clone()
+    CSAligner(epochs=1, verbose=False).fit(image, text)
+    assert torch.equal(image, before[0])
+    assert torch.equal(text, before[1])
 
 
 def test_unit_rows_have_the_gradients_of_normalize() -> None:

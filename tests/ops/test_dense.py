@@ -148,6 +148,7 @@ def test_sums_in_strips_of_all_terms_and_of_single_ones(ids: tuple[Tensor, Tenso
     for factor in (1.0, 3.0):  # the second pass after the first has handed out the gradients
         got = torch.autograd.grad(loss.total * factor, inputs, retain_graph=True)
         for each, true in zip(got, wanted_of(inputs, ids), strict=True):
+            assert true is not None
             torch.testing.assert_close(each, factor * true, atol=1e-12, rtol=0)
             each.zero_()  # the caller may
     for name, weight in ALL.items():

@@ -43,8 +43,8 @@ def row_info(n: int, m: int, kind: str) -> RowInfo:
     g = torch.Generator().manual_seed(n + m)
     ids_x, ids_y = (torch.randint(-1, max(2, n // 2), (k,), generator=g) for k in (n, m))
     ids_x[0] = ids_y[0] = 1
-    weights = [(torch.rand(k, generator=g) + 0.1).double().to(DEVICE) for k in (n, m)]
-    return RowInfo(ids_x.to(DEVICE), ids_y.to(DEVICE), *weights)
+    a, b = ((torch.rand(k, generator=g) + 0.1).double().to(DEVICE) for k in (n, m))
+    return RowInfo(ids_x.to(DEVICE), ids_y.to(DEVICE), a, b)
 
 
 def value_of(impl: str, x: Tensor, y: Tensor, scale: Tensor, rows: RowInfo, sigma: float) -> Tensor:

@@ -45,9 +45,9 @@ def batch(dtype: torch.dtype, n: int = 20, m: int = 33) -> tuple[Tensor, Tensor,
     x, y = (normalize(torch.randn(k, 5, generator=g) + 0.3, dim=1).to(DEVICE, dtype).requires_grad_() for k in (n, m))
     ids = [torch.randint(-1, 8, (k,), generator=g) for k in (n, m)]
     ids[0][0] = ids[1][0] = 2
-    weights = [(torch.rand(k, generator=g) + 0.1).double().to(DEVICE) for k in (n, m)]
+    a, b = ((torch.rand(k, generator=g) + 0.1).double().to(DEVICE) for k in (n, m))
     scale = torch.tensor(8.0, device=DEVICE, requires_grad=True)
-    return x, y, scale, RowInfo(ids[0].to(DEVICE), ids[1].to(DEVICE), *weights)
+    return x, y, scale, RowInfo(ids[0].to(DEVICE), ids[1].to(DEVICE), a, b)
 
 
 def operands(dtype: torch.dtype, without: str) -> tuple[Any, ...]:
@@ -148,7 +148,7 @@ def test_shapes_are_known_without_values() -> None:
         x, y = (torch.empty(k, 64, dtype=torch.bfloat16, device=DEVICE, requires_grad=True) for k in (1000, 900))
         scale = torch.empty((), device=DEVICE, requires_grad=True)
         ids = [torch.empty(len(side), dtype=torch.int64, device=DEVICE) for side in (x, y)]
-        value = loss_of("triton", RowInfo(*ids))(x, y, scale)
+        value = loss_of("triton", RowInfo(ids[0], ids[1]))(x, y, scale)
         grads = torch.autograd.grad(value, (x, y, scale))
     assert (value.shape, value.dtype, value.device.type) == ((), torch.float64, DEVICE)
     for grad, leaf in zip(grads, (x, y, scale), strict=True):

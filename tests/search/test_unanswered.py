@@ -86,10 +86,21 @@ def test_nothing_is_said_with_few_captions(world: Any, tmp_path: Path) -> None:
     assert Unanswered(index).chance(0.5, "text") is None
 
 
-def test_a_small_update_asks_no_queries_again(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return a list that gets an entry whenever queries are asked of an index."""
+    asked: list[Any] = []
     measured = module.best_cosines
-    monkeypatch.setattr(module, "best_cosines", lambda *a: asked.append(1) or measured(*a))
+
+    def count(*arguments: Any) -> Any:
+        asked.append(arguments)
+        return measured(*arguments)
+
+    monkeypatch.setattr(module, "best_cosines", count)
+    return asked
+
+
+def test_a_small_update_asks_no_queries_again(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = counted(monkeypatch)
 
     def update() -> Index:
         asked.clear()
@@ -121,8 +132,6 @@ def test_an_update_after_a_write_from_elsewhere_asks_again(
     world.many(120)
     index = build_index(str(world.folder), tmp_path / "ix", str(world.run), encoders=world.encoders)[0]
     Tables.open(index.path).delete(["000"])  # interrupted: nothing is measured
-    asked: list[int] = []
-    measured = module.best_cosines
-    monkeypatch.setattr(module, "best_cosines", lambda *a: asked.append(1) or measured(*a))
+    asked = counted(monkeypatch)
     build_index(str(world.folder), tmp_path / "ix", str(world.run), encoders=world.encoders)
     assert asked

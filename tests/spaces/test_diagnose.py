@@ -27,8 +27,8 @@ def turned(x: Tensor) -> Tensor:
 
 
 def test_one_cloud_split_at_random_has_no_gap() -> None:
-    found = [of(cloud(60, 8, seed)[:30], cloud(60, 8, seed)[30:], seed=seed).verdict for seed in range(40)]
-    assert found.count("no_gap") >= 38
+    found = [of(cloud(60, 8, seed)[:30], cloud(60, 8, seed)[30:], seed=seed).verdict for seed in range(100)]
+    assert found.count("no_gap") >= 95
 
 
 def test_a_pure_shift_needs_only_centring() -> None:

@@ -118,7 +118,7 @@ def exchange_by_nccl() -> None:
     g = torch.Generator().manual_seed(0)
     rows = [torch.nn.functional.normalize(torch.randn(90, 16, generator=g), dim=1) for _ in range(2)]
     exact = [side.double().requires_grad_() for side in rows]
-    wanted = Objective(TERMS, impl="reference")(*exact, 5.0).total
+    wanted = Objective(TERMS, impl="reference")(exact[0], exact[1], 5.0).total
     wanted_grads = torch.autograd.grad(wanted, exact)
     own = slice(90 * rank() // world_size(), 90 * (rank() + 1) // world_size())
     for exchange in ("gather", "ring"):

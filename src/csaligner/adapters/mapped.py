@@ -46,14 +46,19 @@ class MappedAligner(nn.Module):
         return self.aligner.image_adapter, self.aligner.text_adapter
 
     @torch.no_grad()
-    def map_rows(self, side: int, x: Tensor | None) -> Tensor | None:
-        """Return the rows that forward takes for the features x (n, d) of the images (side 0) or the texts (1)."""
+    def map_rows(self, side: int, x: Tensor | None, *, reuse: bool = False) -> Tensor | None:
+        """Return the rows that forward takes for the features x (n, d) of the images (side 0) or the texts (1).
+
+        reuse: write them over x, if they have its shape."""
         adapter, mean = self._adapters[side], self._means[side]
         if x is None or mean is None:
             return x
-        mapped = torch.empty(len(x), adapter.start.map.shape[1], device=x.device)
+        matrix = adapter.start.map
+        shape, dtype = (len(x), matrix.shape[1]), matrix.dtype
+        over = reuse and x.shape == shape and x.dtype == dtype
+        mapped = x if over else torch.empty(shape, dtype=dtype, device=x.device)
         for rows, part in zip(torch.split(mapped, CHUNK), torch.split(x, CHUNK), strict=True):
-            torch.mm(normalize(part.float(), dim=1).sub_(mean), adapter.start.map, out=rows)
+            torch.mm(normalize(part.float(), dim=1).sub_(mean), matrix, out=rows)
         return mapped
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:

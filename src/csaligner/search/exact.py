@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 CODED_AFTER, CODED_ROWS = 8, 20_000  # queries after which, and rows above which, 8-bit codes are tried
-TIMED = 20_000  # rows on which the scan by codes is compared with the scan in single precision
+PART = 20_000  # rows that are coded at once, and tried first
+HOPELESS = 3.0  # times as long as in single precision, which is without a fast product of 8-bit integers
 LEVELS = 127
 MOST = 8  # candidates above 1/8 of the rows: the scan in single precision is faster
 RUN = 64  # scores of which the largest bounds the k-th largest of all from below
@@ -96,20 +97,24 @@ class Codes:
 
     @classmethod
     def if_faster(cls, vectors: Tensor) -> Codes | None:
-        """Return the codes of the rows; None if torch has no fast product of 8-bit integers on this machine."""
-        some = vectors[:TIMED]
+        """Return the codes of the rows; None if torch has no fast product of 8-bit integers on this machine. All rows
+        are timed: a part may fit into the cache, where reading less gains little."""
+        some, query = vectors[:PART], vectors[0]
         trial = cls.of(some)
         try:
-            coded = _seconds(lambda: trial.scan(some[0]))
+            hopeless = _seconds(lambda: trial.scan(query)) > HOPELESS * _seconds(lambda: some @ query)
         except (AttributeError, RuntimeError, NotImplementedError):
             return None
-        return cls.of(vectors) if coded < _seconds(lambda: some @ some[0]) else None
+        if hopeless:
+            return None
+        found = cls.of(vectors)
+        return found if _seconds(lambda: found.scan(query)) < _seconds(lambda: vectors @ query) else None
 
     @classmethod
     def of(cls, vectors: Tensor) -> Codes:
         codes, steps = torch.empty(vectors.shape, dtype=torch.int8), torch.empty(len(vectors))
         residual = 0.0
-        for rows in torch.split(torch.arange(len(vectors)), TIMED):
+        for rows in torch.split(torch.arange(len(vectors)), PART):
             part = vectors[rows[0] : rows[-1] + 1]
             step = part.abs().amax(dim=1).clamp_min(1e-30) / LEVELS
             code = (part / step[:, None]).round()

@@ -95,7 +95,7 @@ class Selecting:
         return gate_by_folds(
             features,
             lambda pairs: self.start(pairs, self._again(pairs, choice)),
-            lambda held, pairs: self._train(held, pairs, Hooks(warn=None)),
+            lambda held, pairs: self._train(held, pairs, Hooks(warn=None), reuse=True),
             groups=self.groups,
             seed=c.seed,
             prefer=c.start.prefer,
@@ -121,12 +121,14 @@ class Selecting:
         family = fit_family(self._few(pairs), self._unpaired, c.dim, fixed_modality(c), few=choice.few)
         return replace(choice, starts=family.candidates[choice.label])
 
-    def _train(self, model: Aligner, features: PairedFeatures, hooks: Hooks) -> None:
+    def _train(self, model: Aligner, features: PairedFeatures, hooks: Hooks, *, reuse: bool = False) -> None:
+        """Train a model in place. reuse: the features may be overwritten."""
         c, unpaired, module = self.config, self.unpaired, cast(nn.Module, model)
         plain = c.epochs != 0 and c.precision == "fp32" and features.tokens is None and features.states is None
         if plain and MappedAligner.saves_time(model, features.image, features.text, *unpaired):
             module = mapped = MappedAligner(model)
-            image, text = mapped.map_rows(0, features.image), mapped.map_rows(1, features.text)
+            image = mapped.map_rows(0, features.image, reuse=reuse)
+            text = mapped.map_rows(1, features.text, reuse=reuse)
             features = replace(features, image=cast(Tensor, image), text=cast(Tensor, text))
             unpaired = mapped.map_rows(0, unpaired[0]), mapped.map_rows(1, unpaired[1])
         pairs = PairSampler(features, c.batch_size, c.captions, c.seed)

@@ -89,8 +89,9 @@ def gate_by_folds(
 ) -> GateChoice:
     """Train on part of the pairs and score the rest: three folds, or one held-out fifth from 2,000 images.
 
-    start: pairs -> untrained model; train: trains the model in place. Groups are not split over folds. Stops after the
-    first fold if no scale improves. With fewer than 200 images (or 5 groups) training is rejected without trial.
+    start: pairs -> untrained model; train: trains the model in place and may overwrite its pairs. Groups are not split
+    over folds. Stops after the first fold if no scale improves. With fewer than 200 images (or 5 groups) training is
+    rejected without trial.
     """
     began, n = time.perf_counter(), len(features.image)
     if n < LEAST_IMAGES or (groups is not None and len(set(groups)) < LEAST_GROUPS):

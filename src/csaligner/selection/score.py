@@ -74,7 +74,8 @@ def _of_side(queries: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     above = (cosines > right + TIE).sum(dim=1)
     tied = (cosines >= right - TIE).sum(dim=1) - above
     cosines.diagonal().fill_(-torch.inf)
-    before = sum((side > right - 2 * TIE).sum(dim=1) for side in (cosines, own))  # as mixed nDCG breaks ties
+    least = right - 2 * TIE  # as mixed nDCG breaks ties
+    before = (cosines > least).sum(dim=1) + (own > least).sum(dim=1)
     gain = torch.where(before < K, 1 / torch.log2(before.double() + 2), 0.0)
     first, ten = (((k - above).clamp_min(0).double() / tied).clamp_max(1) for k in (1, K))
     return first + gain, ten
