@@ -46,7 +46,7 @@ def fit_table() -> str:
                 record["before_commit"][:7],
                 f"{before['median_seconds']:.1f}",
                 f"{now['median_seconds']:.1f}",
-                f"{record['ratio']:.2f}",
+                f"{record['ratio']:.3g}",
                 record["rounds"],
                 f"{before['peak_mb']:,.0f}",
                 f"{now['peak_mb']:,.0f}",
