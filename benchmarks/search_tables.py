@@ -44,7 +44,8 @@ def _scale(records: dict[str, Any]) -> str:
         built = r["insert_cpu_s"] + r["finish_cpu_s"] if now else r["insert_s"] + r["finish_s"]
         time = f"commit {r['commit'][:7]}; build and queries in processor time of all threads, with " if now else ""
         about = f"{m['cpu']}, 1 thread, dimension {r['dim']}; csaligner {m['versions']['csaligner']}; {time}"
-        about += f"wall time{' in brackets' if now else ''} at a load of {m['load']:.1f}.\n\n"
+        loads = sorted({f"{found['machine']['load']:.1f}" for found in records.values()}, key=float)
+        about += f"wall time{' in brackets' if now else ''} at a load of {' to '.join(dict.fromkeys((loads[0], loads[-1])))}.\n\n"
         rows.append(
             [
                 f"{r['rows']:,}",
