@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
+import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,11 +34,14 @@ from .files import CHECKSUMS, write_atomically, write_json
 from .locks import only_writer
 
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-URL_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[\\/]")  # what Path makes of a URL
+URL_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[\\/]")  # what Path makes of a URL, and a URL with one slash
 MANIFESTS = ("csaligner.json", "index.json", "run.json", "spaces.json")  # of a store, an index and two kinds of runs
 COPY, RECORD, UPLOADING = "copy", "files.json", "uploading"  # in the cache, for each URL and use
-TRIES, AT_ONCE = 3, 8  # copies while somebody writes; transfers at once
+TRIES, AT_ONCE, LONGEST = 3, 8, 160  # copies while somebody writes; transfers at once; characters of a cause
 RECENT = 3_000_000_000  # ns
+GOOGLE, BUCKETS = ("gs", "gcs"), ("s3", "gs", "gcs")  # schemes; those whose URL starts with the name of a bucket
+RETRY_S, WAITING_S = 10, 5  # of Google's client, whose default is 15 minutes; of a first answer, until a warning
+_log = logging.getLogger(__name__)  # on standard error, unless the program that imports this says otherwise
 Stamps = dict[str, list[int]]  # name -> [bytes, time in ns]
 
 
@@ -49,14 +55,27 @@ def address(source: Path | str) -> str:
     return str(source).rstrip("/") if is_url(source) else str(Path(source).resolve())
 
 
-def require_local(name: str, path: Path | str) -> None:
-    """Raise InputError for a URL where only a path on this machine is possible. name: of the option."""
+def require_path_or_url(name: str, path: object) -> None:
+    """Raise InputError for a string that is a URL with one slash, such as s3:/bucket. name: of the option."""
+    if isinstance(path, str) and URL_AS_PATH.match(path) and not is_url(path):
+        raise InputError(f"{name}: {path} is neither a path nor a URL; did you mean {_with_two_slashes(path)}?")
+
+
+def require_local(name: str, path: Path | str, *, output: bool = False) -> None:
+    """Raise InputError for a URL where only a path on this machine is possible. name: of the option; output: whether it
+    is written."""
+    require_path_or_url(name, path)
     if is_url(path) or (isinstance(path, Path) and URL_AS_PATH.match(str(path))):
-        url = path if is_url(path) else re.sub(r":[\\/]", "://", str(path), count=1)
+        url = path if is_url(path) else _with_two_slashes(str(path))
+        what = "give a path and upload it afterwards" if output else "copy it to this machine first"
         raise InputError(
-            f"{name}: got the URL {url}, wanted a path on this machine; copy the file or folder yourself "
+            f"{name}: got the URL {url}, wanted a path on this machine; {what} "
             "(docs/scale.md lists what is read and written at URLs)"
         )
+
+
+def _with_two_slashes(path: str) -> str:
+    return re.sub(r":[\\/]+", "://", path, count=1)
 
 
 def local(source: Path | str, manifests: Sequence[str] = ()) -> Path:
@@ -66,6 +85,7 @@ def local(source: Path | str, manifests: Sequence[str] = ()) -> Path:
     other folder keep their names. manifests: names of files, one of which the folder must contain. Raises InputError
     if there is no such file or folder, and CSAlignerError if it cannot be read or is being written.
     """
+    require_path_or_url("source", source)
     if not is_url(source):
         return Path(source)
     remote = RemoteFolder.open(str(source))
@@ -89,32 +109,32 @@ class RemoteFolder:
 
     @classmethod
     def open(cls, url: str) -> RemoteFolder:
-        """Raises InputError if nothing reads this scheme."""
+        """Raises InputError if nothing reads this scheme or the URL names no place."""
         from pyarrow import ArrowInvalid, ArrowNotImplementedError, fs
 
-        url = url.rstrip("/")
         scheme, _, place = url.partition("://")
+        if not place.strip("/") or (scheme in BUCKETS and place.startswith("/")):
+            raise InputError(f"{url}: wanted {scheme}://bucket/name")
+        url, place = url.rstrip("/"), place.rstrip("/")
         if scheme == "s3":
             where = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
             return cls(url, fs.S3FileSystem(endpoint_override=where), place)
-        try:
-            return cls(url, *fs.FileSystem.from_uri(url))
-        except (ArrowInvalid, ArrowNotImplementedError):
-            pass
+        limit = f"{'&' if '?' in url else '?'}retry_limit_seconds={RETRY_S}" if scheme in GOOGLE else ""
+        with _transfer(url, "opened"), suppress(ArrowInvalid, ArrowNotImplementedError):
+            return cls(url, *fs.FileSystem.from_uri(url + ("" if "retry_limit_seconds=" in url else limit)))
         try:
             import fsspec
 
             files, root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
+        except Exception as error:  # of the package that reads the scheme
             raise InputError(
-                f"{url}: {' '.join(str(error).split())}; give an s3:// URL, or install fsspec with the package that "
-                f"reads {scheme}://"
+                f"{url}: {cause(error)}; give an s3:// URL, or install fsspec with the package that reads {scheme}://"
             ) from None
         return cls(url, fs.PyFileSystem(fs.FSSpecHandler(files)), root)
 
     def manifest(self, names: Sequence[str]) -> str | None:
         """Return the first of these files that the folder contains."""
-        with _transfer(self.url, "read"):
+        with _transfer(self.url, "opened"), _patience(self.url):
             found = self.files.get_file_info([f"{self.root}/{name}" for name in names])
         return next((name for name, info in zip(names, found, strict=True) if info.is_file), None)
 
@@ -129,14 +149,14 @@ class RemoteFolder:
         from pyarrow import fs
 
         if name:
-            with _transfer(f"{self.url}/{name}", "read"):
+            with _transfer(f"{self.url}/{name}", "opened"), _patience(f"{self.url}/{name}"):
                 info = self.files.get_file_info(f"{self.root}/{name}")
             if info.is_file:
                 return {name: [info.size, info.mtime_ns or 0]}
             inner = replace(self, url=f"{self.url}/{name}", root=f"{self.root}/{name}")
             return {f"{name}/{each}": stamp for each, stamp in inner.stamps().items()}
 
-        with _transfer(self.url, "read"):
+        with _transfer(self.url, "opened"), _patience(self.url):
             found = self.files.get_file_info(fs.FileSelector(self.root, recursive=True, allow_not_found=True))
         root = self.root.strip("/") + "/"
         return {
@@ -194,6 +214,8 @@ def copy_of(url: str, manifest: str, *, skip: Callable[[str], bool] = lambda nam
 def _copy_of_any(remote: RemoteFolder) -> Path:
     """Copy a file, or a folder without a manifest, under its name."""
     outer, name = remote.parent()
+    if not outer.root and remote.root == name and remote.files.type_name != "py":
+        raise InputError(f"{remote.url}: is a bucket, wanted {remote.url}/name")
     place = _cache(remote.url, "read")
     with FileLock(place / ".lock"):
         for _ in range(TRIES):
@@ -343,10 +365,34 @@ def _copy(source: Any, target: Any) -> None:
 
 
 @contextmanager
+def _patience(url: str) -> Iterator[None]:
+    """Say what the program waits for if an answer takes long: some schemes have no limit of time."""
+    timer = threading.Timer(WAITING_S, lambda: _log.warning("%s: waiting for an answer", url))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
 def _transfer(what: str, done: str) -> Iterator[None]:
     """Turn errors of a file system into a CSAlignerError of one line."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CSAlignerError(f"{what}: cannot be {done} ({reason}); check the name, the network and the keys") from None
+    except CSAlignerError:
+        raise
+    except Exception as error:  # of pyarrow, or of any package of fsspec
+        raise CSAlignerError(
+            f"{what}: cannot be {done} ({cause(error)}); check the name, the network and the keys"
+        ) from None
+
+
+def cause(error: BaseException) -> str:
+    """Return the last part of a client's message, which says what failed, in at most LONGEST characters."""
+    text = " ".join(str(error).split()).partition(" error_info=")[0] or type(error).__name__
+    for before in ("with a last message of ", "message was: ", "AWS Error ", r"CURL error \[\d+\]=", r"Details: "):
+        text = re.split(before, text)[-1].strip() or text
+    while len(text) > LONGEST and ": " in text:
+        text = text.partition(": ")[2]
+    return textwrap.shorten(text, LONGEST, placeholder=" ...")

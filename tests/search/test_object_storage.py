@@ -12,6 +12,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import torch
 
 from csaligner.checks import CSAlignerError, InputError
 from csaligner.datasets.documents import INDEX_FILE
+from csaligner.model import AlignedModel
 from csaligner.remote import RemoteFolder, copy_of, local, working_copy
 from csaligner.run_folder import read_record
 from csaligner.search.build import BuildSettings, build_index, delete
@@ -383,4 +385,110 @@ def test_a_command_that_needs_a_path_says_so_in_one_line(words: list[str], tmp_p
     assert next(word for word in words if "://" in word) in done.stderr
     assert "traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    is_output = "://" in words[-1] and words[-2] in {"--out", "--html"}
+    advice = "upload it afterwards" if is_output else "a folder written" if words[0] == "check-data" else "copy it"
+    assert advice in done.stderr
     assert not list(tmp_path.glob("memory*"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["import", "--image-features", "a.npy", "--text-features", "b.npy", "--out", "s3:/x/y"],
+        ["embed", "--data", "openmoji", "--out", "s3:/x/y"],
+        ["index", "--data", "openmoji", "--run", "bundled", "--out", "s3:/x/y"],
+        ["index", "--data", "s3:/x/y", "--run", "bundled", "--out", "index"],
+        ["quickstart", "s3:/x/y"],
+        ["eval", "--run", "s3:/x/y"],
+        ["export", "--run", "s3:/x/y", "--out", "exported"],
+        ["check-data", "s3:/x/y"],
+        ["diagnose", "s3:/x/y"],
+        ["train", "--train-data", "s3:/x/y", "--out", "run"],
+        ["train", "--train-data", "store", "--out", "s3:/x/y"],
+        ["search", "s3:/x/y", "a colour"],
+    ],
+    ids=lambda words: f"{words[0]} {words[1]}",
+)
+def test_a_url_with_one_slash_is_refused_before_anything_is_written(words: list[str], tmp_path: Path) -> None:
+    done = csaligner(*words, folder=tmp_path)
+    assert done.returncode == 1
+    assert "s3://x/y" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_text_may_look_like_a_url_with_one_slash(world: Any, tmp_path: Path) -> None:
+    world.many(3)
+    build_index(str(world.folder), tmp_path / "ix", str(world.run), encoders=world.encoders)
+    assert "did you mean" not in csaligner("search", tmp_path / "ix", "s3:/x").stderr
+
+
+@pytest.mark.parametrize("read", [Store.open, Index.open, AlignedModel.open, local], ids=lambda read: read.__qualname__)
+def test_python_names_the_url_that_was_meant(read: Any) -> None:
+    with pytest.raises(InputError, match="s3://x"):
+        read("s3:/x")
+
+
+def test_a_letter_of_a_drive_is_a_path() -> None:
+    assert local("c:/x") == Path("c:/x")
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///x", "gs://", "memory://"])
+def test_a_url_without_a_bucket_is_told_what_is_wanted(url: str) -> None:
+    with pytest.raises(InputError, match=r"wanted \w+://bucket/name"):
+        RemoteFolder.open(url)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No server answers and no keys are set, whatever the machine has."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, "http://nothing.invalid")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(name, "none")
+    monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", "http://nothing.invalid")
+    monkeypatch.setattr("csaligner.remote.RETRY_S", 2)  # Google's client tries for 15 minutes by default
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("url", ["s3://nothing/x", "gs://nothing/x"])
+def test_without_a_network_a_command_ends_soon_and_says_why_in_few_words(url: str, tmp_path: Path) -> None:
+    begin = time.monotonic()
+    done = csaligner("search", url, "red", folder=tmp_path)
+    assert time.monotonic() - begin < 60
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "resolve" in last
+    assert "nothing/x: cannot be opened" in last
+    assert len(last) < 200
+
+
+def test_a_slow_answer_is_announced(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("fsspec")
+    folder = RemoteFolder.open("memory://slow")
+    monkeypatch.setattr("csaligner.remote.WAITING_S", 0.05)
+
+    class Slow:
+        type_name = "slow"
+
+        @staticmethod
+        def get_file_info(_: object) -> list[Any]:
+            time.sleep(0.5)
+            return []
+
+    replace(folder, files=Slow()).stamps()
+    assert "memory://slow: waiting" in caplog.text
+
+
+def test_an_error_of_any_client_is_one_line_that_ends_with_its_cause() -> None:
+    class Client(Exception):
+        pass
+
+    class Broken:
+        @staticmethod
+        def get_file_info(_: object) -> None:
+            raise Client(f"Unknown error: {'detail ' * 60}: N5Azure: the token has\nexpired")
+
+    with pytest.raises(CSAlignerError, match="the token has expired") as caught:
+        RemoteFolder("abfs://c/x", Broken(), "c/x").stamps()
+    assert len(str(caught.value)) < 250

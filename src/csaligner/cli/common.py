@@ -27,6 +27,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 err = Console(stderr=True)
+OUTPUTS = {"out", "html", "save"}  # options that name what is written
+PATHS_OR_URLS = {  # options that are strings; the others are texts and names
+    *("out", "data", "run", "index", "sources", "against", "resume_from", "sweep_data"),
+    *("train_data", "val_data", "unpaired_images", "unpaired_texts"),
+    *("image_features", "text_features", "image_ids", "text_image_ids", "captions"),
+}
 
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
@@ -65,16 +71,19 @@ def _with_new_name(word: str, new_names: dict[str, str]) -> str:
 
 
 def with_local_paths(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that refuses a URL in each option that is a Path; those that take one are strings."""
+    """Return a command that refuses a URL in each option that is a Path, and one with a single slash in each option
+    that is a string and takes a path or a URL."""
 
     @functools.wraps(command)
     def checked(**given: Any) -> None:
-        from csaligner.remote import require_local
+        from csaligner.remote import require_local, require_path_or_url
 
         for name, value in given.items():
             for each in value if isinstance(value, list) else [value]:
                 if isinstance(each, Path):
-                    require_local(name, each)
+                    require_local(name, each, output=name in OUTPUTS)
+                elif name in PATHS_OR_URLS:
+                    require_path_or_url(name, each)
         command(**given)
 
     return checked

@@ -22,7 +22,7 @@ from csaligner.datasets.documents import INDEX_FILE
 from csaligner.datasets.images.source import file_of, from_uri
 from csaligner.integrity import check_checksums, read_checksums, write_sealed
 from csaligner.model import AlignedModel, fingerprint_of
-from csaligner.remote import copy_of, is_url
+from csaligner.remote import copy_of, is_url, require_path_or_url
 from csaligner.types import Encoder, EncoderInfo, Modality
 
 from .calibration import MODALITIES, Calibration, bias_of, read_measures
@@ -115,13 +115,12 @@ class Index:
 
         Raises InputError for a folder that is not an index, a damaged index, and an encoder that does not match.
         """
+        require_path_or_url("index", path)
         url = str(path) if is_url(path) else None
         if url is not None:
             direct = url.startswith(READ_DIRECTLY)
-            path, url = (
-                copy_of(url, INDEX_FILE, skip=is_table if direct else lambda name: False),
-                url if direct else None,
-            )
+            path = copy_of(url, INDEX_FILE, skip=is_table if direct else lambda name: False)
+            url = url if direct else None
         path = Path(path)
         if not (path / INDEX_FILE).exists() and (path / "index" / INDEX_FILE).exists():
             path = path / "index"

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from csaligner.checks import CSAlignerError, InputError
 from csaligner.extras import install_command
+from csaligner.remote import cause
 from csaligner.types import Modality
 
 from .snapshot import FOLDER as SNAPSHOT
@@ -143,8 +144,7 @@ class Items:
         except InputError:
             raise
         except Exception as error:  # ValueError, RuntimeError or OSError, depending on the damage
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"index: {where} cannot be opened ({reason}); delete it and index again") from None
+            raise InputError(f"index: {where} cannot be opened ({cause(error)}); delete it and index again") from None
 
     @property
     def _tables(self) -> Mapping[ItemKind, Any]:
@@ -372,8 +372,7 @@ def read_table(folder: Path, name: str, columns: Sequence[str] | None = None) ->
         query = table.search() if columns is None else table.search().select(list(columns))
         return query.to_arrow()
     except Exception as error:  # ValueError, RuntimeError or OSError, depending on the damage
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder / name}.lance: cannot be opened as a LanceDB table ({reason})") from None
+        raise InputError(f"{folder / name}.lance: cannot be opened as a LanceDB table ({cause(error)})") from None
 
 
 def require_lancedb() -> None:
@@ -395,5 +394,7 @@ def _connect(folder: Path | str) -> Any:
     os.environ.setdefault("LANCE_INCLUDE_VECTOR_CENTROIDS", "false")  # else every tidy() warns
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     plain = endpoint.startswith("http://") and str(folder).startswith(READ_DIRECTLY)
-    options = {"aws_endpoint": endpoint, "allow_http": "true"} if plain else None
-    return cast(Any, lancedb.connect(str(folder), storage_options=options))
+    options = {"aws_endpoint": endpoint, "allow_http": "true"} if plain else {}
+    if str(folder).startswith(READ_DIRECTLY):
+        options |= {"client_max_retries": "3", "client_retry_timeout": "20"}  # s; default: 10 retries in 180 s
+    return cast(Any, lancedb.connect(str(folder), storage_options=options or None))
