@@ -208,6 +208,7 @@ def test_words_without_quotes_are_explained(world: Any, run: Any, tmp_path: Path
 
 
 def test_the_folder_of_a_quickstart_names_its_index(world: Any, run: Any, tmp_path: Path) -> None:
+    world.picture("red.png", (255, 0, 0), "250 0 0")
     index(world, run, tmp_path / "made" / "index")
     assert run("check-data", tmp_path / "made").exit_code == 0
     refused = run("index", "--run", world.run, "--data", world.folder, "--out", tmp_path / "made", "-q")

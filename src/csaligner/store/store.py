@@ -246,11 +246,12 @@ class Store:
             if fingerprint != made_by.fingerprint:
                 name, fix = "the one", "give a store with features of that model"
                 if not isinstance(wanted, str):
-                    name, model = f"{wanted.id}, {wanted.dim} dimensions", wanted.id.removeprefix(PRECOMPUTED)
-                    fix = f"import features of {model}" if model != wanted.id else f"embed the data with {model}"
+                    name, model = wanted.id, wanted.id.removeprefix(PRECOMPUTED)
+                    features = f"import features of {model} with {wanted.dim} dimensions"
+                    fix = features if model != wanted.id else f"embed the data with {model}"
                 raise InputError(
-                    f"store: the {side} features of {self.path} come from {made_by.id}, {made_by.dim} dimensions "
-                    f"({made_by.fingerprint}), wanted {name} ({fingerprint}); {fix}"
+                    f"store: the {side} features of {self.path} come from {made_by.id} ({made_by.fingerprint}), "
+                    f"wanted {name} ({fingerprint}); {fix}"
                 )
 
     def features(self, split: Split | None = None) -> PairedFeatures:
