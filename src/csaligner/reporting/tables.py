@@ -78,7 +78,7 @@ def print_table(
     metrics = [describe(k, names) for k in TERMINAL_KEYS if any(summary.cell(m, k) for m in summary.methods)]
     bold = has_bold(summary, [m.key for m in metrics])
     rule = rule_of_bold(summary, bold=bold, equal=equal)
-    table = Table(caption=rule, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", overflow="fold")
     for metric in metrics:
         unit = heading_unit(metric)
@@ -97,6 +97,7 @@ def print_table(
         time = Text(DASH if seconds is None else format_seconds(seconds))
         table.add_row(*row, *([time] if timed else []))
     console.print(table)
+    console.print(f"{rule}\n", highlight=False, soft_wrap=True, markup=False)
 
 
 def _terminal_cell(summary: Summary, method: str, metric: Metric) -> str:
