@@ -45,7 +45,8 @@ def _scale(records: dict[str, Any]) -> str:
         time = f"commit {r['commit'][:7]}; build and queries in processor time of all threads, with " if now else ""
         about = f"{m['cpu']}, 1 thread, dimension {r['dim']}; csaligner {m['versions']['csaligner']}; {time}"
         loads = sorted({f"{found['machine']['load']:.1f}" for found in records.values()}, key=float)
-        about += f"wall time{' in brackets' if now else ''} at a load of {' to '.join(dict.fromkeys((loads[0], loads[-1])))}.\n\n"
+        wall = "wall time in brackets" if now else "wall time"
+        about += f"{wall} at a load of {loads[0]} to {loads[-1]}.\n\n"
         rows.append(
             [
                 f"{r['rows']:,}",

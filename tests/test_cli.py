@@ -100,6 +100,20 @@ def test_a_store_of_other_encoders_is_refused_by_eval(finished: Path, tmp_path: 
     assert "test-text" in done.stderr
 
 
+def test_eval_names_the_model_of_imported_features(tmp_path: Path) -> None:
+    for number, model in enumerate(("first", "second")):
+        for side in ("image", "text"):
+            np.save(tmp_path / f"{side}.npy", np.random.default_rng(number).normal(size=(60, 6)).astype(np.float32))
+        files = ("--image-features", tmp_path / "image.npy", "--text-features", tmp_path / "text.npy")
+        names = ("--image-name", f"{model}-images", "--text-name", f"{model}-texts")
+        assert csaligner("import", *files, *names, "--out", tmp_path / model).returncode == 0
+    run = ("--train-data", tmp_path / "first", "--out", tmp_path / "run", "--epochs", "0", "-q")
+    assert csaligner("train", *run).returncode == 0
+    done = csaligner("eval", "--run", tmp_path / "run", "--val-data", tmp_path / "second")
+    assert done.returncode == 1
+    assert "import features of first-images" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

@@ -175,6 +175,6 @@ def test_default_settings_close_the_gap_of_real_clip_features() -> None:
 def test_a_fit_says_how_often_a_caption_finds_its_image(capsys: pytest.CaptureFixture[str]) -> None:
     image, text = make_arrays(210, (8, 6))
     CSAligner(epochs=1, verbose=True).fit(image, text)
-    assert re.search(r"\d+ % .* first 10 of 70 held-out images \(.*chance 14 %\)", capsys.readouterr().err)
+    assert re.search(r"\d+ % .* first 10 of 70 held-out training images \(.*chance 14 %\)", capsys.readouterr().err)
     CSAligner(epochs=1, verbose=True).fit(image[:50], text[:50])  # too few for folds
     assert "first 10" not in capsys.readouterr().err

@@ -51,7 +51,7 @@ from .run_folder import (
     training_store,
     write_metrics,
 )
-from .types import Dataset, PairedFeatures, Split
+from .types import Dataset, EncoderInfo, Modality, PairedFeatures, Split
 
 
 @dataclass(frozen=True)
@@ -262,9 +262,19 @@ def held_out(results: Sequence[MethodResult], images: int, run: Run | None = Non
     than were measured. run: whose result it is, to say whether its model is the untrained alignment."""
     images = min(images, int(results[-1].metrics["n_images"]))
     found = {result.name: result.metrics[METRIC] for result in results}
-    if run is not None and (run.config.epochs == 0 or (run.selection is not None and run.selection.rejected)):
-        return HeldOut(images, found[OURS], used="untrained")
-    return HeldOut(images, found[OURS], {"untrained": found[START]})
+    part = {"train": "training", "val": "validation"}.get(results[-1].split, results[-1].split)
+    if run is not None and _is_untrained(run.config, run.selection):
+        return HeldOut(images, found[OURS], used="untrained", part=part)
+    return HeldOut(images, found[OURS], {"untrained": found[START]}, part=part)
+
+
+def equal_methods(run: Path) -> tuple[str, ...]:
+    """Return the two methods of evaluate_run that are both the untrained alignment; () if the run keeps training."""
+    return (START, OURS) if _is_untrained(read_config(run), read_selection(run)) else ()
+
+
+def _is_untrained(config: TrainConfig, selection: Selection | None) -> bool:
+    return config.epochs == 0 or (selection is not None and selection.rejected)
 
 
 def load_run(run: Path, store: Store, split: Split, images: int | None = None) -> tuple[Aligner, PairedFeatures]:
@@ -273,12 +283,18 @@ def load_run(run: Path, store: Store, split: Split, images: int | None = None) -
 
     Raises InputError if the store was made with other encoders."""
     model = AlignedModel.open(run)
-    store.require(image=model.trained_on("image"), text=model.trained_on("text"))
+    store.require(image=_encoder(model, "image"), text=_encoder(model, "text"))
     states = model.aligner.reads_states
     if not model.lora:
         return model.aligner, some_pairs(store, split, images, states)
     tuned = TrainableStore(store, {side: model.encoder(side) for side in model.lora})
     return model.aligner, tuned.features(split, images, states)
+
+
+def _encoder(model: AlignedModel, side: Modality) -> EncoderInfo | str | None:
+    """Return the encoder whose features the adapter was trained with; its fingerprint if nothing else is known."""
+    info, fingerprint = model.infos.get(side), model.trained_on(side)
+    return info if info is not None and info.fingerprint == fingerprint else fingerprint
 
 
 def measure(name: str, seed: int, features: PairedFeatures, run: Run | None = None) -> MethodResult:

@@ -196,7 +196,7 @@ class _Job:
         test = store.features("test")
         found = {"untrained": results[START][METRIC]}
         found |= {name: evaluate(align(m, test), intervals=False).metrics[METRIC] for name, m in candidates.items()}
-        return HeldOut(len(test.image), found.pop(best), found, used=best)
+        return HeldOut(len(test.image), found.pop(best), found, used=best, part="test")
 
     def _write_store(
         self,

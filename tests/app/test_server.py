@@ -510,3 +510,47 @@ def test_forwarded_headers_do_not_allow_a_host(index: Index) -> None:
 def test_settings_of_a_proxy_are_checked(setting: str, value: Any) -> None:
     with pytest.raises(InputError, match=setting.removesuffix("s")):
         ServeSettings(**{setting: value})
+
+
+def test_every_error_of_the_api_is_json(index: Index) -> None:
+    client, secret = client_of(index), client_of(index, ServeSettings(password="x"))
+    root = client_of(index, ServeSettings(root_path="/search", allow_hosts=("photos.example",)), "photos.example")
+    wrong = {"authorization": "Basic %%%"}
+    foreign = {"origin": "http://evil.example"}
+    answers = {
+        404: [client.get("/api/nope"), client.get("/api"), root.get("/search/api/nope"), root.get("/api/nope")],
+        405: [client.post("/api/search"), client.get("/api/search/image"), root.post("/search/api/search")],
+        421: [client_of(index, host="evil.example").get("/api/about")],
+        401: [secret.get("/api/about"), secret.get("/api/about", headers=wrong)],
+        403: [client.post("/api/search/image", headers=foreign)],
+    }
+    for status, found in answers.items():
+        assert [answer.status_code for answer in found] == [status] * len(found)
+        for answer in found:
+            assert answer.headers["content-type"] == "application/json"
+            assert list(answer.json()) == ["error"]
+    assert "GET" in client.post("/api/search").headers["allow"]
+    assert "GET" in client.post("/api/search").json()["error"]
+    assert client.get("/nope").headers["content-type"].startswith("text/plain")
+
+
+@pytest.mark.parametrize("k", ["0", "-3", "61"])
+def test_the_number_of_results_has_two_limits(client: Any, k: str) -> None:
+    answer = client.get("/api/search", params={"q": "red", "k": k})
+    assert answer.status_code == 400
+    assert "from 1 to 60" in answer.json()["error"]
+
+
+def test_ctrl_c_stops_the_command_without_an_error(index: Index) -> None:
+    command = [sys.executable, "-m", "csaligner.cli", "serve", str(index.path), "--port", "0", "--trust"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            while "Open http" not in (line := process.stderr.readline()):
+                assert line, "the server did not start"
+            time.sleep(0.5)  # until uvicorn handles the signal
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 0
+            assert "resume" not in process.stderr.read()
+        finally:
+            process.kill()

@@ -19,6 +19,10 @@ def test_the_sentence_names_what_was_measured() -> None:
     assert "untrained" not in HeldOut(50, 0.9, {"trained": 0.8}, used="bundled").line
 
 
+def test_the_sentence_says_which_images_were_searched() -> None:
+    assert "143 test images" in HeldOut(143, 0.68, part="test").line
+
+
 @pytest.mark.parametrize(("images", "warns"), [(29, True), (30, False)])
 def test_few_images_are_a_warning(images: int, warns: bool) -> None:
     lines = HeldOut(images, 0.5).lines

@@ -50,6 +50,14 @@ def test_table_shows_means_spreads_and_the_rule() -> None:
     assert "Probe" not in text  # not measured
 
 
+def test_two_rows_of_the_untrained_alignment_are_explained() -> None:
+    stream = io.StringIO()
+    same = [MethodResult(name, 0, {"gap/centroid": 0.1}) for name in ("start", "CS-Aligner")]
+    print_table(same, Console(file=stream, width=200), equal=("start", "CS-Aligner"))
+    assert "start and CS-Aligner are both the untrained alignment" in stream.getvalue()
+    assert "significantly" not in stream.getvalue()
+
+
 def test_only_a_clear_best_is_bold() -> None:
     bold = "\x1b[1m"
     row = next(line for line in printed(RESULTS, color=True).splitlines() if "CS-Aligner" in line)

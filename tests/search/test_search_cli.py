@@ -18,6 +18,7 @@ from csaligner.cli import app
 from csaligner.encoders import IMAGE_ENCODER, TEXT_ENCODER
 from csaligner.search import Index
 from csaligner.search.manifest import write_manifest
+from tests.support.commands import csaligner
 
 
 @pytest.fixture
@@ -198,3 +199,20 @@ def test_search_says_how_photos_are_found_if_all_results_are_weak(
     assert "people" in said(2.0)
     assert "people" not in said(-2.0)
     assert "people" not in said(2.0, "--json")
+
+
+def test_words_without_quotes_are_explained(world: Any, run: Any, tmp_path: Path) -> None:
+    found = csaligner("search", tmp_path, "red", "circle")
+    assert found.returncode == 2
+    assert "quotes" in found.stderr
+
+
+def test_the_folder_of_a_quickstart_names_its_index(world: Any, run: Any, tmp_path: Path) -> None:
+    world.picture("red.png", (255, 0, 0), "250 0 0")
+    index(world, run, tmp_path / "made" / "index")
+    assert run("check-data", tmp_path / "made").exit_code == 0
+    refused = run("index", "--run", world.run, "--data", world.folder, "--out", tmp_path / "made", "-q")
+    assert str(tmp_path / "made" / "index") in str(refused.exception)
+    damaged = next((tmp_path / "made" / "index" / "aligner").glob("*.safetensors"))
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert run("check-data", tmp_path / "made").exit_code == 1

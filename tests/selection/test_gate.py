@@ -9,7 +9,9 @@ from csaligner import CSAligner
 from csaligner.adapters.aligner import Aligner, align
 from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config
+from csaligner.selection.folds import Difference
 from csaligner.selection.gate import LEAST_IMAGES, GateChoice, gate_by_folds, gate_by_validation, set_scale, snapshot
+from csaligner.selection.selection import Selection
 from csaligner.types import PairedFeatures
 
 CONFIG = build_config(TrainConfig, {"start": {"kind": "identity"}, "image_adapter": "linear", "text_adapter": "linear"})
@@ -88,6 +90,7 @@ def test_validation_pairs_can_decide() -> None:
     before = snapshot(model)
     model.text_adapter.map.data = turn.T.contiguous()
     choice = gate_by_validation(model, before, rotated(60)[0])
+    assert choice.part == "validation"
     assert choice.scale > 0
     assert choice.gains[1.0].mean > 10
     assert choice.held_out is not None
@@ -142,3 +145,13 @@ def test_scale_0_restores_a_start_whose_residual_block_is_in_use() -> None:
         torch.nn.init.normal_(value.data)
     set_scale(model, before, 0.0)
     torch.testing.assert_close(model.encode_image(pairs.image), wanted)
+
+
+def test_the_line_says_which_images_were_held_out() -> None:
+    gains = {1.0: Difference(3.0, 0.5)}
+    for part in ("held-out training", "validation"):
+        gate = GateChoice(1.0, gains, 103, 0.0, {0.0: 0.5, 1.0: 0.6}, 103, part)
+        again = GateChoice.of_record(gate.record())
+        assert f"on 103 {part} images" in Selection(None, again).line
+        assert again.held_out is not None
+        assert f"103 {part} images" in again.held_out.line

@@ -123,3 +123,14 @@ def test_two_spaces_are_imported_and_wrong_names_are_refused(tmp_path: Path) -> 
     assert csaligner("train", *words, "--names", "a,b").returncode == 1
     assert csaligner("train", *words, "--val-data", tmp_path).returncode == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("shape", [(2, 40, 6), (40, 6)])
+def test_a_feature_file_is_imported_before_training(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    np.save(tmp_path / "pairs.npy", np.ones(shape, dtype=np.float32))
+    np.savez(tmp_path / "one.npz", a=np.ones((40, 6), dtype=np.float32))
+    for name in ("pairs.npy", "one.npz"):
+        done = csaligner("train", "--train-data", tmp_path / name, "--out", tmp_path / "run")
+        assert done.returncode == 1
+        assert "csaligner import --image-features" in done.stderr
+        assert not any(word in done.stderr for word in ("vector_key", "--kind-key", "second source"))

@@ -16,7 +16,9 @@ import torch
 from csaligner.checks import InputError
 from csaligner.spaces.columns import Keys
 from csaligner.spaces.read import read_spaces
+from csaligner.store.store import Store
 from tests.support.commands import csaligner
+from tests.support.features import make_store
 
 X = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
 Y = X[:40] + np.float32(0.5)
@@ -188,3 +190,32 @@ def test_saved_spaces_can_be_imported_and_trained(tmp_path: Path) -> None:
     done = csaligner("train", "--train-data", out, *run)
     assert done.returncode == 0, done.stderr
     assert "new rows find their old" in done.stderr
+
+
+def test_a_store_holds_two_spaces_that_pair(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", 60)
+    image, text = read_spaces([store])
+    assert [image.name, text.name] == ["image", "text"]
+    assert (len(image.rows), len(text.rows)) == (60, Store.open(store).n_captions)
+    done = csaligner("diagnose", store, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["pairs"] == 60
+    assert found["command"].startswith(f"csaligner train --train-data {store}") or not found["command"]
+
+
+def test_the_note_of_a_table_is_one_line_and_names_what_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    wide = X @ np.random.default_rng(1).normal(size=(8, 5)).astype(np.float32)
+    np.save(tmp_path / "images.npy", X)
+    np.save(tmp_path / "texts.npy", wide)
+    done = csaligner("diagnose", tmp_path / "images.npy", tmp_path / "texts.npy")
+    note = next(line for line in done.stdout.splitlines() if "held-out pairs, " in line and "to fit" in line)
+    assert "points more than chance" in note
+    assert note.endswith("bootstrap interval.")
+    assert "the others" not in done.stdout
+    np.save(tmp_path / "texts.npy", X + 1)
+    done = csaligner("diagnose", tmp_path / "images.npy", tmp_path / "texts.npy")
+    assert "more than the better of the others" in done.stdout

@@ -91,3 +91,21 @@ def test_only_line_ends_split_captions(tmp_path: Path) -> None:
     (tmp_path / "captions.txt").write_bytes("\r\n".join(texts).encode())
     files = FeatureFiles(saved(tmp_path / "x.npy", X), saved(tmp_path / "y.npy", Y), captions=tmp_path / "captions.txt")
     assert list(import_features(files, tmp_path / "store").features().captions or ()) == texts
+
+
+def test_missing_model_names_are_reported(tmp_path: Path) -> None:
+    files = [str(saved(tmp_path / f"{name}.npy", x)) for name, x in (("x", X), ("y", Y))]
+
+    def said(out: str, *words: str) -> str:
+        done = CliRunner().invoke(app, ["import", "--out", str(tmp_path / out), *words])
+        assert done.exit_code == 0, done.output
+        return done.stderr
+
+    both = ("--image-features", files[0], "--text-features", files[1])
+    assert "name the models with --image-name MODEL and --text-name MODEL" in said("none", *both)
+    assert Store.open(tmp_path / "none").encoders["text"].id == "precomputed:text"
+    one = said("one", *both, "--image-name", "a")
+    assert "--text-name MODEL" in one
+    assert "--image-name" not in one
+    assert "-name" not in said("named", *both, "--image-name", "a", "--text-name", "b")
+    assert "--image-name" not in said("texts", "--text-features", files[1])

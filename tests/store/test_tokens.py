@@ -150,7 +150,7 @@ def test_encoders_that_will_not_do(store: Store, image_encoder: Any, text_encode
     cases: list[tuple[Encoder, str]] = [
         (image_encoder, "tokens.*fake-image"),
         (WithTokens(image_encoder, extra=2), "5 dimensions and features of 3"),
-        (WithTokens(type(image_encoder)("2")), "embed the data with that encoder"),
+        (WithTokens(type(image_encoder)("2")), "embed the data with fake-image"),
     ]
     for image, line in cases:
         with pytest.raises(InputError, match=line):

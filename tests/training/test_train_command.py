@@ -142,6 +142,7 @@ def test_no_epochs_write_the_untrained_baseline(stores: Path, tmp_path: Path) ->
     assert (config.epochs, config.objective.terms["cauchy_schwarz"], config.objective.bandwidth) == (0, 2.0, "median")
     results = {r["method"]: r for r in json.loads((tmp_path / "run" / "results.json").read_text())}
     ours, start = results["CS-Aligner"], results["closed-form start"]
+    assert "untrained alignment" in " ".join(done.stdout.split())
     same = [name for name, value in ours.items() if isinstance(value, float) and "seconds" not in name]
     assert {name: ours[name] for name in same} == {name: start[name] for name in same}
 
@@ -160,7 +161,7 @@ def test_train_says_what_it_gained_how_long_it_took_and_where_the_report_is(
     monkeypatch.setenv("COLUMNS", "200")
     run = csaligner("train", "--train-data", stores / "pairs", "--out", tmp_path / "run", "-q", *FAST)
     assert re.search(r"100 % of captions .* first 10 of 10 .*untrained alignment 100 %", run.stderr)
-    assert "only 10 held-out images" in run.stderr
+    assert "only 10 test images" in run.stderr
     assert f"report: {tmp_path / 'run' / 'report.html'}" in run.stderr
     assert "time" in run.stdout
     ours = next(line for line in run.stdout.splitlines() if line.strip().startswith("CS-Aligner"))

@@ -7,9 +7,11 @@ import base64
 import binascii
 import hmac
 import ipaddress
+import json
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 Scope = Mapping[str, Any]
@@ -25,6 +27,7 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
+ASK = (b"www-authenticate", b'Basic realm="csaligner"')
 WRONG_SECONDS, WRONG_AT_ONCE = 1.0, 4  # delay of the answer to a wrong password; most such answers of an address
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 
@@ -56,17 +59,18 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
+        refuse = partial(_refuse, send, is_api(scope["path"], self._root))
         if self._hosts is not None and host_name(headers.get(b"host", b"").decode("latin-1")) not in self._hosts:
-            await _refuse(send, 421, b"host name not allowed; allow it with csaligner serve --allow-host NAME")
+            await refuse(421, "host name not allowed; allow it with csaligner serve --allow-host NAME")
         elif self._password is not None and not (given := headers.get(b"authorization", b"")):
-            await _refuse_password(send)
+            await refuse(401, "password required", ASK)
         elif self._password is not None and self._wrong[address := _address(scope)] >= WRONG_AT_ONCE:
-            await _refuse(send, 429, b"too many wrong passwords; try again soon", (b"retry-after", b"2"))
+            await refuse(429, "too many wrong passwords; try again soon", (b"retry-after", b"2"))
         elif self._password is not None and not _authorised(given, self._password):
             await self._slow_down(address)
-            await _refuse_password(send)
+            await refuse(401, "password required", ASK)
         elif scope["method"] not in ("GET", "HEAD") and not _same_origin(headers, self._own):
-            await _refuse(send, 403, b"cross-site request rejected")
+            await refuse(403, "cross-site request rejected")
         else:
             await self._pass_on(scope, receive, _with_headers(send))
 
@@ -127,14 +131,16 @@ def _address(scope: Scope) -> str:
     return str((scope.get("client") or ("",))[0])
 
 
-async def _refuse_password(send: Send) -> None:
-    await _refuse(send, 401, b"password required", (b"www-authenticate", b'Basic realm="csaligner"'))
+def is_api(path: str, root: str) -> bool:
+    """Return whether a path, with or without the root, belongs to the JSON API."""
+    return path.removeprefix(root).split("/")[1:2] == ["api"]
 
 
-async def _refuse(send: Send, status: int, words: bytes, *more: tuple[bytes, bytes]) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), *more]
+async def _refuse(send: Send, api: bool, status: int, words: str, *more: tuple[bytes, bytes]) -> None:
+    kind, body = (b"application/json", json.dumps({"error": words})) if api else (b"text/plain; charset=utf-8", words)
+    headers = [(b"content-type", kind), *more]
     await _with_headers(send)({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": words})
+    await send({"type": "http.response.body", "body": body.encode()})
 
 
 def _with_headers(send: Send) -> Send:

@@ -163,7 +163,7 @@ class Handlers:
         started = time.perf_counter()
         params = request.query_params
         options = SearchOptions(only=params.get("only") or None, space=params.get("space", "aligned"))
-        k = max(1, _number(request, "k", DEFAULT_HITS, MOST_HITS))
+        k = _number(request, "k", DEFAULT_HITS, MOST_HITS, least=1)
         offset = _number(request, "offset", 0, MOST_RESULTS - k)
         query = encode()
         cards = cards_of_encoded(self.index, query, k + 1, options, offset=offset)
@@ -243,8 +243,8 @@ def _image_weight(request: Any) -> float:
     return weight
 
 
-def _number(request: Any, name: str, default: int, most: int) -> int:
+def _number(request: Any, name: str, default: int, most: int, *, least: int = 0) -> int:
     value = request.query_params.get(name, str(default))
-    if not (value.isascii() and value.isdecimal()) or int(value[:12]) > most:
-        raise InputError(f"{name}: got {value[:40]!r}, wanted a whole number up to {most}")
+    if not (value.isascii() and value.isdecimal()) or not least <= int(value[:12]) <= most:
+        raise InputError(f"{name}: got {value[:40]!r}, wanted a whole number from {least} to {most}")
     return int(value)

@@ -109,7 +109,7 @@ def _json(name: str) -> dict[str, Any]:
 
 
 def _operation(about: str, answer: Mapping[str, Any], parameters: Sequence[Any] = (), **more: Any) -> dict[str, Any]:
-    failed = {"400": _json("Error"), "404": _json("Error")}
+    failed = {status: _json("Error") for status in ("400", "404", "4XX")}  # 4XX: host, password, method
     return {"summary": about, "parameters": list(parameters), "responses": {"200": dict(answer), **failed}, **more}
 
 
@@ -123,7 +123,7 @@ def openapi() -> dict[str, Any]:
     weight = _parameter("image_weight", "Weight of the image in a query with words: 0 words only, 1 image only.", share)
     prompt = _parameter("q", "Text to generate an image from.", TEXT, required=True)
     seed = _parameter("seed", "Seed of the generator.", {"type": "integer", "minimum": 0, "default": 0})
-    size = {"type": "integer", "maximum": SIZES[-1], "default": SIZES[0]}
+    size = {"type": "integer", "minimum": 0, "maximum": SIZES[-1], "default": SIZES[0]}
     upload = (
         f"Search by an image: the bytes of a PNG, JPEG, WebP, GIF, BMP or TIFF of at most {MAX_UPLOAD:,} bytes; "
         "with q, by the image and the words as one query."

@@ -16,7 +16,7 @@ from csaligner.extras import install_command
 from csaligner.search.index import Index
 
 from .connections import listen, run
-from .guard import LOOPBACK_NAMES, ASGIApp, Guard, is_loopback
+from .guard import LOOPBACK_NAMES, ASGIApp, Guard, is_api, is_loopback
 from .handlers import Generator, Handlers
 from .openapi import api_page, openapi, search_page
 from .pictures import MAX_UPLOAD, Original
@@ -94,7 +94,23 @@ def _app_of(app: Served, settings: ServeSettings) -> ASGIApp:
     routes.append(Route("/api/generate", _answers(app, Handlers.generate), methods=["POST"]))
     hosts = LOOPBACK_NAMES if is_loopback(settings.host) or settings.allow_hosts else None
     own, root = settings.allow_hosts, settings.root_path
-    return Guard(Starlette(routes=routes), password=settings.password, hosts=hosts, own=own, root=root)
+    made = Starlette(routes=routes, exception_handlers=dict.fromkeys((404, 405), _no_route(root)))
+    return Guard(made, password=settings.password, hosts=hosts, own=own, root=root)
+
+
+def _no_route(root: str) -> Callable[[Any, Any], Any]:
+    """Return the handler of requests without a route: JSON for the API, plain text for pages. root: as in Guard."""
+    from starlette.responses import JSONResponse, PlainTextResponse
+
+    def answer(request: Any, error: Any) -> Any:
+        if not is_api(request.scope["path"], root):
+            return PlainTextResponse(error.detail, error.status_code, headers=error.headers)
+        words = "the API has no such route; api.html lists its routes"
+        if error.status_code == 405:
+            words = f"{request.method} is not a method of this route; use {error.headers['Allow']}"
+        return JSONResponse({"error": words}, error.status_code, headers=error.headers)
+
+    return answer
 
 
 def _answers(app: Served, work: Callable[[Handlers, Any], Any]) -> Callable[[Any], Any]:

@@ -8,20 +8,16 @@ import sys
 import tempfile
 import traceback
 import warnings
-from typing import Any
-
-import typer
 
 from csaligner.checks import CSAlignerError
 from csaligner.files import disk_trouble
 
 from . import compare, data, export, generate, migrate, pipeline, recipe, search, spaces
-from .common import PANELS, app, err, with_local_paths
+from .common import PANELS, WrongUsage, app, err, with_local_paths
 
 __all__ = ["app", "compare", "data", "export", "generate", "main", "migrate", "pipeline", "recipe", "search", "spaces"]
 
 INTERRUPTED = 130  # the exit code after Ctrl-C
-WrongUsage: Any = typer.BadParameter.__base__  # click's UsageError, or typer's own copy of it
 
 app.registered_commands.sort(key=lambda command: PANELS.index(str(command.rich_help_panel)))
 for registered in app.registered_commands:

@@ -33,6 +33,7 @@ PATHS_OR_URLS = {  # options that are strings; the others are texts and names
     *("train_data", "val_data", "unpaired_images", "unpaired_texts"),
     *("image_features", "text_features", "image_ids", "text_image_ids", "captions"),
 }
+WrongUsage: Any = typer.BadParameter.__base__  # click's UsageError, or typer's own copy of it
 
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]

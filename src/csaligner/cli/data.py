@@ -134,7 +134,8 @@ def check_data(  # noqa: PLR0913, PLR0917  (options of a command)
     data: Annotated[
         str,
         typer.Argument(
-            help="A dataset (openmoji, tuxpaint, openclipart, all, or a path), or a store, an index or its URL."
+            help="A dataset (openmoji, tuxpaint, openclipart, all, or a path); a store, an index or its URL; or the "
+            "folder of quickstart."
         ),
     ],
     data_format: Format = None,
@@ -185,11 +186,13 @@ def check_data(  # noqa: PLR0913, PLR0917  (options of a command)
 
 
 def _verified(data: str) -> bool:
-    """Return whether this is a store or an index, or the URL of one. Raises InputError if one of its files is damaged,
-    and for any other URL."""
+    """Return whether this is a store or an index, the URL of one, or the folder of quickstart, whose index is checked.
+    Raises InputError if a file is damaged, and for any other URL."""
     from csaligner.remote import local
 
     path = local(data, ("csaligner.json", "index.json"))
+    if (path / "index" / "index.json").is_file():  # the folder of a quickstart
+        path /= "index"
     if (path / "csaligner.json").is_file():
         from csaligner.store.store import Store
 
@@ -216,8 +219,12 @@ def import_features(  # noqa: PLR0913, PLR0917  (options of a command)
         typer.Option(help="Feature file or its URL, (N, d): .npy, .npz, .safetensors, .parquet, .json or .jsonl."),
     ] = None,
     text_features: Annotated[str | None, typer.Option(help="Feature file, (M, d).")] = None,
-    image_name: Annotated[str, typer.Option(help="Name of the model that made the image features.")] = "image",
-    text_name: Annotated[str, typer.Option(help="Name of the model that made the text features.")] = "text",
+    image_name: Annotated[
+        str | None, typer.Option(help="Name of the model that made the image features; default: image.")
+    ] = None,
+    text_name: Annotated[
+        str | None, typer.Option(help="Name of the model that made the text features; default: text.")
+    ] = None,
     image_ids: Annotated[str | None, typer.Option(help="Text file: the id of each image row, one per line.")] = None,
     text_image_ids: Annotated[str | None, typer.Option(help="Text file: the image id of each text row.")] = None,
     captions: Annotated[
@@ -237,7 +244,7 @@ def import_features(  # noqa: PLR0913, PLR0917  (options of a command)
     files = feature_files.FeatureFiles(
         image_features,
         text_features,
-        (image_name, text_name),
+        (image_name or "image", text_name or "text"),
         image_ids,
         text_image_ids,
         captions,
@@ -248,3 +255,13 @@ def import_features(  # noqa: PLR0913, PLR0917  (options of a command)
     with folder_to_write(out, MANIFEST, new=True) as folder:
         store = feature_files.import_features(files, folder)
     err.print(f"{images_and_captions(store.n_images, store.n_captions)}: {out}", highlight=False)
+    given = {"--image-name": (image_features, image_name), "--text-name": (text_features, text_name)}
+    missing = [option for option, (features, name) in given.items() if features is not None and not name]
+    if missing:
+        err.print(
+            f"{' and '.join(missing)} not given: features of another model with as many dimensions cannot be told "
+            f"apart from these; name the models with {' and '.join(f'{option} MODEL' for option in missing)}",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from csaligner.spaces.space import Space
 
 RECORD, ALIGNER, RESULTS, REPORT = "spaces.json", "aligner", "results.json", "report.html"
+ARRAY_FILES = {".npy", ".safetensors"}  # read as one array, so they hold no named spaces
 MARKS = ("csaligner.json", "run.json")  # of a store, and of a run of two modalities
 
 
@@ -42,7 +43,7 @@ def train_spaces(data: str, names: str | None, config: TrainConfig, out: Path, *
 
     if out.exists():
         raise InputError(f"out: {out} exists; choose another folder or delete it")
-    spaces = _read(data, names)
+    spaces = _training_spaces(data, names)
     with progress(err, "train", quiet) as update:
         found = align_spaces(spaces, config, update)
     found.model.save(out / ALIGNER)
@@ -60,13 +61,14 @@ def evaluate_spaces(run: Path, split: str, data: str | None, *, as_json: bool) -
     from csaligner.parsing import parse_json
     from csaligner.remote import is_url
     from csaligner.spaces.joint import ALIGNED, Items, measure
+    from csaligner.spaces.read import read_spaces
 
     about = parse_json((run / RECORD).read_text(encoding="utf-8"))
     model = MultiAligner.load(run / ALIGNER)
     source = data or about["data"]
     if not is_url(source) and not Path(source).exists():
         raise InputError(f"run: the data of {run}, {source}, do not exist; give them with --val-data")
-    spaces = _read(source, ",".join(about["names"]))
+    spaces = read_spaces([source], about["names"])
     for space in spaces:
         wanted = model.config.dims[space.name]
         if space.rows.shape[1] != wanted:
@@ -79,17 +81,24 @@ def evaluate_spaces(run: Path, split: str, data: str | None, *, as_json: bool) -
         print_json(json.loads((run / RESULTS).read_text(encoding="utf-8")))
 
 
-def _read(data: str, names: str | None) -> Sequence[Space]:
-    from csaligner.spaces.read import read_spaces
+def _training_spaces(data: str, names: str | None) -> Sequence[Space]:
+    """Read at least three spaces. Raises InputError for fewer, which must be imported."""
+    from csaligner.spaces.read import OneSpaceError, read_spaces
 
-    spaces = read_spaces([data], listed(names))
-    if len(spaces) == 2:
-        a, b = spaces
-        raise InputError(
-            f"train_data: {data} holds two spaces, {a.name} and {b.name}; make a store of them first: csaligner import "
-            "--image-features FILE --text-features FILE --out STORE"
-        )
-    return spaces
+    what = "is a feature file, not a store"
+    if Path(data).suffix.lower() not in ARRAY_FILES:
+        try:
+            spaces = read_spaces([data], listed(names))
+        except OneSpaceError:
+            what = "holds one space"
+        else:
+            if len(spaces) > 2:
+                return spaces
+            what = f"holds two spaces, {spaces[0].name} and {spaces[1].name}"
+    raise InputError(
+        f"train_data: {data} {what}; make a store first: csaligner import --image-features FILE --text-features FILE "
+        "--out STORE (of one array (2, N, d): the same FILE twice, with --image-key 0 and --text-key 1)"
+    )
 
 
 def _report(record: dict[str, Any], out: Path, *, show: bool = True) -> None:

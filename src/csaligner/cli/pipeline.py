@@ -178,14 +178,14 @@ def _joined(earlier: Path, store: Store, out: Path) -> Store:
 
 def _print_run(run: Run, out: Path, pairs: Store, names: Names, *, quiet: bool) -> None:
     """Print what was chosen on the training pairs, the metrics of the test split and what they mean."""
-    from csaligner.pipeline import evaluate_run, held_out
+    from csaligner.pipeline import equal_methods, evaluate_run, held_out
     from csaligner.reporting.tables import print_table
     from csaligner.run_folder import REPORT
 
     if run.selection is not None and not quiet:
         err.print(run.selection.line_of(names), highlight=False, soft_wrap=True)
     results = evaluate_run(out, "test", pairs)
-    print_table(results, Console(), names)
+    print_table(results, Console(), names, equal_methods(out))
     _say_sample(results, pairs)
     for line in held_out(results, pairs.counts["test"][0], run).lines_of(names):
         err.print(line, highlight=False, soft_wrap=True)
@@ -263,7 +263,7 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
 
 def _retrieval(run: Path, split: str, val_data: str | None, *, full: bool, as_json: bool) -> None:
     """Measure retrieval and gap of a run, write both files and print the results."""
-    from csaligner.pipeline import evaluate_run
+    from csaligner.pipeline import equal_methods, evaluate_run
     from csaligner.reporting.tables import print_table
     from csaligner.run_folder import RESULTS, read_config, training_store
     from csaligner.store.store import Store
@@ -274,7 +274,7 @@ def _retrieval(run: Path, split: str, val_data: str | None, *, full: bool, as_js
     if as_json:
         print((run / RESULTS).read_text(encoding="utf-8"))
     else:
-        print_table(results, Console(), Names.of(read_config(run).names))
+        print_table(results, Console(), Names.of(read_config(run).names), equal_methods(run))
 
 
 def _mixbench(run: Path, data: Path, image_weight: float, *, quiet: bool, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperCommand
 
 from csaligner.checks import InputError, check_choice
 from csaligner.wording import count_of
 
-from .common import EXPORT, SEARCH, Json, Quiet, app, as_text, err, folder_to_write, print_json
+from .common import EXPORT, SEARCH, Json, Quiet, WrongUsage, app, as_text, err, folder_to_write, print_json
 from .reader_options import CaptionKey, Encoding, FollowLinks, Format, FuseWeight, IdKey, ImgKey, Root, Separator
 from .search_options import Encoder, Host, ImageEncoder, Password, Port, TextEncoder, Trust
 from .search_results import plain, table_of
@@ -28,6 +29,19 @@ if TYPE_CHECKING:
     from csaligner.search.index import Index
     from csaligner.types import Encoder as OpenEncoder
     from csaligner.types import Modality
+
+
+class Quoted(TyperCommand):
+    """The command search, which says how to give several words."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except WrongUsage as error:
+            if "extra argument" in error.message:
+                error.message += '; put quotes around the text: csaligner search INDEX "several words"'
+            raise
+
 
 ONLY = {"image": "images", "text": "texts"}
 BALANCED = 0.05  # modality bias up to which results count as balanced, as on the page
@@ -96,7 +110,7 @@ def index(  # noqa: PLR0913, PLR0917  (options of a command)
     _print_report(made, report, out)
 
 
-@app.command(rich_help_panel=SEARCH)
+@app.command(cls=Quoted, rich_help_panel=SEARCH)
 def search(  # noqa: PLR0913, PLR0917  (options of a command)
     index: Annotated[str, typer.Argument(help="An index folder or its URL, or the folder of quickstart.")],
     words: Annotated[str | None, typer.Argument(help="Text to search for.")] = None,
@@ -350,8 +364,8 @@ def _serve(index: Index, settings: ServeSettings) -> None:
 
     if not index.trusted:
         _warn(
-            f"{index.path} was not made by this user on this machine (or by csaligner 0.3 or older): images outside of "
-            "it are not shown; index the data again, or give --trust if you trust who made it"
+            f"{index.path} was not made by this user on this machine, or before csaligner recorded who makes an index: "
+            "images outside of it are not shown; index the data again, or give --trust if you trust who made it"
         )
     if settings.is_open:
         where = next(iter(settings.allow_hosts), settings.host)
@@ -361,4 +375,5 @@ def _serve(index: Index, settings: ServeSettings) -> None:
             style="yellow",
             highlight=False,
         )
-    serve_index(index, settings, lambda url: err.print(f"Open {url} (press Ctrl-C to stop)", highlight=False))
+    with suppress(KeyboardInterrupt):  # how a server is stopped: nothing is to be resumed
+        serve_index(index, settings, lambda url: err.print(f"Open {url} (press Ctrl-C to stop)", highlight=False))

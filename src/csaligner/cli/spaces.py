@@ -38,7 +38,7 @@ def diagnose(  # noqa: PLR0913, PLR0917  (options of a command)
         list[str],
         typer.Argument(
             help="One source with all spaces or one per space: .npy, .npz, .safetensors, .parquet, Qdrant points "
-            "(.json, .jsonl), a LanceDB table (NAME.lance), an index, or the URL of one of these.",
+            "(.json, .jsonl), a LanceDB table (NAME.lance), an index, a store, or the URL of one of these.",
         ),
     ],
     names: Names = None,
@@ -151,14 +151,14 @@ def _print(record: dict[str, Any], console: Console) -> None:
 
 def print_tables(tables: Sequence[TextTable], console: Console) -> None:
     for found in tables:
-        table = Table(
-            title=found.title, title_justify="left", caption=found.note, caption_justify="left", box=SIMPLE_HEAD
-        )
+        table = Table(title=found.title, title_justify="left", box=SIMPLE_HEAD)
         for number, head in enumerate(found.heads):
             table.add_column(Text(head), justify="right" if number else "left", overflow="fold")
         for row in found.rows:
             table.add_row(*map(Text, row))
         console.print(table)
+        if found.note:
+            console.print(f"{found.note}\n", highlight=False, soft_wrap=True, markup=False)
 
 
 def listed(words: str | None) -> tuple[str, ...]:

@@ -24,13 +24,15 @@ class HeldOut:
     """Recall@10 from captions to images among held-out images, which were not used for training.
 
     images: their number; found: fraction of the captions whose image is among the first 10; others: the same for
-    other methods, by name; used: name of the method of `found`. NAMES has the names. Chance is 10 / images.
+    other methods, by name; used: name of the method of `found`; part: which images they are, in words. NAMES has the
+    names. Chance is 10 / images.
     """
 
     images: int
     found: float
     others: Mapping[str, float] = field(default_factory=dict)
     used: str = "trained"
+    part: str = "held-out"
 
     @property
     def chance(self) -> float:
@@ -65,7 +67,7 @@ class HeldOut:
         return f"only {self._images(names)}: these numbers may be off by 20 points or more"
 
     def _images(self, names: Names) -> str:
-        return count_of(self.images, names.fill("held-out {image}"), names.fill("held-out {images}"))
+        return count_of(self.images, names.fill(f"{self.part} {{image}}"), names.fill(f"{self.part} {{images}}"))
 
     @property
     def lines(self) -> tuple[str, ...]:

@@ -72,10 +72,12 @@ def _gap_table(gap: Record) -> TextTable:
 def _recall_table(key: str, found: Record) -> TextTable:
     rows = [[name, _percent(f["value"]), _percent(f["chance"]), f"{f['p']:.3f}"] for name, f in found["found"].items()]
     gain = found["gain"]
+    compared = len(rows) > 1  # spaces of different dimensions can only be compared after a map
+    others = "the better of the others" if compared else "chance (no other row: the dimensions differ)"
     note = (
         f"{found['test_pairs']} held-out pairs, {found['train_pairs']} to fit. The map finds "
-        f"{_points(gain['value'])} ({_points(gain['low'])} to {_points(gain['high'])}) points more than the better of "
-        "the others; 95 % bootstrap interval."
+        f"{_points(gain['value'])} ({_points(gain['low'])} to {_points(gain['high'])}) points more than {others}; "
+        "95 % bootstrap interval."
     )
     return TextTable(f"Pairs found, {key.removeprefix('held_out_')}", ["", "found", "chance", "p"], rows, note)
 

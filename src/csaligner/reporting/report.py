@@ -121,13 +121,14 @@ def _results(data: ReportData, summary: Summary) -> dict[str, Any]:
     table = _table("", summary, data.names)
     more = [_table(title, summarise(results), data.names) for title, results in data.more.items()]
     bold = any(has_bold(t["summary"], [m.key for m in t["metrics"]]) for t in (table, *more))
+    equal = (data.rival, data.ours) if data.rejected and data.rival is not None else ()
     return {
         "table": table,
         "more_tables": more,
         "ours": data.ours,
         "other_metrics": [describe(k, data.names) for k in summary.keys if k not in KEYS],
         "split": ", ".join(dict.fromkeys(r.split for r in data.results)),
-        "rule_of_bold": rule_of_bold(summary, bold=bold),
+        "rule_of_bold": rule_of_bold(summary, bold=bold, equal=equal),
     }
 
 

@@ -49,10 +49,13 @@ def has_bold(summary: Summary, keys: Sequence[str]) -> bool:
     return any(summary.best(key) is not None for key in keys)
 
 
-def rule_of_bold(summary: Summary, *, bold: bool) -> str:
-    """Return the caption that explains bold values. bold: whether there are any."""
+def rule_of_bold(summary: Summary, *, bold: bool, equal: Sequence[str] = ()) -> str:
+    """Return the caption that explains bold values. bold: whether there are any. equal: methods that are all the
+    untrained alignment, since no training was kept."""
     if not bold:
         seeds = f"mean ± sd over {summary.n_seeds} seeds" if summary.n_seeds > 1 else "one seed"
+        if equal:
+            return f"{seeds}; {' and '.join(equal)} are both the untrained alignment: no training was kept"
         return f"{seeds}; no single method is significantly better than all others"
     if summary.n_seeds > 1:
         return (
@@ -66,13 +69,16 @@ def heading_unit(metric: Metric) -> str:
     return {"percent": "%", "points": "points", "number": ""}[metric.unit]
 
 
-def print_table(results: Sequence[MethodResult], console: Console, names: Names | None = None) -> None:
+def print_table(
+    results: Sequence[MethodResult], console: Console, names: Names | None = None, equal: Sequence[str] = ()
+) -> None:
     """Print a table with methods as rows and key metrics as columns; metrics without values are omitted. names: of the
-    two spaces, None: image and text."""
+    two spaces, None: image and text. equal: as in rule_of_bold."""
     summary = summarise(results)
     metrics = [describe(k, names) for k in TERMINAL_KEYS if any(summary.cell(m, k) for m in summary.methods)]
     bold = has_bold(summary, [m.key for m in metrics])
-    table = Table(caption=rule_of_bold(summary, bold=bold), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    rule = rule_of_bold(summary, bold=bold, equal=equal)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", overflow="fold")
     for metric in metrics:
         unit = heading_unit(metric)
@@ -91,6 +97,7 @@ def print_table(results: Sequence[MethodResult], console: Console, names: Names 
         time = Text(DASH if seconds is None else format_seconds(seconds))
         table.add_row(*row, *([time] if timed else []))
     console.print(table)
+    console.print(f"{rule}\n", highlight=False, soft_wrap=True, markup=False)
 
 
 def _terminal_cell(summary: Summary, method: str, metric: Metric) -> str:

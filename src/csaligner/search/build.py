@@ -178,7 +178,9 @@ def create_index(out: Path, model: AlignedModel, *, raw: bool = True, fused: flo
     """Create an empty index; the write is atomic. fused: weight of the image in fused items, None: without them.
     Raises InputError if `out` contains anything else."""
     if out.exists() and (not out.is_dir() or any(p.name not in LOCKS for p in out.iterdir())):
-        raise InputError(f"out: {out} exists and is not a csaligner index; choose an empty or a new folder")
+        made = out / "index"  # of a quickstart
+        fix = f"give its index, {made}" if (made / INDEX_FILE).is_file() else "choose an empty or a new folder"
+        raise InputError(f"out: {out} exists and is not a csaligner index; {fix}")
     manifest = IndexManifest(
         run=model.name,
         fingerprint=model.fingerprint,

@@ -25,6 +25,7 @@ LEAST_IMAGES, LEAST_GROUPS = 200, 5  # with fewer images or groups, training is 
 MANY_IMAGES = 2000  # from here, one held-out fifth; below, three folds
 ERRORS = 2.0  # standard errors that the gain must exceed
 LITTLE = 2.0  # points: a smaller gain of training is not worth its time in a warm re-fit
+HELD_TRAINING, VALIDATION = "held-out training", "validation"  # which images were held out, in words
 HELD_IMAGES = 1000  # maximum number scored per fold
 _HIDDEN = re.compile(r"(blocks\.\d+\.)0\.")  # the first layer of a residual block; the last is layer 3
 
@@ -33,7 +34,8 @@ _HIDDEN = re.compile(r"(blocks\.\d+\.)0\.")  # the first layer of a residual blo
 class GateChoice:
     """scale: of the trained change, 0 if training is rejected; gains: held-out score at each scale minus that of the
     start, in points, with standard errors over images; images: number held out; seconds: duration; recalls: recall@10
-    from captions to images at each scale, mean over folds; searched: images that were searched, the smallest fold."""
+    from captions to images at each scale, mean over folds; searched: images that were searched, the smallest fold;
+    part: which images were held out, in words."""
 
     scale: float
     gains: Mapping[float, Difference]
@@ -41,6 +43,7 @@ class GateChoice:
     seconds: float
     recalls: Mapping[float, float] = field(default_factory=dict)
     searched: int = 0
+    part: str = HELD_TRAINING
 
     @property
     def best(self) -> Difference | None:
@@ -54,15 +57,16 @@ class GateChoice:
         if not self.recalls:
             return None
         if self.scale == 0:
-            return HeldOut(self.searched, self.recalls[0.0], used="untrained")
-        return HeldOut(self.searched, self.recalls[self.scale], {"untrained": self.recalls[0.0]})
+            return HeldOut(self.searched, self.recalls[0.0], used="untrained", part=self.part)
+        return HeldOut(self.searched, self.recalls[self.scale], {"untrained": self.recalls[0.0]}, part=self.part)
 
     def record(self) -> dict[str, Any]:
         """Return the choice for JSON."""
         gains = {str(s): {"gain": round(g.mean, 6), "error": round(g.error, 6)} for s, g in self.gains.items()}
         choice = {"scale": self.scale, "gains": gains, "images": self.images, "seconds": round(self.seconds, 2)}
         recalls = {str(scale): round(value, 6) for scale, value in self.recalls.items()}
-        return choice | {"recalls": recalls, "searched": self.searched}
+        part = {} if self.part == HELD_TRAINING else {"part": self.part}
+        return choice | {"recalls": recalls, "searched": self.searched} | part
 
     @classmethod
     def of_record(cls, value: Mapping[str, Any]) -> GateChoice:
@@ -70,7 +74,8 @@ class GateChoice:
         gains = {float(s): Difference(float(g["gain"]), float(g["error"])) for s, g in value["gains"].items()}
         recalls = {float(scale): float(recall) for scale, recall in value.get("recalls", {}).items()}
         images, seconds = int(value["images"]), float(value["seconds"])
-        return cls(float(value["scale"]), gains, images, seconds, recalls, int(value.get("searched", 0)))
+        searched, part = int(value.get("searched", 0)), str(value.get("part", HELD_TRAINING))
+        return cls(float(value["scale"]), gains, images, seconds, recalls, searched, part)
 
 
 def again(gate: GateChoice) -> GateChoice:
@@ -116,7 +121,7 @@ def gate_by_validation(
     """Choose the scale of a trained model on held-out pairs. before: snapshot of the untrained model."""
     began = time.perf_counter()
     seen = rows_of(held, evenly(len(held.image), HELD_IMAGES))
-    return _choice([scored(model, before, seen, prefer)], time.perf_counter() - began)
+    return replace(_choice([scored(model, before, seen, prefer)], time.perf_counter() - began), part=VALIDATION)
 
 
 def snapshot(model: Aligner) -> dict[str, Tensor]:

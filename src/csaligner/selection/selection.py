@@ -58,7 +58,8 @@ class Selection:
             why = f"it takes {LEAST_IMAGES} {names.fill('{images}')} to measure whether it helps"
             return f"training was skipped: {why}{tail}"
         changed = f"changed the search score by {signed(gain.mean)} points (standard error {gain.error:.1f})"
-        held = count_of(self.gate.images, names.fill("held-out {image}"), names.fill("held-out {images}"))
+        part = self.gate.part
+        held = count_of(self.gate.images, names.fill(f"{part} {{image}}"), names.fill(f"{part} {{images}}"))
         measured = f"on {held}, it {changed}"
         if self.gate.scale == 0:
             return f"training did not clearly help and is not kept: {measured}{tail}"

@@ -16,7 +16,7 @@ def join_stores(first: Store, second: Store, path: Path) -> Store:
     the prefix new/. Raises InputError if the encoders differ or if `path` exists."""
     if path.exists():
         raise InputError(f"out: {path} exists, where the joined pairs are written; choose another --out or delete it")
-    second.require(image=first.image_fingerprint, text=first.text_fingerprint)
+    second.require(image=first.encoders["image"], text=first.encoders["text"])
     known = set(first.features().image_ids)
     splits: dict[str, Split] = {}
     parts = []

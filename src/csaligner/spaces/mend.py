@@ -11,6 +11,8 @@ import numpy as np
 from csaligner.checks import InputError
 from csaligner.files import write_atomically, write_folder, write_text
 from csaligner.names import DEFAULT, NAME
+from csaligner.remote import local
+from csaligner.store.manifest import MANIFEST
 
 from .diagnosis import NO_GAP, NO_MEANING, SHIFT, UNKNOWN, Diagnosis
 from .space import Space
@@ -34,6 +36,10 @@ def next_command(found: Diagnosis, sources: Sequence[str], options: Sequence[str
         return "" if arrays else f"{again} --pairs ids --id-key ID"  # the rows of arrays have no ids
     a, b = found.names
     store, run = f"stores/{a}-{b}", f"runs/{a}-{b}"
+    known = (a, b) == DEFAULT or not all(map(NAME.fullmatch, (a, b)))
+    names = [] if known else ["--names", f"{a},{b}"]
+    if len(sources) == 1 and (local(sources[0]) / MANIFEST).is_file():  # a store
+        return shlex.join(["csaligner", "train", "--train-data", sources[0], *names, "--out", run])
     files, first = list(sources), ""
     if (
         len(sources) != 2
@@ -44,8 +50,6 @@ def next_command(found: Diagnosis, sources: Sequence[str], options: Sequence[str
     ids = ["--image-ids", f"vectors/{a}.txt", "--text-image-ids", f"vectors/{b}.txt"] if first else []
     words = ["csaligner", "import", "--image-features", files[0], "--text-features", files[1], *ids]
     words += ["--image-name", a, "--text-name", b, "--out", store]
-    known = (a, b) == DEFAULT or not all(map(NAME.fullmatch, (a, b)))
-    names = [] if known else ["--names", f"{a},{b}"]
     train = shlex.join(["csaligner", "train", "--train-data", store, *names, "--out", run])
     return f"{first}{shlex.join(words)} && {train}"
 

@@ -1,4 +1,4 @@
-"""Reading of spaces: feature files, tables with a column of kinds, LanceDB tables, exported Qdrant points, indexes."""
+"""Reading of spaces: feature files, tables with a column of kinds, LanceDB tables, Qdrant points, indexes, stores."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from csaligner.datasets.text_files import TextFiles, split_lines
 from csaligner.parquet import open_parquet
 from csaligner.parsing import parse_json
 from csaligner.remote import local
+from csaligner.store.manifest import MANIFEST
 from csaligner.store.read_features import READERS, read_array
+from csaligner.store.store import Store
 
 from .columns import Columns, Keys, Vectors, as_vectors, named
 from .space import Space
@@ -24,13 +26,17 @@ MAX_JSON = 2 << 30  # bytes
 PICKLED = "meta.json"  # in a folder of Qdrant's local mode
 
 
+class OneSpaceError(InputError):
+    """A source that must hold several spaces holds one."""
+
+
 def read_spaces(sources: Sequence[str | Path], names: Sequence[str] = (), keys: Keys | None = None) -> list[Space]:
     """Read at least two spaces, from one source that holds all of them or from one source each.
 
     A source is a feature file (.npy, .npz, .safetensors), a folder of .npy files, which may have the id of each row in
     NAME.txt, a .parquet file, exported points of Qdrant (.json, .jsonl), a folder NAME.lance of a LanceDB database, an
-    index of csaligner, or the URL of one of these. names: of the spaces, in order; names that the source uses itself
-    select its spaces. Default: the source's names, or those of the files. Nothing is unpickled.
+    index or a store of csaligner, or the URL of one of these. names: of the spaces, in order; names that the source
+    uses itself select its spaces. Default: the source's names, or those of the files. Nothing is unpickled.
     Raises InputError for a source that is missing, unreadable, or holds fewer than two spaces.
     """
     keys = keys or Keys()
@@ -39,7 +45,7 @@ def read_spaces(sources: Sequence[str | Path], names: Sequence[str] = (), keys: 
     if len(sources) == 1:
         found = _spaces(local(sources[0]), keys)
         if len(found) < 2:
-            raise InputError(
+            raise OneSpaceError(
                 f"{sources[0]}: holds one space, {found[0].name}; give a second source, or --kind-key, the column that "
                 "names the space of each row"
             )
@@ -101,6 +107,8 @@ def _of_folder(path: Path, keys: Keys) -> list[Space]:
         return _of_arrow(read_table(path.parent, path.stem), str(path)).spaces(keys)
     if (path / INDEX_FILE).is_file():
         return _of_index(path)
+    if (path / MANIFEST).is_file():
+        return _of_store(path)
     if (path / PICKLED).is_file() and (path / "collection").is_dir():
         raise InputError(
             f"sources: {path} is a folder of Qdrant's local mode, which holds pickled points and is not read; export "
@@ -113,7 +121,7 @@ def _of_folder(path: Path, keys: Keys) -> list[Space]:
     if len(tables) == 1:
         return _of_folder(tables[0], keys)
     names = f"; choose one of {', '.join(t.name for t in tables)}" if tables else ""
-    raise InputError(f"sources: {path} holds no .npy file, and is no LanceDB table and no index{names}")
+    raise InputError(f"sources: {path} holds no .npy file, and is no LanceDB table, no index and no store{names}")
 
 
 def _ids_of(array: Path) -> list[str] | None:
@@ -139,6 +147,16 @@ def _of_index(path: Path) -> list[Space]:
         if not rows:
             raise InputError(f"sources: {path} holds no {modality}; index some first")
         found.append(Space.of(modality, np.concatenate(rows), ids, str(path)))
+    return found
+
+
+def _of_store(path: Path) -> list[Space]:
+    """Return the images and the captions of a store, which pair by image id."""
+    store = Store.open(path)
+    ids, found = store.column("image_id"), []
+    for side in store.sides:
+        at = store.rows_of(side)
+        found.append(Space.of(side, store.rows(side, at), [ids[row] for row in at.tolist()], str(path)))
     return found
 
 

@@ -29,6 +29,7 @@ from .shard_files import ShardRows, array_file, damaged_files, write_shard
 
 DType = Literal["float32", "float16"]
 SIDES: tuple[Modality, ...] = ("image", "text")
+PRECOMPUTED = "precomputed:"  # before the name of the model of imported features
 
 
 @dataclass(frozen=True)
@@ -244,10 +245,14 @@ class Store:
             made_by = self._info(side)
             fingerprint = wanted if isinstance(wanted, str) else wanted.fingerprint
             if fingerprint != made_by.fingerprint:
-                name = "the one" if isinstance(wanted, str) else wanted.id
+                name, fix = "the one", "give a store with features of that model"
+                if not isinstance(wanted, str):
+                    name, model = wanted.id, wanted.id.removeprefix(PRECOMPUTED)
+                    features = f"import features of {model} with {wanted.dim} dimensions"
+                    fix = features if model != wanted.id else f"embed the data with {model}"
                 raise InputError(
                     f"store: the {side} features of {self.path} come from {made_by.id} ({made_by.fingerprint}), "
-                    f"wanted {name} ({fingerprint}); embed the data with that encoder"
+                    f"wanted {name} ({fingerprint}); {fix}"
                 )
 
     def features(self, split: Split | None = None) -> PairedFeatures:

@@ -13,7 +13,7 @@ from csaligner.checks import InputError
 from csaligner.config import TrainConfig, UnpairedConfig
 from csaligner.paired_features import spaced
 from csaligner.store.read_tokens import read_states, read_tokens
-from csaligner.store.store import Store
+from csaligner.store.store import SIDES, Store
 from csaligner.types import Modality, PairedFeatures, Sampler, Split
 
 from .samplers import (
@@ -46,7 +46,7 @@ class TrainingData:
 
     def check(self) -> None:
         """Raise InputError unless all stores were created with the encoders of the pairs."""
-        image, text = self.pairs.image_fingerprint, self.pairs.text_fingerprint
+        image, text = (self.pairs.encoders.get(side) for side in SIDES)
         for store in self.unpaired_images:
             store.require(image=image)
         for store in self.unpaired_texts:
