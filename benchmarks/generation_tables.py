@@ -117,7 +117,9 @@ def _note(content: Mapping[str, Any]) -> str:
         parts.append(f"{budget['seeds']} seed(s)")
     if "cpu" in about:
         parts.append(f"{about['cpu']}, {about['threads']} thread(s), load {about['load']} at the end")
-    parts.append(", ".join(f"{name} {version}" for name, version in about["versions"].items()))
+    versions = {name: f"{name} {version}" for name, version in about["versions"].items()}
+    parts.insert(0, versions.pop("csaligner"))
+    parts.append(", ".join(versions.values()))
     return "; ".join(parts) + ".\n\n"
 
 

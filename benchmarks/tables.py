@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from cluster_cost import TABLES as CLUSTER_TABLES
 from default_tables import TABLES as DEFAULT_TABLES
 from fault_tables import TABLES as FAULT_TABLES
 from generation_tables import TABLES as GENERATION_TABLES
@@ -36,6 +37,20 @@ from csaligner.files import write_text
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md")))
 
+# what the implementations in the JSON are called on the pages, where `dense` is an implementation of csaligner
+LABELS = {
+    "csaligner_mixed": "csaligner, `mixed`",
+    "csaligner_mmd": "csaligner, `tiled`",
+    "dense": "plain autograd",
+    "dense autograd": "plain autograd",
+    "checkpointed": "plain autograd, checkpointed",
+    "compiled": "torch.compile of plain autograd",
+    "torch.compile of dense": "torch.compile of plain autograd",
+    "floor": "products alone (floor)",
+}
+LOSS_LABELS = {**LABELS, "csaligner": "csaligner, `tiled`"}  # at every size, also where `auto` chooses another
+GPU_COMMIT = "2e3232d (version 0.2.0)"  # of a results/gpu.json that does not hold its commit
+
 
 def loss_table() -> str:
     """Return the table of times and memory of the loss, for each group and size."""
@@ -49,8 +64,18 @@ def loss_table() -> str:
                 ratio = r["median_cpu_seconds"] / ours["median_cpu_seconds"]
                 spread = f"{min(r['cpu_seconds']):.2f} to {max(r['cpu_seconds']):.2f}"
                 memory = f"{r['peak_mb']:.0f}" if "peak_mb" in r else ""
-                name = "products alone (floor)" if r["implementation"] == "floor" else r["implementation"]
-                rows.append([group, size, name, f"{r['median_cpu_seconds']:.2f}", spread, f"{ratio:.2f}", memory])
+                name = r["implementation"]
+                rows.append(
+                    [
+                        group,
+                        size,
+                        LOSS_LABELS.get(name, name),
+                        f"{r['median_cpu_seconds']:.2f}",
+                        spread,
+                        f"{ratio:.2f}",
+                        memory,
+                    ]
+                )
     head = ["loss", "rows", "implementation", "median s", "spread", "times ours", "peak MB"]
     return _machine(content) + table(head, rows)
 
@@ -66,13 +91,20 @@ def small_batch_table() -> str:
         ]
         for r in content["records"]
     ]
-    return _machine(content) + table(["rows x dimensions", *names, "csaligner, ms"], rows)
+    heads = ["products alone" if name == "floor" else LABELS.get(name, name) for name in names]
+    return _machine(content) + table(["rows x dimensions", *heads, "csaligner, ms"], rows)
 
 
 def error_table() -> str:
     content = load("loss")["errors_at_1024_rows"]
     rows = [
-        [group, name, f"{e['value']:.1e}", f"{e['gradient']:.1e}", f"{e['gradient_relative']:.1e}"]
+        [
+            group,
+            LOSS_LABELS.get(name, name),
+            f"{e['value']:.1e}",
+            f"{e['gradient']:.1e}",
+            f"{e['gradient_relative']:.1e}",
+        ]
         for group, losses in content.items()
         for name, e in losses.items()
     ]
@@ -87,7 +119,7 @@ def gpu_table() -> str:
         records = [r for r in content["records"] if (r["rows"], r["dim"]) == (size, dim)]
         floor = next(r for r in records if r["implementation"] == "products alone")["median_ms"]
         for r in records:
-            name = f"{r['implementation']}, {r['dtype']}"
+            name = f"{LABELS.get(r['implementation'], r['implementation'])}, {r['dtype']}"
             if "median_ms" not in r:
                 rows.append([f"{size:,}", dim, name, "out of memory", "", ""])
                 continue
@@ -96,12 +128,19 @@ def gpu_table() -> str:
     m = content["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
     head = ["rows", "d", "implementation", "median ms", "times the products", "peak MB"]
-    return f"{m['device']}; {versions}; {m['date'][:10]}.\n\n" + table(head, rows)
+    commit = content.get("commit", GPU_COMMIT)
+    return f"csaligner at commit {commit}; {m['device']}; {versions}; {m['date'][:10]}.\n\n" + table(head, rows)
 
 
 def gpu_error_table() -> str:
     rows = [
-        [e["dim"], e["implementation"], e["dtype"], f"{e['value']:.1e}", f"{e['gradient_relative']:.1e}"]
+        [
+            e["dim"],
+            LABELS.get(e["implementation"], e["implementation"]),
+            e["dtype"],
+            f"{e['value']:.1e}",
+            f"{e['gradient_relative']:.1e}",
+        ]
         for e in load("gpu")["errors"]
     ]
     return table(["d", "implementation", "dtype", "value", "gradient, relative"], rows)
@@ -245,6 +284,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "exchange": exchange_table,
     "exchange_memory": exchange_memory_table,
     "install": install_table,
+    **CLUSTER_TABLES,
     **GENERATION_TABLES,
     **DEFAULT_TABLES,
     **FAULT_TABLES,
@@ -269,8 +309,11 @@ def _error(value: float | None) -> str:
 
 def _machine(content: dict[str, Any]) -> str:
     m = content["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in m["versions"].items())
-    return f"{m['cpu']}, {m['threads']} thread(s), load {m['load']} at the end; {versions}; {m['date'][:10]}.\n\n"
+    others = dict(m["versions"])
+    ours = others.pop("csaligner")
+    versions = ", ".join(f"{name} {version}" for name, version in others.items())
+    machine = f"{m['cpu']}, {m['threads']} thread(s), load {m['load']} at the end"
+    return f"csaligner {ours}; {machine}; {versions}; {m['date'][:10]}.\n\n"
 
 
 def filled(page: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,33 @@ def test_fit_transform_save_load_score(tmp_path: Path) -> None:
     assert aligner.score(image, text) > 5 / 30
     aligner.save(tmp_path / "model")
     np.testing.assert_array_equal(CSAligner.load(tmp_path / "model").transform_text(text), y)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.filterwarnings("ignore:.*rows are zero")
+def test_rows_that_are_all_equal_are_refused(side: int, value: float) -> None:
+    arrays = list(pairs())
+    arrays[side] = np.full_like(arrays[side], value)
+    with pytest.raises(InputError, match=f"{('image', 'text')[side]}_features: all 30 rows are equal"):
+        CSAligner(epochs=1).fit(*arrays)
+
+
+def test_warnings_point_to_the_line_of_the_caller() -> None:
+    image, text = pairs()
+    image[5] = 0
+    aligner = CSAligner(epochs=0)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        aligner.fit(image, text)
+        aligner.fit_transform(image, text)
+        aligner.refit(image, text)
+        aligner.score(image, text)
+        pair_features(image, text)
+        aligner.fit(text, text, list(range(30)), text_image_ids=[0, *range(29)])
+    assert [(Path(w.filename), str(w.message).count(" zero ")) for w in found] == [
+        (Path(__file__), n) for n in (1,) * 5 + (0,)
+    ]
 
 
 def test_double_precision_arrays_are_as_good() -> None:

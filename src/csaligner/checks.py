@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -122,10 +123,12 @@ def check_rows(name: str, value: Any) -> Tensor:
     x = as_features(name, value)
     zero = (~x.any(dim=1)).nonzero()[:, 0]
     if len(zero):
-        _warn(f"{name}: {len(zero)} of {len(x)} rows are zero (first: row {int(zero[0])}); remove them")
+        warn_caller(f"{name}: {len(zero)} of {len(x)} rows are zero (first: row {int(zero[0])}); remove them")
     low = packed_bits(x, str(getattr(value, "dtype", "")))
     if low is not None:
-        _warn(f"{name}: its columns fill {low}..{low + 255} and look like packed bits; unpack them: np.unpackbits")
+        warn_caller(
+            f"{name}: its columns fill {low}..{low + 255} and look like packed bits; unpack them: np.unpackbits"
+        )
     return x
 
 
@@ -146,8 +149,12 @@ MIN_ROWS = 16  # fewer say nothing about the range of a column
 EVEN_DEVIATION = 60.0  # evenly spread 8-bit integers have 74; quantised embeddings, which fill the range too, 30 to 45
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, stacklevel=4)
+def warn_caller(message: str) -> None:
+    """Warn at the line of the user's code that called csaligner."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "csaligner":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 def _as_tensor(name: str, value: Any) -> Tensor:

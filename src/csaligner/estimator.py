@@ -111,7 +111,7 @@ class CSAligner:
         unpaired_images: (K, d_image), unpaired_texts: (L, d_text), unpaired rows, used only by the divergence; the
         settings unpaired.images and unpaired.texts are their numbers per batch. groups: a name per image; images of one
         group are never in both parts of a fold when the start or the gate is chosen.
-        Raises InputError for NaN, infinity, and shapes or ids that do not match.
+        Raises InputError for NaN, infinity, rows that are all equal, and shapes or ids that do not match.
         """
         features = pair_features(image_features, text_features, image_ids, text_image_ids, names=self.names)
         return self.fit_features(features, unpaired_images, unpaired_texts, groups)
@@ -147,6 +147,8 @@ class CSAligner:
         if len(features.image) < 2:
             one = self.names.first
             raise InputError(f"{one}_features: got {len(features.image)} {one} to train on, wanted at least 2")
+        for name, rows in ((self.names.first, features.image), (self.names.second, features.text)):
+            _check_not_constant(f"{name}_features", rows)
         c = self.config
         if not c.objective.sees_tokens:
             features = replace(features, tokens=None)
@@ -277,6 +279,12 @@ class CSAligner:
             raise InputError(f"{name}: got {x.shape[1]} dimensions, wanted {wanted} as in training")
         rows = encode(model, side, x).numpy()
         return rows[0] if single else rows
+
+
+def _check_not_constant(name: str, x: Tensor) -> None:
+    """Raise InputError if all rows are equal: minus their mean they are zero and have no direction."""
+    if torch.equal(x[0], x[-1]) and bool((x == x[0]).all()):
+        raise InputError(f"{name}: all {len(x)} rows are equal, wanted different ones; check how they were computed")
 
 
 def _is_vector(features: Any) -> bool:

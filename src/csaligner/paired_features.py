@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from csaligner.wording import count_of
 
-from .checks import InputError, check_length, check_rows
+from .checks import InputError, check_length, check_rows, warn_caller
 from .names import Names
 from .types import PairedFeatures, PairedTokens, TokenRows, TokenSource
 
@@ -167,7 +166,7 @@ def _from_ids(image: Tensor, text: Tensor, ids: Sequence[str], text_ids: Sequenc
     captioned = torch.bincount(owner, minlength=len(ids)) > 0
     if not bool(captioned.all()):
         bare = count_of(int((~captioned).sum()), names.first, names.fill("{images}"))
-        warnings.warn(names.fill(f"{bare} without a {{caption}} skipped"), stacklevel=3)
+        warn_caller(names.fill(f"{bare} without a {{caption}} skipped"))
     new_row = torch.cumsum(captioned, dim=0) - 1
     kept = tuple(i for i, keep in zip(ids, captioned.tolist(), strict=True) if keep)
     return PairedFeatures(image[captioned], text, new_row[owner], kept)

@@ -19,6 +19,7 @@ from csaligner.distributed.loss import CSAlignerLoss
 from csaligner.divergences.cauchy_schwarz import cauchy_schwarz_divergence
 from csaligner.divergences.mmd import mmd
 from csaligner.losses.infonce import info_nce
+from csaligner.losses.modalities import ModalitiesLoss
 from csaligner.losses.objective import Objective
 from csaligner.ops import dispatch
 
@@ -203,6 +204,44 @@ def test_the_module(impl: str) -> None:
     assert list(module.parameters()) == []
     captions = module(x, y[[0, 0, 1, 2, 3, 4, 5]], 7.0, list("abcdef"), list("aabcdef"))
     torch.testing.assert_close(captions.total, loss.total, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("bandwidth", [0, -1.0, math.nan, math.inf, 1e20, None, "foo", [], [0.5, "foo"], [0.5, 0]])
+@pytest.mark.parametrize("make", [CSAlignerLoss, ModalitiesLoss])
+def test_a_bandwidth_is_checked_at_construction(make: Callable[..., Any], bandwidth: Any) -> None:
+    with pytest.raises(InputError, match="bandwidth"):
+        make(bandwidth=bandwidth)
+
+
+@pytest.mark.parametrize(
+    "bandwidth", ["median", "median-cross", "temperature", 0.5, torch.tensor(0.5), (0.2, "median"), [0.2, 0.5]]
+)
+def test_every_form_of_a_bandwidth_is_accepted(bandwidth: Any) -> None:
+    assert math.isfinite(CSAlignerLoss(bandwidth=bandwidth)(cloud(6), cloud(6, 1), 7.0).total.item())
+
+
+def test_the_printed_module_shows_its_settings() -> None:
+    loss = CSAlignerLoss(weight=0.3, bandwidth=[0.2, "median"], kernel="laplacian")
+    shown = eval(repr(loss), {"CSAlignerLoss": CSAlignerLoss})
+    assert shown.objective.terms == loss.objective.terms
+    assert shown.objective.bandwidth == loss.objective.bandwidth
+    assert (shown.objective.kernel, shown.objective.impl, shown.exchange) == ("laplacian", "auto", "gather")
+
+
+def second_derivative(**settings: Any) -> Tensor:
+    x, y = (normalize(cloud(32, seed), dim=1) for seed in (0, 1))
+    (slope,) = torch.autograd.grad(CSAlignerLoss(**settings)(x.requires_grad_(), y, 7.0).total, x, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.square().sum(), x)
+    return curvature
+
+
+@pytest.mark.parametrize("settings", [{"bandwidth": [0.2, 0.5]}, {"kernel": "laplacian"}, {"bandwidth": 0.02}])
+def test_second_derivatives_are_as_the_page_says(settings: dict[str, Any]) -> None:
+    """docs/integrations.md: the default has them for a Gaussian kernel at one bandwidth that is not too narrow."""
+    torch.testing.assert_close(second_derivative(bandwidth=0.15), second_derivative(bandwidth=0.15, impl="reference"))
+    with pytest.raises(InputError, match=r'bandwidth.*impl="reference"'):
+        second_derivative(**settings)
+    assert bool(second_derivative(**settings, impl="reference").isfinite().all())
 
 
 def test_training_with_it_closes_the_gap() -> None:

@@ -58,6 +58,11 @@ class CSAlignerLoss(nn.Module):
         self.exchange = exchange
         self._exchanged = ExchangedObjective(self.objective, exchange)
 
+    def extra_repr(self) -> str:
+        o = self.objective
+        settings = {"weight": o.terms["cauchy_schwarz"], "bandwidth": o.bandwidth, "impl": o.impl, "kernel": o.kernel}
+        return ", ".join(f"{name}={value!r}" for name, value in {**settings, "exchange": self.exchange}.items())
+
     def forward(
         self,
         image_features: Tensor,

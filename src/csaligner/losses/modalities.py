@@ -14,7 +14,7 @@ from csaligner.checks import InputError, check_choice, check_length, check_non_n
 from csaligner.divergences import cauchy_schwarz, hoelder
 from csaligner.ops import dispatch
 from csaligner.ops.arguments import Ids, samples, scale_of, whole_numbers
-from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth
+from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth, check_bandwidth
 from csaligner.ops.contrastive import RowInfo
 from csaligner.ops.kernels import KERNELS, Kernel, make_kernel
 from csaligner.ops.reference import id_weights, log_weights
@@ -52,6 +52,7 @@ class ModalitiesLoss(nn.Module):
         self.weight = check_non_negative("weight", weight)
         self.divergence = check_choice("divergence", divergence, (CS, HOELDER))
         self.pairs = list(dict.fromkeys(_as_pair(pair) for pair in pairs))
+        check_bandwidth(bandwidth)
         self.bandwidth, self.kernel = bandwidth, check_choice("kernel", kernel, KERNELS)
         self.impl = check_choice("impl", impl, dispatch.IMPLEMENTATIONS)
 

@@ -17,7 +17,7 @@ from csaligner.divergences.cauchy_schwarz import from_log_means as log_cauchy_sc
 from csaligner.divergences.mmd import from_log_means as squared_mmd
 from csaligner.ops import dispatch
 from csaligner.ops.arguments import Ids, Samples, pair_ids, samples, scale_of
-from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth, uses_median
+from csaligner.ops.bandwidth import DEFAULT_BANDWIDTH, Bandwidth, check_bandwidth, uses_median
 from csaligner.ops.contrastive import RowInfo, one_to_one
 from csaligner.ops.kernels import KERNELS, Kernel, bandwidths, make_kernel
 from csaligner.ops.reference import id_weights
@@ -56,6 +56,7 @@ class Objective:
         if not terms:
             raise InputError('terms: got none, wanted at least one, such as {"info_nce": 1.0}')
         self.terms = _checked(terms, (INFO_NCE, *PAIRED_LOSSES, *DIVERGENCES))
+        check_bandwidth(bandwidth)
         self.bandwidth = bandwidth
         self.unpaired_weight = check_positive("unpaired_weight", unpaired_weight)
         self.kernel = check_choice("kernel", kernel, KERNELS)

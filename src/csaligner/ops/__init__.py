@@ -7,7 +7,7 @@ Inputs
 Selection
     dispatch            table impl -> {log_kernel_mean, info_nce, fused, joint} and the choice of impl="auto"
 Implementations
-    reference           dense autograd, O(N M) memory; the definition of every value
+    reference           plain autograd, O(N M) memory; the definition of every value
     dense               whole matrices, closed-form gradients, for up to about a thousand rows
     joint               InfoNCE with D_CS or MMD from whole matrices, gradients computed along with the values
     tiled               log kernel means and gradients in O(N d) memory

@@ -20,6 +20,18 @@ SMALLEST, LARGEST = 1e-15, 1e15  # of sigma
 Bandwidth = float | Tensor | str
 
 
+def check_bandwidth(bandwidth: Any) -> None:
+    """Check a bandwidth, or each of a mixture, without features. Raises InputError, as resolve_bandwidth."""
+    mixture = isinstance(bandwidth, Sequence) and not isinstance(bandwidth, str)
+    if mixture and len(bandwidth) == 0:
+        raise InputError("bandwidth: got an empty list, wanted at least one number")
+    for each in bandwidth if mixture else (bandwidth,):
+        if isinstance(each, str):
+            check_choice("bandwidth", each, RULES)
+        else:
+            _check_range(_number(each))
+
+
 def resolve_bandwidth(spec: Bandwidth, x: Tensor, y: Tensor, logit_scale: Any = None) -> float:
     """Return sigma of k(a, b) = exp(-|a - b|^2 / (2 sigma^2)), in the unit of the features. Not differentiable.
 
@@ -29,10 +41,17 @@ def resolve_bandwidth(spec: Bandwidth, x: Tensor, y: Tensor, logit_scale: Any = 
     values); "temperature": sigma^2 = 1 / logit_scale. x: (N, d), y: (M, d). Raises InputError, also if sigma^2 is
     outside the float32 range.
     """
-    sigma = _resolve(spec, x, y, logit_scale)
+    return _check_range(_resolve(spec, x, y, logit_scale))
+
+
+def _check_range(sigma: float) -> float:
     if not SMALLEST <= sigma <= LARGEST:
         raise InputError(f"bandwidth: got {sigma:g}, wanted {SMALLEST:g} to {LARGEST:g}; scale the features")
     return sigma
+
+
+def _number(spec: float | Tensor) -> float:
+    return check_positive("bandwidth", spec.detach() if isinstance(spec, Tensor) else spec)
 
 
 def _resolve(spec: Bandwidth, x: Tensor, y: Tensor, logit_scale: Any) -> float:
@@ -44,7 +63,7 @@ def _resolve(spec: Bandwidth, x: Tensor, y: Tensor, logit_scale: Any) -> float:
             raise InputError('bandwidth: "temperature" needs a logit_scale; provide one, or pass a number instead')
         scale = logit_scale.detach() if isinstance(logit_scale, Tensor) else logit_scale
         return float(check_positive("logit_scale", scale) ** -0.5)
-    return check_positive("bandwidth", spec.detach() if isinstance(spec, Tensor) else spec)
+    return _number(spec)
 
 
 def median_rows(total: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reference implementation: kernel means, D_CS, MMD and InfoNCE with dense autograd in the log domain, O(N M) memory.
+"""Reference implementation: kernel means, D_CS, MMD and InfoNCE with plain autograd in the log domain, O(N M) memory.
 
 All other implementations are tested against these functions in float64. They compute in the dtype of the features and
 do not check their arguments; see arguments.py.

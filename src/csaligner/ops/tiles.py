@@ -71,7 +71,8 @@ def refuse_second_derivative() -> None:
     """Raise InputError in a backward with create_graph=True, the only case where gradients are enabled there."""
     if torch.is_grad_enabled():
         raise InputError(
-            'impl: only the reference implementation has second derivatives (create_graph=True); use impl="reference"'
+            "impl: no second derivatives (create_graph=True) with this implementation, kernel, bandwidth or number of "
+            'rows; use impl="reference"'
         )
 
 
