@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import re
 import runpy
 import sys
@@ -10,20 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.clean_process import in_clean_process
+
 ROOT = Path(__file__).parents[1]
 
 
 def test_the_tables_are_those_of_the_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a fork: the modules of benchmarks have general names."""
+    """In another process: the modules of benchmarks have general names."""
     command = ROOT / "benchmarks" / "tables.py"
     monkeypatch.setattr(sys, "argv", [str(command), "--check"])
     monkeypatch.syspath_prepend(str(command.parent))
     monkeypatch.chdir(ROOT)
-    options = {"run_name": "__main__"}
-    process = multiprocessing.get_context("fork").Process(target=runpy.run_path, args=[str(command)], kwargs=options)
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    in_clean_process(runpy.run_path, str(command), None, "__main__")
 
 
 def test_links_between_the_pages_lead_somewhere() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import multiprocessing
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from csaligner.checks import InputError
 from csaligner.config import TrainConfig, build_config
 from csaligner.encoders import open_encoder
 from csaligner.export.sentence_transformers import save_sentence_transformer
+from tests.support.clean_process import in_clean_process
 from tests.support.features import make_pairs
 
 pytest.importorskip("sentence_transformers.base", reason="needs sentence-transformers 5.4")
@@ -41,18 +41,15 @@ def aligner(image_dim: int, text_dim: int, **settings: Any) -> Aligner:
 
 
 def read_elsewhere(*folders: Path) -> list[Any]:
-    """Read the models in a fork, in which no import of csaligner succeeds, but which has the libraries loaded."""
+    """Read the models in another process, in which no import of csaligner succeeds."""
     for number, picture in enumerate(pictures()):
         picture.save(folders[0].parent / f"{number}.png")
-    process = multiprocessing.get_context("fork").Process(target=read_without_csaligner, args=folders)
-    process.start()
-    process.join(120)
-    assert process.exitcode == 0
+    in_clean_process(read_without_csaligner, *folders)
     return [np.load(f"{folder}.npz") for folder in folders]
 
 
 def read_without_csaligner(*folders: Path) -> None:
-    torch.set_num_threads(1)  # threads do not survive a fork
+    torch.set_num_threads(1)
     for name in [name for name in sys.modules if name.partition(".")[0] == "csaligner"]:
         del sys.modules[name]
     sys.modules["csaligner"] = None  # type: ignore[assignment]  # any import of it fails

@@ -16,6 +16,7 @@ from csaligner.search.build import build_index
 from csaligner.search.index import Index
 from csaligner.store.decode_workers import decoded_batches
 from csaligner.types import Item
+from tests.support.clean_process import in_clean_process
 from tests.support.colours import ColourImages, World, make_world
 
 from .drawings import CRASH, ENDLESS, PLAIN, svg
@@ -86,7 +87,11 @@ def test_threads_get_their_own_drawings(tmp_path: Path) -> None:
 
 
 def test_a_fork_draws_with_processes_of_its_own(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.svg", PLAIN)
+    children()  # skips the test where there is no /proc
+    in_clean_process(fork_and_draw, save(tmp_path / "a.svg", PLAIN))
+
+
+def fork_and_draw(path: Path) -> None:
     load_image(path)
     before = children()
     child = os.fork()
@@ -100,7 +105,11 @@ def test_a_fork_draws_with_processes_of_its_own(tmp_path: Path) -> None:
 
 def test_forks_while_threads_draw(tmp_path: Path) -> None:
     """At whatever moment of a drawing a process is forked, it and its parent keep on drawing."""
-    path, stop, wrong = save(tmp_path / "a.svg", PLAIN), threading.Event(), list[object]()
+    in_clean_process(fork_while_threads_draw, save(tmp_path / "a.svg", PLAIN))
+
+
+def fork_while_threads_draw(path: Path) -> None:
+    stop, wrong = threading.Event(), list[object]()
 
     def draw_on() -> None:
         while not stop.is_set():
