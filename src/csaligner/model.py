@@ -34,9 +34,10 @@ from .config import AdapterConfig
 from .files import CHECKSUMS, move_up, sha256_of, write_folder, write_text
 from .integrity import ErrorContext, read_sealed, write_sealed
 from .parsing import checked
-from .remote import address, is_url, local, require_path_or_url
+from .remote import local
 from .run_folder import RECORD, encoders_of, model_folder
 from .types import Encoder, EncoderInfo, ImageSource, Modality, TokenSets
+from .urls import address, is_url
 
 BUNDLED = "bundled"
 ASSET = BUNDLED_FOLDER
@@ -117,7 +118,6 @@ class AlignedModel:
             sides = MODALITIES if has_two_towers(str(name)) else (None,)
             return cls.of_encoders(*(open_encoder(str(name), side) for side in sides), name=str(name))
         source = BUNDLED if name == BUNDLED else address(name)
-        require_path_or_url("model", name)
         name = local(name) if is_url(name) else name
         folder, infos = _folder(name), dict(_infos(name))
         infos |= {encoder.info.modality: encoder.info for encoder in given}

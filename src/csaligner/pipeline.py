@@ -38,7 +38,6 @@ from .datasets import open_dataset
 from .encoders import IMAGE_ENCODER, TEXT_ENCODER, open_encoder
 from .model import AlignedModel
 from .names import Names
-from .remote import is_url
 from .run_folder import (
     CHECKPOINTS,
     OURS,
@@ -52,6 +51,7 @@ from .run_folder import (
     write_metrics,
 )
 from .types import Dataset, EncoderInfo, Modality, PairedFeatures, Split
+from .urls import is_url
 
 
 @dataclass(frozen=True)

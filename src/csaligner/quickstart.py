@@ -38,12 +38,12 @@ from csaligner.types import Encoder, Item, Modality, PairedFeatures
 from csaligner.wording import count_of
 
 from .model import BUNDLED, AlignedModel
-from .remote import require_local
 from .run_folder import RECORD, REPORT, START, read_config, read_record
 from .search.build import BuildReport, BuildSettings, SkipLines, build_index, is_of
 from .search.feature_cache import FeatureCache, embed_entries
 from .search.index import Index
 from .search.lance_table import require_lancedb
+from .urls import require_local
 
 ENOUGH = 300  # captioned images; with fewer, training does not improve on the bundled aligner
 FEW_NEW = 0.05  # fraction of images with new captions up to which the trained aligner is kept

@@ -32,9 +32,8 @@ from filelock import FileLock
 from .checks import CSAlignerError, InputError
 from .files import CHECKSUMS, write_atomically, write_json
 from .locks import only_writer
+from .urls import is_url
 
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-URL_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:[\\/]")  # what Path makes of a URL, and a URL with one slash
 MANIFESTS = ("csaligner.json", "index.json", "run.json", "spaces.json")  # of a store, an index and two kinds of runs
 COPY, RECORD, UPLOADING = "copy", "files.json", "uploading"  # in the cache, for each URL and use
 TRIES, AT_ONCE, LONGEST = 3, 8, 160  # copies while somebody writes; transfers at once; characters of a cause
@@ -45,39 +44,6 @@ _log = logging.getLogger(__name__)  # on standard error, unless the program that
 Stamps = dict[str, list[int]]  # name -> [bytes, time in ns]
 
 
-def is_url(path: object) -> bool:
-    """Whether this is a URL, such as s3://bucket/name."""
-    return isinstance(path, str) and URL.match(path) is not None
-
-
-def address(source: Path | str) -> str:
-    """Return what identifies a source wherever the program runs: its URL, or its absolute path."""
-    return str(source).rstrip("/") if is_url(source) else str(Path(source).resolve())
-
-
-def require_path_or_url(name: str, path: object) -> None:
-    """Raise InputError for a string that is a URL with one slash, such as s3:/bucket. name: of the option."""
-    if isinstance(path, str) and URL_AS_PATH.match(path) and not is_url(path):
-        raise InputError(f"{name}: {path} is neither a path nor a URL; did you mean {_with_two_slashes(path)}?")
-
-
-def require_local(name: str, path: Path | str, *, output: bool = False) -> None:
-    """Raise InputError for a URL where only a path on this machine is possible. name: of the option; output: whether it
-    is written."""
-    require_path_or_url(name, path)
-    if is_url(path) or (isinstance(path, Path) and URL_AS_PATH.match(str(path))):
-        url = path if is_url(path) else _with_two_slashes(str(path))
-        what = "give a path and upload it afterwards" if output else "copy it to this machine first"
-        raise InputError(
-            f"{name}: got the URL {url}, wanted a path on this machine; {what} "
-            "(docs/scale.md lists what is read and written at URLs)"
-        )
-
-
-def _with_two_slashes(path: str) -> str:
-    return re.sub(r":[\\/]+", "://", path, count=1)
-
-
 def local(source: Path | str, manifests: Sequence[str] = ()) -> Path:
     """Return the path to read a source from: itself or, of a URL, its copy in the cache.
 
@@ -85,7 +51,6 @@ def local(source: Path | str, manifests: Sequence[str] = ()) -> Path:
     other folder keep their names. manifests: names of files, one of which the folder must contain. Raises InputError
     if there is no such file or folder, and CSAlignerError if it cannot be read or is being written.
     """
-    require_path_or_url("source", source)
     if not is_url(source):
         return Path(source)
     remote = RemoteFolder.open(str(source))

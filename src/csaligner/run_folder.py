@@ -23,8 +23,8 @@ from .integrity import ErrorContext, damaged, read_sealed, write_sealed
 from .locks import NAMES as LOCKS
 from .locks import only_writer
 from .parsing import checked
-from .remote import is_url
 from .types import EncoderInfo, Modality
+from .urls import is_url
 
 CONFIG, RECORD, RESULTS, REPORT = "config.yaml", "run.json", "results.json", "report.html"
 CHECKPOINTS = "checkpoints"

@@ -429,6 +429,14 @@ def test_python_names_the_url_that_was_meant(read: Any) -> None:
         read("s3:/x")
 
 
+@pytest.mark.parametrize("command", [["index", "--data", "images", "--out", "ix"], ["eval", "--mixbench", "."]])
+def test_the_folder_of_an_encoder_is_no_url_with_one_slash(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    done = csaligner(*command, "--run", f"hf:{tmp_path}/model", folder=tmp_path)
+    assert done.returncode == 1
+    assert "did you mean" not in done.stderr
+
+
 def test_a_letter_of_a_drive_is_a_path() -> None:
     assert local("c:/x") == Path("c:/x")
 

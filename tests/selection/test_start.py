@@ -160,8 +160,7 @@ def test_train_records_the_choice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n", [2, 9, 40])
 @pytest.mark.parametrize("tied", [False, True])
-def test_single_captions_score_as_captions_of_many(n: int, tied: bool) -> None:
-    """Where caption i is that of image i, hits are counted without a search."""
+def test_the_order_of_the_captions_does_not_change_the_score(n: int, tied: bool) -> None:
     g = torch.Generator().manual_seed(n)
     z = torch.randn(n, 6, generator=g)
     image, text = (z + torch.randn(n, 6, generator=g) for _ in range(2))
@@ -169,7 +168,7 @@ def test_single_captions_score_as_captions_of_many(n: int, tied: bool) -> None:
         image, text = image.sign(), text.sign()
     names = tuple(map(str, range(n)))
     found, recall = score_and_recall(PairedFeatures(image, text, torch.arange(n), names))
-    order = torch.arange(n).flip(0)  # captions in another order: searched
+    order = torch.arange(n).flip(0)
     wanted, searched = score_and_recall(PairedFeatures(image, text[order], order, names))
     torch.testing.assert_close(found, wanted)
     assert recall == pytest.approx(searched)

@@ -16,6 +16,7 @@ from typer.core import TyperCommand
 
 import csaligner
 from csaligner.checks import InputError
+from csaligner.urls import is_url, require_local
 
 DATA, SEARCH, TRAIN, MEASURE, GENERATE, EXPORT = PANELS = ("Data", "Search", "Train", "Measure", "Generate", "Export")
 
@@ -28,11 +29,6 @@ app = typer.Typer(
 )
 err = Console(stderr=True)
 OUTPUTS = {"out", "html", "save"}  # options that name what is written
-PATHS_OR_URLS = {  # options that are strings; the others are texts and names
-    *("out", "data", "run", "index", "sources", "against", "resume_from", "sweep_data"),
-    *("train_data", "val_data", "unpaired_images", "unpaired_texts"),
-    *("image_features", "text_features", "image_ids", "text_image_ids", "captions"),
-}
 WrongUsage: Any = typer.BadParameter.__base__  # click's UsageError, or typer's own copy of it
 
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")]
@@ -72,19 +68,14 @@ def _with_new_name(word: str, new_names: dict[str, str]) -> str:
 
 
 def with_local_paths(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that refuses a URL in each option that is a Path, and one with a single slash in each option
-    that is a string and takes a path or a URL."""
+    """Return a command that refuses a URL in each option that is a Path; those that take one are strings."""
 
     @functools.wraps(command)
     def checked(**given: Any) -> None:
-        from csaligner.remote import require_local, require_path_or_url
-
         for name, value in given.items():
             for each in value if isinstance(value, list) else [value]:
                 if isinstance(each, Path):
                     require_local(name, each, output=name in OUTPUTS)
-                elif name in PATHS_OR_URLS:
-                    require_path_or_url(name, each)
         command(**given)
 
     return checked
@@ -105,11 +96,11 @@ def as_text(words: str) -> str:
 def folder_to_write(out: str, manifest: str, *, shared: bool = False, new: bool = False) -> Iterator[Path]:
     """Give the folder to write to; of a URL a copy, which is uploaded at the end. shared: other processes write to it
     too, or read it. new: there must be nothing at the URL."""
-    from csaligner.remote import is_url, working_copy
-
     if not is_url(out):
         yield Path(out)
         return
+    from csaligner.remote import working_copy
+
     if shared:
         raise InputError(f"out: several processes cannot make {out}; give a folder that they share, and copy it there")
     with working_copy(out, manifest, new=new) as folder:

@@ -37,9 +37,9 @@ def train_spaces(data: str, names: str | None, config: TrainConfig, out: Path, *
     """Align the named spaces of a source and write aligner/, spaces.json, results.json and report.html to `out`."""
     from csaligner.files import write_json
     from csaligner.progress import progress
-    from csaligner.remote import address
     from csaligner.run_folder import provenance
     from csaligner.spaces.joint import align_spaces
+    from csaligner.urls import address
 
     if out.exists():
         raise InputError(f"out: {out} exists; choose another folder or delete it")
@@ -59,9 +59,9 @@ def evaluate_spaces(run: Path, split: str, data: str | None, *, as_json: bool) -
     """Measure a run again, on a split of its data or of `data`; writes results.json and report.html."""
     from csaligner.adapters.multi import MultiAligner
     from csaligner.parsing import parse_json
-    from csaligner.remote import is_url
     from csaligner.spaces.joint import ALIGNED, Items, measure
     from csaligner.spaces.read import read_spaces
+    from csaligner.urls import is_url
 
     about = parse_json((run / RECORD).read_text(encoding="utf-8"))
     model = MultiAligner.load(run / ALIGNER)

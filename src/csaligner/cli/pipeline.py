@@ -234,12 +234,12 @@ def evaluate(  # noqa: PLR0913, PLR0917  (options of a command)
 ) -> None:
     """Evaluate a run: recall, mixed search and modality gap, beside untrained baselines; or its generated images; or
     its search in MixBench."""
-    from csaligner.remote import changed, local
+    from csaligner.remote import changed
+    from csaligner.types import SPLITS
 
     if mixbench is not None:
-        _mixbench(local(run), mixbench, image_weight, quiet=quiet, as_json=as_json)
+        _mixbench(run, mixbench, image_weight, quiet=quiet, as_json=as_json)
         return
-    from csaligner.types import SPLITS
 
     check_choice("split", split, SPLITS)
     check_choice("task", task, ("retrieval", "generation"))
@@ -277,15 +277,18 @@ def _retrieval(run: Path, split: str, val_data: str | None, *, full: bool, as_js
         print_table(results, Console(), Names.of(read_config(run).names), equal_methods(run))
 
 
-def _mixbench(run: Path, data: Path, image_weight: float, *, quiet: bool, as_json: bool) -> None:
+def _mixbench(name: str, data: Path, image_weight: float, *, quiet: bool, as_json: bool) -> None:
     """Measure nDCG@10 on MixBench and print it, beside published results."""
     from csaligner.datasets.mixbench import read_mixbench
+    from csaligner.encoders import is_encoder_name
     from csaligner.model import AlignedModel
     from csaligner.progress import progress
+    from csaligner.remote import local
     from csaligner.reporting.mixbench import print_mixbench
     from csaligner.run_folder import RECORD, training_store
     from csaligner.search.mixbench import calibration_pairs, measure_mixbench, mixbench_record
 
+    run = Path(name) if is_encoder_name(name) else local(name)
     if is_joint(run):
         raise InputError(f"run: {run} is a run of named spaces, which have no encoders; give a run of a store")
     sets, model = read_mixbench(data), AlignedModel.open(run)

@@ -345,7 +345,7 @@ def _opened(names: tuple[str, str] | None) -> tuple[OpenEncoder, ...]:
 
 def _index_of(index: str) -> Path | str:
     """Return the folder of an index, or its URL; for the data of a quickstart in the current folder, its index."""
-    from csaligner.remote import is_url
+    from csaligner.urls import is_url
 
     if is_url(index):
         return index

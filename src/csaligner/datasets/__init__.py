@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 from csaligner._lazy import lazy_exports
 from csaligner.checks import InputError, check_choice, nearest
 from csaligner.registry import DATASETS, load
-from csaligner.remote import require_local
 from csaligner.types import Dataset, Item, notes_of
+from csaligner.urls import require_local
 
 from .formats import format_of
 

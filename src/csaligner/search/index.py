@@ -22,8 +22,9 @@ from csaligner.datasets.documents import INDEX_FILE
 from csaligner.datasets.images.source import file_of, from_uri
 from csaligner.integrity import check_checksums, read_checksums, write_sealed
 from csaligner.model import AlignedModel, fingerprint_of
-from csaligner.remote import copy_of, is_url, require_path_or_url
+from csaligner.remote import copy_of
 from csaligner.types import Encoder, EncoderInfo, Modality
+from csaligner.urls import is_url
 
 from .calibration import MODALITIES, Calibration, bias_of, read_measures
 from .lance_table import FUSED, PARTS, READ_DIRECTLY, ItemKind, Items, Row, is_table
@@ -115,7 +116,6 @@ class Index:
 
         Raises InputError for a folder that is not an index, a damaged index, and an encoder that does not match.
         """
-        require_path_or_url("index", path)
         url = str(path) if is_url(path) else None
         if url is not None:
             direct = url.startswith(READ_DIRECTLY)

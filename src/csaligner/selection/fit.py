@@ -133,6 +133,5 @@ class Selecting:
             unpaired = mapped.map_rows(0, unpaired[0]), mapped.map_rows(1, unpaired[1])
         pairs = PairSampler(features, c.batch_size, c.captions, c.seed)
         sampler = with_unpaired(pairs, *unpaired, c.unpaired, c.seed)
-        Trainer(
-            module, sampler, c, hooks=hooks, options=RunOptions(workers=0)
-        ).fit()  # rows in memory: nothing to wait for
+        options = RunOptions(workers=0)  # the rows are in memory: there is nothing to read ahead
+        Trainer(module, sampler, c, hooks=hooks, options=options).fit()

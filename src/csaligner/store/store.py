@@ -18,8 +18,9 @@ from csaligner.datasets.images.source import from_uri
 from csaligner.datasets.split import split_of
 from csaligner.files import sha256_of, write_folder
 from csaligner.paired_features import checked_owners
-from csaligner.remote import address, copy_of, is_url, require_path_or_url
+from csaligner.remote import copy_of
 from csaligner.types import SPLITS, EncoderInfo, ImageSource, Modality, PairedFeatures, Split
+from csaligner.urls import address, is_url
 from csaligner.wording import count_of
 
 from .manifest import DTYPES, MANIFEST, Manifest, read_manifest, write_manifest
@@ -76,7 +77,6 @@ class Store:
         Raises InputError if the manifest is missing, incomplete or of another format version, or if a file is missing,
         damaged, or has another shape than in the manifest.
         """
-        require_path_or_url("store", path)
         opened, path = path, copy_of(path, MANIFEST) if isinstance(path, str) and is_url(path) else Path(path)
         if not path.is_dir():
             raise InputError(f"store: no such folder: {path}")
